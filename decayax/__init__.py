@@ -1,0 +1,22 @@
+"""decayax: shrinking weights while they train, as Optax gradient transformations."""
+
+import importlib.metadata
+
+from decayax._adam import adam_l2 as adam_l2, adamw as adamw
+from decayax._decay import (
+    add_l2_to_grad as add_l2_to_grad,
+    decoupled_decay as decoupled_decay,
+    independent_decay as independent_decay,
+    with_decay as with_decay,
+)
+from decayax._kernel import DecayState as DecayState
+from decayax._penalty import l2_penalty as l2_penalty
+from decayax._rms import (
+    scale_by_rms as scale_by_rms,
+    ScaleByRmsState as ScaleByRmsState,
+)
+from decayax._rmsprop import rmsprop_l2 as rmsprop_l2, rmspropw as rmspropw
+from decayax._sgd import sgd_l2 as sgd_l2, sgdw as sgdw
+
+
+__version__ = importlib.metadata.version("decayax")

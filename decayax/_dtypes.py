@@ -1,0 +1,33 @@
+"""In what precision: float32 inside, the caller's dtypes outside."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+def compute_dtype(*leaves: Any) -> Any:
+    """The dtype to calculate in: float32, or wider (or complex) where a leaf is."""
+    with jax.numpy_dtype_promotion("standard"):
+        return jnp.result_type(jnp.float32, *(dtype_of(leaf) for leaf in leaves))
+
+
+def dtype_of(leaf: Any) -> Any:
+    """The dtype of an array, a ShapeDtypeStruct or a Python number."""
+    return leaf.dtype if hasattr(leaf, "dtype") else jnp.result_type(leaf)
+
+
+def is_inexact(leaf: Any) -> bool:
+    """Whether the leaf holds real or complex floating-point numbers."""
+    return jnp.issubdtype(dtype_of(leaf), jnp.inexact)
+
+
+def cast_like(new: Any, old: Any) -> Any:
+    """``new`` in the dtype of ``old``; ``new`` itself where it already is."""
+    dtype = dtype_of(old)
+    return new if dtype_of(new) == dtype else jnp.asarray(new).astype(dtype)
+
+
+def widened(leaf: Any) -> Any:
+    """A 16-bit (or narrower) float as float32; any other leaf as it is."""
+    return jnp.asarray(leaf, compute_dtype(leaf)) if is_inexact(leaf) else leaf

@@ -1,0 +1,179 @@
+"""The kernel: the one place that checks parameters, casts, masks and builds a transform.
+
+A pull is ``update ← leaf(update, θ, λ_t·multiplier)`` over every leaf, with a counter
+for the schedule of λ. Which leaf function, and where the transform stands in the
+chain, is all that a family of decays has to say.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from decayax._dtypes import cast_like, compute_dtype, dtype_of, is_inexact, widened
+from decayax._mask import MaskOrFn, multipliers
+from decayax._strength import (
+    as_strength,
+    ScalarOrSchedule,
+    Strength,
+    strength_at,
+    times,
+)
+from decayax._tree import flatten, is_hole, Path, show
+
+
+LeafPull = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+
+
+class DecayState(NamedTuple):
+    """State of every decay, whatever the type of its strength or mask."""
+
+    count: jax.Array  # int32[]: updates so far; a schedule reads it, then it advances
+
+
+def pull(
+    name: str, leaf: LeafPull, weight_decay: ScalarOrSchedule, mask: MaskOrFn
+) -> optax.GradientTransformationExtraArgs:
+    """Build the transform ``update ← leaf(update, θ, λ_t·multiplier)``.
+
+    Args:
+        name: its public name, for errors.
+        leaf: (update, parameter, rate) -> update, on arrays of one dtype.
+        weight_decay: λ, a strength or a schedule of it.
+        mask: which parameters, and how much of λ each.
+    """
+    if not callable(weight_decay):
+        weight_decay = as_strength(name, "weight_decay", weight_decay)
+
+    def init(params: optax.Params) -> DecayState:
+        # What is wrong with the mask or the parameters is said before training.
+        rates(name, 1.0 if callable(weight_decay) else weight_decay, mask, params)
+        return DecayState(count=jnp.zeros([], jnp.int32))
+
+    def update(updates, state, params=None, **extra_args):
+        del extra_args
+        require_params(name, params)
+        strength = strength_at(name, "weight_decay", weight_decay, state.count)
+        rate_of = rates(name, strength, mask, params)
+
+        def pulled(path: Path, update: Any, param: Any) -> Any:
+            if path not in rate_of:  # rate 0 is the identity, bit for bit
+                return update
+            require_inexact(name, "update", path, update)
+            dtype = compute_dtype(update, param)
+            arrays = (jnp.asarray(x, dtype) for x in (update, param, rate_of[path]))
+            return cast_like(leaf(*arrays), update)
+
+        updates = map_leaves(name, pulled, updates, params)
+        return updates, DecayState(count=optax.safe_increment(state.count))
+
+    return transform(init, update)
+
+
+def rates(
+    name: str, strength: Strength, mask: MaskOrFn, params: Any
+) -> dict[Path, Strength]:
+    """λ·multiplier by path, for the parameters that a decay touches.
+
+    A rate known to be 0 is left out; every other parameter must be able to shrink.
+    """
+    rate_of = {
+        path: times(strength, multiplier)
+        for path, multiplier in multipliers(name, mask, params).items()
+    }
+    rate_of = {p: r for p, r in rate_of.items() if not isinstance(r, float) or r != 0.0}
+    for path, param in flatten(params)[0]:
+        if path in rate_of:
+            require_inexact(name, "parameter", path, param)
+    return rate_of
+
+
+def map_leaves(
+    name: str, f: Callable[[Path, Any, Any], Any], updates: Any, params: Any
+) -> Any:
+    """``f(path, update, parameter)`` over all leaves; holes in the updates pass."""
+    flat, treedef = flatten(updates)
+    try:
+        others = treedef.flatten_up_to(params)
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"{name}: updates and parameters are different trees: {error}. "
+            "Pass the gradients of these same parameters."
+        ) from None
+    mapped = []
+    for (path, update), param in zip(flat, others, strict=True):
+        if is_hole(update):
+            mapped.append(update)
+            continue
+        if is_hole(param) or np.shape(update) != _shape(param):
+            raise ValueError(
+                f"{name}: the update of {show(path)} has shape {np.shape(update)}, its "
+                f"parameter {_shape(param)}. Pass the gradients of these same "
+                "parameters."
+            )
+        mapped.append(f(path, update, param))
+    return treedef.unflatten(mapped)
+
+
+def require_params(name: str, params: Any) -> None:
+    """Raise unless the parameters came along."""
+    if params is None:
+        raise ValueError(
+            f"{name}: needs the parameters, got params=None. "
+            "Write optimizer.update(grads, state, params)."
+        )
+
+
+def require_inexact(name: str, kind: str, path: Path, leaf: Any) -> None:
+    """Raise unless the leaf holds floating-point numbers."""
+    if not is_inexact(leaf):
+        raise TypeError(
+            f"{name}: the {kind} {show(path)} has dtype {dtype_of(leaf)}, which cannot "
+            "shrink gradually. Spare it with False in mask=, or put None in its place."
+        )
+
+
+def transform(init, update) -> optax.GradientTransformationExtraArgs:
+    """The transform of two closures; the one place where optax's types are bent."""
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def keep_dtypes(
+    inner: optax.GradientTransformation,
+) -> optax.GradientTransformationExtraArgs:
+    """``inner``, giving updates and state back in the dtypes in which they came."""
+    inner = optax.with_extra_args_support(inner)
+
+    def update(updates, state, params=None, **extra_args):
+        new_updates, new_state = inner.update(updates, state, params, **extra_args)
+        return (
+            jax.tree.map(cast_like, new_updates, updates),
+            jax.tree.map(cast_like, new_state, state),
+        )
+
+    return transform(inner.init, update)
+
+
+def in_float32(
+    inner: optax.GradientTransformation,
+) -> optax.GradientTransformationExtraArgs:
+    """``inner`` on float32 copies of 16-bit gradients; dtypes out = dtypes in.
+
+    Optax's own parts calculate in the dtype they are given, where Adam's ε = 1e-8 is
+    0 in float16 and β₂ = 0.999 is 1 in bfloat16.
+    """
+    inner = optax.with_extra_args_support(inner)
+
+    def update(updates, state, params=None, **extra_args):
+        wide = jax.tree.map(widened, updates)
+        return inner.update(wide, state, params, **extra_args)
+
+    return keep_dtypes(transform(inner.init, update))
+
+
+def _shape(param: Any) -> Any:
+    one = jax.tree_util.all_leaves([param]) and not is_hole(param)
+    return np.shape(param) if one else "missing"

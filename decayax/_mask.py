@@ -1,0 +1,148 @@
+"""What decays: a mask read as one multiplier per parameter, decided by structure alone.
+
+A mask says for every parameter how much of the strength it gets: True or False, or a
+number ≥ 0. It is matched to the parameters by path, so an entry stands for everything
+below it, and the two trees need not be made of the same containers.
+"""
+
+import difflib
+import functools
+import numbers
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from decayax._strength import as_strength, is_known, Strength
+from decayax._tree import flatten, is_hole, Path, show
+
+
+Mask = Any  # a pytree (or prefix) of bools or numbers
+MaskOrFn = Mask | Callable[[Any], Mask] | None
+
+
+def multipliers(name: str, mask: MaskOrFn, params: Any) -> dict[Path, Strength]:
+    """The multiplier of every parameter, by path.
+
+    Args:
+        name: public name of the transform, for errors.
+        mask: None (1 for all), a tree or prefix tree of bools or numbers, or a
+            function of the parameters giving one. The function sees shapes and
+            dtypes, never values: so it decides the same at init and at each update.
+        params: the parameters, or anything of their structure.
+
+    Returns:
+        ``{path: multiplier}`` for the leaves of ``params`` that are not holes.
+
+    Raises:
+        TypeError: an entry is neither a bool nor a number.
+        ValueError: an entry is negative or not finite, fits no parameter, or all
+            are 0; a parameter has no entry; a function is handed a bare array.
+    """
+    flat, _ = flatten(params)
+    paths = [path for path, leaf in flat if not is_hole(leaf)]
+    if mask is None or not paths:
+        return dict.fromkeys(paths, 1.0)
+    if _is_function(mask):
+        mask = _ask(name, mask, params)
+    entries = {
+        path: _as_multiplier(name, path, value)
+        for path, value in flatten(mask)[0]
+        if not is_hole(value)
+    }
+    found = {path: _nearest_above(path, entries) for path in paths}
+    _check_fit(name, entries, found, holes={p for p, leaf in flat if is_hole(leaf)})
+    elsewhere = any(is_hole(leaf) and leaf is not None for _, leaf in flat)
+    if not elsewhere and all(_is_zero(multiplier) for multiplier in found.values()):
+        raise ValueError(
+            f"{name}: the mask matches no parameter: {_some(paths)} all get the "
+            "multiplier 0. Correct the mask; for no decay write weight_decay=0.0. "
+            "(Inside optax.inject_hyperparams a mask function needs "
+            "static_args='mask', or it is called with the step.)"
+        )
+    return found
+
+
+def _is_function(mask: Any) -> bool:
+    # An Equinox module full of bools may be callable and is a tree all the same.
+    if isinstance(mask, functools.partial):
+        return True
+    return callable(mask) and all(callable(leaf) for leaf in jax.tree.leaves(mask))
+
+
+def _ask(name: str, mask: Callable[[Any], Mask], params: Any) -> Mask:
+    if jax.tree_util.all_leaves([params]):
+        raise ValueError(
+            f"{name}: the mask is a function of the parameter tree, but got one bare "
+            "array without leaf paths. Inside optax.inject_hyperparams write "
+            "static_args='mask'; inside optax.flatten a mask cannot work, move the "
+            "decay out of it; for a single array give the mask as a number."
+        )
+    try:
+        return mask(jax.tree.map(_shape_only, params))
+    except Exception as error:
+        error.add_note(
+            f"{name}: raised by the mask function. It is called with the parameter "
+            "tree, each leaf a jax.ShapeDtypeStruct: a mask decides by path, shape "
+            "and dtype, never by value."
+        )
+        raise
+
+
+def _shape_only(leaf: Any) -> Any:
+    if isinstance(leaf, numbers.Number):
+        leaf = np.asarray(leaf)
+    if not hasattr(leaf, "shape") or not hasattr(leaf, "dtype"):
+        return leaf
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+
+
+def _as_multiplier(name: str, path: Path, value: Any) -> Strength:
+    if getattr(value, "dtype", type(value)) == bool:
+        value = float(value) if is_known(value) else value.astype(jnp.float32)
+    return as_strength(name, f"the mask's multiplier at {show(path)}", value)
+
+
+def _nearest_above(path: Path, entries: dict[Path, Strength]) -> Strength | None:
+    return next((entries[p] for p in _prefixes(path) if p in entries), None)
+
+
+def _prefixes(path: Path) -> Iterator[Path]:
+    """The path itself first, then each shorter one, down to the root ()."""
+    return (path[:length] for length in range(len(path), -1, -1))
+
+
+def _check_fit(
+    name: str,
+    entries: dict[Path, Strength],
+    found: dict[Path, Strength],
+    holes: set[Path],
+) -> None:
+    inside = {prefix for path in [*found, *holes] for prefix in _prefixes(path)}
+    strays = [
+        entry
+        for entry in entries
+        if entry not in inside and not any(p in holes for p in _prefixes(entry))
+    ]
+    if strays:
+        near = difflib.get_close_matches(show(strays[0]), map(show, found), cutoff=0)
+        raise ValueError(
+            f"{name}: the mask has an entry for {_some(strays)}, where there is no "
+            f"parameter. The nearest parameters are {', '.join(near)}."
+        )
+    if missing := [path for path, value in found.items() if value is None]:
+        raise ValueError(
+            f"{name}: the mask says nothing about {_some(missing)}. Give each "
+            "parameter True, False or a number >= 0."
+        )
+
+
+def _is_zero(multiplier: Strength) -> bool:
+    return isinstance(multiplier, float) and multiplier == 0.0
+
+
+def _some(paths: list[Path], most: int = 3) -> str:
+    more = f" and {len(paths) - most} more" if len(paths) > most else ""
+    return ", ".join(map(show, paths[:most])) + more

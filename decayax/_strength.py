@@ -1,0 +1,97 @@
+"""How strongly: one number λ ≥ 0, given as a float, a 0-d array, a tracer or a schedule.
+
+What is known while the program is being built is checked and becomes a Python float;
+what is known only on the device passes through untouched and is never branched on.
+"""
+
+import math
+import numbers
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from decayax._dtypes import compute_dtype
+
+
+Strength = float | jax.Array
+ScalarOrSchedule = jax.typing.ArrayLike | Callable[[Any], jax.typing.ArrayLike]
+
+
+def as_strength(name: str, argument: str, value: Any) -> Strength:
+    """Check one strength: a float where its value is known, else the array itself.
+
+    Args:
+        name: public name of the transform, for the error.
+        argument: the argument's name, for the error.
+        value: what the user gave.
+
+    Returns:
+        A Python float for every value known now, the 0-d array for a tracer or an
+        array spread over several processes.
+
+    Raises:
+        TypeError: not a real number (booleans, strings, None, containers).
+        ValueError: not 0-d, negative, NaN or infinite.
+    """
+    must = f"{name}: {argument} must be"
+    cure = "Write a number >= 0, such as 0.01, or 0.0 for none."
+    if isinstance(value, bool | np.bool_):
+        raise TypeError(f"{must} a number, got the boolean {value}. {cure}")
+    if not isinstance(value, numbers.Real | np.generic | np.ndarray | jax.Array):
+        kind = type(value).__name__
+        raise TypeError(f"{must} a number, got {value!r} of type {kind}. {cure}")
+    dtype = getattr(value, "dtype", np.dtype(float))
+    if not any(jnp.issubdtype(dtype, kind) for kind in (jnp.floating, jnp.integer)):
+        raise TypeError(f"{must} a real number, got an array of dtype {dtype}. {cure}")
+    if np.shape(value) != ():
+        raise ValueError(
+            f"{must} one number, got an array of shape {np.shape(value)}. For a "
+            "strength per parameter, give a tree of multipliers as mask=."
+        )
+    if not is_known(value):
+        return value
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"{must} finite, got {number}. {cure}")
+    if number < 0:
+        raise ValueError(
+            f"{must} >= 0, got {number}. Write {-number}: where a minus sign belongs, "
+            "the transform puts it."
+        )
+    return number
+
+
+def strength_at(
+    name: str, argument: str, value: ScalarOrSchedule, step: jax.Array
+) -> Strength:
+    """The strength at a step: the value itself, or what the schedule says there."""
+    if callable(value):
+        return as_strength(name, f"the value of the {argument} schedule", value(step))
+    return as_strength(name, argument, value)
+
+
+def product(name: str, **factors: ScalarOrSchedule) -> ScalarOrSchedule:
+    """The product of two strengths, each checked under its own name, per step."""
+    if any(callable(factor) for factor in factors.values()):
+        return lambda step: times(
+            *(strength_at(name, key, value, step) for key, value in factors.items())
+        )
+    return times(*(as_strength(name, key, value) for key, value in factors.items()))
+
+
+def times(a: Strength, b: Strength) -> Strength:
+    """The product of two strengths, a float if both are known."""
+    if isinstance(a, float) and isinstance(b, float):
+        return a * b
+    dtype = compute_dtype(*(x for x in (a, b) if not isinstance(x, float)))
+    return jnp.asarray(a, dtype) * jnp.asarray(b, dtype)
+
+
+def is_known(value: Any) -> bool:
+    """Whether the value can be read now: no tracer, nothing on another process."""
+    if isinstance(value, jax.core.Tracer):
+        return False
+    return not isinstance(value, jax.Array) or value.is_fully_addressable

@@ -1,0 +1,41 @@
+"""Where the leaves are: each leaf of a pytree under the path a person would write.
+
+Dict keys, attributes and positions all become plain strings, so ``{'dense':
+{'kernel': …}}`` has the path ``('dense', 'kernel')`` as a dict, a FrozenDict, a
+NamedTuple, an Equinox module or a Flax NNX state, with or without ``.value``.
+"""
+
+from collections import Counter
+from typing import Any
+
+import jax
+import optax
+
+
+Path = tuple[str, ...]
+
+
+def is_hole(node: Any) -> bool:
+    """Whether ``node`` marks a place without a parameter: None or MaskedNode."""
+    return node is None or isinstance(node, optax.MaskedNode)
+
+
+def flatten(tree: Any) -> tuple[list[tuple[Path, Any]], Any]:
+    """Leaves and holes of ``tree`` in order, each with its path, and the treedef."""
+    flat, treedef = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_hole)
+    siblings = Counter(path[:-1] for path, _ in flat)
+    return [(_readable(path, siblings), leaf) for path, leaf in flat], treedef
+
+
+def show(path: Path) -> str:
+    """The path as one word for an error message or a table."""
+    return "/".join(path) if path else "(the bare array)"
+
+
+def _readable(path: tuple[Any, ...], siblings: Counter) -> Path:
+    # A Flax NNX variable is a node whose only child is its attribute `value`; the
+    # same parameter appears without it in the pure state that the update sees.
+    boxed = path and path[-1] == jax.tree_util.GetAttrKey("value")
+    if boxed and siblings[path[:-1]] == 1:
+        path = path[:-1]
+    return tuple(jax.tree_util.keystr((key,), simple=True) for key in path)
