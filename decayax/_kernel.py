@@ -160,7 +160,7 @@ def keep_dtypes(
 def in_float32(
     inner: optax.GradientTransformation,
 ) -> optax.GradientTransformationExtraArgs:
-    """``inner`` on float32 copies of 16-bit gradients; dtypes out = dtypes in.
+    """``inner`` on float32 copies of 16-bit gradients and state; dtypes out = in.
 
     Optax's own parts calculate in the dtype they are given, where Adam's ε = 1e-8 is
     0 in float16 and β₂ = 0.999 is 1 in bfloat16.
@@ -168,8 +168,8 @@ def in_float32(
     inner = optax.with_extra_args_support(inner)
 
     def update(updates, state, params=None, **extra_args):
-        wide = jax.tree.map(widened, updates)
-        return inner.update(wide, state, params, **extra_args)
+        wide = jax.tree.map(widened, (updates, state))
+        return inner.update(*wide, params, **extra_args)
 
     return keep_dtypes(transform(inner.init, update))
 

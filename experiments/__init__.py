@@ -1,0 +1,1 @@
+"""Experiments with decayax: one file, one question. See README.md."""

@@ -1,0 +1,86 @@
+"""Files that are either there whole or not at all, and where a run came from."""
+
+import contextlib
+import csv
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+
+PACKAGES = "decayax jax jaxlib optax flax numpy scipy scikit-learn matplotlib".split()
+
+
+@contextlib.contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path`, moved onto it only when all is written."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    with whole(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def write_csv(path: Path, rows: Sequence[Any]) -> None:
+    """NamedTuples of one type as a table; floats in the shortest exact form."""
+    with whole(path) as temporary, open(temporary, "w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(rows[0]._fields)
+        writer.writerows(rows)
+
+
+def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    with whole(path) as temporary, open(temporary, "wb") as file:
+        np.savez_compressed(file, allow_pickle=False, **arrays)
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def provenance() -> dict[str, Any]:
+    """Versions, devices and revision: what a reader needs to repeat the run."""
+    device = jax.devices()[0]
+    return {
+        "versions": {"python": platform.python_version()}
+        | {package: importlib.metadata.version(package) for package in PACKAGES},
+        "device": {
+            "platform": device.platform,
+            "kind": device.device_kind,
+            "count": jax.device_count(),
+        },
+        "machine": f"{platform.system()} {platform.machine()}",
+        "git_revision": _git("rev-parse", "HEAD"),
+        "git_changed": bool(_git("status", "--porcelain", "--untracked-files=no")),
+    }
+
+
+def _git(*arguments: str) -> str | None:
+    """What git says of the folder this file is in, if there is git and a checkout."""
+    here = Path(__file__).parent
+    try:
+        answer = subprocess.run(
+            ["git", "-C", here, *arguments], capture_output=True, text=True, timeout=10
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return answer.stdout.strip() or None if answer.returncode == 0 else None

@@ -1,0 +1,562 @@
+"""Transforms × properties: what every public transform promises, in one table."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from catalogue import DECAYS, first_of_each, parametrize, Row
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+import decayax as dx
+
+
+MASK = {"dense": {"kernel": True, "bias": False}, "scale": 0.5}
+STRENGTHS = {
+    "float": 0.1,
+    "int": 1,
+    "np.float32": np.float32(0.1),
+    "np.float64": np.float64(0.1),
+    "np 0-d": np.array(0.1),
+    "jnp weak": jnp.array(0.1),
+    "jnp float32": jnp.float32(0.1),
+    "jnp bfloat16": jnp.bfloat16(0.1),
+    "linear": optax.linear_schedule(0.1, 0.0, 10),
+    "np schedule": lambda step: np.float32(0.1),
+}
+NAMED = first_of_each()
+DECAYING = first_of_each(DECAYS)
+SCHEDULABLE = [row for row in DECAYING if row.schedules]
+
+
+def example(dtype=jnp.float32, seed=0):
+    rng = np.random.default_rng(seed)
+    draw = lambda *shape: jnp.asarray(rng.standard_normal(shape), dtype)  # noqa: E731
+    return {"dense": {"kernel": draw(4, 3), "bias": draw(3)}, "scale": draw(5)}
+
+
+def steps(transform, params, grads, n=3, update=None):
+    """The n-th update and state, at unchanged parameters."""
+    state = transform.init(params)
+    for _ in range(n):
+        updates, state = (update or transform.update)(grads, state, params)
+    return updates, state
+
+
+def assert_close(got, expected, rtol=1e-6, atol=1e-7):
+    chex.assert_trees_all_close(got, expected, rtol=rtol, atol=atol)
+
+
+# --- dtypes -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("strength", STRENGTHS)
+@pytest.mark.parametrize(
+    ("param", "grad"), [("bfloat16", "bfloat16"), ("float32", "float32")]
+)
+@parametrize(DECAYING)
+def test_output_dtype_is_the_updates_whatever_the_strength(
+    row: Row, param, grad, strength
+):
+    weight_decay = STRENGTHS[strength]
+    if callable(weight_decay) and not row.schedules:
+        pytest.skip("takes no schedule")
+    part = row.part(weight_decay, MASK)
+    updates, _ = steps(part, example(param), example(grad, 1))
+    assert {u.dtype for u in jax.tree.leaves(updates)} == {jnp.dtype(grad)}
+
+
+@pytest.mark.parametrize("rate", STRENGTHS)
+@parametrize([row for row in NAMED if row.name.startswith(("sgd", "rms", "adam"))])
+def test_output_dtype_is_the_updates_whatever_the_learning_rate(row: Row, rate):
+    optimizer = row.optimizer(STRENGTHS[rate], 0.1)
+    grads = example(jnp.bfloat16, 1)
+    updates, _ = steps(optimizer, example(jnp.bfloat16), grads)
+    chex.assert_trees_all_equal_dtypes(updates, grads)
+
+
+@pytest.mark.parametrize(
+    ("param", "grad"),
+    [("bfloat16", "float32"), ("float32", "bfloat16"), ("float16", "float16")],
+)
+@parametrize()
+def test_dtypes_never_change_between_steps(row: Row, param, grad):
+    params, grads = example(param), example(grad, 1)
+    part = row.part(np.float32(0.1), MASK)
+
+    def step(state, _):
+        updates, state = part.update(grads, state, params)
+        return state, updates
+
+    # scan refuses a carry whose type changes
+    _, updates = jax.lax.scan(step, part.init(params), length=3)
+    chex.assert_trees_all_equal_dtypes(updates, grads)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@parametrize()
+def test_sixteen_bit_leaves_are_calculated_in_float32(row: Row, dtype):
+    if row.name == "with_decay" and "adam" in row.options:
+        pytest.skip("the arithmetic of the optimizer inside is its own")
+    params, grads = example(dtype), example(dtype, 1)
+    wide = [jax.tree.map(lambda x: x.astype(jnp.float32), t) for t in (params, grads)]
+    part = row.part(0.1)
+    got, _ = steps(part, params, grads, n=1)
+    expected, _ = steps(part, *wide, n=1)
+    if row.name == "l2_penalty":  # two roundings: the slope's, then the sum's
+        slope = jax.tree.map(lambda e, g: (e - g).astype(dtype), expected, wide[1])
+        expected = jax.tree.map(jnp.add, grads, slope)
+    expected = jax.tree.map(lambda x: x.astype(dtype), expected)
+    chex.assert_trees_all_equal(got, expected)
+
+
+@parametrize([r for r in NAMED if not (r.name == "with_decay" and "adam" in r.options)])
+def test_float16_without_gradients_stays_finite(row: Row):
+    zeros = jax.tree.map(jnp.zeros_like, example(jnp.float16))
+    updates, _ = steps(row.part(0.0 if not row.decays else 0.1), zeros, zeros)
+    chex.assert_trees_all_equal(updates, zeros)
+
+
+# --- one trace --------------------------------------------------------------------
+
+
+@parametrize(NAMED)
+def test_one_trace_for_all_steps_and_strengths(row: Row):
+    params, grads, traces = example(), example(seed=1), []
+
+    @jax.jit
+    def step(weight_decay, state):
+        traces.append(1)
+        return row.part(weight_decay, MASK).update(grads, state, params)
+
+    state = row.part(jnp.float32(0.1), MASK).init(params)
+    for weight_decay in (0.0, 0.1, 0.2, 10.0):
+        _, state = step(jnp.float32(weight_decay), state)
+    assert len(traces) == 1
+
+
+@parametrize(SCHEDULABLE)
+def test_inject_hyperparams_sets_the_strength_without_a_trace(row: Row):
+    params, grads, traces = example(), example(seed=1), []
+
+    def factory(weight_decay):
+        return row.part(weight_decay, MASK)
+
+    injected = optax.inject_hyperparams(factory)(weight_decay=0.1)
+
+    @jax.jit
+    def step(state):
+        traces.append(1)
+        return injected.update(grads, state, params)
+
+    state = injected.init(params)
+    for weight_decay in (0.1, 0.2, 0.0):
+        stored = state.hyperparams["weight_decay"]
+        strength = jnp.asarray(weight_decay, stored.dtype)
+        state = state._replace(hyperparams={"weight_decay": strength})
+        updates, state = step(state)
+        expected, _ = steps(row.part(weight_decay, MASK), params, grads, n=1)
+        if weight_decay == 0.1:  # the first step, so that states agree
+            assert_close(updates, expected)
+    assert len(traces) == 1
+
+
+# --- state ------------------------------------------------------------------------
+
+
+@parametrize(SCHEDULABLE)
+def test_state_tree_does_not_depend_on_strength_or_mask(row: Row):
+    params, grads = example(), example(seed=1)
+    states = [
+        steps(row.part(STRENGTHS[kind], mask), params, grads)[1]
+        for kind in ("float", "jnp float32", "linear", "np schedule")
+        for mask in (None, MASK, lambda p: jax.tree.map(lambda x: x.ndim > 1, p))
+    ]
+    chex.assert_trees_all_equal_structs(*states)
+    chex.assert_trees_all_equal_shapes_and_dtypes(*states)
+
+
+@parametrize([row for row in NAMED if row.name.startswith(("sgd", "rms", "adam"))])
+def test_state_tree_does_not_depend_on_the_learning_rate(row: Row):
+    states = [
+        row.optimizer(rate, 0.1).init(example())
+        for rate in (0.1, jnp.float32(0.1), optax.linear_schedule(0.1, 0.0, 10))
+    ]
+    chex.assert_trees_all_equal_shapes_and_dtypes(*states)
+
+
+@parametrize(NAMED)
+def test_state_is_arrays_and_its_counters_advance(row: Row):
+    if row.name == "l2_penalty":
+        pytest.skip("a function of the parameters has no state")
+    params, grads = example(), example(seed=1)
+    _, state = steps(row.part(0.1, MASK), params, grads, n=3)
+    for leaf in jax.tree.leaves(state):
+        assert isinstance(leaf, jax.Array)
+        assert not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    counts = [x for x in jax.tree.leaves(state) if x.dtype == jnp.int32]
+    assert counts
+    assert all(int(count) == 3 for count in counts)
+
+
+@parametrize(SCHEDULABLE)
+def test_a_schedule_is_read_from_step_zero(row: Row):
+    params, grads = example(), example(seed=1)
+    table = jnp.array([0.1, 0.2, 0.4], jnp.float32)
+    part = row.part(lambda step: table[step])
+    state = part.init(params)
+    for strength in (0.1, 0.2, 0.4):
+        expected, _ = row.part(strength).update(grads, state, params)
+        updates, state = part.update(grads, state, params)
+        assert_close(updates, expected)
+
+
+# --- transformations of JAX -------------------------------------------------------
+
+
+@parametrize(NAMED)
+def test_jit_and_scan_equal_eager(row: Row):
+    params, grads = example(), example(seed=1)
+    part = row.part(0.1, MASK)
+    eager, eager_state = steps(part, params, grads)
+    jitted, jitted_state = steps(part, params, grads, update=jax.jit(part.update))
+
+    def step(state, _):
+        updates, state = part.update(grads, state, params)
+        return state, updates
+
+    state, scanned = jax.lax.scan(step, part.init(params), length=3)
+    assert_close(jitted, eager, rtol=1e-5)
+    assert_close(jitted_state, eager_state, rtol=1e-5)
+    assert_close(jax.tree.map(lambda x: x[-1], scanned), eager, rtol=1e-5)
+    assert_close(state, eager_state, rtol=1e-5)
+
+
+@parametrize(DECAYING)
+def test_vmap_over_strengths_equals_a_loop(row: Row):
+    params, grads = example(), example(seed=1)
+    strengths = jnp.array([0.0, 0.1, 1.0])
+
+    def one(weight_decay):
+        return steps(row.part(weight_decay, MASK), params, grads)[0]
+
+    batched = jax.vmap(one)(strengths)
+    for n, strength in enumerate((0.0, 0.1, 1.0)):
+        assert_close(
+            jax.tree.map(lambda x, n=n: x[n], batched), one(strength), rtol=1e-5
+        )
+
+
+@pytest.mark.parametrize("at", [0.0, 0.1])
+@parametrize(DECAYING)
+def test_differentiable_in_the_strength_also_at_zero(row: Row, at):
+    params, grads = example(), example(seed=1)
+
+    def total(weight_decay):
+        updates, _ = steps(row.part(weight_decay, MASK), params, grads, n=2)
+        return sum(jnp.sum(u * u) for u in jax.tree.leaves(updates))
+
+    h = 1e-3
+    slope = jax.grad(total)(jnp.float32(at))
+    difference = (total(jnp.float32(at + h)) - total(jnp.float32(at))) / h
+    np.testing.assert_allclose(slope, difference, rtol=0.05, atol=1e-2)
+    assert slope != 0.0
+
+
+@parametrize(DECAYING)
+def test_strengths_of_groups_can_be_traced(row: Row):
+    params, grads = example(), example(seed=1)
+
+    @jax.jit
+    def traced(kernel, scale):
+        mask = {"dense": {"kernel": kernel, "bias": 0.0}, "scale": scale}
+        return steps(row.part(0.1, mask), params, grads, n=1)[0]
+
+    expected, _ = steps(row.part(0.1, MASK), params, grads, n=1)
+    assert_close(traced(jnp.float32(1.0), jnp.float32(0.5)), expected, rtol=1e-5)
+
+
+# --- optax's combinators ----------------------------------------------------------
+
+
+@parametrize(NAMED)
+def test_unknown_extra_arguments_pass(row: Row):
+    params, grads = example(), example(seed=1)
+    chain = optax.chain(row.part(0.1, MASK), optax.identity())
+    updates, _ = chain.update(grads, chain.init(params), params, value=1.0, loss=2.0)
+    expected, _ = steps(row.part(0.1, MASK), params, grads, n=1)
+    chex.assert_trees_all_equal(updates, expected)
+
+
+@parametrize(NAMED)
+def test_masked_equals_the_part_on_what_is_left(row: Row):
+    params, grads = example(), example(seed=1)
+    which = {"dense": {"kernel": True, "bias": False}, "scale": True}
+    part = optax.masked(row.part(0.1, MASK), which)
+    got, _ = steps(part, params, grads)
+    alone, _ = steps(row.part(0.1, MASK), params, grads)
+    assert_close(got["dense"]["kernel"], alone["dense"]["kernel"])
+    assert_close(got["scale"], alone["scale"])
+    chex.assert_trees_all_equal(got["dense"]["bias"], grads["dense"]["bias"])
+
+
+@parametrize(DECAYING)
+def test_partition_gives_each_group_its_strength(row: Row):
+    params, grads = example(), example(seed=1)
+    labels = {"dense": "strong", "scale": "weak"}
+    callable_mask = lambda p: jax.tree.map(lambda x: x.ndim > 1, p)  # noqa: E731
+    part = optax.partition(
+        {"strong": row.part(1.0, callable_mask), "weak": row.part(0.1, MASK)}, labels
+    )
+    got, _ = steps(part, params, grads, n=1)
+    strong, _ = steps(row.part(1.0, MASK), params, grads, n=1)
+    weak, _ = steps(row.part(0.1, MASK), params, grads, n=1)
+    assert_close(got, {"dense": strong["dense"], "scale": weak["scale"]})
+
+
+@pytest.mark.relaxed("optax.MultiSteps")
+@parametrize(NAMED)
+def test_multi_steps_decays_once_per_emitted_step(row: Row):
+    params, grads = example(), example(seed=1)
+    part = optax.MultiSteps(row.part(0.1, MASK), every_k_schedule=4)
+    state, update = part.init(params), jax.jit(part.update)
+    for n in range(8):
+        updates, state = update(grads, state, params)
+        if n % 4 != 3:
+            chex.assert_trees_all_equal(updates, jax.tree.map(jnp.zeros_like, updates))
+    expected, inner = steps(row.part(0.1, MASK), params, grads, n=2)
+    assert_close(updates, expected, rtol=1e-5)
+    assert_close(state.inner_opt_state, inner, rtol=1e-5)
+
+
+@pytest.mark.relaxed("optax.apply_if_finite")
+@parametrize(NAMED)
+def test_apply_if_finite_skips_decay_and_counter(row: Row):
+    params, grads = example(), example(seed=1)
+    part = optax.apply_if_finite(row.part(0.1, MASK), max_consecutive_errors=3)
+    state = part.init(params)
+    bad = jax.tree.map(lambda g: g.at[0].set(jnp.nan), grads)
+    updates, skipped = jax.jit(part.update)(bad, state, params)
+    chex.assert_trees_all_equal(updates, jax.tree.map(jnp.zeros_like, updates))
+    chex.assert_trees_all_equal(skipped.inner_state, state.inner_state)
+    updates, _ = jax.jit(part.update)(grads, skipped, params)
+    expected, _ = steps(row.part(0.1, MASK), params, grads, n=1)
+    assert_close(updates, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("mask", [None, MASK, lambda p: MASK], ids=["none", "tree", "function"])
+@parametrize(NAMED)
+def test_tree_map_params_finds_the_parameters_in_the_state(row: Row, mask):
+    params = example()
+    part = row.part(0.1, mask)
+    state = part.init(params)
+    doubled = optax.tree_utils.tree_map_params(part, lambda x: x + 1.0, state)
+    chex.assert_trees_all_equal_structs(doubled, state)
+    for new, old in zip(jax.tree.leaves(doubled), jax.tree.leaves(state), strict=True):
+        assert jnp.all(new == (old if old.dtype == jnp.int32 else old + 1.0))
+
+
+# --- holes, shapes, devices -------------------------------------------------------
+
+
+@parametrize()
+def test_none_and_masked_nodes_pass(row: Row):
+    if row.relaxed == "optax.scale_by_stddev":
+        pytest.skip("optax.scale_by_stddev cannot pass None")
+    params, grads = example(), example(seed=1)
+    part = row.part(0.1)
+    expected, _ = steps(part, params, grads)
+    for hole in (None, optax.MaskedNode()):
+        holed = [{**tree, "dense": {**tree["dense"], "bias": hole}, "more": hole}
+                 for tree in (params, grads)]
+        got, _ = steps(part, *holed)
+        assert got["dense"]["bias"] is hole or got["dense"]["bias"] == hole
+        assert_close(got["dense"]["kernel"], expected["dense"]["kernel"])
+        assert_close(got["scale"], expected["scale"])
+
+
+@parametrize([r for r in NAMED if r.name != "l2_penalty" and not r.relaxed])
+def test_a_frozen_leaf_may_lack_its_gradient(row: Row):
+    """Optax's scale_by_adam cannot do this, so neither can the chains around it."""
+    params, grads = example(), example(seed=1)
+    grads["dense"]["bias"] = None
+    part = row.part(0.1)
+    state = part.init(params)
+    updates, new_state = part.update(grads, state, params)
+    assert updates["dense"]["bias"] is None
+    chex.assert_trees_all_equal_structs(new_state, state)
+
+
+@parametrize()
+def test_init_takes_shapes(row: Row):
+    params = example()
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)
+    part = row.part(0.1, MASK)
+    chex.assert_trees_all_equal(part.init(shapes), part.init(params))
+    abstract = jax.eval_shape(part.init, params)
+    chex.assert_trees_all_equal_shapes_and_dtypes(abstract, part.init(params))
+
+
+@parametrize()
+def test_the_sharding_of_the_state_follows_the_parameters(row: Row):
+    mesh = Mesh(np.array(jax.devices()[:2]), ("data",))
+    split = NamedSharding(mesh, PartitionSpec("data"))
+    params = {"w": jax.device_put(jnp.ones((4, 2)), split)}
+    grads = {"w": jax.device_put(jnp.full((4, 2), 0.5), split)}
+    part = row.part(0.1)
+    state = part.init(params)
+    updates, new_state = jax.jit(part.update)(grads, state, params)
+    for tree in (state, new_state, updates):
+        for leaf in jax.tree.leaves(tree):
+            if leaf.ndim == 2:
+                assert leaf.sharding.is_equivalent_to(split, 2)
+    alone, _ = steps(part, {"w": jnp.ones((4, 2))}, {"w": jnp.full((4, 2), 0.5)}, n=1)
+    assert_close(jax.device_get(updates), jax.device_get(alone))
+
+
+# --- masks ------------------------------------------------------------------------
+
+
+@parametrize(DECAYING)
+def test_masks_see_params_and_the_same_ones_at_init_and_update(row: Row):
+    seen = []
+
+    def mask(params):
+        seen.append(jax.tree.map(lambda x: (type(x), x.shape, x.dtype), params))
+        return MASK
+
+    params, grads = example(jnp.bfloat16), example(jnp.float32, 1)
+    part = row.part(0.1, mask)
+    if row.name == "l2_penalty":
+        grads = example(jnp.bfloat16, 1)
+    steps(part, params, grads, n=2)
+    jax.jit(part.update)(grads, part.init(params), params)
+    assert len(seen) >= 2
+    assert all(entry == seen[0] for entry in seen)
+    assert seen[0]["scale"][2] == jnp.bfloat16
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        MASK,
+        lambda p: MASK,
+        {"dense": {"kernel": np.bool_(True), "bias": 0}, "scale": np.float32(0.5)},
+        {"dense": {"kernel": jnp.array(True), "bias": False}, "scale": jnp.array(0.5)},
+    ],
+    ids=["tree", "function", "numpy", "jax"],
+)
+@parametrize(DECAYING)
+def test_a_mask_is_one_multiplier_per_leaf(row: Row, mask):
+    params, grads = example(), example(seed=1)
+    got, _ = steps(row.part(0.1, mask), params, grads, n=2)
+    none, full, half = (
+        steps(row.part(strength), params, grads, n=2)[0]
+        for strength in (0.0, 0.1, 0.05)
+    )
+    expected = {
+        "dense": {"kernel": full["dense"]["kernel"], "bias": none["dense"]["bias"]},
+        "scale": half["scale"],
+    }
+    assert_close(got, expected)
+    chex.assert_trees_all_equal(got["dense"]["bias"], none["dense"]["bias"])
+    assert not jnp.allclose(full["scale"], half["scale"])
+
+
+@parametrize(DECAYING)
+def test_a_prefix_stands_for_all_below_it(row: Row):
+    params, grads = example(), example(seed=1)
+    prefix, _ = steps(row.part(0.1, {"dense": 0.5, "scale": False}), params, grads)
+    whole, _ = steps(
+        row.part(0.1, {"dense": {"kernel": 0.5, "bias": 0.5}, "scale": False}),
+        params,
+        grads,
+    )
+    chex.assert_trees_all_equal(prefix, whole)
+
+
+# --- zero, integers, complex ------------------------------------------------------
+
+
+@parametrize(SCHEDULABLE)
+def test_a_known_zero_is_the_identity_bit_for_bit(row: Row):
+    """Against the transform with every leaf spared but one: -0.0, inf and NaN stay."""
+    params = example()
+    params["scale"] = jnp.array([jnp.inf, jnp.nan, 1.0, -1.0, 0.0])
+    grads = example(seed=1)
+    grads["scale"] = jnp.array([-0.0, 0.0, 1e-45, 1.0, -0.0])
+    spared, _ = steps(
+        row.part(0.1, {"dense": True, "scale": False}), params, grads, n=1
+    )
+    for zero in (0.0, 0, np.float32(0.0), jnp.array(0.0), lambda step: 0.0):
+        updates, _ = steps(row.part(zero), params, grads, n=1)
+        for got, expected in ((updates["scale"], spared["scale"]),):
+            np.testing.assert_array_equal(
+                np.asarray(got).view(np.uint32), np.asarray(expected).view(np.uint32)
+            )
+    if row.name in ("add_l2_to_grad", "decoupled_decay", "independent_decay"):
+        assert updates is not grads
+        for got, sent in zip(
+            jax.tree.leaves(updates), jax.tree.leaves(grads), strict=True
+        ):
+            assert got is sent
+
+
+@parametrize(DECAYING)
+def test_a_traced_zero_adds_zero(row: Row):
+    params, grads = example(), example(seed=1)
+    traced = jax.jit(lambda s: steps(row.part(s), params, grads, n=1)[0])
+    known, _ = jax.jit(lambda: steps(row.part(0.0), params, grads, n=1))()
+    assert_close(traced(jnp.float32(0.0)), known)
+
+
+@parametrize(DECAYING)
+def test_integer_leaves_pass_where_no_decay_touches_them(row: Row):
+    if row.name not in ("add_l2_to_grad", "decoupled_decay", "independent_decay"):
+        pytest.skip("the rest of the chain is optax's, which steps integers or fails")
+    params = {"w": jnp.ones(2), "table": jnp.arange(3)}
+    grads = {"w": jnp.ones(2), "table": np.zeros(3, jax.dtypes.float0)}
+    part = row.part(0.1, {"w": True, "table": False})
+    updates, _ = steps(part, params, grads)
+    assert updates["table"] is grads["table"]
+    with pytest.raises(TypeError, match=r"parameter table has dtype int32"):
+        row.part(0.1).init(params)
+
+
+# --- cost -------------------------------------------------------------------------
+
+
+@parametrize(DECAYING)
+def test_the_counter_is_all_the_state_a_decay_adds(row: Row):
+    params = example()
+    if row.name == "l2_penalty":
+        pytest.skip("no state")
+
+    def size(state):
+        return sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+
+    bare = {
+        "sgd_l2": optax.sgd(0.1),
+        "sgdw": optax.sgd(0.1),
+        "rmsprop_l2": optax.rmsprop(0.1),
+        "rmspropw": optax.rmsprop(0.1),
+        "adam_l2": optax.adam(0.1),
+        "adamw": optax.adam(0.1),
+        "with_decay": optax.sgd(0.1),
+    }.get(row.name, optax.identity())
+    transforms = 3
+    extra = size(row.part(0.1, MASK).init(params)) - size(bare.init(params))
+    assert extra <= 4 * transforms
+
+
+def test_every_state_is_public():
+    kinds = {
+        type(node)
+        for row in NAMED
+        for node in jax.tree.leaves(
+            row.part(0.1, MASK).init(example()),
+            is_leaf=lambda x: isinstance(x, dx.DecayState | dx.ScaleByRmsState),
+        )
+    }
+    assert {dx.DecayState, dx.ScaleByRmsState} <= kinds

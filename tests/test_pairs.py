@@ -1,0 +1,149 @@
+"""The matched pairs: one argument list, one difference, and adamw as a drop-in."""
+
+import inspect
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import decayax as dx
+
+
+PAIRS = [
+    (dx.sgd_l2, dx.sgdw),
+    (dx.rmsprop_l2, dx.rmspropw),
+    (dx.adam_l2, dx.adamw),
+]
+
+
+def arguments(function):
+    """Names, kinds and defaults, in order."""
+    parameters = inspect.signature(function).parameters.values()
+    return [(p.name, p.kind, p.default) for p in parameters]
+
+
+def trajectory(optimizer, params, grads, steps=50):
+    state, update = optimizer.init(params), jax.jit(optimizer.update)
+    path = []
+    for t in range(steps):
+        updates, state = update(jax.tree.map(lambda g, t=t: g[t], grads), state, params)
+        params = optax.apply_updates(params, updates)
+        path.append(params)
+    return path
+
+
+def problem(seed=0, steps=50):
+    rng = np.random.default_rng(seed)
+    params = {"w": rng.standard_normal((4, 3)), "b": rng.standard_normal(3)}
+    grads = {key: rng.standard_normal((steps, *x.shape)) for key, x in params.items()}
+    as_float32 = lambda x: jnp.asarray(x, jnp.float32)  # noqa: E731
+    return jax.tree.map(as_float32, params), jax.tree.map(as_float32, grads)
+
+
+@pytest.mark.parametrize(("l2", "decoupled"), PAIRS)
+def test_a_pair_has_the_same_arguments_and_defaults(l2, decoupled):
+    assert arguments(l2) == arguments(decoupled)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (dx.sgdw, optax.sgd),
+        (dx.rmspropw, optax.rmsprop),
+        (dx.adamw, optax.adam),
+    ],
+)
+def test_the_arguments_are_optax_plus_weight_decay_and_mask(ours, theirs):
+    added = {"weight_decay": 1e-4, "mask": None}
+    rest = [a for a in arguments(ours) if a[0] not in added]
+    if theirs is optax.rmsprop:  # the one changed default: ε outside the root
+        changed = [(n, k, False if n == "eps_in_sqrt" else d) for n, k, d in
+                   arguments(theirs)]
+        assert rest == changed
+    else:
+        assert rest == arguments(theirs)
+    assert {n: d for n, _, d in arguments(ours) if n in added} == added
+
+
+def test_adamw_has_the_signature_of_the_installed_optax():
+    assert arguments(dx.adamw) == arguments(optax.adamw)
+
+
+OPTIONS = {
+    "defaults": {},
+    "strong decay": {"weight_decay": 0.1},
+    "schedules": {
+        "learning_rate": optax.linear_schedule(1e-2, 0.0, 50),
+        "weight_decay": 0.1,
+    },
+    "mask": {"weight_decay": 0.1, "mask": {"w": True, "b": False}},
+    "mask function": {
+        "weight_decay": 0.1,
+        "mask": lambda params: jax.tree.map(lambda p: p.ndim > 1, params),
+    },
+    "nesterov": {"weight_decay": 0.1, "nesterov": True},
+    "moments": {"b1": 0.8, "b2": 0.95, "eps": 1e-4, "eps_root": 1e-5},
+    "no decay": {"weight_decay": 0.0},
+}
+
+
+@pytest.mark.relaxed("optax.scale_by_adam")
+@pytest.mark.parametrize("name", OPTIONS)
+def test_adamw_has_the_trajectory_of_the_installed_optax(name):
+    options = {"learning_rate": 1e-2, **OPTIONS[name]}
+    params, grads = problem()
+    ours = trajectory(dx.adamw(**options), params, grads)
+    theirs = trajectory(optax.adamw(**options), params, grads)
+    chex.assert_trees_all_equal(ours, theirs)  # to the bit
+
+
+@pytest.mark.relaxed("optax.scale_by_adam")
+def test_adamw_keeps_a_low_precision_moment():
+    params, grads = problem()
+    optimizer = dx.adamw(1e-2, mu_dtype=jnp.bfloat16)
+    _, state = optimizer.update(
+        jax.tree.map(lambda g: g[0], grads), optimizer.init(params), params
+    )
+    assert {x.dtype for x in jax.tree.leaves(state[0].mu)} == {jnp.dtype("bfloat16")}
+    assert {x.dtype for x in jax.tree.leaves(state[0].nu)} == {jnp.dtype("float32")}
+
+
+@pytest.mark.relaxed("optax.scale_by_adam")
+@pytest.mark.parametrize(
+    ("ours", "theirs", "options"),
+    [
+        (dx.sgdw, optax.sgd, {"momentum": 0.9, "nesterov": True}),
+        (dx.rmspropw, optax.rmsprop, {"eps_in_sqrt": False, "momentum": 0.9}),
+        (dx.rmspropw, optax.rmsprop, {"eps_in_sqrt": True, "centered": True}),
+        (dx.adamw, optax.adam, {"nesterov": True}),
+    ],
+)
+def test_without_decay_a_pair_is_the_optax_optimizer(ours, theirs, options):
+    params, grads = problem()
+    plain = trajectory(theirs(1e-2, **options), params, grads)
+    for make in next(pair for pair in PAIRS if ours in pair):
+        path = trajectory(make(1e-2, weight_decay=0.0, **options), params, grads)
+        chex.assert_trees_all_close(path, plain, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.relaxed("optax.scale_by_adam")
+@pytest.mark.parametrize(("l2", "decoupled"), PAIRS)
+def test_a_pair_differs_with_decay(l2, decoupled):
+    """Even SGD does, once it has momentum."""
+    options = {"momentum": 0.9} if l2 is dx.sgd_l2 else {}
+    params, grads = problem()
+    one, other = (
+        trajectory(make(1e-2, weight_decay=0.1, **options), params, grads)[-1]
+        for make in (l2, decoupled)
+    )
+    assert jnp.abs(one["w"] - other["w"]).max() > 1e-3
+
+
+@pytest.mark.parametrize("make", [make for pair in PAIRS for make in pair])
+@pytest.mark.parametrize("bad", [-0.1, float("nan"), True, "0.1", None])
+def test_a_bad_learning_rate_is_refused_by_name(make, bad):
+    with pytest.raises((TypeError, ValueError), match=f"{make.__name__}: learning_rate"):
+        make(bad)

@@ -1,0 +1,164 @@
+"""with_decay around every optax optimizer that has no decay of its own."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import decayax as dx
+
+
+RATE, STRENGTH = 0.01, 0.5
+WITHOUT_DECAY = [
+    "sgd",
+    "rmsprop",
+    "adam",
+    "nadam",
+    "adamax",
+    "amsgrad",
+    "radam",
+    "adagrad",
+    "yogi",
+    "sm3",
+    "signum",
+    "sign_sgd",
+    "rprop",
+    "noisy_sgd",
+    "fromage",
+    "optimistic_gradient_descent",
+    "optimistic_adam_v2",
+    "adadelta",
+    "adabelief",
+    "novograd",
+]
+OPTIONS = {
+    "optimistic_adam_v2": {"alpha": 0.1},
+    "fromage": {"min_norm": 1e-6},
+    "noisy_sgd": {"key": 0},
+}
+
+
+def alias(name: str, rate):
+    if not hasattr(optax, name):
+        pytest.skip(f"this optax has no {name}")
+    return getattr(optax, name)(rate, **OPTIONS.get(name, {}))
+
+
+def problem():
+    rng = np.random.default_rng(0)
+    draw = lambda *shape: jnp.asarray(rng.standard_normal(shape), jnp.float32)  # noqa: E731
+    params = {"w": draw(4, 3), "b": draw(3)}
+    return params, [{"w": draw(4, 3), "b": draw(3)} for _ in range(5)]
+
+
+@pytest.mark.relaxed("the optax optimizer inside")
+@pytest.mark.parametrize("told", [True, False], ids=["told the rate", "not told"])
+@pytest.mark.parametrize("name", WITHOUT_DECAY)
+def test_adds_the_shrink_with_the_right_sign(name, told):
+    """The difference to the bare optimizer is −rate·θ in every step."""
+    params, grads = problem()
+    rate = optax.linear_schedule(RATE, 0.0, 10)
+    bare = alias(name, RATE if name in ("sm3", "rprop", "fromage") else rate)
+    decayed = dx.with_decay(
+        bare,
+        STRENGTH,
+        learning_rate=rate if told else None,
+        mask={"w": True, "b": False},
+    )
+    state, inner = decayed.init(params), bare.init(params)
+    for t, grad in enumerate(grads):
+        updates, state = decayed.update(grad, state, params)
+        plain, inner = bare.update(grad, inner, params)
+        shrink = STRENGTH * (float(rate(t)) if told else 1.0)
+        expected = {"w": plain["w"] - shrink * params["w"], "b": plain["b"]}
+        chex.assert_trees_all_close(updates, expected, rtol=1e-5, atol=1e-6)
+        chex.assert_trees_all_equal(updates["b"], plain["b"])
+    chex.assert_trees_all_equal_structs(state[0], inner)
+
+
+@pytest.mark.relaxed("the optax optimizer inside")
+@pytest.mark.parametrize("name", WITHOUT_DECAY)
+def test_weights_shrink_without_gradients(name):
+    params, _ = problem()
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    bare = alias(name, RATE)
+    decayed = dx.with_decay(bare, STRENGTH, learning_rate=RATE)
+    plain, _ = bare.update(zeros, bare.init(params), params)
+    updates, _ = decayed.update(zeros, decayed.init(params), params)
+    moved = jax.tree.map(lambda u, p: u - p, updates, plain)
+    expected = jax.tree.map(lambda p: -RATE * STRENGTH * p, params)
+    chex.assert_trees_all_close(moved, expected, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.relaxed("optax.scale_by_adam")
+def test_around_adam_it_is_adamw():
+    params, grads = problem()
+    rate = optax.cosine_decay_schedule(RATE, 5)
+    ours = dx.with_decay(optax.adam(rate), STRENGTH, learning_rate=rate)
+    theirs = optax.adamw(rate, weight_decay=STRENGTH)
+    states = [ours.init(params), theirs.init(params)]
+    paths = [params, params]
+    for grad in grads:
+        for n, optimizer in enumerate((ours, theirs)):
+            updates, states[n] = optimizer.update(grad, states[n], paths[n])
+            paths[n] = optax.apply_updates(paths[n], updates)
+    chex.assert_trees_all_close(*paths, rtol=1e-6)
+
+
+@pytest.mark.relaxed("optax.lbfgs")
+def test_passes_what_a_line_search_needs():
+    loss = lambda p: jnp.sum((p - 1.0) ** 2)  # noqa: E731
+    optimizer = dx.with_decay(optax.lbfgs(), 0.1)
+    params = jnp.array([3.0, -2.0])
+    value, grad = jax.value_and_grad(loss)(params)
+    bare, _ = optax.lbfgs().update(
+        grad, optax.lbfgs().init(params), params, value=value, grad=grad, value_fn=loss
+    )
+    updates, _ = optimizer.update(
+        grad, optimizer.init(params), params, value=value, grad=grad, value_fn=loss
+    )
+    chex.assert_trees_all_close(updates, bare - 0.1 * params, rtol=1e-5)
+
+
+def test_dtypes_stay_where_the_optimizer_inside_would_change_them():
+    params = {"w": jnp.ones(3, jnp.bfloat16)}
+    grads = {"w": jnp.ones(3, jnp.bfloat16)}
+    optimizer = dx.with_decay(optax.scale(-0.5), 0.1, learning_rate=np.float32(0.5))
+    updates, _ = optimizer.update(grads, optimizer.init(params), params)
+    assert updates["w"].dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize(
+    "accumulate",
+    [
+        optax.MultiSteps(optax.sgd(0.1), 4),
+        optax.MultiSteps(optax.sgd(0.1), 4).gradient_transformation(),
+    ],
+    ids=["object", "transformation"],
+)
+def test_multi_steps_is_refused_by_name(accumulate):
+    with pytest.raises(TypeError, match=r"MultiSteps\(with_decay\(optimizer, \.\.\."):
+        dx.with_decay(accumulate, 0.1)
+
+
+@pytest.mark.parametrize("unfinished", [optax.sgd, "sgd", 0.1, None])
+def test_an_unfinished_optimizer_is_refused(unfinished):
+    with pytest.raises(TypeError, match=r"with_decay: takes a finished optimizer"):
+        dx.with_decay(unfinished, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("rate", "strength", "named"),
+    [
+        (-0.1, 0.1, "learning_rate must be >= 0"),
+        (0.1, -0.1, "weight_decay must be >= 0"),
+        (lambda step: -0.1, 0.1, "learning_rate schedule must be >= 0"),
+        (True, 0.1, "learning_rate must be a number, got the boolean"),
+    ],
+)
+def test_each_factor_is_checked_under_its_own_name(rate, strength, named):
+    with pytest.raises((TypeError, ValueError), match=f"with_decay: .*{named}"):
+        optimizer = dx.with_decay(optax.sgd(0.1), strength, learning_rate=rate)
+        optimizer.update(jnp.ones(2), optimizer.init(jnp.ones(2)), jnp.ones(2))
