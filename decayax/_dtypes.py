@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax
 import jax.numpy as jnp
 
 
@@ -13,8 +14,10 @@ def compute_dtype(*leaves: Any) -> Any:
 
 
 def dtype_of(leaf: Any) -> Any:
-    """The dtype of an array, a ShapeDtypeStruct or a Python number."""
-    return leaf.dtype if hasattr(leaf, "dtype") else jnp.result_type(leaf)
+    """The dtype JAX gives to an array, a ShapeDtypeStruct or a Python number."""
+    dtype = leaf.dtype if hasattr(leaf, "dtype") else jnp.result_type(leaf)
+    numeric = jnp.issubdtype(dtype, jnp.number)
+    return jax.dtypes.canonicalize_dtype(dtype) if numeric else dtype
 
 
 def is_inexact(leaf: Any) -> bool:

@@ -63,6 +63,11 @@ def pull(
             if path not in rate_of:  # rate 0 is the identity, bit for bit
                 return update
             require_inexact(name, "update", path, update)
+            if jnp.iscomplexobj(param) and not jnp.iscomplexobj(update):
+                raise TypeError(
+                    f"{name}: the update {show(path)} is real, its parameter complex. "
+                    "Pass the gradients of these same parameters."
+                )
             dtype = compute_dtype(update, param)
             arrays = (jnp.asarray(x, dtype) for x in (update, param, rate_of[path]))
             return cast_like(leaf(*arrays), update)

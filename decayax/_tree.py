@@ -29,7 +29,7 @@ def flatten(tree: Any) -> tuple[list[tuple[Path, Any]], Any]:
 
 def show(path: Path) -> str:
     """The path as one word for an error message or a table."""
-    return "/".join(path) if path else "(the bare array)"
+    return "/".join(path) if path else "(root)"
 
 
 def _readable(path: tuple[Any, ...], siblings: Counter) -> Path:

@@ -1,0 +1,272 @@
+"""Errors are for people: which transform, what it got, what to write instead."""
+
+import fractions
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from catalogue import DECAYS, first_of_each, parametrize, Row
+
+import decayax as dx
+
+
+DECAYING = first_of_each(DECAYS)
+# The optimizers are chains: what they refuse, the transform inside them names.
+SAID_BY = {
+    **dict.fromkeys(("sgd_l2", "rmsprop_l2", "adam_l2"), "add_l2_to_grad"),
+    **dict.fromkeys(("sgdw", "rmspropw", "adamw"), "decoupled_decay"),
+}
+PARAMS = {"a": {"kernel": jnp.ones((4, 3)), "bias": jnp.ones(3)}, "b": jnp.ones(5)}
+GRADS = jax.tree.map(jnp.ones_like, PARAMS)
+
+
+def speaker(row: Row) -> str:
+    return SAID_BY.get(row.name, row.name)
+
+
+def use(part, params=PARAMS, grads=GRADS):
+    return part.update(grads, part.init(params), params)
+
+
+BAD_STRENGTHS = {
+    "negative": (-0.1, ValueError, r"must be >= 0, got -0.1. Write 0.1: where a minus"),
+    "negative array": (jnp.float32(-0.5), ValueError, r"must be >= 0, got -0.5"),
+    "nan": (float("nan"), ValueError, r"must be finite, got nan. Write a number >= 0"),
+    "inf": (np.float32(np.inf), ValueError, r"must be finite, got inf"),
+    "True": (True, TypeError, r"must be a number, got the boolean True. Write a numb"),
+    "np.bool": (np.bool_(False), TypeError, r"got the boolean False"),
+    "bool array": (jnp.array(True), TypeError, r"real number, got an array of dtype b"),
+    "complex": (np.complex64(1), TypeError, r"real number, got an array of dtype comp"),
+    "string": ("0.1", TypeError, r"must be a number, got '0.1' of type str. Write"),
+    "None": (None, TypeError, r"got None of type NoneType.*or 0.0 for none"),
+    "list": ([0.1], TypeError, r"must be a number, got \[0.1\] of type list"),
+    "dict": ({"w": 0.1}, TypeError, r"got \{'w': 0.1\} of type dict"),
+    "shape (3,)": (np.full(3, 0.1), ValueError, r"one number, got an array of shape \("
+                   r"3,\). For a strength per parameter, give a tree of multipliers"),
+    "shape (1,)": (jnp.ones(1), ValueError, r"got an array of shape \(1,\)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", BAD_STRENGTHS)
+@parametrize(DECAYING)
+def test_bad_strengths(row: Row, kind):
+    value, error, text = BAD_STRENGTHS[kind]
+    with pytest.raises(error, match=f"{speaker(row)}: weight_decay .*{text}"):
+        use(row.part(value))
+
+
+@pytest.mark.parametrize("kind", ["negative", "nan", "True", "string", "shape (3,)"])
+@parametrize([row for row in DECAYING if row.schedules])
+def test_bad_values_of_a_schedule(row: Row, kind):
+    value, error, text = BAD_STRENGTHS[kind]
+    text = f"{speaker(row)}: the value of the weight_decay schedule .*{text}"
+    with pytest.raises(error, match=text):
+        use(row.part(lambda step: value))
+    with pytest.raises(error, match=text):  # known while tracing: said while tracing
+        jax.jit(lambda: use(row.part(lambda step: value)))()
+
+
+@pytest.mark.parametrize("shape", [(1,), (2, 2)])
+def test_a_traced_strength_is_checked_for_its_shape(shape):
+    with pytest.raises(ValueError, match=r"decoupled_decay: weight_decay must be one"):
+        jax.jit(lambda wd: use(dx.decoupled_decay(wd)))(jnp.ones(shape))
+
+
+def test_real_numbers_of_all_kinds_are_fine():
+    for value in (1, 0.5, np.int32(1), np.float16(0.5), fractions.Fraction(1, 2), 0):
+        use(dx.decoupled_decay(value))
+
+
+def test_the_penalty_refuses_schedules():
+    with pytest.raises(TypeError, match=r"l2_penalty: weight_decay .* no step.*Write l2"):
+        dx.l2_penalty(PARAMS, lambda step: 0.1)
+
+
+def test_the_penalty_refuses_complex_parameters():
+    with pytest.raises(TypeError, match=r"l2_penalty: the parameter w is complex"):
+        dx.l2_penalty({"w": jnp.ones(2, complex)}, 0.1)
+    spared = {"w": jnp.ones(2, complex), "v": jnp.ones(2)}
+    assert dx.l2_penalty(spared, 0.1, mask={"w": False, "v": True}) == pytest.approx(0.1)
+
+
+# --- masks ------------------------------------------------------------------------
+
+
+BAD_MASKS = {
+    "matches nothing": (
+        {"a": False, "b": 0.0},
+        ValueError,
+        r"mask matches no parameter: a/bias, a/kernel, b all get the multiplier 0\. "
+        r"Correct the mask; for no decay write weight_decay=0.0",
+    ),
+    "function matches nothing": (
+        lambda params: jax.tree.map(lambda p: p.ndim > 7, params),
+        ValueError,
+        r"mask matches no parameter",
+    ),
+    "False": (False, ValueError, r"mask matches no parameter"),
+    "leaf missing": (
+        {"a": {"kernel": True}, "b": True},
+        ValueError,
+        r"mask says nothing about a/bias. Give each parameter True, False or a number",
+    ),
+    "leaf too many": (
+        {"a": True, "b": True, "biass": False},
+        ValueError,
+        r"mask has an entry for biass, where there is no parameter. The nearest "
+        r"parameters are a/bias",
+    ),
+    "too deep": (
+        {"a": True, "b": {"w": True}},
+        ValueError,
+        r"mask has an entry for b/w, where there is no parameter",
+    ),
+    "empty": ({}, ValueError, r"mask says nothing about a/bias, a/kernel, b"),
+    "string": (
+        {"a": True, "b": "no"},
+        TypeError,
+        r"the mask's multiplier at b must be a number, got 'no' of type str",
+    ),
+    "bare string": ("kernel", TypeError, r"multiplier at .* got 'kernel' of type str"),
+    "negative": (
+        {"a": True, "b": -1.0},
+        ValueError,
+        r"the mask's multiplier at b must be >= 0, got -1.0",
+    ),
+    "nan": ({"a": True, "b": np.nan}, ValueError, r"multiplier at b must be finite"),
+    "array": (
+        {"a": True, "b": jnp.ones(5)},
+        ValueError,
+        r"multiplier at b must be one number, got an array of shape \(5,\)",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_MASKS)
+@parametrize(DECAYING)
+def test_bad_masks_fail_at_init(row: Row, kind):
+    mask, error, text = BAD_MASKS[kind]
+    part = row.part(0.1, mask)
+    text = rf"{speaker(row)}: .*{text}"
+    if row.name == "l2_penalty":  # no init of its own
+        with pytest.raises(error, match=text):
+            dx.l2_penalty(PARAMS, 0.1, mask=mask)
+        return
+    with pytest.raises(error, match=text):
+        part.init(PARAMS)
+
+
+def test_a_mask_that_asks_for_values_is_told_why():
+    mask = lambda params: jax.tree.map(lambda p: p > 0, params)  # noqa: E731
+    with pytest.raises(TypeError) as raised:
+        dx.decoupled_decay(0.1, mask=mask).init(PARAMS)
+    assert "decides by path, shape and dtype, never by value" in raised.value.__notes__[0]
+
+
+def test_a_mask_function_needs_paths():
+    mask = lambda params: jax.tree.map(lambda p: p.ndim > 1, params)  # noqa: E731
+    flat = optax.flatten(dx.decoupled_decay(0.1, mask=mask))
+    text = r"decoupled_decay: .* bare array without leaf paths.*static_args='mask'"
+    with pytest.raises(ValueError, match=text):
+        flat.init(PARAMS)
+
+
+def test_inject_hyperparams_that_calls_the_mask_is_caught():
+    mask = lambda params: jax.tree.map(lambda p: p.ndim > 1, params)  # noqa: E731
+    wrong = optax.inject_hyperparams(dx.decoupled_decay)(0.1, mask=mask)
+    with pytest.raises(ValueError, match=r"matches no parameter.*static_args='mask'"):
+        wrong.init(PARAMS)
+    right = optax.inject_hyperparams(dx.decoupled_decay, static_args="mask")(
+        0.1, mask=mask
+    )
+    updates, _ = right.update(GRADS, right.init(PARAMS), PARAMS)
+    np.testing.assert_allclose(updates["a"]["kernel"], 1.1)
+    np.testing.assert_allclose(updates["b"], 1.0)
+
+
+# --- parameters and updates -------------------------------------------------------
+
+
+@parametrize(DECAYING)
+def test_parameters_must_come_along(row: Row):
+    part = row.part(0.1)
+    state = part.init(PARAMS)
+    with pytest.raises(ValueError, match=rf"{speaker(row)}: needs the parameters, got "
+                       r"params=None. Write optimizer.update\(grads, state, params\)"):
+        part.update(GRADS, state)  # fmt: skip
+
+
+PLACES = [row for row in DECAYING if row.name in SAID_BY.values()] + [
+    row for row in DECAYING if row.name == "independent_decay"
+]
+
+
+@pytest.mark.parametrize("strength", [0.1, 0.0])
+@parametrize(PLACES)
+def test_updates_must_have_the_shapes_of_the_parameters(row: Row, strength):
+    grads = {**GRADS, "b": jnp.ones((5, 1))}
+    with pytest.raises(ValueError, match=rf"{row.name}: the update of b has shape "
+                       r"\(5, 1\), its parameter \(5,\). Pass the gradients of these"):
+        use(row.part(strength), grads=grads)  # fmt: skip
+
+
+@parametrize(PLACES)
+def test_updates_must_be_the_tree_of_the_parameters(row: Row):
+    with pytest.raises(ValueError, match=rf"{row.name}: updates and parameters are dif"):
+        use(row.part(0.1), grads={"a": GRADS["a"]})
+    with pytest.raises(ValueError, match=rf"{row.name}: .* of b has .* parameter missi"):
+        use(row.part(0.1), params={**PARAMS, "b": None})
+    with pytest.raises(ValueError, match=rf"{row.name}: .* of a has .* parameter missi"):
+        use(row.part(0.1), grads={**GRADS, "a": jnp.ones(3)})
+
+
+@pytest.mark.parametrize("dtype", [jnp.int32, jnp.bool_])
+@parametrize(PLACES)
+def test_integers_cannot_shrink(row: Row, dtype):
+    params = {**PARAMS, "b": jnp.ones(5, dtype)}
+    text = rf"{row.name}: the parameter b has dtype {jnp.dtype(dtype)}.*Spare it with"
+    with pytest.raises(TypeError, match=text):
+        row.part(0.1).init(params)
+    with pytest.raises(TypeError, match=text):
+        row.part(lambda step: 0.1).init(params)
+    with pytest.raises(TypeError, match=r"the update b has dtype int32"):
+        use(row.part(0.1), grads={**GRADS, "b": jnp.ones(5, jnp.int32)})
+    use(row.part(0.0), params)  # not touched
+    use(row.part(0.1, {"a": True, "b": False}), params)
+
+
+def test_a_real_gradient_of_a_complex_parameter_is_refused():
+    params, grads = {"w": jnp.ones(2, complex)}, {"w": jnp.ones(2)}
+    with pytest.raises(TypeError, match=r"decoupled_decay: the update w is real"):
+        use(dx.decoupled_decay(0.1), params, grads)
+
+
+# --- scale_by_rms -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"decay": 1.0}, r"decay must be < 1, got 1.0: V would never move. Write 0.9"),
+        ({"decay": -0.1}, r"decay must be >= 0"),
+        ({"eps": -1e-8}, r"eps must be >= 0, got -1e-08"),
+        ({"eps": float("nan")}, r"eps must be finite"),
+        ({"initial_scale": "1"}, r"initial_scale must be a number, got '1'"),
+    ],
+)
+def test_scale_by_rms_checks_its_options(options, text):
+    with pytest.raises((TypeError, ValueError), match=f"scale_by_rms: {text}"):
+        dx.scale_by_rms(**options)
+
+
+def test_scale_by_rms_checks_its_gradients():
+    part = dx.scale_by_rms()
+    state = part.init(PARAMS)
+    with pytest.raises(ValueError, match=r"scale_by_rms: the update of b has shape"):
+        part.update({**GRADS, "b": jnp.ones((5, 1))}, state)
+    with pytest.raises(TypeError, match=r"scale_by_rms: the gradient b has dtype int32"):
+        part.update({**GRADS, "b": jnp.ones(5, jnp.int32)}, state)
+    with pytest.raises(ValueError, match=r"scale_by_rms: updates and parameters are"):
+        part.update({"a": GRADS["a"]}, state)
