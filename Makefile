@@ -6,6 +6,7 @@
 #   make test-lowest  the library against the oldest jax and optax it admits
 
 PYTHON ?= python3
+LOWEST := jax==0.5.3 jaxlib==0.5.3 optax==0.2.5
 VENV   := .venv
 RUN    := $(VENV)/bin/python -m
 UV     := $(shell command -v uv 2>/dev/null)
@@ -42,10 +43,10 @@ test-torch: $(VENV)/dev.ready
 	$(call install,$(VENV),torch==2.13.0)
 	$(RUN) pytest tests/test_torch.py
 
-test-lowest: pyproject.toml
+test-lowest:
 	rm -rf $(VENV)-lowest
 	$(call create,$(VENV)-lowest)
-	$(call install,$(VENV)-lowest,jax==0.5.3 jaxlib==0.5.3 optax==0.2.5 -e . pytest pytest-xdist)
+	$(call install,$(VENV)-lowest,$(LOWEST) -e . pytest pytest-xdist chex hypothesis)
 	$(VENV)-lowest/bin/python -m pytest -n auto --maxprocesses 4 -m "not needs_extras"
 
 clean:

@@ -110,9 +110,9 @@ def adamw(
         eps_root: added to :math:`\hat v` inside the root.
         mu_dtype: dtype of :math:`m`; None: that of the parameters.
         weight_decay: :math:`\lambda \ge 0`, as for :func:`decoupled_decay`. The paper's
-            :math:`\lambda` is not multiplied by :math:`\gamma`; this one is, as in torch.
-        mask: which parameters decay, as for :func:`decoupled_decay`.
-            Where optax reads 0.5 as True, here it is a multiplier.
+            is not multiplied by :math:`\gamma`; this one is, as in torch.
+        mask: which parameters decay, as for :func:`decoupled_decay`. Where optax reads
+            0.5 as True, here it is a multiplier.
         nesterov: Nesterov's momentum (NAdam).
 
     Returns:

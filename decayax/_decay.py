@@ -17,7 +17,7 @@ from decayax._strength import product, ScalarOrSchedule
 
 
 def plus_decay(update: jax.Array, param: jax.Array, rate: jax.Array) -> jax.Array:
-    """u + λθ, for updates that will be negated: gradients and directions."""
+    """U + λθ, for updates that will be negated: gradients and directions."""
     return update + rate * param
 
 

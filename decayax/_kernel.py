@@ -1,4 +1,4 @@
-"""The kernel: the one place that checks parameters, casts, masks and builds a transform.
+"""The kernel: the one place that checks, casts, masks and builds a transform.
 
 A pull is ``update ← leaf(update, θ, λ_t·multiplier)`` over every leaf, with a counter
 for the schedule of λ. Which leaf function, and where the transform stands in the
@@ -17,6 +17,7 @@ from decayax._dtypes import cast_like, compute_dtype, dtype_of, is_inexact, wide
 from decayax._mask import MaskOrFn, multipliers
 from decayax._strength import (
     as_strength,
+    is_zero,
     ScalarOrSchedule,
     Strength,
     strength_at,
@@ -73,7 +74,7 @@ def pull(
             return cast_like(leaf(*arrays), update)
 
         updates = map_leaves(name, pulled, updates, params)
-        return updates, DecayState(count=optax.safe_increment(state.count))
+        return updates, DecayState(count=advanced(state.count))
 
     return transform(init, update)
 
@@ -89,7 +90,7 @@ def rates(
         path: times(strength, multiplier)
         for path, multiplier in multipliers(name, mask, params).items()
     }
-    rate_of = {p: r for p, r in rate_of.items() if not isinstance(r, float) or r != 0.0}
+    rate_of = {path: rate for path, rate in rate_of.items() if not is_zero(rate)}
     for path, param in flatten(params)[0]:
         if path in rate_of:
             require_inexact(name, "parameter", path, param)
@@ -141,6 +142,11 @@ def require_inexact(name: str, kind: str, path: Path, leaf: Any) -> None:
         )
 
 
+def advanced(count: jax.Array) -> jax.Array:
+    """The counter after one more update; it stays at the largest int32."""
+    return jnp.asarray(optax.safe_increment(count))
+
+
 def transform(init, update) -> optax.GradientTransformationExtraArgs:
     """The transform of two closures; the one place where optax's types are bent."""
     return optax.GradientTransformationExtraArgs(init, update)
@@ -173,8 +179,8 @@ def in_float32(
     inner = optax.with_extra_args_support(inner)
 
     def update(updates, state, params=None, **extra_args):
-        wide = jax.tree.map(widened, (updates, state))
-        return inner.update(*wide, params, **extra_args)
+        updates, state = jax.tree.map(widened, (updates, state))
+        return inner.update(updates, state, params, **extra_args)
 
     return keep_dtypes(transform(inner.init, update))
 

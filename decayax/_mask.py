@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from decayax._strength import as_strength, is_known, Strength
+from decayax._strength import as_strength, is_known, is_zero, Strength
 from decayax._tree import flatten, is_hole, Path, show
 
 
@@ -52,10 +52,13 @@ def multipliers(name: str, mask: MaskOrFn, params: Any) -> dict[Path, Strength]:
         for path, value in flatten(mask)[0]
         if not is_hole(value)
     }
-    found = {path: _nearest_above(path, entries) for path in paths}
-    _check_fit(name, entries, found, holes={p for p, leaf in flat if is_hole(leaf)})
+    _check_fit(name, entries, paths, holes={p for p, leaf in flat if is_hole(leaf)})
+    found = {
+        path: next(entries[p] for p in _prefixes(path) if p in entries)
+        for path in paths
+    }
     elsewhere = any(is_hole(leaf) and leaf is not None for _, leaf in flat)
-    if not elsewhere and all(_is_zero(multiplier) for multiplier in found.values()):
+    if not elsewhere and all(map(is_zero, found.values())):
         raise ValueError(
             f"{name}: the mask matches no parameter: {_some(paths)} all get the "
             "multiplier 0. Correct the mask; for no decay write weight_decay=0.0. "
@@ -100,13 +103,11 @@ def _shape_only(leaf: Any) -> Any:
 
 
 def _as_multiplier(name: str, path: Path, value: Any) -> Strength:
-    if getattr(value, "dtype", type(value)) == bool:
+    if isinstance(value, bool):
+        value = float(value)
+    elif getattr(value, "dtype", None) == np.bool_:
         value = float(value) if is_known(value) else value.astype(jnp.float32)
     return as_strength(name, f"the mask's multiplier at {show(path)}", value)
-
-
-def _nearest_above(path: Path, entries: dict[Path, Strength]) -> Strength | None:
-    return next((entries[p] for p in _prefixes(path) if p in entries), None)
 
 
 def _prefixes(path: Path) -> Iterator[Path]:
@@ -115,32 +116,26 @@ def _prefixes(path: Path) -> Iterator[Path]:
 
 
 def _check_fit(
-    name: str,
-    entries: dict[Path, Strength],
-    found: dict[Path, Strength],
-    holes: set[Path],
+    name: str, entries: dict[Path, Strength], paths: list[Path], holes: set[Path]
 ) -> None:
-    inside = {prefix for path in [*found, *holes] for prefix in _prefixes(path)}
+    known = {prefix for path in [*paths, *holes] for prefix in _prefixes(path)}
     strays = [
         entry
         for entry in entries
-        if entry not in inside and not any(p in holes for p in _prefixes(entry))
+        if entry not in known and not any(p in holes for p in _prefixes(entry))
     ]
     if strays:
-        near = difflib.get_close_matches(show(strays[0]), map(show, found), cutoff=0)
+        near = difflib.get_close_matches(show(strays[0]), map(show, paths), cutoff=0)
         raise ValueError(
             f"{name}: the mask has an entry for {_some(strays)}, where there is no "
             f"parameter. The nearest parameters are {', '.join(near)}."
         )
-    if missing := [path for path, value in found.items() if value is None]:
+    missing = [p for p in paths if not any(above in entries for above in _prefixes(p))]
+    if missing:
         raise ValueError(
             f"{name}: the mask says nothing about {_some(missing)}. Give each "
             "parameter True, False or a number >= 0."
         )
-
-
-def _is_zero(multiplier: Strength) -> bool:
-    return isinstance(multiplier, float) and multiplier == 0.0
 
 
 def _some(paths: list[Path], most: int = 3) -> str:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from decayax._dtypes import cast_like, compute_dtype, is_inexact, widened
-from decayax._kernel import map_leaves, require_inexact, transform
+from decayax._kernel import advanced, map_leaves, require_inexact, transform
 from decayax._strength import as_strength, Strength
 from decayax._tree import is_hole, Path
 
@@ -34,7 +34,7 @@ def second_moment(grad: jax.Array, nu: jax.Array, decay: Strength) -> jax.Array:
 def direction(
     grad: jax.Array, nu: jax.Array, eps: Strength, eps_in_sqrt: bool
 ) -> jax.Array:
-    """u = g/(√V + ε), or g/√(V + ε)."""
+    """U = g/(√V + ε), or g/√(V + ε)."""
     dtype = compute_dtype(grad, nu)
     epsilon = jnp.asarray(eps, nu.dtype)
     scale = jnp.sqrt(nu + epsilon) if eps_in_sqrt else jnp.sqrt(nu) + epsilon
@@ -119,7 +119,7 @@ def scale_by_rms(
 
     def update(updates, state, params=None, **extra_args):
         del params, extra_args
-        count = optax.safe_increment(state.count)
+        count = advanced(state.count)
 
         def moment(path: Path, grad: Any, nu: jax.Array) -> jax.Array:
             require_inexact(name, "gradient", path, grad)

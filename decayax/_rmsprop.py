@@ -133,7 +133,7 @@ def rmspropw(
         >>> for t in range(200):  # noise of either sign, 0.1 and 10 large
         ...     updates, state = opt.update((-1) ** t * grads, state, params)
         ...     params = optax.apply_updates(params, updates)
-        >>> print([f"{x:.3f}" for x in params])  # both decay: (1 - 0.01 * 0.01) ** 200, and a step
+        >>> print([f"{x:.3f}" for x in params])  # both alike, and a step
         ['0.967', '0.967']
 
     Reference:

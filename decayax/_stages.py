@@ -11,7 +11,7 @@ from decayax._strength import as_strength, ScalarOrSchedule
 def heavy_ball(
     momentum: jax.typing.ArrayLike | None, nesterov: bool, accumulator_dtype: Any = None
 ) -> optax.GradientTransformation:
-    """m ← d + μm, or nothing at all where μ is None."""
+    """M ← d + μm, or nothing at all where μ is None."""
     if momentum is None:
         return optax.identity()
     return optax.trace(momentum, nesterov, accumulator_dtype)

@@ -1,4 +1,4 @@
-"""How strongly: one number λ ≥ 0, given as a float, a 0-d array, a tracer or a schedule.
+"""How strongly: one number λ ≥ 0, as a float, a 0-d array, a tracer or a schedule.
 
 What is known while the program is being built is checked and becomes a Python float;
 what is known only on the device passes through untouched and is never branched on.
@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 
@@ -46,12 +47,13 @@ def as_strength(name: str, argument: str, value: Any) -> Strength:
     dtype = getattr(value, "dtype", np.dtype(float))
     if not any(jnp.issubdtype(dtype, kind) for kind in (jnp.floating, jnp.integer)):
         raise TypeError(f"{must} a real number, got an array of dtype {dtype}. {cure}")
-    if np.shape(value) != ():
+    shape = getattr(value, "shape", ())
+    if shape != ():
         raise ValueError(
-            f"{must} one number, got an array of shape {np.shape(value)}. For a "
-            "strength per parameter, give a tree of multipliers as mask=."
+            f"{must} one number, got an array of shape {shape}. For a strength per "
+            "parameter, give a tree of multipliers as mask=."
         )
-    if not is_known(value):
+    if isinstance(value, jax.Array) and not is_known(value):
         return value
     number = float(value)
     if not math.isfinite(number):
@@ -88,6 +90,11 @@ def times(a: Strength, b: Strength) -> Strength:
         return a * b
     dtype = compute_dtype(*(x for x in (a, b) if not isinstance(x, float)))
     return jnp.asarray(a, dtype) * jnp.asarray(b, dtype)
+
+
+def is_zero(strength: Strength) -> bool:
+    """Whether the strength is known, and 0."""
+    return isinstance(strength, float) and strength == 0.0
 
 
 def is_known(value: Any) -> bool:

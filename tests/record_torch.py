@@ -27,6 +27,7 @@ from pathlib import Path
 
 import numpy as np
 
+
 OUTPUT = Path(__file__).parent / "data" / "torch_trajectories.npz"
 STEPS = 100
 BATCH = 8

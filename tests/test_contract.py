@@ -345,7 +345,9 @@ def test_apply_if_finite_skips_decay_and_counter(row: Row):
     assert_close(updates, expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("mask", [None, MASK, lambda p: MASK], ids=["none", "tree", "function"])
+@pytest.mark.parametrize(
+    "mask", [None, MASK, lambda p: MASK], ids=["none", "tree", "function"]
+)
 @parametrize(NAMED)
 def test_tree_map_params_finds_the_parameters_in_the_state(row: Row, mask):
     params = example()
@@ -368,8 +370,10 @@ def test_none_and_masked_nodes_pass(row: Row):
     part = row.part(0.1)
     expected, _ = steps(part, params, grads)
     for hole in (None, optax.MaskedNode()):
-        holed = [{**tree, "dense": {**tree["dense"], "bias": hole}, "more": hole}
-                 for tree in (params, grads)]
+        holed = [
+            {**tree, "dense": {**tree["dense"], "bias": hole}, "more": hole}
+            for tree in (params, grads)
+        ]
         got, _ = steps(part, *holed)
         assert got["dense"]["bias"] is hole or got["dense"]["bias"] == hole
         assert_close(got["dense"]["kernel"], expected["dense"]["kernel"])

@@ -80,7 +80,9 @@ def test_real_numbers_of_all_kinds_are_fine():
 
 
 def test_the_penalty_refuses_schedules():
-    with pytest.raises(TypeError, match=r"l2_penalty: weight_decay .* no step.*Write l2"):
+    with pytest.raises(
+        TypeError, match=r"l2_penalty: weight_decay .* no step.*Write l2"
+    ):
         dx.l2_penalty(PARAMS, lambda step: 0.1)
 
 
@@ -88,7 +90,9 @@ def test_the_penalty_refuses_complex_parameters():
     with pytest.raises(TypeError, match=r"l2_penalty: the parameter w is complex"):
         dx.l2_penalty({"w": jnp.ones(2, complex)}, 0.1)
     spared = {"w": jnp.ones(2, complex), "v": jnp.ones(2)}
-    assert dx.l2_penalty(spared, 0.1, mask={"w": False, "v": True}) == pytest.approx(0.1)
+    assert dx.l2_penalty(spared, 0.1, mask={"w": False, "v": True}) == pytest.approx(
+        0.1
+    )
 
 
 # --- masks ------------------------------------------------------------------------
@@ -162,7 +166,9 @@ def test_a_mask_that_asks_for_values_is_told_why():
     mask = lambda params: jax.tree.map(lambda p: p > 0, params)  # noqa: E731
     with pytest.raises(TypeError) as raised:
         dx.decoupled_decay(0.1, mask=mask).init(PARAMS)
-    assert "decides by path, shape and dtype, never by value" in raised.value.__notes__[0]
+    assert (
+        "decides by path, shape and dtype, never by value" in raised.value.__notes__[0]
+    )
 
 
 def test_a_mask_function_needs_paths():
@@ -193,8 +199,11 @@ def test_inject_hyperparams_that_calls_the_mask_is_caught():
 def test_parameters_must_come_along(row: Row):
     part = row.part(0.1)
     state = part.init(PARAMS)
-    with pytest.raises(ValueError, match=rf"{speaker(row)}: needs the parameters, got "
-                       r"params=None. Write optimizer.update\(grads, state, params\)"):
+    with pytest.raises(
+        ValueError,
+        match=rf"{speaker(row)}: needs the parameters, got "
+        r"params=None. Write optimizer.update\(grads, state, params\)",
+    ):
         part.update(GRADS, state)  # fmt: skip
 
 
@@ -207,18 +216,27 @@ PLACES = [row for row in DECAYING if row.name in SAID_BY.values()] + [
 @parametrize(PLACES)
 def test_updates_must_have_the_shapes_of_the_parameters(row: Row, strength):
     grads = {**GRADS, "b": jnp.ones((5, 1))}
-    with pytest.raises(ValueError, match=rf"{row.name}: the update of b has shape "
-                       r"\(5, 1\), its parameter \(5,\). Pass the gradients of these"):
+    with pytest.raises(
+        ValueError,
+        match=rf"{row.name}: the update of b has shape "
+        r"\(5, 1\), its parameter \(5,\). Pass the gradients of these",
+    ):
         use(row.part(strength), grads=grads)  # fmt: skip
 
 
 @parametrize(PLACES)
 def test_updates_must_be_the_tree_of_the_parameters(row: Row):
-    with pytest.raises(ValueError, match=rf"{row.name}: updates and parameters are dif"):
+    with pytest.raises(
+        ValueError, match=rf"{row.name}: updates and parameters are dif"
+    ):
         use(row.part(0.1), grads={"a": GRADS["a"]})
-    with pytest.raises(ValueError, match=rf"{row.name}: .* of b has .* parameter missi"):
+    with pytest.raises(
+        ValueError, match=rf"{row.name}: .* of b has .* parameter missi"
+    ):
         use(row.part(0.1), params={**PARAMS, "b": None})
-    with pytest.raises(ValueError, match=rf"{row.name}: .* of a has .* parameter missi"):
+    with pytest.raises(
+        ValueError, match=rf"{row.name}: .* of a has .* parameter missi"
+    ):
         use(row.part(0.1), grads={**GRADS, "a": jnp.ones(3)})
 
 
@@ -266,7 +284,9 @@ def test_scale_by_rms_checks_its_gradients():
     state = part.init(PARAMS)
     with pytest.raises(ValueError, match=r"scale_by_rms: the update of b has shape"):
         part.update({**GRADS, "b": jnp.ones((5, 1))}, state)
-    with pytest.raises(TypeError, match=r"scale_by_rms: the gradient b has dtype int32"):
+    with pytest.raises(
+        TypeError, match=r"scale_by_rms: the gradient b has dtype int32"
+    ):
         part.update({**GRADS, "b": jnp.ones(5, jnp.int32)}, state)
     with pytest.raises(ValueError, match=r"scale_by_rms: updates and parameters are"):
         part.update({"a": GRADS["a"]}, state)

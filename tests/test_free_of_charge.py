@@ -76,6 +76,7 @@ CHAINS = {
         l2(0.1, optax.sgd(1e-3, momentum=0.9)),
         2,
     ),
+    "sgdw": (dx.sgdw(**OURS), decoupled(0.1, rate()), 2),
     "sgdw, momentum": (
         dx.sgdw(momentum=0.9, **OURS),
         decoupled(0.1, optax.trace(0.9), rate()),
@@ -134,7 +135,7 @@ def test_no_more_bytes_than_the_optax_chain_beside_it(name):
 @pytest.mark.relaxed("optax.scale_by_adam")
 @pytest.mark.parametrize(
     "name",
-    ["add_l2_to_grad", "decoupled_decay", "independent_decay", "with_decay", "sgd_l2"],
+    ["add_l2_to_grad", "decoupled_decay", "independent_decay", "sgd_l2", "sgdw"],
 )
 def test_nor_on_sixteen_bit_leaves(name):
     """Float32 arithmetic happens in registers, not in a second copy of the leaf.

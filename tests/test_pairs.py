@@ -60,8 +60,9 @@ def test_the_arguments_are_optax_plus_weight_decay_and_mask(ours, theirs):
     added = {"weight_decay": 1e-4, "mask": None}
     rest = [a for a in arguments(ours) if a[0] not in added]
     if theirs is optax.rmsprop:  # the one changed default: ε outside the root
-        changed = [(n, k, False if n == "eps_in_sqrt" else d) for n, k, d in
-                   arguments(theirs)]
+        changed = [
+            (n, k, False if n == "eps_in_sqrt" else d) for n, k, d in arguments(theirs)
+        ]
         assert rest == changed
     else:
         assert rest == arguments(theirs)
@@ -145,5 +146,7 @@ def test_a_pair_differs_with_decay(l2, decoupled):
 @pytest.mark.parametrize("make", [make for pair in PAIRS for make in pair])
 @pytest.mark.parametrize("bad", [-0.1, float("nan"), True, "0.1", None])
 def test_a_bad_learning_rate_is_refused_by_name(make, bad):
-    with pytest.raises((TypeError, ValueError), match=f"{make.__name__}: learning_rate"):
+    with pytest.raises(
+        (TypeError, ValueError), match=f"{make.__name__}: learning_rate"
+    ):
         make(bad)

@@ -71,8 +71,9 @@ def test_no_mask_is_true_everywhere_and_a_constant_is_its_schedule(params, stren
     grads = some_grads(params)
     for place in PLACES:
         plain = once(place(strength), params, grads)
-        every = once(place(strength, mask=jax.tree.map(lambda _: True, params)),
-                     params, grads)
+        every = once(
+            place(strength, mask=jax.tree.map(lambda _: True, params)), params, grads
+        )
         chex.assert_trees_all_equal(plain, every)
         scheduled = once(place(optax.constant_schedule(strength)), params, grads)
         chex.assert_trees_all_equal(plain, scheduled)

@@ -6,7 +6,6 @@ import numpy as np
 import optax
 import pytest
 from catalogue import parametrize, Row
-
 from conftest import enable_x64
 
 

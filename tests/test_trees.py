@@ -61,7 +61,11 @@ ones = jnp.ones
 )
 def test_a_mask_fits_by_path_whatever_the_containers(params, mask):
     moved = dict(
-        zip([x.ndim for x in jax.tree.leaves(params)], decayed(params, mask), strict=True)
+        zip(
+            [x.ndim for x in jax.tree.leaves(params)],
+            decayed(params, mask),
+            strict=True,
+        )
     )
     assert moved == {2: 1.0, 1: 0.0}
 

@@ -159,6 +159,9 @@ def test_an_unfinished_optimizer_is_refused(unfinished):
     ],
 )
 def test_each_factor_is_checked_under_its_own_name(rate, strength, named):
-    with pytest.raises((TypeError, ValueError), match=f"with_decay: .*{named}"):
+    def use():
         optimizer = dx.with_decay(optax.sgd(0.1), strength, learning_rate=rate)
         optimizer.update(jnp.ones(2), optimizer.init(jnp.ones(2)), jnp.ones(2))
+
+    with pytest.raises((TypeError, ValueError), match=f"with_decay: .*{named}"):
+        use()
