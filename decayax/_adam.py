@@ -8,7 +8,7 @@ import optax
 from decayax._decay import add_l2_to_grad, decoupled_decay
 from decayax._kernel import in_float32
 from decayax._mask import MaskOrFn
-from decayax._stages import learning_rate_stage
+from decayax._stages import adam_moments, learning_rate_stage
 from decayax._strength import ScalarOrSchedule
 
 
@@ -73,7 +73,7 @@ def adam_l2(
     return in_float32(
         optax.chain(
             add_l2_to_grad(weight_decay, mask=mask),
-            optax.scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov),
+            adam_moments("adam_l2", b1, b2, eps, eps_root, mu_dtype, nesterov),
             learning_rate_stage("adam_l2", learning_rate),
         )
     )
@@ -140,7 +140,7 @@ def adamw(
     """
     return in_float32(
         optax.chain(
-            optax.scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov),
+            adam_moments("adamw", b1, b2, eps, eps_root, mu_dtype, nesterov),
             decoupled_decay(weight_decay, mask=mask),
             learning_rate_stage("adamw", learning_rate),
         )

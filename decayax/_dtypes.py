@@ -1,5 +1,6 @@
 """In what precision: float32 inside, the caller's dtypes outside."""
 
+import numbers
 from typing import Any
 
 import jax
@@ -13,8 +14,10 @@ def compute_dtype(*leaves: Any) -> Any:
 
 
 def dtype_of(leaf: Any) -> Any:
-    """The dtype JAX gives to an array, a ShapeDtypeStruct or a Python number."""
-    dtype = leaf.dtype if hasattr(leaf, "dtype") else jnp.result_type(leaf)
+    """The dtype JAX gives to an array or a Python number; the type of anything else."""
+    if isinstance(leaf, numbers.Number):
+        return jnp.result_type(leaf)
+    dtype = getattr(leaf, "dtype", type(leaf))
     numeric = jnp.issubdtype(dtype, jnp.number)
     return jax.dtypes.canonicalize_dtype(dtype) if numeric else dtype
 

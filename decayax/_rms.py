@@ -12,7 +12,7 @@ import optax
 
 from decayax._dtypes import cast_like, compute_dtype, is_inexact, widened
 from decayax._kernel import advanced, map_leaves, require_inexact, transform
-from decayax._strength import as_strength, Strength
+from decayax._strength import as_average_rate, as_strength, Strength
 from decayax._tree import is_hole, Path
 
 
@@ -100,15 +100,9 @@ def scale_by_rms(
         Kingma and Ba, https://arxiv.org/abs/1412.6980, Section 3.
     """
     name = "scale_by_rms"
-    decay = as_strength(name, "decay", decay)
+    decay = as_average_rate(name, "decay", decay)
     eps = as_strength(name, "eps", eps)
     initial_scale = as_strength(name, "initial_scale", initial_scale)
-    if isinstance(decay, float) and decay >= 1.0:
-        raise ValueError(
-            f"{name}: decay must be < 1, got {decay}: V would never move. Write 0.9. "
-            "(optax.inject_hyperparams rounds 0.999 to 1 where parameters are "
-            "bfloat16: give it hyperparam_dtype=jnp.float32.)"
-        )
 
     def init(params: optax.Params) -> ScaleByRmsState:
         def start(param: Any) -> jax.Array:

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import optax
 
-from decayax._strength import as_strength, ScalarOrSchedule
+from decayax._strength import as_average_rate, as_strength, ScalarOrSchedule
 
 
 def heavy_ball(
@@ -15,6 +15,21 @@ def heavy_ball(
     if momentum is None:
         return optax.identity()
     return optax.trace(momentum, nesterov, accumulator_dtype)
+
+
+def adam_moments(
+    name: str,
+    b1: jax.typing.ArrayLike,
+    b2: jax.typing.ArrayLike,
+    eps: jax.typing.ArrayLike,
+    eps_root: jax.typing.ArrayLike,
+    mu_dtype: Any,
+    nesterov: bool,
+) -> optax.GradientTransformation:
+    """Adam's direction u = m̂/(√v̂ + ε)."""
+    as_average_rate(name, "b1", b1)
+    as_average_rate(name, "b2", b2)
+    return optax.scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov)
 
 
 def learning_rate_stage(

@@ -66,6 +66,18 @@ def as_strength(name: str, argument: str, value: Any) -> Strength:
     return number
 
 
+def as_average_rate(name: str, argument: str, value: Any) -> Strength:
+    """Check the decay rate β of a moving average: as a strength, and below 1."""
+    rate = as_strength(name, argument, value)
+    if isinstance(rate, float) and rate >= 1.0:
+        raise ValueError(
+            f"{name}: {argument} must be < 1, got {rate}: the average would never "
+            "move. Write 0.9. (optax.inject_hyperparams rounds 0.999 to 1 where the "
+            "parameters are bfloat16: give it hyperparam_dtype=jnp.float32.)"
+        )
+    return rate
+
+
 def strength_at(
     name: str, argument: str, value: ScalarOrSchedule, step: jax.Array
 ) -> Strength:

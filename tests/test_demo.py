@@ -392,11 +392,11 @@ def test_the_conclusion_follows_the_numbers():
 
     def rmspropw_wins(arm, cell):
         gain = {NONE: -0.2, DECOUPLED: 0.1 * (arm.base == "RMSprop")}.get(arm.place, 0)
-        wobble = 0.01 * math.sin(7 * cell.seed + len(arm.name))
+        wobble = 0.01 * math.sin(7 * cell.seed + len(arm.name))  # seed against seed
         return prefers(0.01, 0.1)(arm, cell)[0], 0.8 + gain + wobble
 
     text = conclusion(analyse(made_up_runs(plan(), rmspropw_wins)))
-    assert "rmspropw is better than its twin by 1" in text
+    assert "rmspropw is better than its twin by 9" in text
     assert "no difference in test accuracy is shown between sgdw and sgd_l2; " in text
     assert "6 of the 6 chains are clearly better and 0 clearly worse" in text
     assert "largest weight" not in text  # it is the same in all of them
@@ -462,12 +462,9 @@ def test_a_missing_package_ends_in_one_line(module, monkeypatch):
     from experiments.__main__ import EXTRAS as needed, main
 
     monkeypatch.setitem(sys.modules, module, None)
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        with pytest.raises(SystemExit) as error:
-            main()
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    monkeypatch.setattr("experiments.interrupts.listen", lambda: None)
+    with pytest.raises(SystemExit) as error:
+        main()
     message = str(error.value.code)
     assert f"{needed[module]} is not installed" in message
     assert "pip install 'decayax[experiments]'" in message

@@ -255,6 +255,13 @@ def test_integers_cannot_shrink(row: Row, dtype):
     use(row.part(0.1, {"a": True, "b": False}), params)
 
 
+def test_what_is_no_array_cannot_shrink():
+    params = {"w": jnp.ones(2), "activation": jnp.tanh}
+    text = r"the parameter activation has dtype <class .*put None in its place"
+    with pytest.raises(TypeError, match=text):
+        dx.decoupled_decay(0.1).init(params)
+
+
 def test_a_real_gradient_of_a_complex_parameter_is_refused():
     params, grads = {"w": jnp.ones(2, complex)}, {"w": jnp.ones(2)}
     with pytest.raises(TypeError, match=r"decoupled_decay: the update w is real"):
@@ -267,7 +274,10 @@ def test_a_real_gradient_of_a_complex_parameter_is_refused():
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"decay": 1.0}, r"decay must be < 1, got 1.0: V would never move. Write 0.9"),
+        (
+            {"decay": 1.0},
+            r"decay must be < 1, got 1.0: the average would never move. Write 0.9",
+        ),
         ({"decay": -0.1}, r"decay must be >= 0"),
         ({"eps": -1e-8}, r"eps must be >= 0, got -1e-08"),
         ({"eps": float("nan")}, r"eps must be finite"),
@@ -290,3 +300,17 @@ def test_scale_by_rms_checks_its_gradients():
         part.update({**GRADS, "b": jnp.ones(5, jnp.int32)}, state)
     with pytest.raises(ValueError, match=r"scale_by_rms: updates and parameters are"):
         part.update({"a": GRADS["a"]}, state)
+
+
+@pytest.mark.parametrize("make", [dx.adam_l2, dx.adamw])
+@pytest.mark.parametrize("argument", ["b1", "b2"])
+def test_adam_checks_its_averages(make, argument):
+    with pytest.raises(ValueError, match=f"{make.__name__}: {argument} must be < 1"):
+        make(1e-3, **{argument: 1.0})
+
+
+def test_a_b2_rounded_to_one_by_inject_hyperparams_is_caught():
+    params = {"w": jnp.ones(2, jnp.bfloat16)}
+    rounded = optax.inject_hyperparams(dx.adamw)(1e-3)
+    with pytest.raises(ValueError, match=r"adamw: b2 .*hyperparam_dtype=jnp.float32"):
+        rounded.init(params)
