@@ -1,8 +1,8 @@
 """From the table of runs to numbers: selection on validation, estimates on test."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -11,7 +11,9 @@ from experiments.statistics import compare, Comparison, Estimate, estimate
 
 
 TUNING, FINAL = "tuning", "final"  # the two stages of the protocol
+MATCHED = "same rate"  # no decay at the learning rate of the decoupled chain
 NONE, L2, DECOUPLED = "none", "L2", "decoupled"  # the places
+AXES = ("λ", "learning rate")  # of the tuning grid
 
 
 class Run(NamedTuple):
@@ -54,14 +56,27 @@ class Summary(NamedTuple):
     diverged: tuple[int, int]  # in tuning, in the final runs
 
 
+class Matched(NamedTuple):
+    """A base without decay, trained at the learning rate of its decoupled chain."""
+
+    arm: str
+    learning_rate: float
+    test: Estimate
+    max_abs_w: float  # mean over the final seeds
+    rms_w: float
+
+
 class Analysis(NamedTuple):
     arms: list[Summary]
+    matched: list[Matched]  # one per base
     pairs: list[Comparison]  # decoupled minus L2, one per base
     decays: list[Comparison]  # each chain minus its base without decay
+    sizes: list[Comparison]  # the pairs again, of the largest weight
 
 
 def read_runs(path: Path) -> list[Run]:
-    kinds = Run.__annotations__ | {"diverged": "True".__eq__}
+    kinds: dict[str, Callable[[str], Any]] = dict(Run.__annotations__)
+    kinds["diverged"] = "True".__eq__
     return [
         Run(**{name: kinds[name](text) for name, text in row.items()})
         for row in files.read_csv(path)
@@ -82,7 +97,7 @@ def choose(runs: Sequence[Run]) -> dict[str, Choice]:
                 cells.setdefault(cell, []).append(run.val_accuracy)
         means = {cell: round(float(np.mean(cells[cell])), 9) for cell in sorted(cells)}
         best = max(means, key=means.__getitem__)
-        axes = zip(("strength", "learning rate"), best, zip(*means))
+        axes = zip(AXES, best, zip(*means, strict=True), strict=True)
         edges = tuple(name for name, value, axis in axes if _at_edge(value, axis))
         choices[arm] = Choice(best[1], best[0], means[best], edges)
     return choices
@@ -94,19 +109,18 @@ def _at_edge(value: float, axis: Sequence[float]) -> bool:
 
 def analyse(runs: Sequence[Run]) -> Analysis:
     choices = choose(runs)
-    final = {
-        arm: sorted(
-            (run for run in runs if run.arm == arm and run.stage == FINAL),
-            key=lambda run: run.seed,
-        )
-        for arm in choices
-    }
+    final = {arm: _seeds(runs, FINAL, arm) for arm in choices}
     summaries = [
-        _summary(choices[arm], chosen, sum(r.diverged for r in runs if r.arm == arm))
+        _summary(choices[arm], chosen, _seeds(runs, TUNING, arm))
         for arm, chosen in final.items()
     ]
+    matched = [_seeds(runs, MATCHED, each.arm) for each in summaries]
     accuracy = {
         arm: 100 * np.array([run.test_accuracy for run in chosen])
+        for arm, chosen in final.items()
+    }
+    largest = {
+        arm: np.array([run.max_abs_w for run in chosen])
         for arm, chosen in final.items()
     }
     arm_at = {(each.base, each.place): each.arm for each in summaries}
@@ -118,15 +132,38 @@ def analyse(runs: Sequence[Run]) -> Analysis:
         for place in (L2, DECOUPLED)
     ]
     compared = compare(pairs + decays, accuracy)
-    return Analysis(summaries, compared[: len(pairs)], compared[len(pairs) :])
+    return Analysis(
+        summaries,
+        matched=[_matched(chosen) for chosen in matched if chosen],
+        pairs=compared[: len(pairs)],
+        decays=compared[len(pairs) :],
+        sizes=compare(pairs, largest),
+    )
 
 
-def _summary(choice: Choice, final: list[Run], diverged: int) -> Summary:
-    diverged_final = sum(run.diverged for run in final)
+def _seeds(runs: Sequence[Run], stage: str, arm: str) -> list[Run]:
+    chosen = (run for run in runs if (run.stage, run.arm) == (stage, arm))
+    return sorted(chosen, key=lambda run: run.seed)
+
+
+def _summary(choice: Choice, final: list[Run], tuning: list[Run]) -> Summary:
     return Summary(
         *(final[0].arm, final[0].base, final[0].place, choice),
-        test=estimate([100 * run.test_accuracy for run in final]),
-        max_abs_w=float(np.mean([run.max_abs_w for run in final])),
-        rms_w=float(np.mean([run.rms_w for run in final])),
-        diverged=(diverged - diverged_final, diverged_final),
+        **_means(final),
+        diverged=(
+            sum(run.diverged for run in tuning),
+            sum(run.diverged for run in final),
+        ),
     )
+
+
+def _matched(chosen: list[Run]) -> Matched:
+    return Matched(chosen[0].arm, chosen[0].learning_rate, **_means(chosen))
+
+
+def _means(chosen: list[Run]) -> dict[str, Any]:
+    return {
+        "test": estimate([100 * run.test_accuracy for run in chosen]),
+        "max_abs_w": float(np.mean([run.max_abs_w for run in chosen])),
+        "rms_w": float(np.mean([run.rms_w for run in chosen])),
+    }

@@ -6,7 +6,7 @@ and of them only, is redrawn uniformly (so one in ten of those stays right by ch
 """
 
 import enum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,12 +28,12 @@ class Purpose(enum.IntEnum):
 
 
 class Digits(NamedTuple):
-    """1797 digits of 8 x 8 pixels in [0, 1]."""
+    """1797 digits of 8 x 8 pixels in [0, 1]: NumPy's, or JAX's once on a device."""
 
-    pool_x: jax.Array  # float32[1200, 64]: training and validation
-    pool_y: jax.Array  # int32[1200]
-    test_x: jax.Array  # float32[597, 64]
-    test_y: jax.Array  # int32[597]
+    pool_x: Any  # float32[1200, 64]: training and validation
+    pool_y: Any  # int32[1200]
+    test_x: Any  # float32[597, 64]
+    test_y: Any  # int32[597]
 
 
 class Split(NamedTuple):
@@ -47,10 +47,10 @@ class Split(NamedTuple):
 
 def load(pool_size: int = 1200) -> Digits:
     """The digits, cut once into a pool and a test part."""
-    digits = load_digits()
-    order = np.random.default_rng(TEST_SPLIT_SEED).permutation(len(digits.target))
-    x = (digits.data[order] / 16).astype(np.float32)
-    y = digits.target[order].astype(np.int32)
+    x, y = load_digits(return_X_y=True)
+    order = np.random.default_rng(TEST_SPLIT_SEED).permutation(len(y))
+    x = (x[order] / 16).astype(np.float32)
+    y = y[order].astype(np.int32)
     return Digits(x[:pool_size], y[:pool_size], x[pool_size:], y[pool_size:])
 
 

@@ -13,26 +13,38 @@ Reference   Loshchilov and Hutter, *Decoupled Weight Decay Regularization*, ICLR
 Nine arms: SGD with momentum, RMSprop and Adam, each without decay, with L2 and with
 decoupled decay; inside a pair only the function differs. Stage 1 tunes every arm on
 one grid by validation accuracy. Stage 2 runs the winners on fresh seeds and reports
-test accuracy, paired by seed.
+test accuracy, paired by seed. For the sizes of the weights each base also runs without
+decay at the learning rate of its decoupled chain: a smaller rate keeps weights small,
+too, so tuned against tuned would compare the rates.
 """
 
 import dataclasses
 import functools
 import itertools
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 
 import decayax as dx
-from experiments import data as digits, engine, files, models
-from experiments.analysis import choose, DECOUPLED, FINAL, L2, NONE, Run, TUNING
+from experiments import data as digits, engine, files, models, tasks
+from experiments.analysis import (
+    Choice,
+    choose,
+    DECOUPLED,
+    FINAL,
+    L2,
+    MATCHED,
+    NONE,
+    Run,
+    TUNING,
+)
 from experiments.mechanism import measure_shrink
-from experiments.terminal import Bar, progress
+from experiments.report import write_report
+from experiments.terminal import Bar, progress, show
 
 
 class Arm(NamedTuple):
@@ -63,7 +75,7 @@ ARMS = (
 class Plan:
     """All that decides the numbers. The grid is the same for both arms of a pair."""
 
-    learning_rates: dict[str, tuple[float, ...]]  # by base
+    learning_rates: dict[str, tuple[float, ...]]  # of each base, the peaks
     weight_decays: tuple[float, ...]
     tuning_seeds: int = 3
     final_seeds: int = 20
@@ -73,43 +85,51 @@ class Plan:
     train_size: int = 900
     label_noise: float = 0.4
     hidden: int = 128
-    chunk: int = 20  # cells trained side by side: the bits of a run depend on it
-
-    def seeds(self, stage: str) -> range:
-        """The seeds of a stage; no seed is of both."""
-        fresh = range(self.tuning_seeds, self.tuning_seeds + self.final_seeds)
-        return {TUNING: range(self.tuning_seeds), FINAL: fresh}[stage]
+    chunk: int = 20  # cells side by side; another number, other last bits
 
     def __post_init__(self):
         if self.epochs % self.epochs_per_segment:
             raise ValueError("epochs must be a multiple of epochs_per_segment")
-        if self.final_seeds < 2:
-            raise ValueError("an interval over seeds needs final_seeds >= 2")
+
+    def seeds(self, stage: str) -> range:
+        """The seeds of a stage; none is in both."""
+        fresh = range(self.tuning_seeds, self.tuning_seeds + self.final_seeds)
+        return range(self.tuning_seeds) if stage == TUNING else fresh
 
     def tuning_cells(self, arm: Arm) -> list[engine.Cell]:
         strengths = (0.0,) if arm.place == NONE else self.weight_decays
-        grid = itertools.product(
-            self.learning_rates[arm.base], strengths, self.seeds(TUNING)
-        )
-        return [engine.Cell(*cell) for cell in grid]
+        rates, seeds = self.learning_rates[arm.base], self.seeds(TUNING)
+        return [engine.Cell(*c) for c in itertools.product(rates, strengths, seeds)]
 
-    @property
-    def runs(self) -> int:
+    def count_runs(self) -> int:
         tuning = sum(len(self.tuning_cells(arm)) for arm in ARMS)
-        return tuning + len(ARMS) * self.final_seeds
+        return tuning + (len(ARMS) + len(self.learning_rates)) * self.final_seeds
+
+    def task(self) -> engine.Task:
+        return tasks.noisy_digits(
+            self.train_size, self.label_noise, self.batch, self.hidden
+        )
+
+    def schedule(self) -> engine.Schedule:
+        steps = self.train_size // self.batch
+        return engine.Schedule(self.epochs, self.epochs_per_segment, steps)
 
 
 FULL = Plan(
     learning_rates={
         "SGD": (0.003, 0.01, 0.03, 0.1, 0.3),
-        "RMSprop": (3e-4, 1e-3, 3e-3, 1e-2, 3e-2),
-        "Adam": (3e-4, 1e-3, 3e-3, 1e-2, 3e-2),
+        "RMSprop": (0.0003, 0.001, 0.003, 0.01, 0.03),
+        "Adam": (0.0003, 0.001, 0.003, 0.01, 0.03),
     },
-    weight_decays=(1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 0.3, 1.0, 3.0, 10.0),
+    weight_decays=(0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0),
 )
 SMOKE = Plan(
-    learning_rates={"SGD": (0.03, 0.1), "RMSprop": (1e-3, 3e-3), "Adam": (3e-3, 1e-2)},
-    weight_decays=(1e-2, 1.0),
+    learning_rates={
+        "SGD": (0.03, 0.1),
+        "RMSprop": (0.001, 0.003),
+        "Adam": (0.003, 0.01),
+    },
+    weight_decays=(0.01, 1.0),
     tuning_seeds=2,
     final_seeds=4,
     epochs=4,
@@ -118,74 +138,105 @@ SMOKE = Plan(
 )
 
 
-def make_task(plan: Plan) -> engine.Task:
-    """Digits with noisy labels, an MLP, cross-entropy; kernels decay."""
-    model = models.mlp(64, plan.hidden, digits.CLASSES)
-
-    def loss(params, x, y):
-        logits = model.logits(params, x)
-        return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
-
-    def accuracy(params, x, y):
-        return jnp.mean(jnp.argmax(model.logits(params, x), axis=-1) == y)
-
-    def measure(params, part, data):
-        leaves = jax.tree.leaves(params)
-        diverged = ~jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in leaves]))
-        val = accuracy(params, part.val_x, part.val_y)
-        test = accuracy(params, data.test_x, data.test_y)
-        weights = models.kernel_vector(params)
-        return {
-            "val_accuracy": jnp.where(diverged, 1 / digits.CLASSES, val),
-            "test_accuracy": jnp.where(diverged, 1 / digits.CLASSES, test),
-            "train_loss": loss(params, part.train_x, part.train_y),
-            "max_abs_w": jnp.max(jnp.abs(weights)),
-            "rms_w": jnp.sqrt(jnp.mean(weights**2)),
-            "diverged": diverged,
-        }
-
-    return engine.Task(
-        init=lambda seed: model.init(digits.key_for(seed, digits.Purpose.INIT)),
-        part=lambda seed, data: digits.split(
-            seed, data, plan.train_size, plan.label_noise
-        ),
-        batches=lambda seed, epoch, part: digits.batches(seed, epoch, part, plan.batch),
-        loss=loss,
-        measure=measure,
-        mask=models.is_kernel,
-    )
+Lap = Callable[[str], None]  # told the name of every part that has just ended
 
 
-def run_demo(plan: Plan, out: Path, command: str, started: float) -> None:
-    """Tune, run the winners on fresh seeds, measure; then write the raw results."""
-    clock = Clock({}, started)
-    clock.lap("import")
-    runs: list[Run] = []
-    arrays: dict[str, np.ndarray] = {}
-    with progress(plan.runs) as bar:
-        bar.say("compiling")
-        data = digits.load()
-        bench = engine.prepare_bench(make_task(plan), schedule(plan), data, plan.chunk)
-        chains = dict.fromkeys(arm.chain for arm in ARMS)
-        programs = {chain: engine.compile_program(bench, chain) for chain in chains}
-        clock.lap("compile")
-        for arm in ARMS:
-            bar.say(f"tuning {arm.name}")
-            cells = plan.tuning_cells(arm)
-            results = engine.train(programs[arm.chain], cells, bar.advance)
-            runs += as_runs(TUNING, arm, cells, results)
-        clock.lap("tuning")
-        for arm, cell in winners(runs).items():
-            bar.say(f"fresh seeds {arm.name}")
-            cells = [cell._replace(seed=seed) for seed in plan.seeds(FINAL)]
-            results = engine.train(programs[arm.chain], cells, bar.advance)
-            runs += as_runs(FINAL, arm, cells, results)
-            weights = jax.vmap(models.kernel_vector)(results.params)
-            arrays[f"weights/{arm.name}"] = np.asarray(weights)
-        clock.lap("fresh seeds")
-        bar.say("measuring the shrink")
-        arrays |= measured_shrinks(plan, runs, data)
-        clock.lap("mechanism")
+def run(plan: Plan, out: Path, command: str, started: float) -> None:
+    """Train and measure, write the raw results, make figures and report from them."""
+    lap, seconds = stopwatch(started)
+    lap("imports")
+    opening = f"Digits with wrong training labels: 9 arms, {plan.count_runs()} runs."
+    print(opening, flush=True)
+    with progress(plan.count_runs()) as bar:
+        runs, arrays = train_and_measure(plan, bar, lap)
+    origin = {"command": command, **files.provenance(), "seconds": seconds}
+    design = {
+        "plan": dataclasses.asdict(plan),
+        "tuning_seeds": list(plan.seeds(TUNING)),
+        "final_seeds": list(plan.seeds(FINAL)),
+        "test_split_seed": digits.TEST_SPLIT_SEED,
+        "runs": plan.count_runs(),
+    }
     files.write_arrays(out / "raw.npz", arrays)
     files.write_csv(out / "cells.csv", runs)
-    files.write_json(out / "manifest.json", manifest(plan, command, clock.seconds))
+    files.write_json(out / "manifest.json", origin | design)
+    analysis = write_report(out)
+    lap("figures and report")
+    files.write_json(out / "manifest.json", origin | design)
+    show(analysis, out)
+    print(f"\n{plan.count_runs()} runs, {sum(seconds.values()):.0f} seconds in all.")
+
+
+def train_and_measure(
+    plan: Plan, bar: Bar, lap: Lap
+) -> tuple[list[Run], dict[str, np.ndarray]]:
+    """All runs of both stages, and the arrays behind the figures."""
+    bar.say("compiling the model")
+    data = digits.load()
+    bench = engine.prepare_bench(plan.task(), plan.schedule(), data, plan.chunk)
+    programs: dict[engine.Chain, engine.Program] = {}
+    for arm in ARMS:
+        if arm.chain not in programs:
+            bar.say(f"compiling {arm.name}")
+            programs[arm.chain] = engine.compile_program(bench, arm.chain)
+    lap("compile")
+    runs: list[Run] = []
+    arrays: dict[str, np.ndarray] = {}
+    for arm in ARMS:
+        bar.say(f"tuning {arm.name}")
+        cells = plan.tuning_cells(arm)
+        results = engine.train(programs[arm.chain], cells, bar.advance)
+        runs += records(TUNING, arm, cells, results.measures)
+    lap("tuning")
+    for stage, arm, best in settings(choose(runs)):
+        bar.say(f"fresh seeds {arm.name}")
+        cells = [best._replace(seed=seed) for seed in plan.seeds(stage)]
+        results = engine.train(programs[arm.chain], cells, bar.advance)
+        runs += records(stage, arm, cells, results.measures)
+        weights = jax.vmap(models.kernel_vector)(results.params)
+        arrays[f"{arm.name}/{stage} weights"] = np.asarray(weights)
+        if arm.base == "RMSprop" and arm.place != NONE:
+            bar.say(f"measuring {arm.name}")
+            shrink = measure_shrink(
+                plan.task(), plan.schedule(), data, arm.chain, cells[0]
+            )
+            arrays |= {f"{arm.name}/{name}": array for name, array in shrink.items()}
+    lap("fresh seeds")
+    return runs, arrays
+
+
+def settings(choices: dict[str, Choice]) -> Iterator[tuple[str, Arm, engine.Cell]]:
+    """What runs on the fresh seeds: each winner, and no decay at equal rates."""
+    decoupled = {arm.base: arm.name for arm in ARMS if arm.place == DECOUPLED}
+    for arm in ARMS:
+        choice = choices[arm.name]
+        yield FINAL, arm, engine.Cell(choice.learning_rate, choice.weight_decay, None)
+        if arm.place == NONE:
+            rate = choices[decoupled[arm.base]].learning_rate
+            yield MATCHED, arm, engine.Cell(rate, 0.0, None)
+
+
+def records(
+    stage: str, arm: Arm, cells: list[engine.Cell], measures: dict[str, np.ndarray]
+) -> Iterator[Run]:
+    """The lines of cells.csv."""
+    for index, cell in enumerate(cells):
+        # The shortest decimals that give the same float32; a bool stays one.
+        at = {name: values[index].item() for name, values in measures.items()}
+        at |= {
+            name: float(str(values[index]))
+            for name, values in measures.items()
+            if values.dtype == np.float32
+        }
+        yield Run(stage, arm.name, arm.base, arm.place, *cell, **at)
+
+
+def stopwatch(started: float) -> tuple[Lap, dict[str, float]]:
+    """A function to call at the end of each part, and the seconds it notes."""
+    seconds: dict[str, float] = {}
+
+    def lap(name: str) -> None:
+        elapsed = time.perf_counter() - started - sum(seconds.values())
+        seconds[name] = round(elapsed, 2)
+
+    return lap, seconds

@@ -206,7 +206,7 @@ def _chunks(cells: list[Cell], chunk: int) -> Iterator[tuple[Cell, int]]:
     for first in range(0, len(cells), chunk):
         real = cells[first : first + chunk]
         full = real + [real[-1]] * (chunk - len(real))
-        numbers = [np.asarray(column) for column in zip(*full)]
+        numbers = [np.asarray(column) for column in zip(*full, strict=True)]
         yield (
             Cell(
                 *(column.astype(np.float32) for column in numbers[:2]),

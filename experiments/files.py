@@ -14,13 +14,16 @@ from typing import Any
 import jax
 import numpy as np
 
+from experiments import interrupts
 
-PACKAGES = "decayax jax jaxlib optax flax numpy scipy scikit-learn matplotlib".split()
+
+PACKAGES = ("decayax", "jax", "jaxlib", "optax", "flax", "numpy", "scikit-learn")
 
 
 @contextlib.contextmanager
 def whole(path: Path) -> Iterator[Path]:
     """A temporary name beside `path`, moved onto it only when all is written."""
+    interrupts.heed()
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:

@@ -32,9 +32,9 @@ def measure_shrink(
     """Train one cell to half its epochs, then measure over the next epoch.
 
     Returns:
-        For every decayed weight `shrink` (per step), `root_v` (√V, mean of the epoch)
-        and `rms_w` (of the epoch), each float32[weights]; and `rate`, the mean
-        γ_t λ of the epoch, float32[].
+        For every decayed weight, over the epoch: `shrink` per step, the mean `root_v`
+        of √V, the root mean squares `rms_w` and `rms_g` of weight and gradient, each
+        float32[weights]; and `rate`, the mean of γ_t λ, float32[].
     """
     half = schedule.epochs // 2
 
@@ -50,9 +50,10 @@ def measure_shrink(
     sums = jax.device_get(measure(cell, data))
     steps = schedule.steps_per_epoch
     return {
-        "shrink": sums["pull"] / sums["square"],
+        "shrink": sums["pull"] / np.maximum(sums["square"], np.finfo("f4").tiny),
         "root_v": sums["root_v"] / steps,
         "rms_w": np.sqrt(sums["square"] / steps),
+        "rms_g": np.sqrt(sums["grad_square"] / steps),
         "rate": sums["rate"] / steps,
     }
 
@@ -69,14 +70,16 @@ def _one_epoch(task, schedule, data, chain, cell, carry, number) -> Any:
         grads = jax.grad(task.loss)(params, *batch)
         without, _ = plain.update(grads, state, params)
         updates, state = decayed.update(grads, state, params)
-        theta, by_decay = kernel_vector(params), kernel_vector(updates) - kernel_vector(without)
+        theta, by_decay = (
+            kernel_vector(params),
+            kernel_vector(updates) - kernel_vector(without),
+        )
         terms = {
             "pull": -by_decay * theta,
             "square": theta**2,
+            "grad_square": kernel_vector(grads) ** 2,
             "root_v": jnp.sqrt(kernel_vector(optax.tree_utils.tree_get(state, "nu"))),
-            "rate": cell.learning_rate
-            * schedule.multiplier(index)
-            * cell.weight_decay,
+            "rate": cell.learning_rate * schedule.multiplier(index) * cell.weight_decay,
         }
         return (index + 1, (optax.apply_updates(params, updates), state)), terms
 
@@ -84,4 +87,3 @@ def _one_epoch(task, schedule, data, chain, cell, carry, number) -> Any:
     start = (number * schedule.steps_per_epoch, carry)
     _, terms = jax.lax.scan(step, start, task.batches(cell.seed, number, part))
     return jax.tree.map(lambda term: jnp.sum(term, axis=0), terms)
-

@@ -47,5 +47,7 @@ def is_kernel(params: Any) -> Any:
 
 def kernel_vector(params: Any) -> jax.Array:
     """All decayed parameters as one vector, in the order of the tree."""
-    picked = zip(jax.tree.leaves(params), jax.tree.leaves(is_kernel(params)))
-    return jnp.concatenate([leaf.ravel() for leaf, decays in picked if decays])
+    leaves, decays = jax.tree.leaves(params), jax.tree.leaves(is_kernel(params))
+    return jnp.concatenate(
+        [leaf.ravel() for leaf, yes in zip(leaves, decays, strict=True) if yes]
+    )

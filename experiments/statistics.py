@@ -41,11 +41,18 @@ class Comparison(NamedTuple):
         return excludes_zero and self.p_holm < LEVEL
 
     @property
-    def better(self) -> str | None:
-        """The arm that is clearly better, if one is."""
+    def larger(self) -> str | None:
+        """The arm whose values are clearly larger, if one's are."""
         if not self.clear:
             return None
         return self.first if self.difference.mean > 0 else self.second
+
+    @property
+    def smaller(self) -> str | None:
+        """The other one."""
+        if not self.clear:
+            return None
+        return self.second if self.difference.mean > 0 else self.first
 
 
 def estimate(values: Sequence[float] | np.ndarray) -> Estimate:
@@ -65,7 +72,9 @@ def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's adjusted p-values, in the order given."""
     order = np.argsort(p_values, kind="stable")
     factors = len(p_values) - np.arange(len(p_values))
-    adjusted = np.minimum(1, np.maximum.accumulate(np.asarray(p_values)[order] * factors))
+    adjusted = np.minimum(
+        1, np.maximum.accumulate(np.asarray(p_values)[order] * factors)
+    )
     result = np.empty(len(p_values))
     result[order] = adjusted
     return result.tolist()
@@ -78,20 +87,16 @@ def compare(
     estimates = [estimate(values[first] - values[second]) for first, second in pairs]
     corrected = holm([each.p for each in estimates])
     return [
-        Comparison(*pair, *rest) for pair, *rest in zip(pairs, estimates, corrected)
+        Comparison(*pair, difference, p)
+        for pair, difference, p in zip(pairs, estimates, corrected, strict=True)
     ]
 
 
-def verdict(comparison: Comparison) -> str:
-    """The comparison in words, derived from its numbers."""
-    first, second, (mean, low, high, _), p_holm = comparison
-    numbers = f"{mean:+.1f} points, 95 % CI [{low:+.1f}, {high:+.1f}]"
-    if comparison.clear:
-        better, worse = (first, second) if mean > 0 else (second, first)
-        return f"{better} is clearly better than {worse} ({numbers})"
+def verdict(comparison: Comparison, adjective: str = "better") -> str:
+    """The comparison in words, derived from its numbers; larger values are `better`."""
+    low, high = comparison.difference.low, comparison.difference.high
+    if comparison.larger:
+        return f"{comparison.larger} clearly {adjective}"
     if low > 0 or high < 0:
-        return (
-            f"{first} against {second}: not clear, the interval excludes 0 but not "
-            f"after correction for all comparisons, p = {p_holm:.2f} ({numbers})"
-        )
-    return f"no difference shown between {first} and {second} ({numbers})"
+        return "not clear after correction"
+    return "no difference shown"

@@ -57,7 +57,7 @@ def test_smoke_run_end_to_end(tmp_path):
     }
     with open(tmp_path / "cells.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == SMOKE.count_runs() == 3 * (4 + 8 + 8) + 9 * 4
+    assert len(rows) == SMOKE.count_runs() == 3 * (4 + 8 + 8) + (9 + 3) * 4
     for row in rows:
         for column in ("val_accuracy", "test_accuracy", "train_loss", "max_abs_w"):
             assert math.isfinite(float(row[column])), row
@@ -128,8 +128,11 @@ def test_data_depend_on_the_seed_alone_and_only_training_labels_are_wrong():
 
     assert share_wrong(a.val_x, a.val_y) == 0
     assert share_wrong(a.train_x, a.train_y) == pytest.approx(0.4 * 0.9, abs=0.05)
-    rows = {np.asarray(x).tobytes() for x in (*a.train_x, *a.val_x)}
-    assert rows.isdisjoint(x.tobytes() for x in stored.test_x)
+    train, val = ({np.asarray(x).tobytes() for x in part} for part in (a[0], a[2]))
+    test = {x.tobytes() for x in stored.test_x}
+    assert (len(a.train_y), len(a.val_y), len(stored.test_y)) == (900, 300, 597)
+    assert train.isdisjoint(val)
+    assert test.isdisjoint(train | val)
 
 
 # --- The engine -------------------------------------------------------------------
@@ -182,9 +185,52 @@ def test_one_trace_and_no_compilation_however_many_cells(small, caplog):
 
 
 def test_cells_stay_apart_on_the_devices(program):
+    import jax
+    from jax.sharding import PartitionSpec
+
+    assert program.bench.spread.spec == PartitionSpec("cell")
+    assert program.bench.spread.mesh.size == min(jax.device_count(), 4)
     text = program.segment.as_text()
     for collective in ("all-gather", "all-reduce", "all-to-all", "collective-permute"):
         assert collective not in text
+
+
+def test_training_is_what_a_plain_loop_does(small, program):
+    import jax
+    import jax.numpy as jnp
+
+    from experiments import data as digits
+
+    # The L2 chain by hand: θ <- θ - γ_t m, m <- g + λθ + 0.9 m; no λ on biases.
+    rate, strength, seed = 0.1, 0.03, 7
+    part = digits.split(seed, small.data, 900, 0.4)
+    state = small.task.init(seed)
+    theta = {
+        (layer, name): np.asarray(state[layer][name][...])
+        for layer in ("hidden", "output")
+        for name in ("kernel", "bias")
+    }
+
+    def loss(theta, x, y):
+        hidden = jax.nn.relu(x @ theta["hidden", "kernel"] + theta["hidden", "bias"])
+        logits = hidden @ theta["output", "kernel"] + theta["output", "bias"]
+        return -jnp.mean(jax.nn.log_softmax(logits)[jnp.arange(len(y)), y])
+
+    momentum = {key: 0.0 for key in theta}
+    gradient, step = jax.jit(jax.grad(loss)), 0
+    for epoch in range(2):
+        for x, y in zip(*digits.batches(seed, epoch, part, 50), strict=True):
+            gamma = rate * (1 + math.cos(math.pi * step / 36)) / 2
+            for key, g in gradient(theta, x, y).items():
+                g = g + strength * theta[key] * (key[1] == "kernel")
+                momentum[key] = g + 0.9 * momentum[key]
+                theta[key] = theta[key] - gamma * momentum[key]
+            step += 1
+    trained = train(program, [(rate, strength, seed)]).measures
+    expected = loss(theta, part.train_x, part.train_y)
+    np.testing.assert_allclose(trained["train_loss"][0], expected, rtol=1e-4)
+    largest = max(abs(theta[key]).max() for key in theta if key[1] == "kernel")
+    np.testing.assert_allclose(trained["max_abs_w"][0], largest, rtol=1e-4)
 
 
 def test_a_seed_is_the_same_run_in_every_arm(small, program):
@@ -395,9 +441,14 @@ def test_the_conclusion_follows_the_numbers():
         wobble = 0.01 * math.sin(7 * cell.seed + len(arm.name))  # seed against seed
         return prefers(0.01, 0.1)(arm, cell)[0], 0.8 + gain + wobble
 
-    text = conclusion(analyse(made_up_runs(plan(), rmspropw_wins)))
+    analysis = analyse(made_up_runs(plan(), rmspropw_wins))
+    sgd, _, adam = (pair.difference for pair in analysis.pairs)
+    text = conclusion(analysis)
     assert "rmspropw is better than its twin by 9" in text
     assert "no difference in test accuracy is shown between sgdw and sgd_l2; " in text
+    reach = max(-sgd.low, sgd.high, -adam.low, adam.high)
+    assert reach > 0.1
+    assert f"reach no further than {reach:.1f} points from 0" in text
     assert "6 of the 6 chains are clearly better and 0 clearly worse" in text
     assert "largest weight" not in text  # it is the same in all of them
 

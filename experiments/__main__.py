@@ -1,0 +1,50 @@
+"""The command line, python -m experiments: what can go wrong ends in one line."""
+
+import importlib
+import sys
+import time
+
+from experiments import interrupts
+
+
+STARTED = time.perf_counter()
+# Package by module: what the experiments need and the library does without.
+EXTRAS = {
+    "flax": "flax",
+    "sklearn": "scikit-learn",
+    "matplotlib": "matplotlib",
+    "rich": "rich",
+    "tyro": "tyro",
+}
+
+
+def main() -> None:
+    interrupts.listen()
+    try:
+        _require_extras()
+        from experiments import cli
+
+        cli.main(STARTED)
+    except interrupts.Interrupted as stop:
+        why = " ".join(["experiments: interrupted", *getattr(stop, "__notes__", ())])
+        print(f"{why}. No file is left half-written.", file=sys.stderr)
+        sys.exit(128 + stop.args[0])
+
+
+def _require_extras() -> None:
+    """End with one line, before any work, where a package is missing."""
+    for module, package in EXTRAS.items():
+        try:
+            importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            if error.name != module:
+                raise
+            sys.exit(
+                f"experiments: {package} is not installed. Install what the "
+                "experiments need with: pip install 'decayax[experiments]' "
+                "(in a checkout: pip install -e '.[experiments]')"
+            )
+
+
+if __name__ == "__main__":
+    main()
