@@ -114,7 +114,7 @@ def map_leaves(
         if is_hole(update):
             mapped.append(update)
             continue
-        if is_hole(param) or np.shape(update) != _shape(param):
+        if np.shape(update) != _shape(param):
             raise ValueError(
                 f"{name}: the update of {show(path)} has shape {np.shape(update)}, its "
                 f"parameter {_shape(param)}. Pass the gradients of these same "

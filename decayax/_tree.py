@@ -23,8 +23,9 @@ def is_hole(node: Any) -> bool:
 def flatten(tree: Any) -> tuple[list[tuple[Path, Any]], Any]:
     """Leaves and holes of ``tree`` in order, each with its path, and the treedef."""
     flat, treedef = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_hole)
-    siblings = Counter(path[:-1] for path, _ in flat)
-    return [(_readable(path, siblings), leaf) for path, leaf in flat], treedef
+    nodes = {path[:length] for path, _ in flat for length in range(1, len(path) + 1)}
+    children = Counter(node[:-1] for node in nodes)
+    return [(_readable(path, children), leaf) for path, leaf in flat], treedef
 
 
 def show(path: Path) -> str:
@@ -32,10 +33,10 @@ def show(path: Path) -> str:
     return "/".join(path) if path else "(root)"
 
 
-def _readable(path: tuple[Any, ...], siblings: Counter) -> Path:
+def _readable(path: tuple[Any, ...], children: Counter) -> Path:
     # A Flax NNX variable is a node whose only child is its attribute `value`; the
     # same parameter appears without it in the pure state that the update sees.
     boxed = path and path[-1] == jax.tree_util.GetAttrKey("value")
-    if boxed and siblings[path[:-1]] == 1:
+    if boxed and children[path[:-1]] == 1:
         path = path[:-1]
     return tuple(jax.tree_util.keystr((key,), simple=True) for key in path)

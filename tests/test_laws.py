@@ -166,6 +166,14 @@ def test_scale_by_rms_with_decoupled_decay_is_adamw_without_first_moment(x64):
     np.testing.assert_allclose(path, adamw, rtol=1e-12)
 
 
+def test_bias_correction_keeps_float32_for_averages_near_one():
+    """The first step is g/|g| = ±1; 1 − 0.999 in float32 would be off by 6e-6."""
+    grads = jnp.array([1e-3, -2.0, 5.0])
+    opt = dx.scale_by_rms(0.999, eps=0.0, bias_correction=True)
+    updates, _ = opt.update(grads, opt.init(grads))
+    np.testing.assert_allclose(updates, jnp.sign(grads), rtol=3e-7)
+
+
 @pytest.mark.relaxed("optax.scale_by_adam")
 def test_lambda_cancels_where_there_is_no_gradient(x64):
     """A dead weight, lr 1e-3, from 1.0: under L2 its path knows nothing of λ."""

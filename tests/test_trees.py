@@ -1,5 +1,6 @@
 """Masks and parameters in the trees people really use."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -70,6 +71,14 @@ def test_a_mask_fits_by_path_whatever_the_containers(params, mask):
     assert moved == {2: 1.0, 1: 0.0}
 
 
+@pytest.mark.parametrize("partial", [functools.partial, jax.tree_util.Partial])
+def test_a_mask_function_may_be_partial(partial):
+    def mask(least, params):
+        return jax.tree.map(lambda p: p.ndim >= least, params)
+
+    assert decayed({"a": ones(3), "b": ones((2, 3))}, partial(mask, 2)) == [0.0, 1.0]
+
+
 def test_holes_of_a_mask_are_no_entries():
     params = {"w": jnp.ones(2), "b": None, "c": optax.MaskedNode()}
     mask = {"w": True, "b": None, "c": optax.MaskedNode()}
@@ -95,9 +104,10 @@ def test_a_leaf_named_value_is_not_a_box():
         query: Any
         value: Any
 
-    params = {"attention": Attention(jnp.ones(2), jnp.ones(3))}
-    moved = decayed(params, {"attention": {"query": True, "value": False}})
-    assert moved == [1.0, 0.0]
+    mask = {"attention": {"query": True, "value": False}}
+    for query in (jnp.ones(2), {"kernel": jnp.ones(2)}):
+        params = {"attention": Attention(query, jnp.ones(3))}
+        assert decayed(params, mask) == [1.0, 0.0]
 
 
 def test_numpy_and_python_scalars_are_leaves():
