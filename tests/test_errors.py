@@ -74,6 +74,14 @@ def test_a_traced_strength_is_checked_for_its_shape(shape):
         jax.jit(lambda wd: use(dx.decoupled_decay(wd)))(jnp.ones(shape))
 
 
+def test_what_lies_on_another_process_is_not_read(monkeypatch):
+    elsewhere = jnp.float32(-1.0)
+    monkeypatch.setattr(
+        type(elsewhere), "is_fully_addressable", property(lambda self: False)
+    )
+    use(dx.decoupled_decay(elsewhere))  # its sign cannot be known here
+
+
 def test_real_numbers_of_all_kinds_are_fine():
     for value in (1, 0.5, np.int32(1), np.float16(0.5), fractions.Fraction(1, 2), 0):
         use(dx.decoupled_decay(value))

@@ -112,6 +112,18 @@ def test_adamw_keeps_a_low_precision_moment():
     assert {x.dtype for x in jax.tree.leaves(state[0].nu)} == {jnp.dtype("float32")}
 
 
+@pytest.mark.parametrize("make", [dx.sgd_l2, dx.sgdw])
+def test_sgd_keeps_a_low_precision_momentum(make):
+    params, grads = problem()
+    optimizer = make(1e-2, momentum=0.9, accumulator_dtype=jnp.bfloat16)
+    path = trajectory(optimizer, params, grads, steps=2)
+    state = optimizer.init(params)
+    _, state = optimizer.update(jax.tree.map(lambda g: g[0], grads), state, params)
+    moments = [x for x in jax.tree.leaves(state) if x.ndim]
+    assert {x.dtype for x in moments} == {jnp.dtype("bfloat16")}
+    assert {x.dtype for x in jax.tree.leaves(path)} == {jnp.dtype("float32")}
+
+
 @pytest.mark.relaxed("optax.scale_by_adam")
 @pytest.mark.parametrize(
     ("ours", "theirs", "options"),
