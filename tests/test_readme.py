@@ -51,3 +51,27 @@ def test_links_and_pictures_exist():
         for target in re.findall(r"\]\(([^)#]+)\)", text):
             if not target.startswith("http"):
                 assert (ROOT / document).parent.joinpath(target).exists(), target
+
+
+@pytest.mark.needs_extras
+@pytest.mark.relaxed("the experiments run under JAX's defaults")
+def test_the_findings_are_those_of_the_published_run():
+    """The README quotes the report, and the report follows from the table of runs."""
+    from experiments.analysis import analyse, read_runs
+    from experiments.report import conclusion
+
+    published = ROOT / "experiments" / "published" / "demo"
+    report = (published / "report.md").read_text()
+    runs = read_runs(published / "cells.csv")
+    readme = (ROOT / "README.md").read_text()
+    assert conclusion(analyse(runs)) in report
+    assert f"{len(runs)} runs" in readme
+    rows = [line for line in readme.splitlines() if line.startswith("| `")]
+    quoted = [row for row in rows if "[" in row and "−" in row]
+    assert len(quoted) == 9
+    assert all(row in report for row in quoted)
+    for number in re.findall(r"slope ([−+]?\d\.\d\d)", readme):
+        assert number.replace("−", "-") in report
+    for number in ("10 (SGD), 100 (RMSprop) and 100 (Adam)", "0.74", "1.39", "2.60"):
+        assert number in readme
+        assert number in report
