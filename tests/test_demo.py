@@ -279,7 +279,7 @@ def test_the_schedule_is_a_cosine_from_one_to_zero():
 
 def made_up_runs(plan, accuracy):
     """Every run of a plan, `accuracy(arm, cell)` for (validation, test)."""
-    from experiments.analysis import FINAL, Run, TUNING
+    from experiments.analysis import FINAL, MATCHED, NONE, Run, TUNING
     from experiments.demo import ARMS
     from experiments.engine import Cell
 
@@ -287,11 +287,31 @@ def made_up_runs(plan, accuracy):
     for arm in ARMS:
         best = plan.tuning_cells(arm)[-1]
         final = [Cell(*best[:2], seed) for seed in plan.seeds(FINAL)]
-        for stage, cells in ((TUNING, plan.tuning_cells(arm)), (FINAL, final)):
+        stages = {TUNING: plan.tuning_cells(arm), FINAL: final}
+        if arm.place == NONE:
+            stages |= {MATCHED: final}
+        for stage, cells in stages.items():
             for cell in cells:
-                rest = (*accuracy(arm, cell), 1.0, 0.5 + cell.seed / 10, 0.1, False)
+                largest = (2.0 if stage == MATCHED else 0.5) + cell.seed / 10
+                rest = (*accuracy(arm, cell), 1.0, largest, 0.1, False)
                 runs.append(Run(stage, *arm[:3], *cell, *rest))
     return runs
+
+
+def test_no_decay_also_runs_at_the_rate_of_the_decoupled_chain():
+    from experiments.analysis import choose, FINAL, MATCHED, NONE
+    from experiments.demo import ARMS, settings
+
+    choices = choose(made_up_runs(plan(), prefers(0.03, 0.1)))
+    planned = list(settings(choices))
+    assert [arm.name for stage, arm, _ in planned if stage == FINAL] == [
+        arm.name for arm in ARMS
+    ]
+    matched = {arm.name: cell for stage, arm, cell in planned if stage == MATCHED}
+    assert set(matched) == {arm.name for arm in ARMS if arm.place == NONE}
+    for name, decoupled in (("sgd", "sgdw"), ("adam", "adamw")):
+        assert matched[name].learning_rate == choices[decoupled].learning_rate
+        assert matched[name].weight_decay == 0.0
 
 
 @functools.cache
@@ -338,11 +358,16 @@ def test_selection_breaks_ties_towards_less():
 def stored(tmp_path):
     """A folder with raw results that no training made."""
     from experiments import files
+    from experiments.analysis import FINAL, MATCHED
     from experiments.demo import ARMS
     from experiments.figures import SHRINK_ARMS
 
     rng = np.random.default_rng(0)
-    arrays = {f"{arm.name}/weights": rng.normal(size=(5, 100)) for arm in ARMS}
+    arrays = {
+        f"{arm.name}/{stage} weights": rng.normal(size=(5, 100))
+        for arm in ARMS
+        for stage in (FINAL, MATCHED)
+    }
     for arm in SHRINK_ARMS:
         ones = np.ones(100, np.float32)
         arrays |= {f"{arm}/{name}": ones for name in ("shrink", "rms_w", "rms_g")}
@@ -450,7 +475,8 @@ def test_the_conclusion_follows_the_numbers():
     assert reach > 0.1
     assert f"reach no further than {reach:.1f} points from 0" in text
     assert "6 of the 6 chains are clearly better and 0 clearly worse" in text
-    assert "largest weight" not in text  # it is the same in all of them
+    assert "largest weight is clearly" not in text  # it is the same in all of them
+    assert "without decay is 2.40 (sgd), 2.40 (rmsprop) and 2.40 (adam)" in text
 
 
 # --- Interrupts and missing packages ----------------------------------------------
@@ -467,7 +493,7 @@ def test_an_interrupt_says_so_in_one_line_and_leaves_old_files_alone(tmp_path, n
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 128 + getattr(signal, name)
     (line,) = stderr.splitlines()
-    assert re.search(r"interrupted while .*, after \d+ of 96 runs", line)
+    assert re.search(r"interrupted while .*, after \d+ of 108 runs", line)
     assert [path.name for path in tmp_path.iterdir()] == ["cells.csv"]
     assert (tmp_path / "cells.csv").read_text() == "an older run"
 

@@ -37,7 +37,10 @@ def test_every_block_runs(document):
     session = {"__name__": "readme"}
     for language, body in BLOCK.findall((ROOT / document).read_text()):
         if language == "python":
-            with jax.numpy_dtype_promotion("standard"):
+            with (
+                jax.numpy_dtype_promotion("standard"),
+                jax.numpy_rank_promotion("allow"),
+            ):
                 exec(compile(body, document, "exec"), session)
         elif language == "bash":
             check_commands(body)
