@@ -39,8 +39,8 @@ def adam_l2(
         learning_rate: :math:`\gamma_t \ge 0`, a value or a schedule (step -> value).
         b1: :math:`\beta_1` in [0, 1), per step.
         b2: :math:`\beta_2` in [0, 1), per step.
-        eps: :math:`\epsilon`, in units of a gradient, outside the root.
-        eps_root: added to :math:`\hat v` inside the root.
+        eps: :math:`\epsilon \ge 0`, in units of a gradient, outside the root.
+        eps_root: added to :math:`\hat v` inside the root; >= 0.
         mu_dtype: dtype of :math:`m`; None: that of the parameters.
         weight_decay: :math:`\lambda \ge 0`, as for :func:`add_l2_to_grad`.
         mask: which parameters decay, as for :func:`add_l2_to_grad`.
@@ -48,7 +48,7 @@ def adam_l2(
 
     Returns:
         An optimizer for parameters of any shape. Updates keep the gradients' dtypes
-        and the state its own; 16-bit gradients are calculated with in float32.
+        and the state its own; 16-bit leaves are calculated in float32.
 
     Raises:
         TypeError, ValueError: as for :func:`add_l2_to_grad`.
@@ -97,17 +97,20 @@ def adamw(
         \theta_{t+1} = (1 - \gamma_t\lambda_t)\,\theta_t
             - \gamma_t \frac{\hat m_t(g)}{\sqrt{\hat v_t(g)} + \epsilon}
 
-    Signature, defaults and trajectory are those of ``optax.adamw``. What it adds:
-    masks with multipliers, fitted by path and refused when they match nothing;
-    strengths that are checked; dtypes that stay; a state tree that does not depend on
-    the type of strength, learning rate or mask. The twin of :func:`adam_l2`.
+    Signature and defaults are those of ``optax.adamw``, and on float32 parameters with
+    the default ``mu_dtype`` the trajectory is, to the bit. What it adds: masks with
+    multipliers, fitted by path and refused when they match nothing; strengths that are
+    checked; dtypes that stay; a state tree that does not depend on the type of
+    strength, learning rate or mask. So the state is not optax's: it has three counters
+    (Adam's is ``state[0].count``), and a checkpoint of one does not load into the
+    other. The twin of :func:`adam_l2`.
 
     Args:
         learning_rate: :math:`\gamma_t \ge 0`, a value or a schedule (step -> value).
         b1: :math:`\beta_1` in [0, 1), per step.
         b2: :math:`\beta_2` in [0, 1), per step.
-        eps: :math:`\epsilon`, in units of a gradient, outside the root.
-        eps_root: added to :math:`\hat v` inside the root.
+        eps: :math:`\epsilon \ge 0`, in units of a gradient, outside the root.
+        eps_root: added to :math:`\hat v` inside the root; >= 0.
         mu_dtype: dtype of :math:`m`; None: that of the parameters.
         weight_decay: :math:`\lambda \ge 0`, as for :func:`decoupled_decay`. The paper's
             is not multiplied by :math:`\gamma`; this one is, as in torch.
@@ -117,7 +120,7 @@ def adamw(
 
     Returns:
         An optimizer for parameters of any shape. Updates keep the gradients' dtypes
-        and the state its own; 16-bit gradients are calculated with in float32.
+        and the state its own; 16-bit leaves are calculated in float32.
 
     Raises:
         TypeError, ValueError: as for :func:`decoupled_decay`.

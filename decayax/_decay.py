@@ -13,7 +13,7 @@ import optax
 
 from decayax._kernel import keep_dtypes, pull
 from decayax._mask import MaskOrFn
-from decayax._strength import product, ScalarOrSchedule
+from decayax._strength import brief, product, ScalarOrSchedule
 
 
 def plus_decay(update: jax.Array, param: jax.Array, rate: jax.Array) -> jax.Array:
@@ -181,7 +181,8 @@ def with_decay(
     it is :func:`independent_decay` after it.
 
     Put it *inside* wrappers that skip, average or accumulate steps (``MultiSteps``,
-    ``apply_if_finite``, schedule-free), so that decay keeps the clock of the steps.
+    ``apply_if_finite``, schedule-free), so that decay keeps the clock of the steps. A
+    bare ``MultiSteps`` is refused; one hidden in a chain cannot be seen.
     An optimizer that decays already (``adamw``, ``lion``, ...) would decay twice.
 
     Args:
@@ -225,10 +226,11 @@ def with_decay(
             f"{name}: got a MultiSteps object, outside which every mini-step would "
             "decay. Put the decay inside: MultiSteps(with_decay(optimizer, ...), k)."
         )
-    if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
+    finished = hasattr(optimizer, "init") and hasattr(optimizer, "update")
+    if isinstance(optimizer, type) or not finished:
         raise TypeError(
             f"{name}: takes a finished optimizer such as optax.radam(1e-3), "
-            f"got {optimizer!r}."
+            f"got {brief(optimizer)}."
         )
     if learning_rate is None:
         rate = weight_decay

@@ -9,8 +9,14 @@ import jax.numpy as jnp
 
 def compute_dtype(*leaves: Any) -> Any:
     """The dtype to calculate in: float32, or wider (or complex) where a leaf is."""
+    dtypes = [dtype_of(leaf) for leaf in leaves]
+    wide = [d for d in dtypes if not jnp.issubdtype(d, jnp.floating) or _is_wide(d)]
     with jax.numpy_dtype_promotion("standard"):
-        return jnp.result_type(jnp.float32, *(dtype_of(leaf) for leaf in leaves))
+        return jnp.result_type(jnp.float32, *wide)
+
+
+def _is_wide(dtype: Any) -> bool:
+    return jnp.finfo(dtype).bits > 32
 
 
 def dtype_of(leaf: Any) -> Any:
@@ -36,3 +42,8 @@ def cast_like(new: Any, old: Any) -> Any:
 def widened(leaf: Any) -> Any:
     """A 16-bit (or narrower) float as float32; any other leaf as it is."""
     return jnp.asarray(leaf, compute_dtype(leaf)) if is_inexact(leaf) else leaf
+
+
+def strong(leaf: Any) -> Any:
+    """An array of a firm dtype, as it will be after the first update."""
+    return jnp.asarray(leaf, leaf.dtype) if isinstance(leaf, jax.Array) else leaf

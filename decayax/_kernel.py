@@ -13,7 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from decayax._dtypes import cast_like, compute_dtype, dtype_of, is_inexact, widened
+from decayax._dtypes import (
+    cast_like,
+    compute_dtype,
+    dtype_of,
+    is_inexact,
+    strong,
+    widened,
+)
 from decayax._mask import MaskOrFn, multipliers
 from decayax._strength import (
     as_strength,
@@ -51,17 +58,18 @@ def pull(
 
     def init(params: optax.Params) -> DecayState:
         # What is wrong with the mask or the parameters is said before training.
-        rates(name, 1.0 if callable(weight_decay) else weight_decay, mask, params)
+        known = 1.0 if callable(weight_decay) else weight_decay
+        rate_by_path(name, known, mask, params)
         return DecayState(count=jnp.zeros([], jnp.int32))
 
     def update(updates, state, params=None, **extra_args):
         del extra_args
         require_params(name, params)
         strength = strength_at(name, "weight_decay", weight_decay, state.count)
-        rate_of = rates(name, strength, mask, params)
+        rates = rate_by_path(name, strength, mask, params)
 
         def pulled(path: Path, update: Any, param: Any) -> Any:
-            if path not in rate_of:  # rate 0 is the identity, bit for bit
+            if path not in rates:  # rate 0 is the identity, bit for bit
                 return update
             require_inexact(name, "update", path, update)
             if jnp.iscomplexobj(param) and not jnp.iscomplexobj(update):
@@ -70,31 +78,31 @@ def pull(
                     "Pass the gradients of these same parameters."
                 )
             dtype = compute_dtype(update, param)
-            arrays = (jnp.asarray(x, dtype) for x in (update, param, rate_of[path]))
+            arrays = (jnp.asarray(x, dtype) for x in (update, param, rates[path]))
             return cast_like(leaf(*arrays), update)
 
         updates = map_leaves(name, pulled, updates, params)
         return updates, DecayState(count=advanced(state.count))
 
-    return transform(init, update)
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
-def rates(
+def rate_by_path(
     name: str, strength: Strength, mask: MaskOrFn, params: Any
 ) -> dict[Path, Strength]:
     """λ·multiplier by path, for the parameters that a decay touches.
 
     A rate known to be 0 is left out; every other parameter must be able to shrink.
     """
-    rate_of = {
+    rates = {
         path: times(strength, multiplier)
         for path, multiplier in multipliers(name, mask, params).items()
     }
-    rate_of = {path: rate for path, rate in rate_of.items() if not is_zero(rate)}
+    rates = {path: rate for path, rate in rates.items() if not is_zero(rate)}
     for path, param in flatten(params)[0]:
-        if path in rate_of:
+        if path in rates:
             require_inexact(name, "parameter", path, param)
-    return rate_of
+    return rates
 
 
 def map_leaves(
@@ -106,19 +114,20 @@ def map_leaves(
         others = treedef.flatten_up_to(params)
     except (ValueError, TypeError) as error:
         raise ValueError(
-            f"{name}: updates and parameters are different trees: {error}. "
-            "Pass the gradients of these same parameters."
+            f"{name}: updates and parameters are different trees: "
+            f"{str(error)[:300]}. Pass the gradients of these same parameters."
         ) from None
     mapped = []
     for (path, update), param in zip(flat, others, strict=True):
         if is_hole(update):
             mapped.append(update)
             continue
-        if np.shape(update) != _shape(param):
+        missing = is_hole(param) or not jax.tree_util.all_leaves([param])
+        if missing or np.shape(update) != np.shape(param):
             raise ValueError(
                 f"{name}: the update of {show(path)} has shape {np.shape(update)}, its "
-                f"parameter {_shape(param)}. Pass the gradients of these same "
-                "parameters."
+                f"parameter {'is missing' if missing else np.shape(param)}. Pass the "
+                "gradients of these same parameters."
             )
         mapped.append(f(path, update, param))
     return treedef.unflatten(mapped)
@@ -133,12 +142,17 @@ def require_params(name: str, params: Any) -> None:
         )
 
 
-def require_inexact(name: str, kind: str, path: Path, leaf: Any) -> None:
+SPARE = "Spare it with False in mask=, or put None in its place."
+
+
+def require_inexact(
+    name: str, kind: str, path: Path, leaf: Any, cure: str = SPARE
+) -> None:
     """Raise unless the leaf holds floating-point numbers."""
     if not is_inexact(leaf):
         raise TypeError(
             f"{name}: the {kind} {show(path)} has dtype {dtype_of(leaf)}, which cannot "
-            "shrink gradually. Spare it with False in mask=, or put None in its place."
+            f"change gradually. {cure}"
         )
 
 
@@ -147,16 +161,14 @@ def advanced(count: jax.Array) -> jax.Array:
     return jnp.asarray(optax.safe_increment(count))
 
 
-def transform(init, update) -> optax.GradientTransformationExtraArgs:
-    """The transform of two closures; the one place where optax's types are bent."""
-    return optax.GradientTransformationExtraArgs(init, update)
-
-
 def keep_dtypes(
     inner: optax.GradientTransformation,
 ) -> optax.GradientTransformationExtraArgs:
     """``inner``, giving updates and state back in the dtypes in which they came."""
     inner = optax.with_extra_args_support(inner)
+
+    def init(params):
+        return jax.tree.map(strong, inner.init(params))
 
     def update(updates, state, params=None, **extra_args):
         new_updates, new_state = inner.update(updates, state, params, **extra_args)
@@ -165,7 +177,7 @@ def keep_dtypes(
             jax.tree.map(cast_like, new_state, state),
         )
 
-    return transform(inner.init, update)
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 def in_float32(
@@ -182,9 +194,4 @@ def in_float32(
         updates, state = jax.tree.map(widened, (updates, state))
         return inner.update(updates, state, params, **extra_args)
 
-    return keep_dtypes(transform(inner.init, update))
-
-
-def _shape(param: Any) -> Any:
-    one = jax.tree_util.all_leaves([param]) and not is_hole(param)
-    return np.shape(param) if one else "missing"
+    return keep_dtypes(optax.GradientTransformationExtraArgs(inner.init, update))

@@ -21,6 +21,11 @@ from decayax._tree import flatten, is_hole, Path, show
 
 Mask = Any  # a pytree (or prefix) of bools or numbers
 MaskOrFn = Mask | Callable[[Any], Mask] | None
+SEEN = (
+    "A mask function is called with the parameter tree, each leaf a "
+    "jax.ShapeDtypeStruct and no jax.Array: it decides by path, shape and dtype, never "
+    "by value."
+)
 
 
 def multipliers(name: str, mask: MaskOrFn, params: Any) -> dict[Path, Strength]:
@@ -45,8 +50,9 @@ def multipliers(name: str, mask: MaskOrFn, params: Any) -> dict[Path, Strength]:
     paths = [path for path, leaf in flat if not is_hole(leaf)]
     if mask is None or not paths:
         return dict.fromkeys(paths, 1.0)
+    seen = ""
     if _is_function(mask):
-        mask = _ask(name, mask, params)
+        mask, seen = _ask(name, mask, params), f"{SEEN} "
     entries = {
         path: _as_multiplier(name, path, value)
         for path, value in flatten(mask)[0]
@@ -62,7 +68,7 @@ def multipliers(name: str, mask: MaskOrFn, params: Any) -> dict[Path, Strength]:
         raise ValueError(
             f"{name}: the mask matches no parameter: {_some(paths)} all get the "
             "multiplier 0. Correct the mask; for no decay write weight_decay=0.0. "
-            "(Inside optax.inject_hyperparams a mask function needs "
+            f"{seen}(Inside optax.inject_hyperparams a mask function needs "
             "static_args='mask', or it is called with the step.)"
         )
     return found
@@ -86,11 +92,7 @@ def _ask(name: str, mask: Callable[[Any], Mask], params: Any) -> Mask:
     try:
         return mask(jax.tree.map(_shape_only, params))
     except Exception as error:
-        error.add_note(
-            f"{name}: raised by the mask function. It is called with the parameter "
-            "tree, each leaf a jax.ShapeDtypeStruct: a mask decides by path, shape "
-            "and dtype, never by value."
-        )
+        error.add_note(f"{name}: raised by the mask function. {SEEN}")
         raise
 
 
@@ -105,9 +107,12 @@ def _shape_only(leaf: Any) -> Any:
 def _as_multiplier(name: str, path: Path, value: Any) -> Strength:
     if isinstance(value, bool):
         value = float(value)
-    elif getattr(value, "dtype", None) == np.bool_:
+    elif getattr(value, "dtype", None) == np.bool_ and np.shape(value) == ():
         value = float(value) if is_known(value) else value.astype(jnp.float32)
-    return as_strength(name, f"the mask's multiplier at {show(path)}", value)
+    elif getattr(value, "dtype", None) == np.bool_:
+        value = np.zeros(np.shape(value))  # refused below for its shape
+    cure = "Write True, False or one number >= 0."
+    return as_strength(name, f"the mask's multiplier at {show(path)}", value, cure)
 
 
 def _prefixes(path: Path) -> Iterator[Path]:

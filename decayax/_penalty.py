@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import optax
 
 from decayax._dtypes import compute_dtype
-from decayax._kernel import rates, require_params
+from decayax._kernel import rate_by_path
 from decayax._mask import MaskOrFn
 from decayax._strength import as_strength
 from decayax._tree import flatten, show
@@ -46,14 +46,16 @@ def l2_penalty(
         1991, equation 1.
     """
     name = "l2_penalty"
-    require_params(name, params)
+    if params is None:
+        raise ValueError(f"{name}: needs the parameters, got None.")
     if callable(weight_decay):
         raise TypeError(
             f"{name}: weight_decay must be a number: a loss has no step to hand to a "
             "schedule. Write l2_penalty(params, schedule(step))."
         )
-    rate_of = rates(name, as_strength(name, "weight_decay", weight_decay), mask, params)
-    counted = [(path, leaf) for path, leaf in flatten(params)[0] if path in rate_of]
+    strength = as_strength(name, "weight_decay", weight_decay)
+    rates = rate_by_path(name, strength, mask, params)
+    counted = [(path, leaf) for path, leaf in flatten(params)[0] if path in rates]
     dtype = compute_dtype(*(leaf for _, leaf in counted))
     for path, leaf in counted:
         if jnp.iscomplexobj(leaf):
@@ -63,7 +65,7 @@ def l2_penalty(
             )
     return sum(
         (
-            0.5 * jnp.asarray(rate_of[path], dtype) * jnp.sum(jnp.square(wide))
+            0.5 * jnp.asarray(rates[path], dtype) * jnp.sum(jnp.square(wide))
             for path, leaf in counted
             for wide in [jnp.asarray(leaf, dtype)]
         ),

@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from decayax._dtypes import cast_like, compute_dtype, is_inexact, widened
-from decayax._kernel import advanced, map_leaves, require_inexact, transform
-from decayax._strength import as_average_rate, as_strength, Strength
+from decayax._dtypes import cast_like, compute_dtype, dtype_of, is_inexact, widened
+from decayax._kernel import advanced, map_leaves, require_inexact
+from decayax._strength import as_average_rate, as_strength, NUMBER, Strength
 from decayax._tree import is_hole, Path
 
 
@@ -31,13 +31,19 @@ def second_moment(grad: jax.Array, nu: jax.Array, decay: Strength) -> jax.Array:
     return jnp.asarray(decay, dtype) * nu.astype(dtype) + gain * square.astype(dtype)
 
 
+def root(x: jax.Array) -> jax.Array:
+    """√x with derivative 0 at 0, where a gradient and its λθ vanish together."""
+    positive = x > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1)), 0)
+
+
 def direction(
     grad: jax.Array, nu: jax.Array, eps: Strength, eps_in_sqrt: bool
 ) -> jax.Array:
-    """U = g/(√V + ε), or g/√(V + ε)."""
+    """u = g/(√V + ε), or g/√(V + ε)."""
     dtype = compute_dtype(grad, nu)
     epsilon = jnp.asarray(eps, nu.dtype)
-    scale = jnp.sqrt(nu + epsilon) if eps_in_sqrt else jnp.sqrt(nu) + epsilon
+    scale = root(nu + epsilon) if eps_in_sqrt else root(nu) + epsilon
     return grad.astype(dtype) / scale.astype(dtype)
 
 
@@ -65,9 +71,9 @@ def scale_by_rms(
         u_t = \frac{g_t}{\sqrt{V_t} + \epsilon}
 
     Put :func:`add_l2_to_grad` before it for RMSprop with L2, and
-    :func:`decoupled_decay` after it for the decoupled RMSprop that frameworks lack.
-    With ``bias_correction=True`` the chain with :func:`decoupled_decay` is AdamW with
-    :math:`\beta_1 = 0`.
+    :func:`decoupled_decay` after it for the decoupled RMSprop that torch and optax
+    lack. With ``bias_correction=True`` the chain with :func:`decoupled_decay` is AdamW
+    with :math:`\beta_1 = 0`.
 
     Args:
         decay: :math:`\beta` in [0, 1), per step.
@@ -81,7 +87,9 @@ def scale_by_rms(
     Returns:
         A transform of updates of any shape; dtypes stay, 16-bit leaves are calculated
         in float32. Its state is a counter and :math:`V` in the parameters' dtypes; the
-        step uses :math:`V` before it is rounded to them.
+        step uses :math:`V` before it is rounded to them. Between steps a 16-bit
+        :math:`V` forgets what is small: with bfloat16 parameters it hardly decays for
+        :math:`\beta` near 1, with float16 it overflows for gradients beyond 800.
 
     Raises:
         TypeError: an option that is no real number; integer gradients.
@@ -101,13 +109,13 @@ def scale_by_rms(
     """
     name = "scale_by_rms"
     decay = as_average_rate(name, "decay", decay)
-    eps = as_strength(name, "eps", eps)
-    initial_scale = as_strength(name, "initial_scale", initial_scale)
+    eps = as_strength(name, "eps", eps, NUMBER)
+    initial_scale = as_strength(name, "initial_scale", initial_scale, NUMBER)
 
     def init(params: optax.Params) -> ScaleByRmsState:
         def start(param: Any) -> jax.Array:
-            real = jnp.real(jnp.zeros((), param.dtype)) if is_inexact(param) else 0.0
-            return jnp.full_like(param, initial_scale, dtype=jnp.result_type(real))
+            dtype = dtype_of(param) if is_inexact(param) else jnp.float32
+            return jnp.full_like(param, initial_scale, dtype=jnp.finfo(dtype).dtype)
 
         return ScaleByRmsState(jnp.zeros([], jnp.int32), jax.tree.map(start, params))
 
@@ -116,7 +124,8 @@ def scale_by_rms(
         count = advanced(state.count)
 
         def moment(path: Path, grad: Any, nu: jax.Array) -> jax.Array:
-            require_inexact(name, "gradient", path, grad)
+            cure = "Put None in its place, or leave it out with optax.masked."
+            require_inexact(name, "gradient", path, grad, cure)
             return second_moment(widened(grad), nu, decay)
 
         def scaled(path: Path, grad: Any, nu: jax.Array) -> jax.Array:
@@ -134,4 +143,4 @@ def scale_by_rms(
         )
         return scaled_updates, ScaleByRmsState(count, nu)
 
-    return transform(init, update)
+    return optax.GradientTransformationExtraArgs(init, update)

@@ -8,7 +8,12 @@ from decayax._kernel import in_float32
 from decayax._mask import MaskOrFn
 from decayax._rms import scale_by_rms
 from decayax._stages import heavy_ball, learning_rate_stage
-from decayax._strength import ScalarOrSchedule
+from decayax._strength import (
+    as_average_rate,
+    as_strength,
+    NUMBER,
+    ScalarOrSchedule,
+)
 
 
 def rmsprop_l2(
@@ -52,7 +57,7 @@ def rmsprop_l2(
 
     Returns:
         An optimizer for parameters of any shape. Updates keep the gradients' dtypes
-        and the state its own; 16-bit gradients are calculated with in float32.
+        and the state its own; 16-bit leaves are calculated in float32.
 
     Raises:
         TypeError, ValueError: as for :func:`add_l2_to_grad` and :func:`scale_by_rms`.
@@ -74,8 +79,16 @@ def rmsprop_l2(
     return in_float32(
         optax.chain(
             add_l2_to_grad(weight_decay, mask=mask),
-            _divide(decay, eps, initial_scale, eps_in_sqrt, centered, bias_correction),
-            heavy_ball(momentum, nesterov),
+            _divide(
+                "rmsprop_l2",
+                decay,
+                eps,
+                initial_scale,
+                eps_in_sqrt,
+                centered,
+                bias_correction,
+            ),
+            heavy_ball("rmsprop_l2", momentum, nesterov),
             learning_rate_stage("rmsprop_l2", learning_rate),
         )
     )
@@ -121,7 +134,7 @@ def rmspropw(
 
     Returns:
         An optimizer for parameters of any shape. Updates keep the gradients' dtypes
-        and the state its own; 16-bit gradients are calculated with in float32.
+        and the state its own; 16-bit leaves are calculated in float32.
 
     Raises:
         TypeError, ValueError: as for :func:`decoupled_decay` and :func:`scale_by_rms`.
@@ -142,8 +155,16 @@ def rmspropw(
     """
     return in_float32(
         optax.chain(
-            _divide(decay, eps, initial_scale, eps_in_sqrt, centered, bias_correction),
-            heavy_ball(momentum, nesterov),
+            _divide(
+                "rmspropw",
+                decay,
+                eps,
+                initial_scale,
+                eps_in_sqrt,
+                centered,
+                bias_correction,
+            ),
+            heavy_ball("rmspropw", momentum, nesterov),
             decoupled_decay(weight_decay, mask=mask),
             learning_rate_stage("rmspropw", learning_rate),
         )
@@ -151,8 +172,11 @@ def rmspropw(
 
 
 def _divide(
-    decay, eps, initial_scale, eps_in_sqrt, centered, bias_correction
+    name, decay, eps, initial_scale, eps_in_sqrt, centered, bias_correction
 ) -> optax.GradientTransformation:
+    """u = g/(√V + ε), or by the standard deviation."""
+    as_average_rate(name, "decay", decay)
+    as_strength(name, "eps", eps, NUMBER)
     scale = optax.scale_by_stddev if centered else scale_by_rms
     return scale(
         decay,

@@ -40,7 +40,7 @@ def sgd_l2(
 
     Returns:
         An optimizer for parameters of any shape. Updates keep the gradients' dtypes
-        and the state its own; 16-bit gradients are calculated with in float32.
+        and the state its own; 16-bit leaves are calculated in float32.
 
     Raises:
         TypeError, ValueError: as for :func:`add_l2_to_grad`.
@@ -62,7 +62,7 @@ def sgd_l2(
     return in_float32(
         optax.chain(
             add_l2_to_grad(weight_decay, mask=mask),
-            heavy_ball(momentum, nesterov, accumulator_dtype),
+            heavy_ball("sgd_l2", momentum, nesterov, accumulator_dtype),
             learning_rate_stage("sgd_l2", learning_rate),
         )
     )
@@ -95,7 +95,7 @@ def sgdw(
 
     Returns:
         An optimizer for parameters of any shape. Updates keep the gradients' dtypes
-        and the state its own; 16-bit gradients are calculated with in float32.
+        and the state its own; 16-bit leaves are calculated in float32.
 
     Raises:
         TypeError, ValueError: as for :func:`decoupled_decay`.
@@ -115,7 +115,7 @@ def sgdw(
     """
     return in_float32(
         optax.chain(
-            heavy_ball(momentum, nesterov, accumulator_dtype),
+            heavy_ball("sgdw", momentum, nesterov, accumulator_dtype),
             decoupled_decay(weight_decay, mask=mask),
             learning_rate_stage("sgdw", learning_rate),
         )

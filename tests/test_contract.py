@@ -94,6 +94,21 @@ def test_dtypes_never_change_between_steps(row: Row, param, grad):
     chex.assert_trees_all_equal_dtypes(updates, grads)
 
 
+@parametrize([r for r in NAMED if not r.name.startswith("with_decay")])
+def test_eight_bit_leaves_are_calculated_in_float32(row: Row):
+    dtype = jnp.float8_e4m3fn
+    params, grads = example(dtype), example(dtype, 1)
+    wide = [jax.tree.map(lambda x: x.astype(jnp.float32), t) for t in (params, grads)]
+    if row.name == "l2_penalty":
+        penalty = dx.l2_penalty(params, 0.1), dx.l2_penalty(wide[0], 0.1)
+        assert_close(*penalty)
+        return
+    got, _ = steps(row.part(0.1), params, grads, n=1)
+    expected, _ = steps(row.part(0.1), *wide, n=1)
+    expected = jax.tree.map(lambda x: x.astype(dtype), expected)
+    chex.assert_trees_all_equal(got, expected)
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @parametrize()
 def test_sixteen_bit_leaves_are_calculated_in_float32(row: Row, dtype):
@@ -133,6 +148,23 @@ def test_one_trace_for_all_steps_and_strengths(row: Row):
     state = row.part(jnp.float32(0.1), MASK).init(params)
     for weight_decay in (0.0, 0.1, 0.2, 10.0):
         _, state = step(jnp.float32(weight_decay), state)
+    assert len(traces) == 1
+
+
+@parametrize()
+def test_one_trace_for_weakly_typed_parameters(row: Row):
+    """jnp.asarray(1.0) is weak; a state that starts so would turn firm, and retrace."""
+    params, traces = {"w": jnp.asarray(1.0)}, []
+    part = row.part(0.1)
+
+    @jax.jit
+    def step(state):
+        traces.append(1)
+        return part.update({"w": jnp.float32(0.5)}, state, params)
+
+    state = part.init(params)
+    for _ in range(3):
+        _, state = step(state)
     assert len(traces) == 1
 
 
@@ -264,6 +296,17 @@ def test_differentiable_in_the_strength_also_at_zero(row: Row, at):
     assert slope != 0.0
 
 
+@pytest.mark.parametrize("at", [0.0, 0.1])
+@parametrize([row for row in DECAYING if not row.name.startswith("adam")])
+def test_the_derivative_is_finite_where_weight_and_gradient_vanish(row: Row, at):
+    """A zero-initialised bias without gradient. Adam's root is optax's: eps_root."""
+    params, grads = {"w": jnp.ones(2), "b": jnp.zeros(2)}, {"w": jnp.zeros(2)}
+    grads["b"] = jnp.zeros(2)
+    moved = lambda wd: steps(row.part(wd), params, grads, n=2)[0]  # noqa: E731
+    slope = jax.jacobian(moved)(jnp.float32(at))
+    assert all(bool(jnp.all(jnp.isfinite(x))) for x in jax.tree.leaves(slope))
+
+
 @parametrize(DECAYING)
 def test_strengths_of_groups_can_be_traced(row: Row):
     params, grads = example(), example(seed=1)
@@ -278,6 +321,13 @@ def test_strengths_of_groups_can_be_traced(row: Row):
 
 
 # --- optax's combinators ----------------------------------------------------------
+
+
+@parametrize([row for row in NAMED if row.name != "l2_penalty"])
+def test_python_numbers_are_parameters(row: Row):
+    updates, _ = steps(row.part(0.1), {"a": 2.0}, {"a": 0.5})
+    expected, _ = steps(row.part(0.1), {"a": jnp.array(2.0)}, {"a": jnp.array(0.5)})
+    assert_close(updates, expected)
 
 
 @parametrize(NAMED)

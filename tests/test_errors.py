@@ -148,6 +148,11 @@ BAD_MASKS = {
         r"the mask's multiplier at b must be >= 0, got -1.0",
     ),
     "nan": ({"a": True, "b": np.nan}, ValueError, r"multiplier at b must be finite"),
+    "bool array": (
+        {"a": True, "b": np.ones(5, bool)},
+        ValueError,
+        r"multiplier at b must be one number, got an array of shape \(5,\). Write True",
+    ),
     "array": (
         {"a": True, "b": jnp.ones(5)},
         ValueError,
@@ -179,6 +184,12 @@ def test_a_mask_that_asks_for_values_is_told_why():
     )
 
 
+def test_a_mask_that_asks_for_arrays_is_told_what_it_gets():
+    mask = lambda p: jax.tree.map(lambda x: isinstance(x, jax.Array), p)  # noqa: E731
+    with pytest.raises(ValueError, match=r"no .* jax.ShapeDtypeStruct and no"):
+        dx.decoupled_decay(0.1, mask=mask).init(PARAMS)
+
+
 def test_a_mask_function_needs_paths():
     mask = lambda params: jax.tree.map(lambda p: p.ndim > 1, params)  # noqa: E731
     flat = optax.flatten(dx.decoupled_decay(0.1, mask=mask))
@@ -205,6 +216,10 @@ def test_inject_hyperparams_that_calls_the_mask_is_caught():
 
 @parametrize(DECAYING)
 def test_parameters_must_come_along(row: Row):
+    if row.name == "l2_penalty":
+        with pytest.raises(ValueError, match=r"l2_penalty: needs the parameters"):
+            dx.l2_penalty(None, 0.1)
+        return
     part = row.part(0.1)
     state = part.init(PARAMS)
     with pytest.raises(
@@ -239,11 +254,11 @@ def test_updates_must_be_the_tree_of_the_parameters(row: Row):
     ):
         use(row.part(0.1), grads={"a": GRADS["a"]})
     with pytest.raises(
-        ValueError, match=rf"{row.name}: .* of b has .* parameter missi"
+        ValueError, match=rf"{row.name}: .* of b has .* parameter is missi"
     ):
         use(row.part(0.1), params={**PARAMS, "b": None})
     with pytest.raises(
-        ValueError, match=rf"{row.name}: .* of a has .* parameter missi"
+        ValueError, match=rf"{row.name}: .* of a has .* parameter is missi"
     ):
         use(row.part(0.1), grads={**GRADS, "a": jnp.ones(3)})
 
@@ -284,7 +299,7 @@ def test_a_real_gradient_of_a_complex_parameter_is_refused():
     [
         (
             {"decay": 1.0},
-            r"decay must be < 1, got 1.0: the average would never move. Write 0.9",
+            r"decay must be < 1, got 1.0. Write a number in \[0, 1\), such as 0.9",
         ),
         ({"decay": -0.1}, r"decay must be >= 0"),
         ({"eps": -1e-8}, r"eps must be >= 0, got -1e-08"),
@@ -310,11 +325,49 @@ def test_scale_by_rms_checks_its_gradients():
         part.update({"a": GRADS["a"]}, state)
 
 
-@pytest.mark.parametrize("make", [dx.adam_l2, dx.adamw])
-@pytest.mark.parametrize("argument", ["b1", "b2"])
-def test_adam_checks_its_averages(make, argument):
-    with pytest.raises(ValueError, match=f"{make.__name__}: {argument} must be < 1"):
-        make(1e-3, **{argument: 1.0})
+ADAM, RMS, SGD = (
+    (dx.adam_l2, dx.adamw),
+    (dx.rmsprop_l2, dx.rmspropw),
+    (dx.sgd_l2, dx.sgdw),
+)
+
+
+@pytest.mark.parametrize(
+    ("pair", "options", "text"),
+    [
+        (ADAM, {"b1": 1.0}, "b1 must be < 1"),
+        (ADAM, {"b2": 1.0}, "b2 must be < 1"),
+        (ADAM, {"eps": -1.0}, "eps must be >= 0, got -1.0. Write one number >= 0"),
+        (ADAM, {"eps_root": "x"}, "eps_root must be a number, got 'x' of type str"),
+        (RMS, {"decay": 1.0, "centered": True}, "decay must be < 1"),
+        (RMS, {"momentum": float("nan")}, "momentum must be finite"),
+        (
+            SGD,
+            {"momentum": 1.5},
+            r"momentum must be < 1, got 1.5. Write a number in",
+        ),
+        (SGD, {"momentum": -1.0}, r"momentum must be >= 0"),
+        (SGD, {"momentum": "x"}, r"momentum must be a number"),
+    ],
+)
+def test_the_optimizers_check_their_options(pair, options, text):
+    for make in pair:
+        with pytest.raises((TypeError, ValueError), match=f"{make.__name__}: {text}"):
+            make(1e-3, **options)
+
+
+def test_an_error_stays_short():
+    many = {str(n): jnp.ones(2) for n in range(1000)}
+    for mistake in (
+        lambda: dx.decoupled_decay(many),
+        lambda: dx.with_decay(many, 0.1),
+        lambda: dx.l2_penalty(0.1, many),
+        lambda: use(dx.decoupled_decay(0.1), params=many),
+        lambda: use(dx.decoupled_decay(0.1, mask=dict.fromkeys(many, 0)), many, many),
+    ):
+        with pytest.raises((TypeError, ValueError)) as raised:
+            mistake()
+        assert len(str(raised.value)) < 1000
 
 
 def test_a_b2_rounded_to_one_by_inject_hyperparams_is_caught():

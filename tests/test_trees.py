@@ -110,6 +110,19 @@ def test_a_leaf_named_value_is_not_a_box():
         assert decayed(params, mask) == [1.0, 0.0]
 
 
+def test_a_box_beside_a_tree_keeps_its_path():
+    class Node(NamedTuple):
+        value: Any
+        child: Any
+
+    params = Node(jnp.ones(2), {"w": jnp.ones(3)})
+    assert decayed(params, Node(False, True)) == [0.0, 1.0]
+    with pytest.raises(ValueError, match="says nothing about child/w"):
+        decayed(params, Node(True, {"w": None}))
+    grads = Node(jnp.zeros(2), None)
+    assert decayed(params, None, grads) == [1.0]
+
+
 def test_numpy_and_python_scalars_are_leaves():
     part = dx.decoupled_decay(0.5)
     params, grads = {"a": 2.0, "b": np.ones(2, np.float32)}, {"a": 1.0, "b": np.ones(2)}

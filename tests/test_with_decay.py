@@ -143,7 +143,7 @@ def test_multi_steps_is_refused_by_name(accumulate):
         dx.with_decay(accumulate, 0.1)
 
 
-@pytest.mark.parametrize("unfinished", [optax.sgd, "sgd", 0.1, None])
+@pytest.mark.parametrize("unfinished", [optax.sgd, "sgd", 0.1, None, optax.MultiSteps])
 def test_an_unfinished_optimizer_is_refused(unfinished):
     with pytest.raises(TypeError, match=r"with_decay: takes a finished optimizer"):
         dx.with_decay(unfinished, 0.1)
