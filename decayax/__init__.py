@@ -2,6 +2,7 @@
 
 import importlib.metadata
 
+from decayax import masks as masks, rates as rates
 from decayax._adam import adam_l2 as adam_l2, adamw as adamw
 from decayax._decay import (
     add_l2_to_grad as add_l2_to_grad,

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from decayax._strength import as_strength, is_known, is_zero, Strength
 from decayax._tree import flatten, is_hole, Path, show
@@ -46,27 +47,12 @@ def multipliers(name: str, mask: MaskOrFn, params: Any) -> dict[Path, Strength]:
         ValueError: an entry is negative or not finite, fits no parameter, or all
             are 0; a parameter has no entry; a function is handed a bare array.
     """
-    flat, _ = flatten(params)
-    paths = [path for path, leaf in flat if not is_hole(leaf)]
-    if mask is None or not paths:
-        return dict.fromkeys(paths, 1.0)
-    seen = ""
-    if _is_function(mask):
-        mask, seen = _ask(name, mask, params), f"{SEEN} "
-    entries = {
-        path: _as_multiplier(name, path, value)
-        for path, value in flatten(mask)[0]
-        if not is_hole(value)
-    }
-    _check_fit(name, entries, paths, holes={p for p, leaf in flat if is_hole(leaf)})
-    found = {
-        path: next(entries[p] for p in _prefixes(path) if p in entries)
-        for path in paths
-    }
-    elsewhere = any(is_hole(leaf) and leaf is not None for _, leaf in flat)
-    if not elsewhere and all(map(is_zero, found.values())):
+    found = read_mask(name, mask, params)
+    masked_out = any(isinstance(x, optax.MaskedNode) for _, x in flatten(params)[0])
+    if found and not masked_out and all(map(is_zero, found.values())):
+        seen = f"{SEEN} " if is_function(mask) else ""
         raise ValueError(
-            f"{name}: the mask matches no parameter: {_some(paths)} all get the "
+            f"{name}: the mask matches no parameter: {_some(list(found))} all get the "
             "multiplier 0. Correct the mask; for no decay write weight_decay=0.0. "
             f"{seen}(Inside optax.inject_hyperparams a mask function needs "
             "static_args='mask', or it is called with the step.)"
@@ -74,8 +60,28 @@ def multipliers(name: str, mask: MaskOrFn, params: Any) -> dict[Path, Strength]:
     return found
 
 
-def _is_function(mask: Any) -> bool:
-    # An Equinox module full of bools may be callable and is a tree all the same.
+def read_mask(name: str, mask: MaskOrFn, params: Any) -> dict[Path, Strength]:
+    """`multipliers` of a mask that may spare every parameter, as a part of another."""
+    flat, _ = flatten(params)
+    paths = [path for path, leaf in flat if not is_hole(leaf)]
+    if mask is None or not paths:
+        return dict.fromkeys(paths, 1.0)
+    if is_function(mask):
+        mask = _ask(name, mask, params)
+    entries = {
+        path: as_multiplier(name, path, value)
+        for path, value in flatten(mask)[0]
+        if not is_hole(value)
+    }
+    _check_fit(name, entries, paths, holes={p for p, leaf in flat if is_hole(leaf)})
+    return {
+        path: next(entries[p] for p in _prefixes(path) if p in entries)
+        for path in paths
+    }
+
+
+def is_function(mask: Any) -> bool:
+    """Whether the mask is a function; a callable module full of bools is a tree."""
     if isinstance(mask, functools.partial):
         return True
     return callable(mask) and all(callable(leaf) for leaf in jax.tree.leaves(mask))
@@ -104,7 +110,8 @@ def _shape_only(leaf: Any) -> Any:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
 
 
-def _as_multiplier(name: str, path: Path, value: Any) -> Strength:
+def as_multiplier(name: str, path: Path, value: Any) -> Strength:
+    """Check one multiplier of a mask: a bool, or a number >= 0."""
     if isinstance(value, bool):
         value = float(value)
     elif getattr(value, "dtype", None) == np.bool_ and np.shape(value) == ():

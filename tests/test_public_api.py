@@ -23,6 +23,40 @@ NAMES = [
 ]
 
 
+MODULES = {
+    f"{module}.{name}": getattr(getattr(dx, module), name)
+    for module in ("masks", "rates")
+    if hasattr(dx, module)
+    for name in sorted(vars(getattr(dx, module)))
+    if not name.startswith("_")
+    and not inspect.ismodule(getattr(getattr(dx, module), name))
+}
+RECORDS = {name: x for name, x in MODULES.items() if inspect.isclass(x)}
+HELPERS = {name: x for name, x in MODULES.items() if inspect.isfunction(x)}
+
+
+@pytest.mark.parametrize("name", HELPERS)
+def test_docstrings_of_the_modules_are_complete(name):
+    doc = inspect.getdoc(HELPERS[name])
+    for section in ("Args:", "Returns:", "Raises:", "Example:", "Reference:"):
+        assert f"\n{section}\n" in doc, f"{name} lacks {section}"
+    assert ".. math::" in doc
+    assert ">>>" in doc
+    for argument in inspect.signature(HELPERS[name]).parameters:
+        assert re.search(rf"^    {argument}: ", doc, re.MULTILINE), (name, argument)
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_records_of_the_modules_are_documented(name):
+    assert inspect.getdoc(RECORDS[name])
+
+
+@pytest.mark.parametrize("name", [*HELPERS, "masks.no_bias_or_norm"])
+def test_the_librarys_readme_tables_the_modules(name):
+    rows = (ROOT / "decayax" / "README.md").read_text().splitlines()
+    assert any(row.startswith("|") and f"`{name}" in row for row in rows)
+
+
 def test_every_transform_is_a_row_of_the_table():
     assert {row.name for row in ROWS} == set(NAMES)
 

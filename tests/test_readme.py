@@ -20,7 +20,9 @@ def check_commands(body: str):
     for line in body.splitlines():
         command = shlex.split(line, comments=True)
         if command[:1] == ["make"]:
-            subprocess.run(["make", "-n", *command[1:]], cwd=ROOT, check=True)
+            subprocess.run(
+                ["make", "-n", *command[1:]], cwd=ROOT, check=True, capture_output=True
+            )
         elif command[:2] == ["python", "-m"]:
             help_of = [sys.executable, *command[1:4], "--help"]
             subprocess.run(help_of, cwd=ROOT, check=True, capture_output=True)
@@ -32,10 +34,13 @@ def check_commands(body: str):
 
 @pytest.mark.needs_extras
 @pytest.mark.parametrize("document", DOCUMENTS)
-def test_every_block_runs(document):
-    """In order, in one session, as a reader would try them."""
+def test_every_block_runs(document, capsys):
+    """In order, in one session; what a block prints is what the next one shows."""
     session = {"__name__": "readme"}
     for language, body in BLOCK.findall((ROOT / document).read_text()):
+        if printed := capsys.readouterr().out:
+            assert language == "text"
+            assert body == printed
         if language == "python":
             with (
                 jax.numpy_dtype_promotion("standard"),
@@ -44,6 +49,7 @@ def test_every_block_runs(document):
                 exec(compile(body, document, "exec"), session)
         elif language == "bash":
             check_commands(body)
+            capsys.readouterr()
         else:
             assert language == "text", "say what the block is, so it can be checked"
 
@@ -78,3 +84,11 @@ def test_the_findings_are_those_of_the_published_run():
     for number in ("10 (SGD), 100 (RMSprop) and 100 (Adam)", "0.74", "1.39", "2.60"):
         assert number in readme
         assert number in report
+
+
+def test_the_porting_table_is_the_tested_one():
+    from test_rates import PORTS
+
+    table = (ROOT / "decayax" / "README.md").read_text()
+    for row in PORTS:
+        assert f"| {row.framework} `{row.recipe}` | `{row.write}` |" in table
