@@ -47,23 +47,12 @@ def test_no_leaf_of_a_real_model_has_a_wrong_role(name):
             role == "other" and len(row.shape) < 2
         )
         assert row.multiplier == (0.0 if spare else 1.0), row
-
-
-@pytest.mark.needs_extras
-@pytest.mark.relaxed("flax, equinox: their initialisers")
-@pytest.mark.parametrize("name", model_zoo.MODELS)
-def test_the_mask_trains_a_real_model(name):
-    """Zero gradients, one step: what decays moves, what is spared does not."""
-    if name.startswith("equinox"):
-        pytest.importorskip("equinox")
-    zoo = model_zoo.MODELS[name]()
-    params = jax.tree.map(jnp.ones_like, zoo.params)
-    optimizer = dx.sgdw(0.5, weight_decay=0.5, mask=masks.no_bias_or_norm)
-    state = optimizer.init(params)
-    zeros = jax.tree.map(jnp.zeros_like, params)
-    updates, _ = jax.jit(optimizer.update)(zeros, state, params)
-    moved = [float(jnp.mean(u)) for u in jax.tree.leaves(updates)]
-    rows = masks.describe(masks.no_bias_or_norm, params).rows
+    # One step without gradients: what decays moves, what is spared does not.
+    params = jax.tree.map(lambda p: np.ones(p.shape, np.float32), zoo.params)
+    zeros = jax.tree.map(np.zeros_like, params)
+    part = dx.independent_decay(0.25, mask=masks.no_bias_or_norm)
+    updates, _ = part.update(zeros, part.init(params), params)
+    moved = [float(np.mean(u)) for u in jax.tree.leaves(updates)]
     assert moved == pytest.approx([-0.25 * row.multiplier for row in rows])
 
 

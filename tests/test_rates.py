@@ -665,7 +665,7 @@ ERRORS = {
     "divided by: write a number above 0.": lambda: rates.rate_from_independent(
         0.1, learning_rate=0.1, peak_learning_rate=0
     ),
-    "peak_learning_rate must be a number, got <function": (
+    "rates.coupled_from_independent: peak_learning_rate must be a number, got <func": (
         lambda: rates.coupled_from_independent(0.1, peak_learning_rate=cosine)
     ),
     "rates.coupled_from_rate: learning_rate must be > 0, got 0.0. It is divided by": (
