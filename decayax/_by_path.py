@@ -1,22 +1,36 @@
 """Masks by ordered rules on the paths of the parameters."""
 
 import difflib
+import functools
+import itertools
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple, NoReturn
 
 import optax
 
 from decayax._mask import as_multiplier, MaskOrFn
 from decayax._reasoned import as_mask, Decision, Mask, Multiplier
-from decayax._strength import brief
+from decayax._strength import brief, Strength
 from decayax._tree import flatten, is_hole, Path, show
 
 
-Rule = tuple[str, Multiplier | Callable[[re.Match[str]], Multiplier]]
+NAME = "masks.by_path"
+PLAIN = re.compile(r"[\w/~ -]")  # stands for itself in a regular expression
 
 
-def by_path(rules: Sequence[Rule], *, default: MaskOrFn | None = None) -> Mask:
+class Rule(NamedTuple):
+    """A pattern and what it gives, checked."""
+
+    pattern: re.Pattern[str]
+    multiplier: Any  # a Strength, or a function of the match
+
+
+def by_path(
+    rules: Sequence[tuple[str, Multiplier | Callable[[re.Match[str]], Multiplier]]],
+    *,
+    default: MaskOrFn | None = None,
+) -> Mask:
     r"""A mask by ordered rules on the paths of the parameters; the first match wins.
 
     .. math:: m_i = m_{\min\{k \,:\, \text{pattern}_k \text{ matches path}_i\}}
@@ -36,8 +50,8 @@ def by_path(rules: Sequence[Rule], *, default: MaskOrFn | None = None) -> Mask:
         TypeError, ValueError: a pattern that is no regular expression; a multiplier
             that is no bool and no number >= 0; when used, a rule that matches no
             parameter or only parameters that earlier rules took, a parameter that no
-            rule matches. (Inside ``optax.masked`` and ``partition`` a rule may match
-            below a ``MaskedNode``.)
+            rule matches. (Where ``optax.masked`` or ``partition`` left a
+            ``MaskedNode``, a rule may match what was below it.)
 
     Example:
         >>> import decayax as dx, jax.numpy as jnp
@@ -49,93 +63,116 @@ def by_path(rules: Sequence[Rule], *, default: MaskOrFn | None = None) -> Mask:
     Reference:
         Ordered rules as in big_vision's ``optax.py`` (Beyer et al.).
     """
-    name = "masks.by_path"
-    compiled = [_compile(name, rule) for rule in rules]
-    fallback = None if default is None else as_mask(default)
-
-    def decide(params: Any) -> dict[Path, Decision]:
-        flat, _ = flatten(params)
-        paths = [path for path, leaf in flat if not is_hole(leaf)]
-        matches = [
-            {path: match for path in paths if (match := p.fullmatch("/".join(path)))}
-            for p, _ in compiled
-        ]
-        decided: dict[Path, Decision] = {}
-        acts = []
-        for (pattern, multiplier), matched in zip(compiled, matches, strict=True):
-            first = {
-                path: match for path, match in matched.items() if path not in decided
-            }
-            acts.append(bool(first))
-            for path, match in first.items():
-                value = multiplier(match) if callable(multiplier) else multiplier
-                value = as_multiplier(name, path, value)
-                decided[path] = Decision(value, f"path {pattern.pattern}")
-        if not any(isinstance(leaf, optax.MaskedNode) for _, leaf in flat):
-            for (pattern, _), matched, acted in zip(
-                compiled, matches, acts, strict=True
-            ):
-                if not acted:
-                    _refuse(name, pattern, paths, shadowed=bool(matched))
-        return decided | _rest(name, fallback, params, set(paths) - set(decided))
-
-    return Mask("by_path", decide)
-
-
-def _rest(
-    name: str, fallback: Mask | None, params: Any, paths: set[Path]
-) -> dict[Path, Decision]:
-    """What the default says of the paths that no rule matched."""
-    if not paths:
-        return {}
-    if fallback is None:
-        first = min(paths)
-        raise ValueError(
-            f"{name}: no rule matches {show(first)} (and {len(paths) - 1} more). Add a "
-            "rule, or say default=False or default=masks.no_bias_or_norm."
+    if not isinstance(rules, Sequence) or isinstance(rules, str):
+        raise TypeError(
+            f"{NAME}: rules must be a list of pairs (pattern, multiplier), got "
+            f"{brief(rules)}."
         )
-    decided = fallback.decide(params)
-    return {
-        path: Decision(decided[path].multiplier, f"default, {decided[path].rule}")
-        for path in paths
-    }
+    checked = [_checked(rule) for rule in rules]
+    rest = None if default is None else as_mask(NAME, default)
+
+    return Mask(NAME, functools.partial(_decide, checked, rest))
 
 
-def _compile(name: str, rule: Rule) -> tuple[re.Pattern[str], Any]:
+def _decide(
+    rules: list[Rule], default: Mask | None, params: Any
+) -> dict[Path, Decision]:
+    """The decision for every parameter, by path."""
+    flat, treedef = flatten(params)
+    paths = [path for path, leaf in flat if not is_hole(leaf)]
+    hidden = [path for path, leaf in flat if isinstance(leaf, optax.MaskedNode)]
+    decided: dict[Path, Decision] = {}
+    for rule in rules if paths else []:
+        found = {
+            path: match
+            for path in paths
+            if (match := rule.pattern.fullmatch("/".join(path)))
+        }
+        first = {path: match for path, match in found.items() if path not in decided}
+        if not first and not any(_may_match_below(rule, path) for path in hidden):
+            _refuse(rule, paths, shadowed=bool(found))
+        for path, match in first.items():
+            value = _multiplier(rule, path, match)
+            decided[path] = Decision(value, f"path {rule.pattern.pattern}")
+    left = [path for path in paths if path not in decided]
+    if default is not None:
+        untaken = treedef.unflatten(
+            optax.MaskedNode() if path in decided else leaf for path, leaf in flat
+        )
+        for path, (multiplier, why) in default.decide(untaken).items():
+            decided[path] = Decision(multiplier, f"default, {why}")
+    elif left:
+        more = f" and {len(left) - 1} more" if len(left) > 1 else ""
+        raise ValueError(
+            f"{NAME}: no rule matches {show(left[0])}{more}. Add a rule, or say "
+            "default=False or default=masks.no_bias_or_norm."
+        )
+    return decided
+
+
+def _checked(rule: Any) -> Rule:
     if not (isinstance(rule, tuple | list) and len(rule) == 2):
         raise TypeError(
-            f"{name}: a rule is a pair (pattern, multiplier), got {rule!r}."
+            f"{NAME}: a rule is a pair (pattern, multiplier), got {rule!r}."
         )
     pattern, multiplier = rule
-    if not isinstance(pattern, str):
-        raise TypeError(f"{name}: a pattern is a string, got {brief(pattern)}.")
+    if not isinstance(pattern, str | re.Pattern):
+        raise TypeError(f"{NAME}: a pattern is a string, got {brief(pattern)}.")
     if not callable(multiplier):
-        multiplier = as_multiplier(name, (pattern,), multiplier)
+        where = f"the multiplier of the rule {pattern!r}"
+        multiplier = as_multiplier(NAME, where, multiplier)
     try:
-        return re.compile(pattern), multiplier
+        return Rule(re.compile(pattern), multiplier)
     except re.error as error:
         raise ValueError(
-            f"{name}: {pattern!r} is no regular expression: {error}."
+            f"{NAME}: {pattern!r} is no regular expression: {error}. For any text "
+            "write '.*', not '*'."
         ) from None
 
 
-def _refuse(
-    name: str, pattern: re.Pattern[str], paths: list[Path], shadowed: bool
-) -> None:
+def _multiplier(rule: Rule, path: Path, match: re.Match[str]) -> Strength:
+    """What a rule gives to the path that it matches."""
+    if not callable(rule.multiplier):
+        return rule.multiplier
+    where = f"the multiplier that the rule {rule.pattern.pattern!r} gives {show(path)}"
+    try:
+        value = rule.multiplier(match)
+    except Exception as error:
+        error.add_note(f"{NAME}: raised by {where}. It is called with the re.Match.")
+        raise
+    return as_multiplier(NAME, where, value)
+
+
+def _may_match_below(rule: Rule, hidden: Path) -> bool:
+    """Whether a rule may match at or below a path whose parameters are masked out.
+
+    Judged by the pattern's literal beginning; an unclear one may match anything.
+    """
+    pattern, above = rule.pattern.pattern, "/".join(hidden)
+    literal = "".join(itertools.takewhile(PLAIN.match, pattern))
+    if literal == pattern:
+        return literal == above or literal.startswith(f"{above}/")
+    if "|" in pattern:
+        return True
+    if pattern[len(literal)] in "?*{":  # the letter before is optional
+        literal = literal[:-1]
+    return literal.startswith(f"{above}/") or f"{above}/".startswith(literal)
+
+
+def _refuse(rule: Rule, paths: list[Path], shadowed: bool) -> NoReturn:
+    pattern = rule.pattern.pattern
     if shadowed:
         raise ValueError(
-            f"{name}: the rule {pattern.pattern!r} never acts: earlier rules match all "
-            "of its parameters. Move it up, or remove it."
+            f"{NAME}: the rule {pattern!r} never acts: earlier rules match all of its "
+            "parameters. Move it up, or remove it."
         )
     shown = [show(path) for path in paths]
-    parts = [path for path in shown if pattern.search(path)]
-    near = difflib.get_close_matches(pattern.pattern, shown, cutoff=0)
+    anywhere = f".*({pattern.removeprefix('^').removesuffix('$')}).*"
+    parts = [path for path in shown if re.fullmatch(anywhere, path)]
+    near = difflib.get_close_matches(pattern, shown, cutoff=0)
     hint = (
-        f"A pattern stands for the whole path: write '.*{pattern.pattern}.*' to match "
-        f"{parts[0]}."
+        f"A pattern stands for the whole path: write {anywhere!r} to match {parts[0]}."
         if parts
         else f"The nearest paths are {', '.join(near)}."
     )
-    raise ValueError(
-        f"{name}: the rule {pattern.pattern!r} matches no parameter. {hint}"
-    )
+    raise ValueError(f"{NAME}: the rule {pattern!r} matches no parameter. {hint}")

@@ -23,10 +23,11 @@ def by_role(
 
     .. math:: m_i = m_{\text{role}(i)}
 
-    The role is read from the leaf's own name (``kernel``, ``w``, ``bias``, ``offset``,
-    ``scale``, ``embedding``, ...), then from the module around it: by type in trees of
-    modules (Equinox), else by name (``ln_1``, ``layer_norm``, ``wte``). Never from the
-    shape: attention biases are matrices, and ``nn.scan`` gives scales another axis.
+    The role is read from the words of the leaf's own name (``kernel``, ``w``, ``bias``,
+    ``scale``, ``embedding``, ...), then from the module around it, by its type in trees
+    of modules (Equinox) or by its name (``ln_1``, ``q_proj``, ``wte``), and from the
+    bias beside it, whose shape a norm's weight has and a layer's has not. Only what
+    these leave open is decided by the number of axes, and ``describe`` marks it.
 
     Args:
         kernel: multiplier of dense, convolution, attention and recurrent weights.
@@ -34,7 +35,7 @@ def by_role(
         bias: multiplier of biases, those of norms too.
         norm_scale: multiplier of the scales of LayerNorm, RMSNorm, BatchNorm, ...
         other: multiplier of all else; None: 1 for matrices and more, 0 for the rest.
-            ``describe`` marks these with a question mark: look at them.
+            ``describe`` marks these, too, with a question mark: look at them.
 
     Returns:
         A mask for ``mask=``: a function from parameters to a tree of multipliers.
@@ -55,15 +56,17 @@ def by_role(
     """
     given = (kernel, embedding, bias, norm_scale, 0.0 if other is None else other)
     checked = {
-        role: as_multiplier("masks.by_role", (role,), value)
+        role: as_multiplier("masks.by_role", role, value)
         for role, value in zip(ROLES, given, strict=True)
     }
 
     def decide(params: Any) -> dict[Path, Decision]:
         shapes = {path: np.shape(leaf) for path, leaf in flatten(params)[0]}
         decided = {}
-        for path, role in roles(params).items():
+        for path, (role, sure) in roles(params).items():
             multiplier, rule = checked[role], f"role {role}"
+            if not sure and role != OTHER:
+                rule += ", a guess by its axes"
             if role == OTHER and other is None:
                 matrix = len(shapes[path]) >= 2
                 multiplier = float(matrix)
@@ -71,7 +74,7 @@ def by_role(
             decided[path] = Decision(multiplier, rule)
         return decided
 
-    return Mask("by_role", decide)
+    return Mask("masks.by_role", decide)
 
 
-no_bias_or_norm = dataclasses.replace(by_role(), name="no_bias_or_norm")
+no_bias_or_norm = dataclasses.replace(by_role(), name="masks.no_bias_or_norm")

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from decayax._dtypes import compute_dtype
 from decayax._mask import as_multiplier, MaskOrFn
 from decayax._reasoned import as_mask, Decision, Mask
 from decayax._strength import Strength, times
@@ -38,7 +39,7 @@ def all_of(*masks: MaskOrFn) -> Mask:
         Multipliers as fuzzy membership: product, maximum and complement (Zadeh, *Fuzzy
         sets*, Information and Control 8, 1965; the product is the probabilistic "and").
     """
-    return _combined("all_of", masks, times)
+    return _combined("masks.all_of", masks, times)
 
 
 def any_of(*masks: MaskOrFn) -> Mask:
@@ -66,13 +67,13 @@ def any_of(*masks: MaskOrFn) -> Mask:
         Multipliers as fuzzy membership: product, maximum and complement (Zadeh, *Fuzzy
         sets*, Information and Control 8, 1965; the product is the probabilistic "and").
     """
-    return _combined("any_of", masks, _larger)
+    return _combined("masks.any_of", masks, _larger)
 
 
 def invert(mask: MaskOrFn) -> Mask:
     r"""A mask the other way round, for multipliers between 0 and 1.
 
-    .. math:: m' = 1 - m
+    .. math:: m' = \max(1 - m, 0)
 
     Args:
         mask: a mask: of this module, a tree, a prefix, a function, None.
@@ -81,7 +82,7 @@ def invert(mask: MaskOrFn) -> Mask:
         A mask for ``mask=``.
 
     Raises:
-        ValueError: when used, a multiplier above 1.
+        ValueError: when used, a known multiplier above 1.
 
     Example:
         >>> import decayax as dx, jax.numpy as jnp
@@ -93,7 +94,7 @@ def invert(mask: MaskOrFn) -> Mask:
         Multipliers as fuzzy membership: product, maximum and complement (Zadeh, *Fuzzy
         sets*, Information and Control 8, 1965; the product is the probabilistic "and").
     """
-    inner = as_mask(mask)
+    inner = as_mask("masks.invert", mask)
 
     def decide(params: Any) -> dict[Path, Decision]:
         decided = inner.decide(params)
@@ -103,9 +104,12 @@ def invert(mask: MaskOrFn) -> Mask:
                     f"masks.invert: the multiplier of {show(path)} is {multiplier}, "
                     "which has no opposite. Invert a mask of True and False."
                 )
-        return {p: Decision(1.0 - m, f"not ({r})") for p, (m, r) in decided.items()}
+        return {
+            path: Decision(_opposite(multiplier), f"not ({rule})")
+            for path, (multiplier, rule) in decided.items()
+        }
 
-    return Mask("invert", decide)
+    return Mask("masks.invert", decide)
 
 
 def scale(mask: MaskOrFn, factor: jax.typing.ArrayLike) -> Mask:
@@ -132,8 +136,8 @@ def scale(mask: MaskOrFn, factor: jax.typing.ArrayLike) -> Mask:
     Reference:
         Per-group strengths as in big_vision's ``wd_mults`` (Beyer et al.).
     """
-    inner = as_mask(mask)
-    by = as_multiplier("masks.scale", ("factor",), factor)
+    inner = as_mask("masks.scale", mask)
+    by = as_multiplier("masks.scale", "factor", factor)
 
     def decide(params: Any) -> dict[Path, Decision]:
         return {
@@ -141,20 +145,24 @@ def scale(mask: MaskOrFn, factor: jax.typing.ArrayLike) -> Mask:
             for path, (multiplier, rule) in inner.decide(params).items()
         }
 
-    return Mask("scale", decide)
+    return Mask("masks.scale", decide)
 
 
 def _combined(name: str, masks: Sequence[MaskOrFn], join: Callable[..., Any]) -> Mask:
     if not masks:
-        raise ValueError(f"masks.{name}: needs at least one mask.")
-    parts = [as_mask(mask) for mask in masks]
+        raise ValueError(f"{name}: needs at least one mask.")
+    if any(isinstance(part, Mask) for mask in masks for part in _listed(mask)):
+        raise TypeError(f"{name}: got a list of masks. Write {name}(a, b), not [a, b].")
+    parts = [as_mask(name, mask) for mask in masks]
+
+    short = name.removeprefix("masks.")
 
     def decide(params: Any) -> dict[Path, Decision]:
         decided = [part.decide(params) for part in parts]
         return {
             path: Decision(
                 functools.reduce(join, [each[path].multiplier for each in decided]),
-                f"{name} ({'; '.join(each[path].rule for each in decided)})",
+                f"{short} ({'; '.join(each[path].rule for each in decided)})",
             )
             for path in decided[0]
         }
@@ -162,6 +170,19 @@ def _combined(name: str, masks: Sequence[MaskOrFn], join: Callable[..., Any]) ->
     return Mask(name, decide)
 
 
+def _listed(mask: MaskOrFn) -> Sequence[Any]:
+    return mask if isinstance(mask, list | tuple) else ()
+
+
 def _larger(a: Strength, b: Strength) -> Strength:
-    known = isinstance(a, float) and isinstance(b, float)
-    return max(a, b) if known else jnp.maximum(a, b)
+    if isinstance(a, float) and isinstance(b, float):
+        return max(a, b)
+    dtype = compute_dtype(*(x for x in (a, b) if not isinstance(x, float)))
+    return jnp.maximum(jnp.asarray(a, dtype), jnp.asarray(b, dtype))
+
+
+def _opposite(m: Strength) -> Strength:
+    """1 - m; a traced m cannot be refused, so that above 1 the decay stays at 0."""
+    if isinstance(m, float):
+        return 1.0 - m
+    return jnp.maximum(1.0 - jnp.asarray(m, compute_dtype(m)), 0.0)

@@ -1,6 +1,8 @@
 """A mask's decisions as a table to read and as plain data."""
 
+import dataclasses
 import math
+import numbers
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -8,8 +10,8 @@ import numpy as np
 from decayax._dtypes import dtype_of
 from decayax._mask import MaskOrFn
 from decayax._reasoned import as_mask
-from decayax._roles import OTHER, roles
-from decayax._strength import Strength
+from decayax._roles import roles
+from decayax._strength import brief, Strength
 from decayax._tree import flatten, is_hole, show
 
 
@@ -20,6 +22,7 @@ class Row(NamedTuple):
     shape: tuple[int, ...]
     dtype: str
     role: str
+    sure: bool  # whether more than the number of axes tells the role
     multiplier: Strength
     rule: str
 
@@ -34,7 +37,8 @@ class Row(NamedTuple):
         return isinstance(self.multiplier, float) and self.multiplier == 0.0
 
 
-class Description(NamedTuple):
+@dataclasses.dataclass(frozen=True, repr=False)
+class Description:
     """All parameters; prints as a table."""
 
     rows: tuple[Row, ...]
@@ -60,9 +64,11 @@ class Description(NamedTuple):
             f"decayed: {self.decayed:,} numbers in {_count(decayed)}; "
             f"spared: {self.spared:,} numbers in {_count(spared)}"
         )
-        if any(row.role == OTHER for row in self.rows):
-            table.append("?: no rule knows this name; see that the decision is meant")
+        if not all(row.sure for row in self.rows):
+            table.append("?: no name tells the role; see that the decision is meant")
         return "\n".join(table)
+
+    __repr__ = __str__
 
 
 def describe(mask: MaskOrFn, params: Any) -> Description:
@@ -76,11 +82,13 @@ def describe(mask: MaskOrFn, params: Any) -> Description:
 
     Returns:
         A description: ``print`` it for a table; ``.rows`` is the same as plain data
-        (path, shape, dtype, role, multiplier, rule); ``.decayed`` and ``.spared`` count
-        the numbers in the parameters. A question mark stands by the role "other".
+        (path, shape, dtype, role, sure, multiplier, rule); ``.decayed`` and ``.spared``
+        count the numbers in the parameters. A question mark stands by a role that no
+        name tells: see that the decision is meant.
 
     Raises:
-        TypeError, ValueError: what the mask itself refuses.
+        TypeError, ValueError: a leaf that is no array (filter an Equinox model, take
+            the ``nnx.state(model, nnx.Param)`` of an NNX one); what the mask refuses.
 
     Example:
         >>> import decayax as dx, jax.numpy as jnp
@@ -94,19 +102,28 @@ def describe(mask: MaskOrFn, params: Any) -> Description:
     Reference:
         Parameter tables as in CLU's ``parameter_overview``, with the decision beside.
     """
-    decided, role_at = as_mask(mask).decide(params), roles(params)
+    name = "masks.describe"
+    flat = [(path, leaf) for path, leaf in flatten(params)[0] if not is_hole(leaf)]
+    for path, leaf in flat:
+        if not isinstance(leaf, numbers.Number) and not hasattr(leaf, "dtype"):
+            raise TypeError(
+                f"{name}: {show(path)} is no parameter, but {brief(leaf)}. The second "
+                "argument is the tree of parameters; of an Equinox model write "
+                "eqx.filter(model, eqx.is_array)."
+            )
+    decided, role_at = as_mask(name, mask).decide(params), roles(params)
     return Description(
         tuple(
             Row(
                 path=show(path),
                 shape=tuple(np.shape(leaf)),
                 dtype=str(dtype_of(leaf)),
-                role=role_at[path],
+                role=role_at[path].name,
+                sure=role_at[path].sure,
                 multiplier=decided[path].multiplier,
                 rule=decided[path].rule,
             )
-            for path, leaf in flatten(params)[0]
-            if not is_hole(leaf)
+            for path, leaf in flat
         )
     )
 
@@ -114,7 +131,7 @@ def describe(mask: MaskOrFn, params: Any) -> Description:
 def _cells(row: Row) -> tuple[str, ...]:
     known = isinstance(row.multiplier, float)
     multiplier = f"{row.multiplier:g}" if known else "traced"
-    role = f"{row.role} ?" if row.role == OTHER else row.role
+    role = row.role if row.sure else f"{row.role} ?"
     return (row.path, str(row.shape), row.dtype, role, multiplier, row.rule)
 
 

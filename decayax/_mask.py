@@ -20,12 +20,13 @@ from decayax._strength import as_strength, is_known, is_zero, Strength
 from decayax._tree import flatten, is_hole, Path, show
 
 
-Mask = Any  # a pytree (or prefix) of bools or numbers
-MaskOrFn = Mask | Callable[[Any], Mask] | None
+MaskTree = Any  # a pytree (or prefix) of bools or numbers
+MaskOrFn = MaskTree | Callable[[Any], MaskTree] | None
+ONE_NUMBER = "Write True, False or one number >= 0."
 SEEN = (
     "A mask function is called with the parameter tree, each leaf a "
     "jax.ShapeDtypeStruct and no jax.Array: it decides by path, shape and dtype, never "
-    "by value."
+    "by value. (If it makes masks, call it first: mask=masks.by_role().)"
 )
 
 
@@ -87,7 +88,7 @@ def is_function(mask: Any) -> bool:
     return callable(mask) and all(callable(leaf) for leaf in jax.tree.leaves(mask))
 
 
-def _ask(name: str, mask: Callable[[Any], Mask], params: Any) -> Mask:
+def _ask(name: str, mask: Callable[[Any], MaskTree], params: Any) -> MaskTree:
     if jax.tree_util.all_leaves([params]):
         raise ValueError(
             f"{name}: the mask is a function of the parameter tree, but got one bare "
@@ -110,16 +111,26 @@ def _shape_only(leaf: Any) -> Any:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
 
 
-def as_multiplier(name: str, path: Path, value: Any) -> Strength:
-    """Check one multiplier of a mask: a bool, or a number >= 0."""
+def as_multiplier(
+    name: str, where: Path | str, value: Any, cure: str = ONE_NUMBER
+) -> Strength:
+    """Check one multiplier: a bool, or a number >= 0.
+
+    Args:
+        name: public name of the function that takes it, for errors.
+        where: the path that it stands at in a mask, or the name of the argument.
+        value: what the user gave.
+        cure: what to write instead.
+    """
     if isinstance(value, bool):
         value = float(value)
     elif getattr(value, "dtype", None) == np.bool_ and np.shape(value) == ():
         value = float(value) if is_known(value) else value.astype(jnp.float32)
     elif getattr(value, "dtype", None) == np.bool_:
         value = np.zeros(np.shape(value))  # refused below for its shape
-    cure = "Write True, False or one number >= 0."
-    return as_strength(name, f"the mask's multiplier at {show(path)}", value, cure)
+    if not isinstance(where, str):
+        where = f"the mask's multiplier at {show(where)}"
+    return as_strength(name, where, value, cure)
 
 
 def _prefixes(path: Path) -> Iterator[Path]:

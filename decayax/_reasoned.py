@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 
 import jax
 
-from decayax._mask import is_function, MaskOrFn, read_mask
+from decayax._mask import as_multiplier, is_function, MaskOrFn, read_mask
 from decayax._strength import Strength
 from decayax._tree import flatten, is_hole, Path
 
 
-Multiplier = bool | float | jax.Array
+Multiplier = bool | float | jax.Array  # as a user writes it
 
 
 class Decision(NamedTuple):
@@ -25,17 +25,22 @@ class Decision(NamedTuple):
 class Mask:
     """A mask that can say why: call it on the parameters for a tree of multipliers."""
 
-    name: str
-    decide: Callable[[Any], dict[Path, Decision]]  # params -> decision by path
+    name: str  # of the function that made it, for errors
+    rule: Callable[[Any], dict[Path, Decision]]
+
+    def decide(self, params: Any) -> dict[Path, Decision]:
+        """The decision for every parameter, by path."""
+        if jax.tree_util.all_leaves([params]) and not is_hole(params):
+            raise ValueError(
+                f"{self.name}: got one bare array without leaf paths. Inside "
+                "optax.inject_hyperparams write static_args='mask'; inside "
+                "optax.flatten a mask cannot work, move the decay out of it; for a "
+                "single array give the mask as a number."
+            )
+        return self.rule(params)
 
     def __call__(self, params: Any) -> Any:
         """The tree of multipliers, in the structure of ``params``."""
-        if jax.tree_util.all_leaves([params]) and not is_hole(params):
-            raise ValueError(
-                f"masks.{self.name}: got one bare array without leaf paths. Inside "
-                "optax.inject_hyperparams write static_args='mask'; inside "
-                "optax.flatten a mask cannot work, move the decay out of it."
-            )
         decided = self.decide(params)
         flat, treedef = flatten(params)
         return treedef.unflatten(
@@ -43,14 +48,26 @@ class Mask:
         )
 
 
-def as_mask(mask: MaskOrFn) -> Mask:
-    """Any mask (a tree, a prefix, a function, None) as one that can say why."""
+def as_mask(name: str, mask: MaskOrFn) -> Mask:
+    """Any mask (a tree, a prefix, a function, None) as one that can say why.
+
+    Args:
+        name: public name of the function that takes the mask, for errors.
+        mask: what it was given.
+
+    Raises:
+        TypeError, ValueError: an entry that is no bool and no number >= 0.
+    """
     if isinstance(mask, Mask):
         return mask
-    rule = "none: all" if mask is None else "function" if is_function(mask) else "tree"
+    kind = "none: all" if mask is None else "function" if is_function(mask) else "tree"
+    if kind == "tree":
+        for path, value in flatten(mask)[0]:
+            if not is_hole(value):
+                as_multiplier(name, path, value)
 
-    def decide(params: Any) -> dict[Path, Decision]:
-        found = read_mask("masks", mask, params)
-        return {path: Decision(value, f"mask {rule}") for path, value in found.items()}
+    def rule(params: Any) -> dict[Path, Decision]:
+        found = read_mask(name, mask, params)
+        return {path: Decision(value, f"mask {kind}") for path, value in found.items()}
 
-    return Mask("as_mask", decide)
+    return Mask(name, rule)
