@@ -9,12 +9,13 @@ import math
 import jax
 
 from decayax._rate_values import (
-    AMOUNT,
     checked,
     compute,
     convert,
+    ONE_AMOUNT,
     RESULT,
     Schedule,
+    schedule_multiplier,
     STRENGTH,
 )
 from decayax._strength import as_strength, ScalarOrSchedule
@@ -68,7 +69,8 @@ def proportional_schedule(
         A schedule, step -> :math:`\lambda_t`.
 
     Raises:
-        TypeError, ValueError: a value out of its range or no real number.
+        TypeError, ValueError: a value out of its range or no real number; a learning
+            rate above its peak.
 
     Example:
         >>> import optax, decayax as dx
@@ -84,15 +86,17 @@ def proportional_schedule(
     Reference:
         Loshchilov and Hutter, https://arxiv.org/abs/1711.05101, Algorithm 2, line 12.
     """
+    name = "proportional_schedule"
     followed = convert(
-        "proportional_schedule",
+        name,
         lambda xp, weight_decay, learning_rate, peak_learning_rate: (
-            weight_decay * (learning_rate / peak_learning_rate)
+            weight_decay
+            * schedule_multiplier(name, xp, learning_rate, peak_learning_rate)
         ),
         RESULT,
         weight_decay=(weight_decay, STRENGTH),
         learning_rate=(learning_rate, STRENGTH),
-        peak_learning_rate=(peak_learning_rate, AMOUNT),
+        peak_learning_rate=(peak_learning_rate, ONE_AMOUNT),
     )
     return followed if callable(followed) else lambda step: followed
 
@@ -125,7 +129,7 @@ def warmup_schedule(
         https://arxiv.org/abs/1706.02677, section 2.2), for the decay.
     """
     strength = as_strength("rates.warmup_schedule", "weight_decay", weight_decay)
-    length = checked("warmup_schedule", "warmup_steps", warmup_steps, AMOUNT)
+    length = checked("warmup_schedule", "warmup_steps", warmup_steps, ONE_AMOUNT)
 
     def warmup(xp, strength, length, step):
         return strength * (xp.minimum(step, length) / length)
@@ -162,7 +166,7 @@ def linear_to_zero_schedule(
     strength = as_strength(
         "rates.linear_to_zero_schedule", "weight_decay", weight_decay
     )
-    length = checked("linear_to_zero_schedule", "steps", steps, AMOUNT)
+    length = checked("linear_to_zero_schedule", "steps", steps, ONE_AMOUNT)
 
     def line(xp, strength, length, step):
         return strength * ((length - xp.minimum(step, length)) / length)
@@ -200,7 +204,7 @@ def cosine_to_zero_schedule(
     strength = as_strength(
         "rates.cosine_to_zero_schedule", "weight_decay", weight_decay
     )
-    length = checked("cosine_to_zero_schedule", "steps", steps, AMOUNT)
+    length = checked("cosine_to_zero_schedule", "steps", steps, ONE_AMOUNT)
 
     def half_cosine(xp, strength, length, step):
         ahead = (length - xp.minimum(step, length)) / length

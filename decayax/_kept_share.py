@@ -16,6 +16,7 @@ from decayax._rate_values import (
     Converted,
     per_step,
     RATE,
+    RATE_OF_TIME,
     SHARE,
     STEPS,
     STRENGTH,
@@ -37,8 +38,8 @@ def kept_share(
         steps: :math:`T > 0`, a whole number; with one constant rate it may be traced.
 
     Returns:
-        The share kept, in [0, 1]: a float, calculated in float64, where all rates are
-        known (also as JAX arrays), else a JAX scalar.
+        The share kept, in [0, 1]: one number, also for a schedule; a float, calculated
+        in float64, where all rates are known (also as JAX arrays), else a JAX scalar.
 
     Raises:
         TypeError, ValueError: a value out of its range or no real number; an array of
@@ -60,8 +61,8 @@ def kept_share(
         if np.shape(constant) == () == np.shape(steps):
             return compute(
                 lambda xp, rate, steps: xp.exp(steps * xp.log1p(-rate)),
-                rate=known_first(constant),
-                steps=known_first(steps),
+                rate=known64(constant),
+                steps=known64(steps),
             )
     count = whole(name, steps)
     rate = per_step(name, "rate_per_step", rate_per_step, RATE, count)
@@ -74,6 +75,10 @@ def rate_from_kept_share(
     r"""The constant rate that leaves a share of each weight after a run.
 
     .. math:: \mathrm{rate} = 1 - \mathrm{kept}^{1/T}
+
+    A rate near 1 and a kept share near 1 have few digits left in the other: there and
+    back, a rounding of 1e-16 grows by :math:`T\,\mathrm{rate}/(1-\mathrm{rate})` or its
+    inverse.
 
     Args:
         kept: the share left at the end, in (0, 1].
@@ -96,7 +101,7 @@ def rate_from_kept_share(
     return convert(
         "rate_from_kept_share",
         lambda xp, kept, steps: 0.0 - xp.expm1(xp.log(kept) / steps),
-        RATE,
+        RATE_OF_TIME,
         kept=(kept, SHARE),
         steps=(steps, STEPS),
     )
@@ -119,8 +124,9 @@ def coupled_from_kept_share(
         steps: :math:`T > 0`, a whole number, not traced.
 
     Returns:
-        The one :math:`\lambda \ge 0` with all :math:`\gamma_t\lambda < 1`: a float,
-        to 1e-12, where all is known, else a JAX scalar with first derivatives.
+        The one :math:`\lambda \ge 0` with all :math:`\gamma_t\lambda < 1`, also for a
+        schedule: a float, to 1e-12, where all is known, else a JAX scalar with first
+        and second derivatives.
 
     Raises:
         TypeError, ValueError: a value out of its range or no real number; an array of
@@ -147,22 +153,30 @@ def coupled_from_kept_share(
             "several write jax.vmap over it."
         )
     count = whole(name, checked(name, "steps", steps, STEPS))
-    rates = per_step(name, "learning_rate", learning_rate, STRENGTH, count)
+    constant = not callable(learning_rate) and np.shape(learning_rate) == ()
+    # At a constant learning rate all steps are alike, so that one stands for them.
+    alike = 1 if constant else count
+    rates = per_step(name, "learning_rate", learning_rate, STRENGTH, alike)
     if is_known(rates) and not rates.any():
         raise ValueError(
             f"rates.{name}: learning_rate must be > 0 at some step, got 0 at all "
             f"{count}. Without a learning rate a coupled weight decay does nothing."
         )
-    return compute(solve, kept=known_first(kept), learning_rate=rates)
+    times = count / alike
+    return compute(
+        lambda xp, kept, rates: solve(xp, xp.log(kept) / times, rates),
+        kept=known64(kept),
+        rates=rates,
+    )
 
 
-def solve(xp: Any, kept: Any, learning_rate: Any) -> Any:
+def solve(xp: Any, log_kept: Any, learning_rate: Any) -> Any:
     r"""The root λ of F(λ) = Σ log1p(−γ_t λ) − ln kept, by Newton from the right.
 
     F is concave and falls, so that Newton's steps from a point right of the root stay
-    right of it. Such points: log1p(−x) ≤ −x gives −ln kept/Σγ, and the largest γ alone
-    gives (1 − kept)/max γ. The last step, taken with derivatives, is the implicit
-    function theorem.
+    right of it; log1p(−x) ≤ −x gives such a point, −ln kept/Σγ. Two more steps, which
+    change nothing, are taken for their derivatives: each doubles the order to which
+    they are right.
     """
 
     def newton(x, target, learning_rate):
@@ -170,13 +184,10 @@ def solve(xp: Any, kept: Any, learning_rate: Any) -> Any:
         slope = xp.sum(learning_rate / (1.0 - learning_rate * x))
         return x + left / slope
 
-    fixed = kept, learning_rate
-    if xp is jnp:
-        fixed = jax.lax.stop_gradient(fixed)
-    target, gamma = xp.log(fixed[0]), fixed[1]
-    top = xp.max(gamma)
-    limit = (1.0 - xp.finfo(gamma.dtype).eps) / top  # below the pole
-    x = xp.minimum(xp.minimum(-target / xp.sum(gamma), -xp.expm1(target) / top), limit)
+    given = log_kept, learning_rate
+    target, gamma = jax.lax.stop_gradient(given) if xp is jnp else given
+    limit = (1.0 - 2.0 * xp.finfo(gamma.dtype).eps) / xp.max(gamma)  # below the pole
+    x = xp.minimum(-target / xp.sum(gamma), limit)
 
     def refine(_, x):
         return xp.clip(newton(x, target, gamma), 0.0, limit)
@@ -185,22 +196,30 @@ def solve(xp: Any, kept: Any, learning_rate: Any) -> Any:
     # cross the 1e16 of float64 and then converge quadratically, in 5.
     if xp is jnp:
         x = jax.lax.stop_gradient(jax.lax.fori_loop(0, 50, refine, x))
-        return newton(x, xp.log(kept), learning_rate)
+        for _ in range(2):
+            change = newton(x, *given) - x
+            x = x + (change - jax.lax.stop_gradient(change))
+        return x
     for _ in range(50):
         x, before = refine(0, x), x
         if abs(x - before) <= 2e-16 * x:
             break
-    return x + 0.0
+    return x
 
 
-def known_first(value: Any) -> Any:
-    """Float64 NumPy where the value is known, a JAX array too."""
+def known64(value: Any) -> Any:
+    """Float64 NumPy where the value is known, be it a JAX array."""
     return np.asarray(value, np.float64) if is_known(value) else value
 
 
 def whole(name: str, steps: Any) -> int:
     """A checked number of steps as an int: the length of an array cannot be traced."""
-    if np.shape(steps) != () or not is_known(steps):
+    if np.shape(steps) != ():
+        raise ValueError(
+            f"rates.{name}: steps must be one number, got shape {np.shape(steps)}. "
+            "Call it once for each."
+        )
+    if not is_known(steps):
         raise ValueError(
             f"rates.{name}: steps must be one known whole number for a value "
             f"per step, got {steps}. Close over it instead of tracing it."

@@ -111,16 +111,13 @@ def _shape_only(leaf: Any) -> Any:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
 
 
-def as_multiplier(
-    name: str, where: Path | str, value: Any, cure: str = ONE_NUMBER
-) -> Strength:
+def as_multiplier(name: str, where: Path | str, value: Any) -> Strength:
     """Check one multiplier: a bool, or a number >= 0.
 
     Args:
         name: public name of the function that takes it, for errors.
         where: the path that it stands at in a mask, or the name of the argument.
         value: what the user gave.
-        cure: what to write instead.
     """
     if isinstance(value, bool):
         value = float(value)
@@ -130,7 +127,7 @@ def as_multiplier(
         value = np.zeros(np.shape(value))  # refused below for its shape
     if not isinstance(where, str):
         where = f"the mask's multiplier at {show(where)}"
-    return as_strength(name, where, value, cure)
+    return as_strength(name, where, value, ONE_NUMBER)
 
 
 def _prefixes(path: Path) -> Iterator[Path]:

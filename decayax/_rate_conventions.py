@@ -7,6 +7,8 @@ r"""One decay under the conventions of different libraries: all are one rate per
 with γ_t the learning rate and α its peak: λ_independent = α λ_coupled.
 """
 
+import jax
+
 from decayax._rate_values import (
     AMOUNT,
     convert,
@@ -14,7 +16,9 @@ from decayax._rate_values import (
     DIVISOR,
     RATE,
     RESULT,
+    schedule_multiplier,
     STRENGTH,
+    where_positive,
 )
 from decayax._strength import ScalarOrSchedule
 
@@ -65,8 +69,9 @@ def coupled_from_rate(
     Args:
         rate_per_step: the share of a weight lost per step, in [0, 1). A number, an
             array or a schedule.
-        learning_rate: :math:`\gamma_t > 0`, a number, an array or a schedule. Where it
-            ends at 0 no weight decay gives a rate there: use ``dx.independent_decay``.
+        learning_rate: :math:`\gamma_t > 0`, a number, an array or a schedule. Where a
+            schedule is 0 no weight decay gives the rate, and it is 0 there too; for the
+            rate at every step use ``dx.independent_decay``.
 
     Returns:
         :math:`\lambda` for ``dx.decoupled_decay``; a schedule if one is given.
@@ -84,10 +89,12 @@ def coupled_from_rate(
     """
     return convert(
         "coupled_from_rate",
-        lambda xp, rate_per_step, learning_rate: rate_per_step / learning_rate,
+        lambda xp, rate_per_step, learning_rate: where_positive(
+            xp, rate_per_step, learning_rate
+        ),
         RESULT,
         rate_per_step=(rate_per_step, RATE),
-        learning_rate=(learning_rate, DIVISOR),
+        learning_rate=(learning_rate, STRENGTH if callable(learning_rate) else DIVISOR),
     )
 
 
@@ -95,7 +102,7 @@ def rate_from_independent(
     weight_decay: ScalarOrSchedule,
     *,
     learning_rate: ScalarOrSchedule,
-    peak_learning_rate: ScalarOrSchedule,
+    peak_learning_rate: jax.typing.ArrayLike,
 ) -> Converted:
     r"""The rate of a decay that is multiplied by the schedule, not by its peak.
 
@@ -112,7 +119,8 @@ def rate_from_independent(
         takes it; a schedule if one is given.
 
     Raises:
-        TypeError, ValueError: a value out of its range or no real number; a rate >= 1.
+        TypeError, ValueError: a value out of its range or no real number; a rate >= 1;
+            a learning rate above its peak.
 
     Example:
         >>> from decayax import rates
@@ -124,10 +132,12 @@ def rate_from_independent(
     Reference:
         Loshchilov and Hutter, https://arxiv.org/abs/1711.05101, Algorithm 2, line 12.
     """
+    name = "rate_from_independent"
     return convert(
-        "rate_from_independent",
+        name,
         lambda xp, weight_decay, learning_rate, peak_learning_rate: (
-            weight_decay * (learning_rate / peak_learning_rate)
+            weight_decay
+            * schedule_multiplier(name, xp, learning_rate, peak_learning_rate)
         ),
         RATE,
         weight_decay=(weight_decay, STRENGTH),
@@ -140,7 +150,7 @@ def independent_from_rate(
     rate_per_step: ScalarOrSchedule,
     *,
     learning_rate: ScalarOrSchedule,
-    peak_learning_rate: ScalarOrSchedule,
+    peak_learning_rate: jax.typing.ArrayLike,
 ) -> Converted:
     r"""The weight decay of the AdamW paper that gives a rate.
 
@@ -149,14 +159,16 @@ def independent_from_rate(
     Args:
         rate_per_step: the share of a weight lost per step, in [0, 1). A number, an
             array or a schedule.
-        learning_rate: :math:`\gamma_t > 0`, a number, an array or a schedule.
+        learning_rate: :math:`\gamma_t > 0`, a number, an array or a schedule; where a
+            schedule is 0 so is :math:`\lambda_t`.
         peak_learning_rate: :math:`\alpha > 0`, the largest learning rate.
 
     Returns:
         :math:`\lambda` as in the AdamW paper; a schedule if one is given.
 
     Raises:
-        TypeError, ValueError: a value out of its range or no real number.
+        TypeError, ValueError: a value out of its range or no real number; a
+            learning rate above its peak.
 
     Example:
         >>> from decayax import rates
@@ -168,20 +180,23 @@ def independent_from_rate(
     Reference:
         The inverse of :func:`rate_from_independent`.
     """
+    name = "independent_from_rate"
     return convert(
-        "independent_from_rate",
-        lambda xp, rate_per_step, learning_rate, peak_learning_rate: (
-            rate_per_step / (learning_rate / peak_learning_rate)
+        name,
+        lambda xp, rate_per_step, learning_rate, peak_learning_rate: where_positive(
+            xp,
+            rate_per_step,
+            schedule_multiplier(name, xp, learning_rate, peak_learning_rate),
         ),
         RESULT,
         rate_per_step=(rate_per_step, RATE),
-        learning_rate=(learning_rate, DIVISOR),
+        learning_rate=(learning_rate, STRENGTH if callable(learning_rate) else DIVISOR),
         peak_learning_rate=(peak_learning_rate, AMOUNT),
     )
 
 
 def independent_from_coupled(
-    weight_decay: ScalarOrSchedule, *, peak_learning_rate: ScalarOrSchedule
+    weight_decay: ScalarOrSchedule, *, peak_learning_rate: jax.typing.ArrayLike
 ) -> Converted:
     r"""From torch's, optax's and Keras's weight decay to that of the AdamW paper.
 
@@ -216,7 +231,7 @@ def independent_from_coupled(
 
 
 def coupled_from_independent(
-    weight_decay: ScalarOrSchedule, *, peak_learning_rate: ScalarOrSchedule
+    weight_decay: ScalarOrSchedule, *, peak_learning_rate: jax.typing.ArrayLike
 ) -> Converted:
     r"""From the AdamW paper's weight decay to torch's, optax's and Keras's.
 

@@ -10,15 +10,14 @@ import math
 import jax
 
 from decayax._rate_values import (
-    ABOVE_1,
     AMOUNT,
     convert,
     Converted,
     DURATION,
-    NUMBER,
-    Quantity,
     RATE,
+    RATE_OF_TIME,
     RESULT,
+    TIMESCALE,
 )
 from decayax._strength import ScalarOrSchedule
 
@@ -55,13 +54,14 @@ def timescale_steps_from_rate(rate_per_step: ScalarOrSchedule) -> Converted:
     )
 
 
-def rate_from_timescale_steps(timescale_steps: jax.typing.ArrayLike) -> Converted:
+def rate_from_timescale_steps(timescale_steps: ScalarOrSchedule) -> Converted:
     r"""The rate with a given timescale.
 
     .. math:: \mathrm{rate} = 1/\tau
 
     Args:
-        timescale_steps: :math:`\tau > 1` in steps; inf for no decay.
+        timescale_steps: :math:`\tau > 1` in steps; inf for no decay. A number, an
+            array or a schedule.
 
     Returns:
         The share of a weight lost per step, in [0, 1).
@@ -80,8 +80,8 @@ def rate_from_timescale_steps(timescale_steps: jax.typing.ArrayLike) -> Converte
     return convert(
         "rate_from_timescale_steps",
         lambda xp, timescale_steps: 1.0 / timescale_steps,
-        RATE,
-        timescale_steps=(timescale_steps, Quantity((NUMBER, ABOVE_1))),
+        RATE_OF_TIME,
+        timescale_steps=(timescale_steps, TIMESCALE),
     )
 
 
@@ -124,14 +124,15 @@ def timescale_epochs_from_rate(
 
 
 def rate_from_timescale_epochs(
-    timescale_epochs: jax.typing.ArrayLike, *, steps_per_epoch: jax.typing.ArrayLike
+    timescale_epochs: ScalarOrSchedule, *, steps_per_epoch: jax.typing.ArrayLike
 ) -> Converted:
     r"""The rate with a given timescale in epochs.
 
     .. math:: \mathrm{rate} = \frac{1}{\tau_{\text{epochs}}\cdot\text{steps per epoch}}
 
     Args:
-        timescale_epochs: > 0, and longer than one step; inf for no decay.
+        timescale_epochs: > 0, and longer than one step; inf for no decay. A number, an
+            array or a schedule.
         steps_per_epoch: > 0, samples over batch size.
 
     Returns:
@@ -153,7 +154,7 @@ def rate_from_timescale_epochs(
         lambda xp, timescale_epochs, steps_per_epoch: (
             1.0 / timescale_epochs / steps_per_epoch
         ),
-        RATE,
+        RATE_OF_TIME,
         timescale_epochs=(timescale_epochs, DURATION),
         steps_per_epoch=(steps_per_epoch, AMOUNT),
     )
@@ -190,13 +191,14 @@ def half_life_steps_from_rate(rate_per_step: ScalarOrSchedule) -> Converted:
     )
 
 
-def rate_from_half_life_steps(half_life_steps: jax.typing.ArrayLike) -> Converted:
+def rate_from_half_life_steps(half_life_steps: ScalarOrSchedule) -> Converted:
     r"""The rate with a given half-life.
 
     .. math:: \mathrm{rate} = 1 - 2^{-1/h}
 
     Args:
-        half_life_steps: :math:`h > 0` in steps; inf for no decay.
+        half_life_steps: :math:`h > 0` in steps; inf for no decay. A number, an array or
+            a schedule.
 
     Returns:
         The share of a weight lost per step, in [0, 1).
@@ -214,7 +216,7 @@ def rate_from_half_life_steps(half_life_steps: jax.typing.ArrayLike) -> Converte
     """
     return convert(
         "rate_from_half_life_steps",
-        lambda xp, half_life_steps: 0.0 - xp.expm1(-math.log(2.0) / half_life_steps),
-        RATE,
+        lambda xp, half_life_steps: -xp.expm1(-math.log(2.0) / half_life_steps),
+        RATE_OF_TIME,
         half_life_steps=(half_life_steps, DURATION),
     )

@@ -5,7 +5,6 @@ float64 (a Python float if 0-d), JAX arrays and tracers give JAX arrays, and whe
 quantity is a schedule the conversion is one.
 """
 
-import numbers
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -14,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from decayax._dtypes import compute_dtype, is_inexact
-from decayax._strength import brief, is_known
+from decayax._strength import is_known, require_real
 
 
 Converted = Any  # a float, a NumPy or JAX array, or a schedule of these
@@ -34,17 +33,26 @@ class Quantity(NamedTuple):
 
     rules: tuple[Rule, ...]
     schedule: bool = False
+    one: bool = False  # no array
+    label: str = "the result"  # in errors, where it is what comes out
 
 
 FINITE = Rule(np.isfinite, "finite", "Write a finite number.")
-NUMBER = Rule(lambda x: ~np.isnan(x), "a number", "Write a number > 0, inf for never.")
+NOT_NAN = Rule(lambda x: ~np.isnan(x), "a number", "Write a number > 0, inf for never.")
+IN_RANGE = Rule(
+    lambda x: ~np.isnan(x), "a number", "The arguments are beyond the range of float64."
+)
 AT_LEAST_0 = Rule(lambda x: x >= 0, ">= 0", "Write it without the minus sign.")
-ABOVE_0 = Rule(lambda x: x > 0, "> 0", "It is divided by: write a number above 0.")
+ABOVE_0 = Rule(lambda x: x > 0, "> 0", "Write a number above 0.")
 BELOW_1 = Rule(
     lambda x: x < 1,
     "< 1",
     "It is the share of a weight lost in one step: 1 erases the weight, more flips its "
     "sign. Write a smaller weight decay, or check its convention.",
+)
+SLOWER = BELOW_1._replace(
+    cure="It is the share of a weight lost in one step, and 1 erases the weight. Write "
+    "a longer time, or a larger share that is left."
 )
 ABOVE_1 = Rule(
     lambda x: x > 1,
@@ -57,14 +65,19 @@ SHARE_LEFT = Rule(lambda x: x <= 1, "<= 1", "Write the share that is left, in (0
 WHOLE = Rule(lambda x: x == np.floor(x), "whole", "Write a whole number of steps.")
 
 STRENGTH = Quantity((FINITE, AT_LEAST_0), schedule=True)
-RATE = Quantity((FINITE, AT_LEAST_0, BELOW_1), schedule=True)
+RATE = Quantity(
+    (FINITE, AT_LEAST_0, BELOW_1), schedule=True, label="the resulting rate"
+)
+RATE_OF_TIME = RATE._replace(rules=(FINITE, AT_LEAST_0, SLOWER))
 DIVISOR = Quantity((FINITE, ABOVE_0), schedule=True)
 AMOUNT = Quantity((FINITE, ABOVE_0))  # steps, samples, batch, a peak
+ONE_AMOUNT = AMOUNT._replace(one=True)
 STEPS = Quantity((FINITE, ABOVE_0, WHOLE))
-DURATION = Quantity((NUMBER, ABOVE_0))
+DURATION = Quantity((NOT_NAN, ABOVE_0), schedule=True)
+TIMESCALE = Quantity((NOT_NAN, ABOVE_1), schedule=True)
 WIDTH = DURATION
-SHARE = Quantity((FINITE, SHARE_LOST, SHARE_LEFT))
-RESULT = Quantity((NUMBER,))
+SHARE = Quantity((SHARE_LOST, SHARE_LEFT))
+RESULT = Quantity((IN_RANGE,))
 
 
 def checked(name: str, argument: str, value: Any, quantity: Quantity) -> Any:
@@ -84,13 +97,10 @@ def checked(name: str, argument: str, value: Any, quantity: Quantity) -> Any:
     cure = "Write a number, an array" + (
         " or a schedule." if quantity.schedule else ", but no schedule."
     )
-    if isinstance(value, bool | np.bool_):
-        raise TypeError(f"{must} a number, got the boolean {value}. {cure}")
-    if not isinstance(value, numbers.Real | np.generic | np.ndarray | jax.Array):
-        raise TypeError(f"{must} a number, got {brief(value)}. {cure}")
-    dtype = getattr(value, "dtype", np.dtype(float))
-    if not any(jnp.issubdtype(dtype, kind) for kind in (jnp.floating, jnp.integer)):
-        raise TypeError(f"{must} real, got an array of dtype {dtype}. {cure}")
+    require_real(must, value, cure)
+    if quantity.one and np.shape(value) != ():
+        shape = np.shape(value)
+        raise ValueError(f"{must} one number, got shape {shape}. Write jax.vmap.")
     if not is_known(value):
         return value
     known = np.asarray(value, np.float64)
@@ -141,15 +151,35 @@ def convert(
         result: the rules of what comes out.
         given: by argument, its value and quantity.
     """
-    label = "the resulting rate" if result is RATE else "the result"
     scheduled = {k for k, (v, q) in given.items() if callable(v) and q.schedule}
     values = {k: checked(name, k, *v) for k, v in given.items() if k not in scheduled}
 
     def at(step: Any) -> Any:
         now = {k: value_at(name, k, *given[k], step) for k in scheduled}
-        return plain(checked(name, label, compute(formula, **values, **now), result))
+        out = compute(formula, **values, **now)
+        return plain(checked(name, result.label, out, result))
 
     return at if scheduled else at(None)
+
+
+def where_positive(xp: Any, numerator: Any, denominator: Any) -> Any:
+    """The quotient; 0 where the denominator is 0, as a learning rate may be."""
+    positive = denominator > 0
+    return xp.where(positive, numerator / xp.where(positive, denominator, 1.0), 0.0)
+
+
+def schedule_multiplier(
+    name: str, xp: Any, learning_rate: Any, peak_learning_rate: Any
+) -> Any:
+    """η_t = γ_t/α; where both are known, a peak that is none is refused."""
+    multiplier = learning_rate / peak_learning_rate
+    if xp is np and (multiplier > 1.0 + 1e-6).any():  # float32 schedules round
+        raise ValueError(
+            f"rates.{name}: peak_learning_rate must be the largest learning rate, got "
+            f"{np.min(peak_learning_rate)} and a learning rate of "
+            f"{np.max(learning_rate)}. Write the schedule's peak."
+        )
+    return multiplier
 
 
 def value_at(
@@ -176,7 +206,7 @@ def per_step(
     if np.shape(value) not in ((), (steps,)):
         raise ValueError(
             f"rates.{name}: {argument} must be one number or one per step, got shape "
-            f"{np.shape(value)} for {steps} steps. Write steps=len(...) of the array."
+            f"{np.shape(value)} for {steps} steps. For several runs write jax.vmap."
         )
     xp = jnp if isinstance(value, jax.Array) else np
     return xp.broadcast_to(value, (steps,))
@@ -185,14 +215,18 @@ def per_step(
 def all_steps(schedule: Schedule, steps: int) -> Any:
     """A schedule's values at 0 ... steps - 1.
 
-    One that calculates in Python is asked step by step, which keeps its float64; one
-    that calculates in JAX at once.
+    All at once where that works, else step by step: a schedule may branch on the step.
+    One that calculates in Python keeps its float64.
     """
-    if isinstance(schedule(np.int32(0)), jax.Array):
-        try:
+    first = schedule(np.int32(0))
+    try:
+        if isinstance(first, jax.Array):
             return jax.vmap(schedule)(jnp.arange(steps, dtype=jnp.int32))
-        except jax.errors.JAXTypeError:
-            pass  # it branches on the step, or mixes NumPy in
+        at_once = schedule(np.arange(steps, dtype=np.int32))
+        if np.shape(at_once) == (steps,) and at_once[0] == first:
+            return at_once
+    except (jax.errors.JAXTypeError, TypeError, ValueError):
+        pass
     values = [schedule(np.int32(step)) for step in range(steps)]
     xp = jnp if any(isinstance(value, jax.Array) for value in values) else np
     return xp.stack([xp.asarray(value) for value in values])

@@ -20,11 +20,13 @@ from decayax._strength import as_strength, is_known
 
 
 LAST_STEP = 2**31 - 1  # where Optax's counters stop
+REACHED = Rule(lambda x: x <= LAST_STEP, f"<= {LAST_STEP}", "No counter goes further.")
+PERIOD = Quantity((*STEPS.rules, REACHED))
 # The table of restarts up to LAST_STEP has ln(1 + 2³¹(f − 1))/ln f entries at most:
 # 31 for f = 2, 15 thousand for 1.001.
 FACTOR = Rule(
-    lambda x: (x == 1) | (x >= 1.001),
-    "1 or at least 1.001",
+    lambda x: (x == 1) | ((x >= 1.001) & (x <= 1000)),
+    "1 or from 1.001 to 1000",
     "Write 2.0 to double each period, 1.0 for periods of equal length.",
 )
 
@@ -47,7 +49,7 @@ def cosine_restarts_schedule(
         weight_decay: :math:`\lambda \ge 0`, one number or tracer.
         first_period_steps: :math:`T_0 > 0`, a whole number, known; the paper has 1 % to
             10 % of the run.
-        period_factor: :math:`f`, 1 or at least 1.001, known; the paper has 2.
+        period_factor: :math:`f`, 1 or from 1.001 to 1000, known; the paper has 2.
 
     Returns:
         A schedule, whole step -> :math:`\lambda_t`; :math:`\lambda` itself at restarts.
@@ -66,11 +68,14 @@ def cosine_restarts_schedule(
     """
     name = "cosine_restarts_schedule"
     strength = as_strength(f"rates.{name}", "weight_decay", weight_decay)
-    first = known(name, "first_period_steps", first_period_steps, STEPS)
+    first = known(name, "first_period_steps", first_period_steps, PERIOD)
     factor = known(name, "period_factor", period_factor, Quantity((FINITE, FACTOR)))
     starts, lengths = periods(first, factor)
-    opening = np.ceil(starts).astype(np.int32)  # the first whole step of each period
-    early = opening - starts  # how far into the period it lies, in [0, 1)
+    # The first whole step of each period: starts that are whole come out rounded, by
+    # one unit in the last place per period at most.
+    rounding = np.finfo(float).eps * starts * np.arange(1, len(starts) + 1)
+    opening = np.ceil(starts - rounding).astype(np.int32)
+    early = np.maximum(opening - starts, 0.0)  # how far into the period it lies
 
     def half_cosine(xp, strength, since, early, length):
         # ½ + ½cos πx = cos²(πx/2)
@@ -79,7 +84,7 @@ def cosine_restarts_schedule(
     def at(step: Any) -> Any:
         # Whole steps are compared and subtracted as integers, which do not round.
         xp = jnp if isinstance(step, jax.Array) else np
-        step = xp.asarray(step).astype(np.int32)
+        step = xp.clip(xp.asarray(step).astype(int), 0, LAST_STEP).astype(np.int32)
         if factor == 1.0:
             period, since = xp.zeros_like(step), step % int(first)
         else:

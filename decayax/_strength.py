@@ -44,13 +44,7 @@ def as_strength(name: str, argument: str, value: Any, cure: str = SHRINK) -> Str
         ValueError: not 0-d, negative, NaN or infinite.
     """
     must = f"{name}: {argument} must be"
-    if isinstance(value, bool | np.bool_):
-        raise TypeError(f"{must} a number, got the boolean {value}. {cure}")
-    if not isinstance(value, numbers.Real | np.generic | np.ndarray | jax.Array):
-        raise TypeError(f"{must} a number, got {brief(value)}. {cure}")
-    dtype = getattr(value, "dtype", np.dtype(float))
-    if not any(jnp.issubdtype(dtype, kind) for kind in (jnp.floating, jnp.integer)):
-        raise TypeError(f"{must} a real number, got an array of dtype {dtype}. {cure}")
+    require_real(must, value, cure)
     shape = getattr(value, "shape", ())
     if shape != ():
         if cure is SHRINK:
@@ -68,6 +62,17 @@ def as_strength(name: str, argument: str, value: Any, cure: str = SHRINK) -> Str
             )
         raise ValueError(f"{must} >= 0, got {number}. {cure}")
     return number
+
+
+def require_real(must: str, value: Any, cure: str) -> None:
+    """Raise a TypeError, ``must`` what and its ``cure``, for all but real numbers."""
+    if isinstance(value, bool | np.bool_):
+        raise TypeError(f"{must} a number, got the boolean {value}. {cure}")
+    if not isinstance(value, numbers.Real | np.generic | np.ndarray | jax.Array):
+        raise TypeError(f"{must} a number, got {brief(value)}. {cure}")
+    dtype = getattr(value, "dtype", np.dtype(float))
+    if not any(jnp.issubdtype(dtype, kind) for kind in (jnp.floating, jnp.integer)):
+        raise TypeError(f"{must} a real number, got an array of dtype {dtype}. {cure}")
 
 
 def as_average_rate(name: str, argument: str, value: Any) -> Strength:

@@ -11,7 +11,8 @@ with γ_t the learning rate and α its peak. The functions here go from each to 
 and back, and from the rate to what it means: a timescale, a half-life, the share of a
 weight that a run keeps. Names carry the units, and arguments that could be swapped are
 keywords. Python numbers and NumPy arrays are calculated in float64, JAX arrays and
-tracers stay JAX, and where a schedule (step -> value) goes in, one comes out.
+tracers stay JAX. Where a schedule (step -> value) goes in, one comes out, but for the
+two that ask for a whole run, ``kept_share`` and ``coupled_from_kept_share``.
 
 The schedules at the end are for ``weight_decay=``; any Optax schedule does as well.
 
@@ -42,7 +43,7 @@ from decayax._rate_conventions import (
     rate_from_coupled as rate_from_coupled,
     rate_from_independent as rate_from_independent,
 )
-from decayax._rate_recipes import (
+from decayax._rate_scales import (
     normalised_from_weight_decay as normalised_from_weight_decay,
     prior_width_from_weight_decay as prior_width_from_weight_decay,
     weight_decay_from_normalised as weight_decay_from_normalised,

@@ -1,4 +1,4 @@
-"""Weight decays from the size of a run or from a prior: numbers that carry over."""
+"""Weight decays from the size of a run or of the data: numbers that carry over."""
 
 import jax
 
@@ -103,7 +103,7 @@ def normalised_from_weight_decay(
 
 
 def weight_decay_from_prior_width(
-    prior_width: jax.typing.ArrayLike, *, samples: jax.typing.ArrayLike
+    prior_width: ScalarOrSchedule, *, samples: jax.typing.ArrayLike
 ) -> Converted:
     r"""The L2 strength that makes the minimum the MAP estimate under a Gaussian prior.
 
