@@ -225,7 +225,7 @@ def all_steps(schedule: Schedule, steps: int) -> Any:
         at_once = schedule(np.arange(steps, dtype=np.int32))
         if np.shape(at_once) == (steps,) and at_once[0] == first:
             return at_once
-    except (jax.errors.JAXTypeError, TypeError, ValueError):
+    except (TypeError, ValueError):
         pass
     values = [schedule(np.int32(step)) for step in range(steps)]
     xp = jnp if any(isinstance(value, jax.Array) for value in values) else np

@@ -394,6 +394,18 @@ def test_many_steps_are_asked_at_once():
     assert len(calls) <= 3
 
 
+def test_schedules_in_jax_are_mapped_over_the_steps():
+    calls = []
+
+    def schedule(step):
+        calls.append(step)
+        return jax.lax.cond(step < 3, lambda: 0.5, lambda: 0.25)
+
+    share = rates.kept_share(schedule, steps=5)
+    assert share == pytest.approx(0.5**3 * 0.75**2, rel=1e-15)
+    assert len(calls) <= 3
+
+
 def test_python_schedules_may_branch_and_keep_their_float64():
     step_down = lambda t: 0.1 if t < 3 else 0.01  # noqa: E731
     share = rates.kept_share(step_down, steps=5)

@@ -68,11 +68,12 @@ CASES = {
                 "input_layernorm",
                 "norms",
                 "normalise",
+                "postLN",
                 "rms",
                 "subln",
             )
         },
-        "N N N N N N N N N",
+        "N N N N N N N N N N",
     ),
     "norms in a list": ({"norms": [{"weight": m}, {"weight": m}]}, "N N"),
     "names of layers": (
@@ -80,6 +81,10 @@ CASES = {
             name: {"weight": m}
             for name in (
                 "Conv2d_0",
+                "LSTMCell",
+                "classifier",
+                "convolution",
+                "projection",
                 "c_attn",
                 "conv1",
                 "dwconv",
@@ -99,14 +104,17 @@ CASES = {
                 "wi",
             )
         },
-        " ".join("K" * 18),
+        " ".join("K" * 22),
     ),
     "names of tables": (
         {
             name: {"weight": m}
             for name in (
                 "embedder",
+                "position",
                 "position_table",
+                "positions",
+                "vocab_table",
                 "positional",
                 "relative_attention_bias",
                 "shared",
@@ -115,8 +123,9 @@ CASES = {
                 "wte",
             )
         },
-        " ".join("E" * 8),
+        " ".join("E" * 11),
     ),
+    "a module for the scale": ({"pre_norm/scale": {"weights": m}}, "N"),
     "a layer beside a table": (
         {"embed_proj": {"weight": m}, "patch_embed": {"w": A(3, 3, 4, 4), "b": v}},
         "K B K",
@@ -164,7 +173,11 @@ CASES = {
         },
         " ".join("E" * 8),
     ),
-    "a table has rows": ({"mask_embedding": v, "cls_embedding": A(1, 4)}, "O? O?"),
+    "a table has rows": (
+        {"cls_embedding": A(1, 4), "emb_weight": v, "mask_embedding": v},
+        "O? O? O?",
+    ),
+    "a layer without a bias has a matrix": ({"head": v, "q_proj": m}, "O? K"),
     "one number is no norm scale": (
         {"embed_scale": scalar, "logit_scale": A()},
         "O? O?",
