@@ -182,7 +182,7 @@ def _owners(node: Any, owner: str) -> list[str]:
     """For every leaf, in order, the type of the innermost module that holds it.
 
     Containers (dicts, lists, tuples, Flax states) are no modules: what is in them is
-    known by name. A variable around one array, such as an nnx.Param, is neither.
+    known by name. So is what is in an nnx.Param, which tells nothing by its type.
     """
     keyed, _ = jax.tree_util.tree_flatten_with_path(
         node, is_leaf=lambda x: x is not node
@@ -190,8 +190,6 @@ def _owners(node: Any, owner: str) -> list[str]:
     if is_hole(node) or (len(keyed) == 1 and keyed[0][1] is node):
         return [owner]
     keys = [path[0] for path, _ in keyed]
-    if keys != [jax.tree_util.GetAttrKey("value")]:
-        fields = all(isinstance(key, jax.tree_util.GetAttrKey) for key in keys)
-        module = fields and not isinstance(node, tuple)
-        owner = type(node).__name__ if module else ""
+    fields = all(isinstance(key, jax.tree_util.GetAttrKey) for key in keys)
+    owner = type(node).__name__ if fields and not isinstance(node, tuple) else ""
     return [found for _, child in keyed for found in _owners(child, owner)]

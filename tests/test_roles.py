@@ -210,6 +210,10 @@ CASES = {
     "a gain and a matrix": ({"ln": {"g": v, "b": v}}, "B N"),
     "lists of pairs": ([(m, v), (m, v)], "O? O? O? O?"),
     "lists of arrays": ({"biases": [v, v], "weights": [m, m]}, "B B K K"),
+    "lists of arrays of other shapes": (
+        {"biases": [A(4), A(5)], "weights": [A(4), A(4, 5)]},
+        "B B N K",
+    ),
     "layers by number": ({"0": {"w": m, "b": v}, "1": {"w": m, "b": v}}, "B K B K"),
     "weights by number": ({"b1": A(2), "w1": A(4, 2), "b2": v, "w2": v}, "B B K N"),
     "keys that are paths": (
