@@ -30,7 +30,7 @@ class Mask:
 
     def decide(self, params: Any) -> dict[Path, Decision]:
         """The decision for every parameter, by path."""
-        if jax.tree_util.all_leaves([params]) and not is_hole(params):
+        if jax.tree_util.all_leaves([params]):
             raise ValueError(
                 f"{self.name}: got one bare array without leaf paths. Inside "
                 "optax.inject_hyperparams write static_args='mask'; inside "

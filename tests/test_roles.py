@@ -312,12 +312,12 @@ def test_roles_by_the_type_of_the_module(case):
 
 def test_the_innermost_module_decides():
     inner = module("Linear", weight=m)
-    outer = module("LayerNorm", inner=inner, blocks=[inner, {"a": {"weight": v}}])
+    outer = module("LayerNorm", inner=inner, blocks=[inner, {"a": {"weight": m}}])
     found = {r.path: r.role for r in masks.describe(masks.no_bias_or_norm, outer).rows}
     assert found == {
         "inner/weight": "kernel",
         "blocks/0/weight": "kernel",
-        "blocks/1/a/weight": "norm_scale",  # in a dict: by the names, then the axes
+        "blocks/1/a/weight": "kernel",  # in a dict: by the names, then the axes
     }
 
 
