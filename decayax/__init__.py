@@ -4,6 +4,7 @@ import importlib.metadata
 
 from decayax import masks as masks, rates as rates
 from decayax._adam import adam_l2 as adam_l2, adamw as adamw
+from decayax._audit import audit as audit
 from decayax._decay import (
     add_l2_to_grad as add_l2_to_grad,
     decoupled_decay as decoupled_decay,
@@ -18,6 +19,11 @@ from decayax._rms import (
 )
 from decayax._rmsprop import rmsprop_l2 as rmsprop_l2, rmspropw as rmspropw
 from decayax._sgd import sgd_l2 as sgd_l2, sgdw as sgdw
+from decayax._telemetry import (
+    decay_stats as decay_stats,
+    track_decay as track_decay,
+    TrackDecayState as TrackDecayState,
+)
 
 
 __version__ = importlib.metadata.version("decayax")

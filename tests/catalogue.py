@@ -90,6 +90,17 @@ def around(inner, ref, options, coupled=True, relaxed=None) -> Row:
     return Row("with_decay", options, part, optimizer, ref, relaxed=relaxed)
 
 
+def tracked(inner, ref, options, **flags) -> Row:
+    """track_decay around an optimizer, which it must not change."""
+
+    def optimizer(learning_rate, weight_decay, mask=None):
+        made = inner(learning_rate, weight_decay=weight_decay, mask=mask)
+        return dx.track_decay(made, every=2)
+
+    part = partial(optimizer, 0.5)
+    return Row("track_decay", options, part, optimizer, ref, **flags)
+
+
 def pair(make, ref, relaxed=None, **options) -> Row:
     def optimizer(learning_rate, weight_decay, mask=None):
         return make(learning_rate, weight_decay=weight_decay, mask=mask, **options)
@@ -135,6 +146,8 @@ ROWS = [
     around(optax.sgd, reference.sgd_independent, "sgd", coupled=False),
     around(optax.adam, reference.adamw, "adam, told γ", relaxed=ADAM),
     around(optax.adam, reference.adam_independent, "adam", coupled=False, relaxed=ADAM),
+    tracked(dx.sgdw, reference.sgdw, "sgdw"),
+    tracked(dx.adam_l2, reference.adam_l2, "adam_l2", relaxed=ADAM),
     *(
         pair(make, ref, **options)
         for make, ref in (

@@ -16,7 +16,7 @@ DECAYING = first_of_each(DECAYS)
 # The optimizers are chains: what they refuse, the transform inside them names.
 SAID_BY = {
     **dict.fromkeys(("sgd_l2", "rmsprop_l2", "adam_l2"), "add_l2_to_grad"),
-    **dict.fromkeys(("sgdw", "rmspropw", "adamw"), "decoupled_decay"),
+    **dict.fromkeys(("sgdw", "rmspropw", "adamw", "track_decay"), "decoupled_decay"),
 }
 PARAMS = {"a": {"kernel": jnp.ones((4, 3)), "bias": jnp.ones(3)}, "b": jnp.ones(5)}
 GRADS = jax.tree.map(jnp.ones_like, PARAMS)
@@ -222,9 +222,10 @@ def test_parameters_must_come_along(row: Row):
         return
     part = row.part(0.1)
     state = part.init(PARAMS)
+    said_by = row.name if row.name == "track_decay" else speaker(row)
     with pytest.raises(
         ValueError,
-        match=rf"{speaker(row)}: needs the parameters, got "
+        match=rf"{said_by}: needs the parameters, got "
         r"params=None. Write optimizer.update\(grads, state, params\)",
     ):
         part.update(GRADS, state)  # fmt: skip

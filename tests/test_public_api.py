@@ -14,7 +14,8 @@ import decayax as dx
 
 
 ROOT = Path(__file__).parent.parent
-STATES = {"DecayState", "ScaleByRmsState"}
+STATES = {"DecayState", "ScaleByRmsState", "TrackDecayState"}
+QUESTIONS = {"audit", "decay_stats"}  # public functions that are no transforms
 PUBLIC = sorted(name for name in vars(dx) if not name.startswith("_"))
 NAMES = [
     name
@@ -58,7 +59,7 @@ def test_the_librarys_readme_tables_the_modules(name):
 
 
 def test_every_transform_is_a_row_of_the_table():
-    assert {row.name for row in ROWS} == set(NAMES)
+    assert {row.name for row in ROWS} == set(NAMES) - QUESTIONS
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -108,7 +109,7 @@ def test_it_is_typed():
 
 
 @pytest.mark.parametrize(
-    "path", sorted((ROOT / "decayax").glob("*.py")), ids=lambda path: path.name
+    "path", sorted((ROOT / "decayax").rglob("*.py")), ids=lambda path: path.name
 )
 def test_house_style(path):
     """A module opens with its one idea; files stay under 300, functions under 40."""

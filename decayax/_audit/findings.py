@@ -1,0 +1,229 @@
+"""What the readings mean: the mode of each leaf, and findings in words with cures."""
+
+import itertools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from decayax._audit.clues import Clues
+from decayax._audit.leaf import LeafAudit
+from decayax._audit.readings import Reading, Setting
+
+
+NONE, UNIFORM, SCALE, GRADIENT, GROWTH = MODES = (
+    "none",
+    "uniform",
+    "scale-dependent",
+    "gradient-dependent",
+    "growth",
+)
+SAME = 0.1  # rates that differ by less are the same
+SPREAD = 0.15  # single weights of one leaf, which see other gradients
+
+
+class Finding(NamedTuple):
+    """Something to know about an optimizer's decay."""
+
+    kind: str
+    serious: bool  # whether `check` raises
+    text: str
+    cure: str
+    paths: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.text} {self.cure}"
+
+
+def mode_of(main: Setting, readings: dict[Setting, Reading], elementwise: bool) -> str:
+    """The most serious mode that holds: growth, by gradients, by size, uniform, none.
+
+    Args:
+        main: the setting that is reported.
+        readings: of one leaf.
+        elementwise: whether each weight's update is its own, so that the spread of
+            single weights is the optimizer's.
+    """
+    if not any(reading.significant for reading in readings.values()):
+        return NONE
+    if any(r.significant and r.rate < 0 for r in readings.values()):
+        return GROWTH
+    plain = [r for setting, r in readings.items() if setting.is_plain]
+    sizes = [r for setting, r in readings.items() if setting[:2] == main[:2]]
+    # The gradients of another seed are no others to an optimizer that mixes weights,
+    # but for chance: in a leaf of four weights their norm is quite another.
+    if not elementwise:
+        seeds = {setting.seed for setting in readings if setting.is_plain}
+        of_seed = [
+            [r for s, r in readings.items() if s.is_plain and s.seed == seed]
+            for seed in seeds
+        ]
+    else:
+        of_seed = [plain]
+    if not all(map(alike, of_seed)) or (elementwise and any(map(_spread, plain))):
+        return GRADIENT
+    return UNIFORM if alike(sizes) else SCALE
+
+
+def alike(readings: Sequence[Reading]) -> bool:
+    """Whether any two rates are the same, but for their noise."""
+    return all(
+        abs(a.rate - b.rate)
+        <= max(SAME * max(abs(a.rate), abs(b.rate)), a.noise + b.noise)
+        for a, b in itertools.combinations(readings, 2)
+    )
+
+
+def _spread(reading: Reading) -> bool:
+    width = reading.high - reading.low
+    return not reading.jumps and width > SPREAD * abs(reading.rate) + 2 * reading.noise
+
+
+# --- findings -----------------------------------------------------------------------
+
+
+def not_auditable(reason: str) -> Finding:
+    """The finding for an optimizer that cannot be followed."""
+    return Finding(
+        "not auditable",
+        True,
+        f"the optimizer needs what an audit cannot make up ({reason}).",
+        "Give it as extra_args=.",
+        (),
+    )
+
+
+def find(
+    leaves: Sequence[LeafAudit], given: Clues, weight_decay: float | None
+) -> tuple[Finding, ...]:
+    """All findings, most serious first."""
+    strengths = [*given.strengths, *([weight_decay] if weight_decay else [])]
+    decaying = [leaf for leaf in leaves if leaf.mode != NONE]
+    found: list[Finding] = []
+
+    def report(kind, serious, leaves, text, cure):
+        if leaves:
+            which = _some([leaf.path for leaf in leaves])
+            paths = tuple(leaf.path for leaf in leaves)
+            found.append(Finding(kind, serious, text.format(which=which), cure, paths))
+
+    growing = [leaf for leaf in decaying if leaf.mode == GROWTH]
+    report(
+        "growth",
+        True,
+        growing,
+        f"{{which}} grow{_by(growing)}: the decay has the wrong sign.",
+        "After the learning rate updates are negative: write dx.independent_decay "
+        "there, or put the decay before the learning rate.",
+    )
+    erased = [leaf for leaf in decaying if leaf.rate >= 1.0]
+    report(
+        "rate of 1 or more",
+        True,
+        erased,
+        f"{{which}} lose{_by(erased)} of themselves in every step, which erases them "
+        "or flips their sign.",
+        "Write a smaller weight_decay; a strength that is to be multiplied by the "
+        "learning rate stands before it.",
+    )
+    by_gradient = [leaf for leaf in decaying if leaf.mode == GRADIENT]
+    report(
+        "gradient-dependent",
+        True,
+        by_gradient,
+        f"the decay of {{which}} depends on the gradients{_over_scales(by_gradient)}.",
+        "An L2 term passes through the preconditioner; for the same decay everywhere "
+        "write dx.decoupled_decay after it (dx.adamw, dx.rmspropw).",
+    )
+    lost = [
+        leaf for leaf in decaying if leaf.survives is not None and leaf.survives < 0.5
+    ]
+    report(
+        "lost in rounding",
+        True,
+        lost,
+        f"of the decay of {{which}} {_least(lost)} survives in {_dtypes(lost)}.",
+        "A weight times 1 - rate rounds to itself: keep the parameters in float32.",
+    )
+    frozen = [leaf for leaf in decaying if not leaf.answers]
+    report(
+        "decay without gradient",
+        True,
+        frozen,
+        "{which} get no gradient and decay all the same.",
+        "Give the mask False there, or freeze behind the decay.",
+    )
+    spared = [leaf for leaf in decaying if leaf.role in ("bias", "norm_scale")]
+    report(
+        "biases or norms decay",
+        False,
+        spared,
+        "{which} decay, which are biases or norm scales.",
+        "Write mask=dx.masks.no_bias_or_norm, unless it is meant.",
+    )
+    if strengths and leaves and not decaying:
+        found.append(
+            Finding(
+                "nothing decays",
+                True,
+                f"a weight decay was given ({_numbers(strengths)}), and no parameter "
+                "decays.",
+                "Look at the mask with dx.masks.describe.",
+                (),
+            )
+        )
+    if len(given.strengths) > 1 and not given.groups and decaying:
+        found.append(
+            Finding(
+                "two decays at once",
+                True,
+                f"the optimizer holds {len(given.strengths)} decays "
+                f"({_numbers(given.strengths)}).",
+                "Remove one: optax.adamw has a weight_decay of 1e-4 of its own.",
+                tuple(leaf.path for leaf in decaying),
+            )
+        )
+    by_size = [leaf for leaf in decaying if leaf.mode == SCALE]
+    report(
+        "scale-dependent",
+        False,
+        by_size,
+        "the decay of {which} depends on the size of the weights.",
+        "A trust ratio rescales it with the update.",
+    )
+    return tuple(found)
+
+
+def _some(paths: list[str], most: int = 3) -> str:
+    more = f" and {len(paths) - most} more" if len(paths) > most else ""
+    return ", ".join(paths[:most]) + more
+
+
+def _by(leaves: list[LeafAudit]) -> str:
+    rates = [abs(leaf.rate) for leaf in leaves]
+    if not rates:
+        return ""
+    low, high = min(rates), max(rates)
+    return f" by {high:.3g}" if low > 0.99 * high else f" by {low:.3g} to {high:.3g}"
+
+
+def _over_scales(leaves: list[LeafAudit]) -> str:
+    if not leaves:
+        return ""
+    leaf = leaves[0]
+    rates = ", ".join(
+        f"{rate:.3g} at |g| = {scale:g}" for scale, rate in leaf.by_gradient_scale
+    )
+    return f": of {leaf.path} {rates}"
+
+
+def _least(leaves: list[LeafAudit]) -> str:
+    return f"{min((leaf.survives or 0.0 for leaf in leaves), default=0.0):.0%}"
+
+
+def _dtypes(leaves: list[LeafAudit]) -> str:
+    return ", ".join(sorted({leaf.dtype for leaf in leaves}))
+
+
+def _numbers(strengths: Sequence[float]) -> str:
+    return ", ".join("a schedule" if np.isnan(s) else f"{s:g}" for s in strengths)

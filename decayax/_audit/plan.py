@@ -1,0 +1,187 @@
+"""What to follow: an optimizer, what else it is called with, and on which weights."""
+
+import functools
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from decayax._audit.probe import normal, Run
+from decayax._audit.readings import Setting
+from decayax._dtypes import compute_dtype, dtype_of, is_inexact
+from decayax._mixing import mixes, outline
+from decayax._roles import roles
+from decayax._strength import brief, is_known
+from decayax._tree import flatten, is_hole, Path, show
+
+
+MOST = 2**16  # weights followed of an elementwise optimizer, over all leaves
+OF_ONE = 64, 4096  # fewest and most of each leaf
+
+
+class Missing(Exception):
+    """The optimizer needs an argument that cannot be made up."""
+
+
+class Plan(NamedTuple):
+    """What to follow, and on which weights."""
+
+    optimizer: Any
+    extra_args: Callable[[Any, Any], dict[str, Any]]
+    still: frozenset[Path]
+    paths: list[Path]  # of the inexact leaves, in order
+    given: dict[Path, Any]  # shapes and dtypes as they are
+    roles: dict[Path, str]
+    sizes: dict[Path, float]  # of the weights
+    narrow: Any  # the tree to follow, in the dtypes as they are
+    wide: Any  # the same with 16-bit floats as float32
+    elementwise: bool
+    sampled: bool
+    steps: int
+
+    def count(self, path: Path) -> int:
+        """How many weights of a leaf are followed."""
+        return int(np.prod(dict(flatten(self.wide)[0])[path].shape, dtype=int))
+
+    @property
+    def run(self) -> Run:
+        return Run(self.optimizer, self.extra_args, self.still)
+
+
+def plan_of(optimizer, params, gradients, extra_args, sample, steps) -> Plan:
+    narrow = jax.tree.map(_shape_of, params, is_leaf=is_hole)
+    flat, treedef = flatten(narrow)
+    for path, leaf in flat:
+        if leaf is not None and not is_hole(leaf) and not hasattr(leaf, "shape"):
+            raise TypeError(
+                f"audit: {show(path)} is no parameter, but {brief(leaf)}. Of an "
+                "Equinox model write eqx.filter(model, eqx.is_array)."
+            )
+    given = {path: leaf for path, leaf in flat if not is_hole(leaf)}
+    wide = jax.tree.map(_widened, narrow)
+    extra = _extra_args(optimizer, wide, extra_args)
+    elementwise = not mixes(optimizer, wide, wide, extra)
+    limit = int(np.clip(MOST // max(len(given), 1), *OF_ONE))
+    cut = jax.tree.map(functools.partial(_cut, limit), narrow)
+    if sample is None:
+        sample = elementwise and _alike(optimizer, wide, cut, extra)
+    followed = cut if sample else narrow
+    return Plan(
+        optimizer=optimizer,
+        extra_args=extra,
+        still=_still(gradients),
+        paths=[path for path, leaf in given.items() if is_inexact(leaf)],
+        given=given,
+        roles={path: role.name for path, role in roles(params).items()},
+        sizes=_sizes(params),
+        narrow=followed,
+        wide=jax.tree.map(_widened, followed),
+        elementwise=elementwise,
+        sampled=sample and followed != narrow,
+        steps=steps,
+    )
+
+
+def _alike(optimizer: Any, whole: Any, part: Any, extra_args: Any) -> bool:
+    """Whether an optimizer does the same to smaller shapes: some decide by shape."""
+    part = jax.tree.map(_widened, part)
+    try:
+        of_part = outline(optimizer, part, part, extra_args)
+    except Exception:  # whatever it is, with the shapes as they are there was none
+        return False
+    return of_part == outline(optimizer, whole, whole, extra_args)
+
+
+def _shape_of(leaf: Any) -> Any:
+    if is_hole(leaf) or not (
+        isinstance(leaf, int | float | complex) or hasattr(leaf, "dtype")
+    ):
+        return leaf
+    return jax.ShapeDtypeStruct(np.shape(leaf), dtype_of(leaf))
+
+
+def _widened(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    dtype = compute_dtype(leaf) if is_inexact(leaf) else leaf.dtype
+    return jax.ShapeDtypeStruct(leaf.shape, dtype)
+
+
+def _cut(limit: int, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    """A shape with the same axes and at most about ``limit`` weights."""
+    shape = list(leaf.shape)
+    while np.prod(shape, dtype=float) > limit and max(shape) > 2:
+        longest = shape.index(max(shape))
+        shape[longest] = max(2, shape[longest] // 2)
+    return jax.ShapeDtypeStruct(tuple(shape), leaf.dtype)
+
+
+def _sizes(params: Any) -> dict[Path, float]:
+    """The root mean square of every leaf whose values are here, else 1."""
+
+    def size(leaf: Any) -> float:
+        if isinstance(leaf, jax.ShapeDtypeStruct) or not is_known(leaf):
+            return 1.0
+        if not is_inexact(leaf) or np.size(leaf) == 0:
+            return 1.0
+        wide = jnp.asarray(leaf, compute_dtype(leaf))
+        rms = float(jnp.sqrt(jnp.mean(jnp.abs(wide) ** 2)))
+        return rms if 0 < rms < np.inf else 1.0
+
+    return {path: size(leaf) for path, leaf in flatten(params)[0] if not is_hole(leaf)}
+
+
+def weights(plan: Plan, shapes: Any, setting: Setting) -> Any:
+    """Normal weights of each leaf's own size, times the setting's."""
+    flat, treedef = flatten(shapes)
+    key = jax.random.fold_in(jax.random.key(setting.seed), 2**31)
+    noise = normal(key, [leaf for _, leaf in flat])
+
+    def scaled(path: Path, leaf: Any, noise: Any) -> Any:
+        if is_hole(leaf):
+            return leaf
+        if noise is None:
+            return jnp.zeros(leaf.shape, leaf.dtype)
+        return (setting.weight_scale * plan.sizes[path] * noise).astype(leaf.dtype)
+
+    return treedef.unflatten(
+        scaled(*leaf, x) for leaf, x in zip(flat, noise, strict=True)
+    )
+
+
+def _still(gradients: Any) -> frozenset[Path]:
+    """The leaves whose example gradients are 0 throughout, or None."""
+    if gradients is None:
+        return frozenset()
+    return frozenset(
+        path for path, g in flatten(gradients)[0] if is_hole(g) or not np.any(g)
+    )
+
+
+def _extra_args(optimizer: Any, shapes: Any, given: dict[str, Any] | None) -> Any:
+    """The further arguments without which ``update`` cannot be called."""
+
+    def makeup(*names: str) -> Callable[[Any, Any], dict[str, Any]]:
+        def extra(gradients: Any, params: Any) -> dict[str, Any]:
+            del gradients, params  # a line search would need the loss itself
+            return dict.fromkeys(names, jnp.float32(1.0)) | (given or {})
+
+        return extra
+
+    state, failed = jax.eval_shape(optimizer.init, shapes), None
+    for names in ((), ("value",)):
+        extra = makeup(*names)
+
+        def update(grads: Any, state: Any, params: Any, extra: Any = extra) -> Any:
+            return optimizer.update(grads, state, params, **extra(grads, params))
+
+        try:
+            jax.eval_shape(update, shapes, state, shapes)
+        except (TypeError, ValueError) as error:
+            if not re.search("missing|required|must be provided", str(error)):
+                raise
+            failed = failed or error
+        else:
+            return extra
+    raise Missing(str(failed))

@@ -1,0 +1,427 @@
+"""The audit: modes, rates and findings of real optimizers, and of planted mistakes."""
+
+import math
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from optax import contrib
+
+import decayax as dx
+
+
+LR, WD = 1e-3, 0.1
+KEY = jax.random.key(0)
+PARAMS = {
+    "dense": {
+        "kernel": jax.random.normal(KEY, (16, 16)),
+        "bias": jnp.zeros(16),
+    },
+    "norm": {"scale": jnp.ones(16)},
+}
+ONE = {"kernel": jax.random.normal(KEY, (16, 16))}
+MASK = dx.masks.no_bias_or_norm
+
+
+def leaf_of(optimizer, params=ONE, **options):
+    return dx.audit(optimizer, params, **options).leaves[0]
+
+
+def kinds(audit):
+    return [finding.kind for finding in audit.findings]
+
+
+# --- rates --------------------------------------------------------------------------
+
+
+def test_the_rate_of_a_decoupled_decay_is_exact_at_every_scale():
+    leaf = leaf_of(optax.adamw(LR, weight_decay=WD))
+    assert leaf.mode == "uniform"
+    assert [scale for scale, _ in leaf.by_gradient_scale] == [0.01, 1.0, 100.0]
+    assert [scale for scale, _ in leaf.by_weight_scale] == [0.1, 1.0, 10.0]
+    for _, rate in (*leaf.by_gradient_scale, *leaf.by_weight_scale):
+        assert rate == pytest.approx(1e-4, rel=1e-5)
+    assert leaf.intended == pytest.approx(1e-4, rel=1e-5)
+    assert leaf.realised == pytest.approx(1e-4, rel=1e-3)
+    assert leaf.spread == pytest.approx((1e-4, 1e-4), rel=1e-4)
+    assert leaf.half_life_steps == pytest.approx(math.log(2) / 1e-4, rel=1e-3)
+    assert leaf.timescale_steps == pytest.approx(1e4, rel=1e-4)
+    assert leaf.answers
+
+
+def test_a_rate_that_float32_parameters_cannot_show():
+    """1 − 3e-8 is 1 in float32: the derivative is summed over the updates."""
+    leaf = leaf_of(optax.adamw(3e-4, weight_decay=1e-4))
+    assert (leaf.mode, leaf.rate) == ("uniform", pytest.approx(3e-8, rel=1e-3))
+
+
+@pytest.mark.parametrize("rate", [0.01, 0.1, 0.7])
+def test_strong_decays(rate):
+    """Whose 1 − kept is 1 to the last digit after 200 steps."""
+    leaf = leaf_of(optax.chain(optax.adam(LR), dx.independent_decay(rate)))
+    assert (leaf.mode, leaf.rate) == ("uniform", pytest.approx(rate, rel=1e-4))
+    assert leaf.realised == pytest.approx(rate, rel=1e-3)
+
+
+def test_l2_through_a_preconditioner():
+    """λ/√v: as 1/|g| for large gradients, and cancelled by small ones."""
+    leaf = leaf_of(optax.chain(optax.add_decayed_weights(WD), optax.adam(LR)))
+    small, middle, large = (rate for _, rate in leaf.by_gradient_scale)
+    assert leaf.mode == "gradient-dependent"
+    assert middle == pytest.approx(1e-4, rel=0.1)
+    assert large == pytest.approx(1e-6, rel=0.1)
+    assert small < 0.9 * middle
+    assert leaf.spread[0] < 0.95e-4
+    assert leaf.spread[1] > 1.02e-4
+
+
+def test_momentum_amplifies_l2_and_stays_uniform():
+    leaf = leaf_of(dx.sgd_l2(LR, momentum=0.9, weight_decay=WD))
+    # (1/T) Σ (1 − 0.9^t)/(1 − 0.9) over 200 steps, of a rate of 1e-4.
+    expected = 1e-4 * np.mean((1 - 0.9 ** np.arange(1, 201)) / 0.1)
+    assert (leaf.mode, leaf.rate) == ("uniform", pytest.approx(expected, rel=0.02))
+    assert leaf.over_time[0] == pytest.approx(1e-4, rel=1e-3)
+    assert leaf.over_time[-1] == pytest.approx(1e-3, rel=0.02)
+
+
+def test_the_rate_over_time_follows_the_schedule():
+    cosine = optax.cosine_decay_schedule(LR, 100)
+    leaf = leaf_of(optax.adamw(cosine, weight_decay=WD), steps=100)
+    expected = [WD * float(cosine(t)) for t in range(100)]
+    np.testing.assert_allclose(leaf.over_time, expected, rtol=1e-3, atol=1e-8)
+    kept = np.prod(1 - np.array(expected))
+    assert (1 - leaf.rate) ** 100 == pytest.approx(kept, rel=1e-4)
+
+
+def test_sign_methods_have_no_derivative_but_a_rate():
+    leaf = leaf_of(optax.chain(optax.add_decayed_weights(WD), optax.sign_sgd(LR)))
+    assert leaf.intended == 0.0
+    # E sign(g + λθ) = erf(λθ/√2) ≈ λθ √(2/π)
+    assert (
+        leaf.rate
+        == leaf.realised
+        == pytest.approx(1e-4 * math.sqrt(2 / math.pi), rel=0.1)
+    )
+    assert leaf.mode == "gradient-dependent"
+
+
+@pytest.mark.parametrize("learning_rate", [1e-3, 0.03])
+def test_steps_in_proportion_to_the_weights_are_no_decay(learning_rate):
+    for optimizer in (optax.lamb(learning_rate), optax.lars(learning_rate)):
+        audit = dx.audit(optimizer, PARAMS)
+        assert {leaf.mode for leaf in audit.leaves} == {"none"}
+        assert {leaf.rate for leaf in audit.leaves} == {0.0}
+
+
+def test_it_follows_the_learning_rate_or_not():
+    coupled = dx.audit(lambda lr: dx.adamw(lr, weight_decay=WD, mask=MASK), PARAMS)
+    follows = {leaf.path: leaf.follows_learning_rate for leaf in coupled.leaves}
+    assert follows == {"dense/bias": None, "dense/kernel": True, "norm/scale": None}
+    independent = lambda lr: optax.chain(optax.adam(lr), dx.independent_decay(1e-4))  # noqa: E731
+    leaf = leaf_of(independent, learning_rate=0.1)
+    assert leaf.follows_learning_rate is False
+    assert leaf.rate == pytest.approx(1e-4, rel=1e-4)
+    assert leaf_of(dx.adamw(LR)).follows_learning_rate is None
+
+
+# --- in Optax's wrappers ------------------------------------------------------------
+
+
+def test_per_call_of_update():
+    leaf = leaf_of(optax.MultiSteps(dx.adamw(LR, weight_decay=WD), 4))
+    assert (leaf.mode, leaf.rate) == ("uniform", pytest.approx(1e-4 / 4, rel=1e-4))
+
+
+WRAPPED = {
+    "masked": optax.masked(
+        optax.adamw(LR, weight_decay=WD), {"dense": True, "norm": False}
+    ),
+    "partition": optax.partition(
+        {"a": optax.adamw(LR, weight_decay=WD), "b": optax.sgd(LR)},
+        {"dense": "a", "norm": "b"},
+    ),
+    "inject_hyperparams": optax.inject_hyperparams(dx.adamw, static_args="mask")(
+        LR, weight_decay=WD, mask={"dense": True, "norm": False}
+    ),
+    "apply_if_finite": optax.apply_if_finite(
+        dx.adamw(LR, weight_decay=WD, mask={"dense": True, "norm": False}), 3
+    ),
+    "clipped": optax.chain(
+        optax.clip_by_global_norm(1.0),
+        dx.adamw(LR, weight_decay=WD, mask={"dense": True, "norm": False}),
+    ),
+    "told": dx.with_decay(
+        optax.radam(LR), WD, learning_rate=LR, mask={"dense": True, "norm": False}
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRAPPED)
+def test_wrappers(name):
+    audit = dx.audit(WRAPPED[name], PARAMS)
+    assert {leaf.path: leaf.mode for leaf in audit.leaves} == {
+        "dense/bias": "uniform",
+        "dense/kernel": "uniform",
+        "norm/scale": "none",
+    }
+    assert audit.leaves[1].rate == pytest.approx(1e-4, rel=1e-4)
+    assert audit.elementwise == (name not in ("apply_if_finite", "clipped"))
+
+
+@pytest.mark.needs_extras
+def test_models_of_flax_and_equinox():
+    import equinox as eqx
+    import flax.linen as nn
+    from flax import nnx
+
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        linen = nn.Dense(4).init(KEY, jnp.ones((1, 3)))["params"]
+        state = nnx.state(nnx.Linear(3, 4, rngs=nnx.Rngs(0)), nnx.Param)
+        module = eqx.filter(eqx.nn.Linear(3, 4, key=KEY), eqx.is_array)
+    for params in (linen, state, nnx.as_pure(state), module):
+        audit = dx.audit(dx.adamw(LR, weight_decay=WD, mask=MASK), params)
+        modes = {leaf.path: leaf.mode for leaf in audit.leaves}
+        assert sorted(modes.values()) == ["none", "uniform"], modes
+        assert modes["bias"] == "none"
+
+
+# --- planted mistakes ---------------------------------------------------------------
+
+BF16 = jax.tree.map(lambda x: x.astype(jnp.bfloat16), ONE)
+L2_ADAM = optax.chain(optax.add_decayed_weights(WD), optax.adam(LR))
+MISTAKES = {
+    "growth": (
+        optax.chain(optax.rmsprop(LR), optax.add_decayed_weights(WD * LR)),
+        ONE,
+        "kernel grow by 0.0001: the decay has the wrong sign",
+    ),
+    "rate of 1 or more": (
+        optax.chain(optax.adam(LR), dx.independent_decay(1.5)),
+        ONE,
+        "kernel lose by 1.5 of themselves",
+    ),
+    "gradient-dependent": (L2_ADAM, ONE, "depends on the gradients: of kernel"),
+    "lost in rounding": (
+        optax.adamw(LR, weight_decay=WD),
+        BF16,
+        "survives in bfloat16",
+    ),
+    "decay without gradient": (
+        optax.chain(
+            optax.masked(optax.set_to_zero(), {"a": True, "b": False}),
+            optax.adamw(LR, weight_decay=WD),
+        ),
+        {"a": ONE["kernel"], "b": ONE["kernel"]},
+        "a get no gradient and decay all the same",
+    ),
+    "biases or norms decay": (
+        optax.adamw(LR, weight_decay=WD),
+        PARAMS,
+        "dense/bias, norm/scale decay, which are biases or norm scales",
+    ),
+    "nothing decays": (
+        optax.flatten(
+            optax.adamw(
+                LR,
+                weight_decay=WD,
+                mask=lambda p: jax.tree.map(lambda x: x.ndim > 1, p),
+            )
+        ),
+        ONE,
+        "a weight decay was given (0.1), and no parameter decays",
+    ),
+    "two decays at once": (
+        optax.chain(
+            optax.add_decayed_weights(0.2), optax.sgd(LR), dx.independent_decay(1e-4)
+        ),
+        ONE,
+        "the optimizer holds 2 decays (0.2, 0.0001)",
+    ),
+    "scale-dependent": (
+        optax.lamb(LR, weight_decay=WD),
+        ONE,
+        "depends on the size of the weights",
+    ),
+}
+HARMLESS = ("biases or norms decay", "scale-dependent")
+
+
+@pytest.mark.parametrize("kind", MISTAKES)
+def test_planted_mistakes_are_found(kind):
+    optimizer, params, text = MISTAKES[kind]
+    audit = dx.audit(optimizer, params)
+    assert kinds(audit) == [kind]
+    (finding,) = audit.findings
+    assert text in finding.text
+    assert finding.cure
+    assert finding.serious == (kind not in HARMLESS)
+    assert str(finding) in str(audit)
+    if finding.serious:
+        with pytest.raises(ValueError, match=r"write check\(allow=\['" + kind):
+            audit.check()
+    audit.check(allow=[kind])
+
+
+def test_no_mistake_no_finding():
+    audit = dx.audit(dx.adamw(LR, weight_decay=WD, mask=MASK), PARAMS)
+    assert audit.findings == ()
+    audit.check()
+    assert "nothing to find fault with" in str(audit)
+    assert kinds(dx.audit(optax.adam(LR), PARAMS)) == []
+
+
+def test_findings_stand_most_serious_first():
+    optimizer = optax.chain(
+        optax.add_decayed_weights(WD), optax.adam(LR), optax.add_decayed_weights(1e-3)
+    )
+    found = kinds(dx.audit(optimizer, PARAMS))
+    assert found == ["growth", "biases or norms decay", "two decays at once"]
+
+
+def test_example_gradients_show_what_is_frozen():
+    gradients = {
+        "dense": {"kernel": jnp.ones((16, 16)), "bias": None},
+        "norm": {"scale": jnp.zeros(16)},
+    }
+    audit = dx.audit(optax.adamw(LR, weight_decay=WD), PARAMS, gradients=gradients)
+    (finding,) = [f for f in audit.findings if f.kind == "decay without gradient"]
+    assert finding.paths == ("dense/bias", "norm/scale")
+
+
+def test_a_strength_that_cannot_be_seen_may_be_told():
+    hidden = optax.stateless(lambda updates, params: updates)
+    assert kinds(dx.audit(hidden, ONE)) == []
+    assert kinds(dx.audit(hidden, ONE, weight_decay=0.1)) == ["nothing decays"]
+
+
+@pytest.mark.parametrize(
+    "optimizer", [optax.lbfgs(), contrib.sophia(LR)], ids=["lbfgs", "sophia"]
+)
+def test_what_needs_an_objective_is_not_auditable(optimizer):
+    audit = dx.audit(optimizer, ONE)
+    assert audit.leaves == ()
+    assert kinds(audit) == ["not auditable"]
+    with pytest.raises(ValueError, match="extra_args"):
+        audit.check()
+    assert "not auditable" in str(audit)
+    assert "not auditable" in audit._repr_html_()
+
+
+def test_a_value_is_made_up_or_given():
+    optimizer = contrib.momo(LR, weight_decay=WD)
+    for options in ({}, {"extra_args": {"value": jnp.float32(2.0)}}):
+        leaf = leaf_of(optimizer, **options)
+        assert (leaf.mode, leaf.rate) == ("uniform", pytest.approx(1e-4, rel=1e-2))
+
+
+# --- what it does to the caller -----------------------------------------------------
+
+
+def test_nothing_of_the_callers_is_changed_and_results_repeat():
+    params = jax.tree.map(lambda x: np.array(x), PARAMS)
+    before = jax.tree.map(np.copy, params)
+    first, second = (dx.audit(L2_ADAM, params) for _ in range(2))
+    jax.tree.map(np.testing.assert_array_equal, params, before)
+    assert repr(first) == repr(second)
+    for a, b in zip(first.leaves, second.leaves, strict=True):
+        assert a == b
+
+
+def test_shapes_are_enough_and_large_models_are_sampled():
+    shapes = {
+        "wte": jax.ShapeDtypeStruct((1_000_000, 1000), jnp.float32),
+        "bias": jax.ShapeDtypeStruct((8,), jnp.float32),
+    }
+    audit = dx.audit(dx.adamw(LR, weight_decay=WD, mask=MASK), shapes)
+    assert audit.sampled
+    assert audit.elementwise
+    bias, wte = audit.leaves
+    assert (wte.shape, wte.mode, bias.mode) == ((1_000_000, 1000), "uniform", "none")
+    assert wte.rate == pytest.approx(1e-4, rel=1e-5)
+    assert "a sample of each leaf" in str(audit)
+
+
+def test_an_optimizer_that_decides_by_shape_sees_the_shapes():
+    """A mask by size is another one on a sample: all weights are followed."""
+    big = {"kernel": jnp.ones((512, 512)), "small": jnp.ones((8, 8))}
+    mask = lambda p: jax.tree.map(lambda x: x.size > 100_000, p)  # noqa: E731
+    audit = dx.audit(dx.sgdw(LR, weight_decay=WD, mask=mask), big, steps=25, seeds=1)
+    assert not audit.sampled
+    assert [leaf.mode for leaf in audit.leaves] == ["uniform", "none"]
+
+
+def test_the_size_of_the_weights_is_that_of_the_parameters():
+    """lamb's rate is in proportion to it."""
+    small, large = (
+        leaf_of(optax.lamb(LR, weight_decay=0.01), {"kernel": s * ONE["kernel"]}).rate
+        for s in (0.03, 0.3)
+    )
+    assert large == pytest.approx(10 * small, rel=0.2)
+
+
+def test_it_says_how_long_it_will_take(monkeypatch):
+    from decayax._audit import measure
+
+    monkeypatch.setattr(measure, "LONG", 0.0)
+    with pytest.warns(UserWarning, match=r"audit: about \d+ s to go.*sample=True"):
+        dx.audit(optax.lamb(LR), ONE, steps=25)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        dx.audit(optax.adamw(LR), {"kernel": jnp.ones((512, 512))}, steps=25)
+
+
+BAD = {
+    "audit: optimizer must be an optax.GradientTransformation or a function from a "
+    "learning rate to one, got 3 of type int": (3, {}),
+    "audit: optimizer must be an optax.GradientTransformation or a function": (
+        lambda lr: lr,
+        {},
+    ),
+    "audit: steps must be > 0, got 0.": (optax.adam(LR), {"steps": 0}),
+    "audit: seeds must be > 0, got 0.": (optax.adam(LR), {"seeds": 0}),
+    "audit: learning_rate must be > 0, got -1.": (optax.adam, {"learning_rate": -1}),
+    "audit: gradient_scales must be numbers > 0, got ()": (
+        optax.adam(LR),
+        {"gradient_scales": ()},
+    ),
+    "audit: gradient_scales must be numbers > 0, got (0.0,)": (
+        optax.adam(LR),
+        {"gradient_scales": (0.0,)},
+    ),
+}
+
+
+@pytest.mark.parametrize("text", BAD)
+def test_errors_say_what_and_what_to_write(text):
+    import re
+
+    optimizer, options = BAD[text]
+    with pytest.raises((TypeError, ValueError), match=re.escape(text)):
+        dx.audit(optimizer, ONE, **options)
+
+
+def test_a_leaf_that_is_no_parameter():
+    with pytest.raises(TypeError, match=r"audit: act is no parameter.*eqx.filter"):
+        dx.audit(optax.adam(LR), {"act": jax.nn.relu, "w": jnp.ones(2)})
+    with pytest.raises(ValueError, match="no parameter. The nearest parameters are"):
+        dx.audit(dx.adamw(LR, mask={"wrong": True}), ONE)
+
+
+def test_it_is_a_table_for_people_and_for_notebooks():
+    audit = dx.audit(lambda lr: dx.adamw(lr, weight_decay=WD, mask=MASK), PARAMS)
+    assert str(audit).splitlines() == [
+        "parameter     dtype    mode     rate/step  half-life   follows lr",
+        "dense/bias    float32  none     0          never",
+        "dense/kernel  float32  uniform  0.0001     6931 steps  yes",
+        "norm/scale    float32  none     0          never",
+        "followed over 200 steps on every weight",
+        "nothing to find fault with",
+    ]
+    html = audit._repr_html_()
+    assert html.count("<tr>") == 4
+    assert "<td>dense/kernel</td><td>float32</td><td>uniform</td>" in html
+    escaped = dx.audit(optax.adam(LR), {"<b>": jnp.ones((2, 2))}, steps=25)
+    assert "<td>&lt;b&gt;</td>" in escaped._repr_html_()

@@ -1,0 +1,270 @@
+"""Telemetry: what decay was applied in a step, or that it cannot be known."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+import decayax as dx
+
+
+LR, WD = 1e-2, 0.1
+RNG = np.random.default_rng(0)
+PARAMS = {
+    "dense": {
+        "kernel": jnp.asarray(RNG.standard_normal((4, 3)), jnp.float32),
+        "bias": jnp.asarray(RNG.standard_normal(3), jnp.float32),
+    }
+}
+GRADS = jax.tree.map(
+    lambda p: jnp.asarray(RNG.standard_normal(p.shape), p.dtype), PARAMS
+)
+MASK = dx.masks.no_bias_or_norm
+KERNEL = "dense/kernel"
+DECAY = (
+    "decay_rate",
+    "decay_to_update",
+    "cosine",
+    "equilibrium_angle",
+    "equilibrium_norm",
+)
+
+
+def run(optimizer, steps=3, params=PARAMS, grads=GRADS):
+    """The last state, the parameters before its step, and the step."""
+    state, before, updates = optimizer.init(params), params, None
+    update = jax.jit(optimizer.update)
+    for _ in range(steps):
+        before = params
+        updates, state = update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+    return state, before, updates
+
+
+def test_every_statistic_is_that_of_the_step():
+    optimizer = dx.track_decay(
+        dx.sgdw(LR, momentum=0.9, weight_decay=WD, mask=MASK), every=1
+    )
+    state, before, updates = run(optimizer)
+    stats = dx.decay_stats(state)
+    theta = np.asarray(before["dense"]["kernel"], np.float64).ravel()
+    delta = np.asarray(updates["dense"]["kernel"], np.float64).ravel()
+    decay = -LR * WD * theta
+    norm, after = np.linalg.norm, theta + delta
+    step = delta - decay
+    expected = {
+        "decay_rate": LR * WD,
+        "decay_to_update": norm(decay) / norm(delta),
+        "weight_norm": norm(theta),
+        "angle": math.acos(theta @ after / norm(theta) / norm(after)),
+        "cosine": -theta @ step / norm(theta) / norm(step),
+        "equilibrium_angle": math.sqrt(2 * LR * WD),
+        "equilibrium_norm": norm(step) / math.sqrt(2 * LR * WD),
+    }
+    found = {
+        key.split("/")[-1]: v for key, v in stats.items() if key.startswith(KERNEL)
+    }
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert found[name] == pytest.approx(value, rel=2e-5), name
+        assert type(found[name]) is float
+    bias = {key: v for key, v in stats.items() if key.startswith("dense/bias")}
+    assert bias["dense/bias/decay_rate"] == 0.0
+    assert bias["dense/bias/equilibrium_angle"] == 0.0
+    assert bias["dense/bias/equilibrium_norm"] == math.inf
+
+
+def test_small_angles_keep_their_digits():
+    """acos of 1 − 1e-13 would be 0 in float32."""
+    optimizer = dx.track_decay(optax.sgd(1e-7), every=1)
+    state, before, updates = run(optimizer, steps=1)
+    theta = np.asarray(before["dense"]["kernel"], np.float64).ravel()
+    delta = np.asarray(updates["dense"]["kernel"], np.float64).ravel()
+    across = delta - theta * (theta @ delta) / (theta @ theta)
+    expected = np.linalg.norm(across) / np.linalg.norm(theta)
+    assert dx.decay_stats(state)[f"{KERNEL}/angle"] == pytest.approx(expected, rel=1e-4)
+
+
+KNOWN = {
+    "place 2": dx.rmspropw(LR, weight_decay=WD),
+    "place 2, optax": optax.adamw(LR, weight_decay=WD),
+    "place 3": optax.chain(optax.adam(LR), dx.independent_decay(LR * WD)),
+    "place 1, plain SGD": dx.sgd_l2(LR, weight_decay=WD),
+    "clipped": optax.chain(
+        optax.clip_by_global_norm(0.1), dx.sgdw(LR, weight_decay=WD)
+    ),
+    "if finite": optax.apply_if_finite(dx.sgdw(LR, weight_decay=WD), 3),
+    "injected": optax.inject_hyperparams(dx.sgdw)(LR, weight_decay=WD),
+    "every mini-step": optax.MultiSteps(dx.sgdw(LR, weight_decay=WD), 1),
+    "a schedule": dx.sgdw(lambda step: LR / 2 * step, weight_decay=WD),
+}
+UNKNOWN = {
+    "moments": dx.adam_l2(LR, weight_decay=WD),
+    "momentum": dx.sgd_l2(LR, momentum=0.9, weight_decay=WD),
+    "preconditioner": dx.rmsprop_l2(LR, weight_decay=WD),
+    "trust ratio": optax.lamb(LR, weight_decay=WD),
+    "averages": optax.contrib.schedule_free_sgd(LR, weight_decay=WD),
+}
+
+
+@pytest.mark.relaxed("optax.adamw, adam, lamb, schedule_free")
+@pytest.mark.parametrize("name", KNOWN)
+def test_the_rate_is_exact_where_the_state_does_not_know_the_weights(name):
+    state, _, _ = run(dx.track_decay(KNOWN[name], every=1))
+    for leaf in ("kernel", "bias"):
+        rate = dx.decay_stats(state)[f"dense/{leaf}/decay_rate"]
+        assert rate == pytest.approx(LR * WD, rel=1e-4)
+
+
+@pytest.mark.relaxed("optax.adam, lamb, schedule_free")
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_elsewhere_it_is_nan_and_never_a_wrong_number(name):
+    state, before, _ = run(dx.track_decay(UNKNOWN[name], every=1))
+    stats = dx.decay_stats(state)
+    for entry in DECAY:
+        assert math.isnan(stats[f"{KERNEL}/{entry}"])
+    norm = np.linalg.norm(np.asarray(before["dense"]["kernel"]))
+    assert stats[f"{KERNEL}/weight_norm"] == pytest.approx(norm, rel=1e-5)
+    assert stats[f"{KERNEL}/angle"] > 0
+
+
+def test_growth_has_a_negative_rate():
+    chain = optax.chain(optax.sgd(LR), optax.add_decayed_weights(1e-3))
+    state, _, _ = run(dx.track_decay(chain, every=1))
+    stats = dx.decay_stats(state)
+    assert stats[f"{KERNEL}/decay_rate"] == pytest.approx(-1e-3, rel=1e-4)
+    assert math.isnan(stats[f"{KERNEL}/equilibrium_angle"])
+
+
+def test_updates_and_inner_state_are_the_optimizers_to_the_bit():
+    plain = dx.rmspropw(LR, momentum=0.9, weight_decay=WD)
+    state, _, updates = run(dx.track_decay(plain, every=2), steps=5)
+    expected, _, others = run(plain, steps=5)
+    jax.tree.map(np.testing.assert_array_equal, updates, others)
+    jax.tree.map(np.testing.assert_array_equal, state.inner, expected)
+
+
+def test_every_k_th_step_is_measured():
+    optimizer = dx.track_decay(dx.sgdw(LR, weight_decay=WD), every=3)
+    norms = []
+    state, params = optimizer.init(PARAMS), PARAMS
+    update = jax.jit(optimizer.update)
+    for _ in range(7):
+        updates, state = update(GRADS, state, params)
+        params = optax.apply_updates(params, updates)
+        norms.append(dx.decay_stats(state)[f"{KERNEL}/weight_norm"])
+    assert len(set(norms)) == 3
+    assert norms[0] == norms[1] == norms[2] != norms[3]
+    assert norms[3] == norms[4] == norms[5] != norms[6]
+    assert int(state.count) == 7
+    assert update._cache_size() == 1
+
+
+def test_groups_are_sums():
+    optimizer = dx.sgdw(LR, weight_decay=WD, mask=MASK)
+    state, _, _ = run(dx.track_decay(optimizer, every=1), steps=1)
+    stats = dx.decay_stats(state, groups=lambda path: path.split("/")[0])
+    assert {key.split("/")[0] for key in stats} == {"dense"}
+    weights = np.concatenate([np.ravel(p) for p in jax.tree.leaves(PARAMS)])
+    kernel = np.linalg.norm(PARAMS["dense"]["kernel"]) ** 2
+    assert stats["dense/weight_norm"] == pytest.approx(
+        np.linalg.norm(weights), rel=1e-5
+    )
+    share = kernel / np.linalg.norm(weights) ** 2  # the bias does not decay
+    assert stats["dense/decay_rate"] == pytest.approx(LR * WD * share, rel=1e-5)
+
+
+def test_in_scan_vmap_and_a_deeper_state():
+    optimizer = optax.chain(
+        dx.track_decay(dx.sgdw(LR, weight_decay=WD), every=1), optax.identity()
+    )
+
+    def step(carry, _):
+        params, state = carry
+        updates, state = optimizer.update(GRADS, state, params)
+        return (optax.apply_updates(params, updates), state), None
+
+    carry = PARAMS, optimizer.init(PARAMS)
+    (_, state), _ = jax.lax.scan(step, carry, length=3)
+    assert dx.decay_stats(state)[f"{KERNEL}/decay_rate"] == pytest.approx(
+        LR * WD, rel=1e-4
+    )
+
+    def of_strength(strength):
+        tracked = dx.track_decay(dx.sgdw(LR, weight_decay=strength), every=1)
+        return tracked.update(GRADS, tracked.init(PARAMS), PARAMS)[1]
+
+    states = jax.vmap(of_strength)(jnp.array([0.1, 0.2]))
+    for index, strength in enumerate((0.1, 0.2)):
+        stats = dx.decay_stats(jax.tree.map(lambda x: x[index], states))  # noqa: B023
+        assert stats[f"{KERNEL}/decay_rate"] == pytest.approx(LR * strength, rel=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.complex64])
+def test_other_dtypes(dtype):
+    params = jax.tree.map(lambda p: p.astype(dtype), PARAMS)
+    grads = jax.tree.map(lambda p: p.astype(dtype), GRADS)
+    optimizer = dx.track_decay(dx.sgdw(LR, weight_decay=WD), every=1)
+    state, _, updates = run(optimizer, 2, params, grads)
+    assert updates["dense"]["kernel"].dtype == dtype
+    rate = dx.decay_stats(state)[f"{KERNEL}/decay_rate"]
+    assert rate == pytest.approx(LR * WD, rel=1e-4 if dtype == jnp.complex64 else 1e-2)
+    assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(state.sums))
+
+
+def test_holes_and_integers_are_passed_by():
+    params = {"w": PARAMS["dense"]["kernel"], "none": None, "n": jnp.int32(3)}
+    grads = {"w": GRADS["dense"]["kernel"], "none": None, "n": jnp.int32(0)}
+    optimizer = dx.track_decay(
+        dx.sgdw(LR, weight_decay=WD, mask={"w": True, "n": False}), every=1
+    )
+    _, state = optimizer.update(grads, optimizer.init(params), params)
+    stats = dx.decay_stats(state)
+    assert {key.split("/")[0] for key in stats} == {"w", "n"}
+    assert stats["w/decay_rate"] == pytest.approx(LR * WD, rel=1e-4)
+    assert stats["n/weight_norm"] == 0.0
+
+
+def test_on_several_devices():
+    mesh = Mesh(np.array(jax.devices()[:2]), ("data",))
+    spread = NamedSharding(mesh, PartitionSpec("data"))
+    params = {"w": jax.device_put(PARAMS["dense"]["kernel"], spread)}
+    grads = {"w": jax.device_put(GRADS["dense"]["kernel"], spread)}
+    optimizer = dx.track_decay(dx.sgdw(LR, weight_decay=WD), every=1)
+    state, _, updates = run(optimizer, 2, params, grads)
+    assert updates["w"].sharding.is_equivalent_to(spread, 2)
+    assert dx.decay_stats(state)["w/decay_rate"] == pytest.approx(LR * WD, rel=1e-4)
+
+
+@pytest.mark.needs_extras
+@pytest.mark.relaxed("flax")
+def test_in_an_nnx_optimizer():
+    from flax import nnx
+
+    model = nnx.Linear(3, 4, rngs=nnx.Rngs(0))
+    tracked = dx.track_decay(dx.adamw(LR, weight_decay=WD, mask=MASK))
+    optimizer = nnx.Optimizer(model, tracked, wrt=nnx.Param)
+    grads = jax.tree.map(jnp.ones_like, nnx.state(model, nnx.Param))
+    nnx.jit(lambda m, o, g: o.update(m, g))(model, optimizer, grads)
+    stats = dx.decay_stats(optimizer.opt_state)
+    assert stats["kernel/decay_rate"] == pytest.approx(LR * WD, rel=1e-4)
+    assert stats["bias/decay_to_update"] == 0.0
+
+
+def test_errors():
+    with pytest.raises(
+        TypeError, match=r"track_decay: optimizer must be an optax.Grad"
+    ):
+        dx.track_decay(3)
+    for every in (0, -1, 2.5):
+        with pytest.raises(ValueError, match=r"track_decay: every must be a whole num"):
+            dx.track_decay(dx.sgdw(LR), every=every)
+    optimizer = dx.track_decay(dx.sgdw(LR))
+    with pytest.raises(ValueError, match=r"track_decay: needs the parameters, got par"):
+        optimizer.update(GRADS, optimizer.init(PARAMS))
+    with pytest.raises(ValueError, match=r"decay_stats: the state holds nothing of tr"):
+        dx.decay_stats(dx.sgdw(LR).init(PARAMS))
