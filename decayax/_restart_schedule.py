@@ -75,7 +75,7 @@ def cosine_restarts_schedule(
     # one unit in the last place per period at most.
     rounding = np.finfo(float).eps * starts * np.arange(1, len(starts) + 1)
     opening = np.ceil(starts - rounding).astype(np.int32)
-    early = np.maximum(opening - starts, 0.0)  # how far into the period it lies
+    early = opening - starts  # how far into the period it lies
 
     def half_cosine(xp, strength, since, early, length):
         # ½ + ½cos πx = cos²(πx/2)

@@ -261,6 +261,8 @@ def test_below_a_masked_node_a_rule_may_match():
         ("tpyo", False),
         ("tpyo/.*", False),
         ("layer_1/./w", True),
+        ("layer_1/ab.*", True),
+        ("layer_12", False),
     ],
 )
 def test_only_what_may_be_below_a_masked_node_is_excused(pattern, may):

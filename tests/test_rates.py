@@ -817,6 +817,14 @@ def test_to_zero_is_zero_at_the_end_and_never_below():
         assert schedule(1000) == 0.0
 
 
+def test_the_last_steps_of_a_cosine_keep_their_digits():
+    """½ + ½ cos is 0 in float32 where sin² is 2.5e-10."""
+    schedule = rates.cosine_to_zero_schedule(1.0, steps=100_000)
+    found = [float(jax.jit(schedule)(100_000 - k)) for k in (1, 2, 10)]
+    expected = [(0.5 * math.pi * k / 100_000) ** 2 for k in (1, 2, 10)]
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_the_strength_of_a_schedule_may_be_traced(name):
     options = {
@@ -933,6 +941,10 @@ ERRORS = {
     ),
     "rates.warmup_schedule: warmup_steps must be one number, got shape (2,).": (
         lambda: rates.warmup_schedule(0.1, warmup_steps=np.array([1, 2]))
+    ),
+    "rates.cosine_restarts_schedule: first_period_steps must be one known number, got "
+    "[1 2].": lambda: rates.cosine_restarts_schedule(
+        0.1, first_period_steps=np.array([1, 2])
     ),
     "rates.cosine_restarts_schedule: first_period_steps must be <= 2147483647, got": (
         lambda: rates.cosine_restarts_schedule(0.1, first_period_steps=2**31)
