@@ -94,7 +94,7 @@ def audit(
         parameter  dtype    mode     rate/step  half-life
         bias       float32  none     0          never
         kernel     float32  uniform  0.0001     6931 steps
-        followed over 200 steps on a sample of each leaf
+        followed over 200 steps on every weight
         nothing to find fault with
 
     Reference:
