@@ -11,9 +11,10 @@ and what is not known to be elementwise mixes.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from jax.extend import core
 
 
@@ -97,8 +98,32 @@ ELEMENTWISE = frozenset(
 )
 
 
-def kinds_of(jaxpr: core.Jaxpr, inputs: Sequence[int]) -> list[int]:
-    """The kinds of a jaxpr's outputs for kinds of its inputs."""
+JUMPS = frozenset(
+    ["sign", "gt", "lt", "ge", "le", "eq", "ne", "floor", "ceil", "round", "max", "min"]
+    + ["clamp", "stop_gradient", "custom_jvp_call", "custom_vjp_call"]
+    + ["custom_vjp_call_jaxpr"]
+)
+CALLS = frozenset(
+    ["jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint"]
+    + ["custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr"]
+)
+
+
+def _axes(atom: Any) -> int:
+    return len(getattr(atom.aval, "shape", ()))
+
+
+def kinds_of(
+    jaxpr: core.Jaxpr, inputs: Sequence[int], jumped: set[str] | None = None
+) -> list[int]:
+    """The kinds of a jaxpr's outputs for kinds of its inputs.
+
+    Args:
+        jaxpr: the program.
+        inputs: the kinds of what goes in.
+        jumped: collects the operations on data that jump, or whose derivative is
+            made to be something else.
+    """
     kind: dict[core.Var, int] = dict.fromkeys(jaxpr.constvars, CONST)
     kind |= dict(zip(jaxpr.invars, inputs, strict=True))
 
@@ -107,17 +132,25 @@ def kinds_of(jaxpr: core.Jaxpr, inputs: Sequence[int]) -> list[int]:
 
     for eqn in jaxpr.eqns:
         given = [read(atom) for atom in eqn.invars]
-        outputs = _kinds_of_equation(eqn, given)
+        if jumped is not None and max(given, default=CONST) != CONST:
+            jumped.update({eqn.primitive.name} & JUMPS)
+        outputs = _kinds_of_equation(eqn, given, jumped)
         kind |= dict(zip(eqn.outvars, outputs, strict=True))
     return [read(atom) for atom in jaxpr.outvars]
 
 
-def _kinds_of_equation(eqn: core.JaxprEqn, given: list[int]) -> list[int]:
+def _kinds_of_equation(
+    eqn: core.JaxprEqn, given: list[int], jumped: set[str] | None
+) -> list[int]:
     name, worst = eqn.primitive.name, max(given, default=CONST)
     if worst in (CONST, MIXED):
         return [worst] * len(eqn.outvars)
     if name in ELEMENTWISE:
-        return [worst] * len(eqn.outvars)
+        spread = any(
+            kind != CONST and _axes(x) < _axes(eqn.outvars[0])
+            for kind, x in zip(given, eqn.invars, strict=True)
+        )
+        return [MIXED if spread else worst] * len(eqn.outvars)
     if name == "cond" and given[0] == CONST:
         branches = [kinds_of(b.jaxpr, given[1:]) for b in eqn.params["branches"]]
         return [max(kinds) for kinds in zip(*branches, strict=True)]
@@ -126,8 +159,8 @@ def _kinds_of_equation(eqn: core.JaxprEqn, given: list[int]) -> list[int]:
     if name == "while":
         return _of_while(eqn, given)
     inner = [j for j in subjaxprs(eqn) if len(j.invars) == len(given)]
-    if len(inner) == 1 and name not in ("cond", "reduce", "sort"):  # jit, custom_jvp
-        return kinds_of(inner[0], given)
+    if name in CALLS and len(inner) == 1:
+        return kinds_of(inner[0], given, jumped)
     return [MIXED] * len(eqn.outvars)
 
 
@@ -169,14 +202,25 @@ def subjaxprs(eqn: core.JaxprEqn) -> Iterator[core.Jaxpr]:
                 yield part
 
 
-def primitives(jaxpr: core.Jaxpr) -> list[str]:
-    """The names of all operations in order, with those inside: a program's outline."""
-    names = []
+def outline_of(jaxpr: core.Jaxpr, consts: Sequence[Any]) -> list[Any]:
+    """A program's operations in order, with those inside, and its numbers.
+
+    An array that is remembered, or counts its own rows, makes it unlike any other.
+    """
+    lines: list[Any] = [_number(const) for const in consts]
     for eqn in jaxpr.eqns:
-        names.append(eqn.primitive.name)
+        literals = [_number(x.val) for x in eqn.invars if isinstance(x, core.Literal)]
+        lines.append((eqn.primitive.name, *literals))
+        if eqn.primitive.name == "iota":
+            lines.append(eqn.params["shape"])
         for inner in subjaxprs(eqn):
-            names += primitives(inner)
-    return names
+            lines += outline_of(inner, ())
+    return lines
+
+
+def _number(value: Any) -> Any:
+    """A number as text; of an array something that equals nothing else."""
+    return str(value) if np.shape(value) == () else object()
 
 
 def mixes(optimizer: Any, params: Any, gradients: Any, extra_args: Any) -> bool:
@@ -186,17 +230,12 @@ def mixes(optimizer: Any, params: Any, gradients: Any, extra_args: Any) -> bool:
         optimizer: with ``init`` and ``update``.
         params: arrays or shapes; nothing is calculated.
         gradients: shapes like them.
-        extra_args: (gradients, params) -> further keywords of ``update``.
+        extra_args: step -> further keywords of ``update``.
     """
     weights = jax.tree.leaves(params)
-    init, state = jax.make_jaxpr(optimizer.init, return_shape=True)(params)
+    init = jax.make_jaxpr(optimizer.init)(params)
     kinds = kinds_of(init.jaxpr, [ALIGNED] * len(weights))
-
-    def update(gradients: Any, state: Any, params: Any) -> Any:
-        more = extra_args(gradients, params)
-        return optimizer.update(gradients, state, params, **more)
-
-    program = jax.make_jaxpr(update)(gradients, state, params).jaxpr
+    program = _program(optimizer, params, gradients, extra_args).jaxpr
     of_weights = [ALIGNED] * len(weights)
     while True:  # the state's kinds only ever grow
         out = kinds_of(program, [*of_weights, *kinds, *of_weights])
@@ -207,21 +246,37 @@ def mixes(optimizer: Any, params: Any, gradients: Any, extra_args: Any) -> bool:
         kinds = joined
 
 
-def outline(optimizer: Any, params: Any, gradients: Any, extra_args: Any) -> list[str]:
+def outline(optimizer: Any, params: Any, gradients: Any, extra_args: Any) -> list[Any]:
     """The operations of one update, the same for shapes that it treats alike."""
-    state = jax.eval_shape(optimizer.init, params)
+    program = _program(optimizer, params, gradients, extra_args)
+    return outline_of(program.jaxpr, program.consts)
+
+
+def _program(
+    optimizer: Any, params: Any, gradients: Any, extra_args: Any
+) -> core.ClosedJaxpr:
+    """One update, traced."""
 
     def update(gradients: Any, state: Any, params: Any) -> Any:
-        more = extra_args(gradients, params)
-        return optimizer.update(gradients, state, params, **more)
+        return optimizer.update(gradients, state, params, **extra_args(0))
 
-    return primitives(jax.make_jaxpr(update)(gradients, state, params).jaxpr)
+    state = jax.eval_shape(optimizer.init, params)
+    return jax.make_jaxpr(update)(gradients, state, params)
 
 
-def dependence(step: Any, params: Any) -> tuple[int, int]:
-    """How the updates and the new state of ``step(params)`` depend on the params."""
+class Dependence(NamedTuple):
+    """How ``step(params) -> updates, state`` depends on the params."""
+
+    updates: list[int]  # the kind of each leaf
+    state: int  # the worst kind
+    jumps: bool  # a derivative does not show all of it
+
+
+def dependence(step: Any, params: Any) -> Dependence:
+    """How the updates and the new state of a step depend on the params."""
     updates, _ = jax.eval_shape(step, params)
     program = jax.make_jaxpr(step)(params).jaxpr
-    kinds = kinds_of(program, [ALIGNED] * len(jax.tree.leaves(params)))
+    jumped: set[str] = set()
+    kinds = kinds_of(program, [ALIGNED] * len(jax.tree.leaves(params)), jumped)
     own = len(jax.tree.leaves(updates))
-    return max(kinds[:own], default=CONST), max(kinds[own:], default=CONST)
+    return Dependence(kinds[:own], max(kinds[own:], default=CONST), bool(jumped))

@@ -94,12 +94,14 @@ def track_decay(
         raise ValueError(f"{NAME}: every must be a whole number >= 1, got {every!r}.")
 
     def init(params: Any) -> TrackDecayState:
-        nothing = jnp.zeros((len(Sums._fields),), jnp.float32)
-        sums = jax.tree.map(lambda _: nothing, params)
+        # One array for each leaf, not one for all: a step may donate its state.
+        sums = jax.tree.map(
+            lambda _: jnp.zeros((len(Sums._fields),), jnp.float32), params
+        )
         return TrackDecayState(jnp.zeros((), jnp.int32), sums, optimizer.init(params))
 
     def update(
-        updates: Any, state: TrackDecayState, params: Any = None, **extra_args: Any
+        updates: Any, state: Any, params: Any = None, **extra_args: Any
     ) -> tuple[Any, TrackDecayState]:
         if params is None:
             raise ValueError(
@@ -110,19 +112,11 @@ def track_decay(
         def step(params: Any) -> tuple[Any, Any]:
             return optimizer.update(updates, state.inner, params, **extra_args)
 
-        new_updates, new_inner = step(params)
-        kinds = dependence(step, params)
-
         def measure() -> Any:
-            decay = derivative(lambda params: step(params)[0], params)
-            flat, treedef = flatten(params)
-            return treedef.unflatten(
-                leaf if is_hole(leaf) else sums_of(leaf, update, d, *kinds)
-                for (_, leaf), update, d in zip(
-                    flat, _leaves(new_updates), _leaves(decay), strict=True
-                )
-            )
+            # Updates of its own: those below need not be kept for it.
+            return measured(step, params)
 
+        new_updates, new_inner = step(params)
         due = state.count % every == 0
         sums = jax.lax.cond(due, measure, lambda: state.sums)
         return new_updates, TrackDecayState(advanced(state.count), sums, new_inner)
@@ -173,10 +167,17 @@ def decay_stats(
             "dx.track_decay(optimizer) around the optimizer and give its state."
         )
     totals: dict[str, np.ndarray] = {}
+    seen: set[str] = set()
     for node in found:
         for path, sums in flatten(node.sums)[0]:
             if not is_hole(sums):
-                name = groups(show(path)) if groups else show(path)
+                if (id_ := show(path)) in seen:
+                    raise ValueError(
+                        f"decay_stats: {id_} is tracked twice in this state. Write one "
+                        "track_decay, outermost."
+                    )
+                seen.add(id_)
+                name = groups(id_) if groups else id_
                 totals[name] = totals.get(name, 0.0) + np.asarray(sums, float)
     return {
         f"{group}/{entry}": value
@@ -191,16 +192,33 @@ def derivative(update: Callable[[Any], Any], params: Any) -> Any:
     live = [leaf for leaf in leaves if is_inexact(leaf)]
 
     def of_live(live: list[Any]) -> Any:
-        live = iter(live)
+        moved = iter(live)
         return update(
-            treedef.unflatten(next(live) if is_inexact(x) else x for x in leaves)
+            treedef.unflatten(next(moved) if is_inexact(x) else x for x in leaves)
         )
 
     return jax.jvp(of_live, (live,), (live,))[1]
 
 
+def measured(step: Callable[[Any], tuple[Any, Any]], params: Any) -> Any:
+    """The sums of all leaves of one step, in the structure of the params."""
+    depends = dependence(step, params)
+    # Where the state knows the params a part of the decay comes later.
+    hidden = depends.state != CONST or depends.jumps
+    updates, decay = step(params)[0], derivative(lambda p: step(p)[0], params)
+    kinds = iter(depends.updates)
+    flat, treedef = flatten(params)
+    sums = []
+    for (_, leaf), update, d in zip(
+        flat, _leaves(updates), _leaves(decay), strict=True
+    ):
+        mixed = not is_hole(update) and next(kinds) == MIXED
+        sums.append(leaf if is_hole(leaf) else sums_of(leaf, update, d, hidden, mixed))
+    return treedef.unflatten(sums)
+
+
 def sums_of(
-    param: Any, update: Any, decay: Any, of_updates: int, of_state: int
+    param: Any, update: Any, decay: Any, hidden: bool, mixed: bool
 ) -> jax.Array:
     """The sums of one leaf, as a vector; nan where they cannot be known.
 
@@ -208,11 +226,10 @@ def sums_of(
         param: the parameter.
         update: its update, or a hole.
         decay: the derivative of the update, or a hole.
-        of_updates: how the updates depend on the params. Mixed, D is believed only if
-            it is parallel to θ: a factor of the update's size, such as a trust ratio,
-            has a derivative too, which is no decay and points along the update.
-        of_state: how the state depends on the params. If it does, a part of the decay
-            comes later.
+        hidden: whether the derivative does not show the decay.
+        mixed: whether the update mixes weights. Then D is believed only if it is
+            parallel to θ: a factor of the update's size, such as a trust ratio, has a
+            derivative too, which is no decay and points along the update.
     """
     if not is_inexact(param):
         return jnp.zeros((len(Sums._fields),), jnp.float32)
@@ -234,7 +251,10 @@ def sums_of(
         weights_rest=dot(theta, rest),
     )
     parallel = sums.weights_decay**2 >= PARALLEL * sums.weights * sums.decay
-    known = jnp.asarray(of_state == CONST) & (parallel | (of_updates != MIXED))
+    # One weight is always parallel to itself.
+    known = jnp.asarray(not hidden) & (
+        parallel & (np.size(param) > 1) if mixed else True
+    )
 
     def if_known(x: jax.Array) -> jax.Array:
         return jnp.where(known, x, jnp.full((), jnp.nan, jnp.float32))

@@ -278,7 +278,43 @@ def test_findings_stand_most_serious_first():
         optax.add_decayed_weights(WD), optax.adam(LR), optax.add_decayed_weights(1e-3)
     )
     found = kinds(dx.audit(optimizer, PARAMS))
-    assert found == ["growth", "biases or norms decay", "two decays at once"]
+    assert found == ["growth", "two decays at once", "biases or norms decay"]
+
+
+def test_what_the_users_own_functions_hold_is_no_clue():
+    import numpy as module  # a schedule may remember a module, or a configuration
+
+    config = {"learning_rate": LR, "weight_decay": WD}
+    schedule = lambda step: module.float32(1.0) * config["learning_rate"]  # noqa: E731
+    assert kinds(dx.audit(optax.adam(schedule), ONE)) == []
+    decaying = optax.adamw(schedule, weight_decay=config["weight_decay"])
+    assert kinds(dx.audit(decaying, ONE)) == []
+
+
+def test_two_decays_with_masks_may_never_meet():
+    chain = optax.chain(
+        optax.add_decayed_weights(0.1, mask={"a": True, "b": False}),
+        optax.add_decayed_weights(0.2, mask={"a": False, "b": True}),
+        optax.sgd(LR),
+    )
+    audit = dx.audit(chain, {"a": ONE["kernel"], "b": ONE["kernel"]})
+    assert kinds(audit) == ["two decays at once"]
+    audit.check()
+
+
+def test_no_step_is_no_statement():
+    for optimizer in (
+        optax.MultiSteps(dx.sgdw(LR, weight_decay=WD), 1000),
+        dx.sgdw(0.0, weight_decay=WD),
+    ):
+        audit = dx.audit(optimizer, ONE, steps=50)
+        assert kinds(audit) == ["no step"]
+        audit.check()
+
+
+def test_example_gradients_must_fit():
+    with pytest.raises(ValueError, match="gradients and params are different trees"):
+        dx.audit(optax.adam(LR), ONE, gradients={"kernal": jnp.ones((16, 16))})
 
 
 def test_example_gradients_show_what_is_frozen():
@@ -342,6 +378,74 @@ def test_shapes_are_enough_and_large_models_are_sampled():
     assert (wte.shape, wte.mode, bias.mode) == ((1_000_000, 1000), "uniform", "none")
     assert wte.rate == pytest.approx(1e-4, rel=1e-5)
     assert "a sample of each leaf" in str(audit)
+
+
+def by_number(updates, params):
+    """A rate of 0.1/fan-in: the shape is a number in the program."""
+    return jax.tree.map(lambda u, p: -LR * u - 0.1 / p.shape[0] * p, updates, params)
+
+
+def by_row(updates, params):
+    """The rows from 300 on grow."""
+
+    def leaf(u, p):
+        grows = jnp.arange(p.shape[0])[:, None] >= 300
+        return -LR * u + jnp.where(grows, 1e-3, -1e-3) * p
+
+    return jax.tree.map(leaf, updates, params)
+
+
+@pytest.mark.parametrize("rule", [by_number, by_row])
+def test_what_depends_on_the_shape_is_not_sampled(rule):
+    big = {"kernel": jnp.ones((512, 64))}
+    audit = dx.audit(optax.stateless(rule), big, steps=25, seeds=1)
+    assert not audit.sampled
+    if rule is by_number:
+        assert audit.leaves[0].rate == pytest.approx(0.1 / 512, rel=1e-4)
+
+
+def test_rates_that_differ_by_weight_are_not_by_gradient():
+    rates = 1e-3 * np.linspace(0.5, 1.5, 16, dtype=np.float32)[:, None]
+    part = optax.stateless(
+        lambda updates, params: jax.tree.map(
+            lambda u, p: -LR * u - rates * p, updates, params
+        )
+    )
+    leaf = leaf_of(part)
+    assert leaf.mode == "uniform"
+    assert leaf.spread == pytest.approx((0.55e-3, 1.45e-3), rel=0.1)
+
+
+def test_leaves_of_a_weight_or_none():
+    params = {"one": jnp.ones(()), "two": jnp.ones(2), "none": jnp.zeros((0, 3)), **ONE}
+    for optimizer in (optax.lamb(LR), optax.lamb(1e-2), optax.adam(LR)):
+        audit = dx.audit(optimizer, params)
+        assert {leaf.mode for leaf in audit.leaves} == {"none"}
+    audit = dx.audit(dx.adamw(LR, weight_decay=WD), params)
+    modes = {leaf.path: leaf.mode for leaf in audit.leaves}
+    assert modes == {
+        "kernel": "uniform",
+        "none": "none",
+        "one": "uniform",
+        "two": "uniform",
+    }
+
+
+def test_a_made_up_value_falls():
+    """On a plateau the learning rate, and with it the decay, would go to 0."""
+    chain = optax.chain(
+        optax.adamw(LR, weight_decay=WD), contrib.reduce_on_plateau(patience=5)
+    )
+    assert leaf_of(chain).rate == pytest.approx(1e-4, rel=1e-2)
+
+
+@pytest.mark.parametrize(("power", "follows"), [(1, True), (0, False), (2, None)])
+def test_it_follows_if_half_gives_half(power, follows):
+    make = lambda lr: optax.chain(  # noqa: E731
+        optax.sgd(LR), optax.add_decayed_weights(-(lr**power) * 1e-3)
+    )
+    leaf = leaf_of(make, learning_rate=0.5)
+    assert leaf.follows_learning_rate is follows
 
 
 def test_an_optimizer_that_decides_by_shape_sees_the_shapes():

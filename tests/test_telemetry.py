@@ -108,6 +108,15 @@ UNKNOWN = {
     "preconditioner": dx.rmsprop_l2(LR, weight_decay=WD),
     "trust ratio": optax.lamb(LR, weight_decay=WD),
     "averages": optax.contrib.schedule_free_sgd(LR, weight_decay=WD),
+    "a sign": optax.chain(optax.add_decayed_weights(WD), optax.sign_sgd(LR)),
+    "a gate": optax.chain(
+        optax.add_decayed_weights(WD), optax.clip(0.1), optax.sgd(LR)
+    ),
+    "no derivative": optax.stateless(
+        lambda updates, params: jax.tree.map(
+            lambda u, p: -LR * u - LR * WD * jax.lax.stop_gradient(p), updates, params
+        )
+    ),
 }
 
 
@@ -130,6 +139,20 @@ def test_elsewhere_it_is_nan_and_never_a_wrong_number(name):
     norm = np.linalg.norm(np.asarray(before["dense"]["kernel"]))
     assert stats[f"{KERNEL}/weight_norm"] == pytest.approx(norm, rel=1e-5)
     assert stats[f"{KERNEL}/angle"] > 0
+
+
+def test_a_single_weight_is_parallel_to_itself():
+    params = {"w": jnp.ones(1)}
+    state, _, _ = run(
+        dx.track_decay(optax.lars(LR), every=1), 1, params, {"w": jnp.ones(1)}
+    )
+    assert math.isnan(dx.decay_stats(state)["w/decay_rate"])
+
+
+def test_two_trackers_of_one_parameter_are_refused():
+    twice = optax.chain(dx.track_decay(dx.sgdw(LR)), dx.track_decay(optax.identity()))
+    with pytest.raises(ValueError, match=r"decay_stats: dense/bias is tracked twice"):
+        dx.decay_stats(twice.init(PARAMS))
 
 
 def test_growth_has_a_negative_rate():
@@ -162,6 +185,15 @@ def test_every_k_th_step_is_measured():
     assert norms[3] == norms[4] == norms[5] != norms[6]
     assert int(state.count) == 7
     assert update._cache_size() == 1
+
+
+def test_the_state_may_be_donated():
+    optimizer = dx.track_decay(dx.sgdw(LR, weight_decay=WD), every=2)
+    step = jax.jit(optimizer.update, donate_argnums=1)
+    state = optimizer.init(PARAMS)
+    for _ in range(3):
+        _, state = step(GRADS, state, PARAMS)
+    assert int(state.count) == 3
 
 
 def test_groups_are_sums():

@@ -69,7 +69,7 @@ def audit(
         gradient_scales: standard deviations of the gradients; the rate that is
             reported is that of the middle one.
         steps: :math:`T \ge 1`.
-        seeds: > 0, gradient sequences for each scale.
+        seeds: > 0, gradient sequences of the middle scale.
         weight_decay: the strength that was asked for, if it cannot be seen from the
             optimizer: if it is not 0 and nothing decays, that is a finding.
         extra_args: further keywords for ``optimizer.update``; a ``value`` of 1 is made
@@ -106,11 +106,8 @@ def audit(
     middle = sorted(gradient_scales)[len(gradient_scales) // 2]
     main = Setting(0, middle, 1.0)
     settings = [
-        *(
-            Setting(seed, scale, 1.0)
-            for seed in range(seeds)
-            for scale in gradient_scales
-        ),
+        *(main._replace(gradient_scale=scale) for scale in gradient_scales),
+        *(main._replace(seed=seed) for seed in range(1, seeds)),
         *(main._replace(weight_scale=scale) for scale in WEIGHT_SCALES),
     ]
     made = _made(optimizer, learning_rate)
@@ -173,13 +170,18 @@ def _leaves(plan: Plan, main: Setting, readings: Readings) -> list[LeafAudit]:
 def _with_learning_rate(
     leaves: list[LeafAudit], full: list[Reading], half: list[Reading]
 ) -> list[LeafAudit]:
-    """Whether half the learning rate gives half the rate, where there is one."""
+    """What half the learning rate does to the rates, where there are any."""
     return [
         leaf
         if leaf.mode == NONE or not of_full.significant
-        else leaf._replace(follows_learning_rate=of_half.rate / of_full.rate < 0.75)
+        else leaf._replace(follows_learning_rate=_follows(of_half.rate / of_full.rate))
         for leaf, of_full, of_half in zip(leaves, full, half, strict=True)
     ]
+
+
+def _follows(ratio: float) -> bool | None:
+    """Of half the learning rate: half the rate, the same, or neither."""
+    return True if 0.45 < ratio < 0.55 else False if ratio > 0.95 else None
 
 
 def _check(

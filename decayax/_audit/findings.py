@@ -1,7 +1,7 @@
 """What the readings mean: the mode of each leaf, and findings in words with cures."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +19,7 @@ NONE, UNIFORM, SCALE, GRADIENT, GROWTH = MODES = (
     "growth",
 )
 SAME = 0.1  # rates that differ by less are the same
-SPREAD = 0.15  # single weights of one leaf, which see other gradients
+SHARE = 0.1  # of the weights of a leaf: fewer may differ
 
 
 class Finding(NamedTuple):
@@ -46,21 +46,17 @@ def mode_of(main: Setting, readings: dict[Setting, Reading], elementwise: bool) 
     """
     if not any(reading.significant for reading in readings.values()):
         return NONE
-    if any(r.significant and r.rate < 0 for r in readings.values()):
+    if _grows(readings.values()):
         return GROWTH
-    plain = [r for setting, r in readings.items() if setting.is_plain]
-    sizes = [r for setting, r in readings.items() if setting[:2] == main[:2]]
     # The gradients of another seed are no others to an optimizer that mixes weights,
     # but for chance: in a leaf of four weights their norm is quite another.
-    if not elementwise:
-        seeds = {setting.seed for setting in readings if setting.is_plain}
-        of_seed = [
-            [r for s, r in readings.items() if s.is_plain and s.seed == seed]
-            for seed in seeds
-        ]
-    else:
-        of_seed = [plain]
-    if not all(map(alike, of_seed)) or (elementwise and any(map(_spread, plain))):
+    plain = [
+        reading
+        for setting, reading in readings.items()
+        if setting.is_plain and (elementwise or setting.seed == main.seed)
+    ]
+    sizes = [r for setting, r in readings.items() if setting[:2] == main[:2]]
+    if not alike(plain) or (elementwise and not _each_alike(plain)):
         return GRADIENT
     return UNIFORM if alike(sizes) else SCALE
 
@@ -74,9 +70,25 @@ def alike(readings: Sequence[Reading]) -> bool:
     )
 
 
-def _spread(reading: Reading) -> bool:
-    width = reading.high - reading.low
-    return not reading.jumps and width > SPREAD * abs(reading.rate) + 2 * reading.noise
+def _grows(readings: Iterable[Reading]) -> bool:
+    """Whether the rates that are no noise are negative, all of them."""
+    rates = [reading.rate for reading in readings if reading.significant]
+    return max(rates) < 0.0
+
+
+def _each_alike(readings: Sequence[Reading]) -> bool:
+    """Whether single weights keep their rates from one gradient sequence to another.
+
+    They may differ from each other: then it is the weights, not the gradients.
+    """
+    for a, b in itertools.combinations(readings, 2):
+        if a.jumps or b.jumps:
+            continue
+        gap = np.abs(a.each - b.each)
+        size = np.maximum(np.abs(a.each), np.abs(b.each))
+        if np.nanmean(gap > SAME * size + a.noise + b.noise) > SHARE:
+            return False
+    return True
 
 
 # --- findings -----------------------------------------------------------------------
@@ -136,13 +148,15 @@ def find(
         "write dx.decoupled_decay after it (dx.adamw, dx.rmspropw).",
     )
     lost = [
-        leaf for leaf in decaying if leaf.survives is not None and leaf.survives < 0.5
+        leaf
+        for leaf in decaying
+        if leaf.survives is not None and not leaf.survives >= 0.5
     ]
     report(
         "lost in rounding",
         True,
         lost,
-        f"of the decay of {{which}} {_least(lost)} survives in {_dtypes(lost)}.",
+        f"of the decay of {{which}} about {_least(lost)} survives in {_dtypes(lost)}.",
         "A weight times 1 - rate rounds to itself: keep the parameters in float32.",
     )
     frozen = [leaf for leaf in decaying if not leaf.answers]
@@ -161,7 +175,17 @@ def find(
         "{which} decay, which are biases or norm scales.",
         "Write mask=dx.masks.no_bias_or_norm, unless it is meant.",
     )
-    if strengths and leaves and not decaying:
+    if leaves and not any(leaf.answers or leaf.mode != NONE for leaf in leaves):
+        found.append(
+            Finding(
+                "no step",
+                False,
+                "no weight moved in all the steps, so nothing is known.",
+                "Follow more steps=, or look at the learning rate.",
+                tuple(leaf.path for leaf in leaves),
+            )
+        )
+    elif strengths and leaves and not decaying:
         found.append(
             Finding(
                 "nothing decays",
@@ -176,7 +200,7 @@ def find(
         found.append(
             Finding(
                 "two decays at once",
-                True,
+                not given.masked,
                 f"the optimizer holds {len(given.strengths)} decays "
                 f"({_numbers(given.strengths)}).",
                 "Remove one: optax.adamw has a weight_decay of 1e-4 of its own.",
@@ -191,7 +215,7 @@ def find(
         "the decay of {which} depends on the size of the weights.",
         "A trust ratio rescales it with the update.",
     )
-    return tuple(found)
+    return tuple(sorted(found, key=lambda finding: not finding.serious))
 
 
 def _some(paths: list[str], most: int = 3) -> str:
@@ -218,7 +242,9 @@ def _over_scales(leaves: list[LeafAudit]) -> str:
 
 
 def _least(leaves: list[LeafAudit]) -> str:
-    return f"{min((leaf.survives or 0.0 for leaf in leaves), default=0.0):.0%}"
+    shares = [leaf.survives or 0.0 for leaf in leaves]
+    known = [share for share in shares if np.isfinite(share)]
+    return f"{max(min(known, default=0.0), 0.0):.0%}"
 
 
 def _dtypes(leaves: list[LeafAudit]) -> str:

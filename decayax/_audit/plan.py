@@ -18,7 +18,7 @@ from decayax._strength import brief, is_known
 from decayax._tree import flatten, is_hole, Path, show
 
 
-MOST = 2**16  # weights followed of an elementwise optimizer, over all leaves
+MOST = 2**15  # weights followed of an elementwise optimizer, over all leaves
 OF_ONE = 64, 4096  # fewest and most of each leaf
 
 
@@ -30,7 +30,7 @@ class Plan(NamedTuple):
     """What to follow, and on which weights."""
 
     optimizer: Any
-    extra_args: Callable[[Any, Any], dict[str, Any]]
+    extra_args: Callable[[Any], dict[str, Any]]  # step -> keywords
     still: frozenset[Path]
     paths: list[Path]  # of the inexact leaves, in order
     given: dict[Path, Any]  # shapes and dtypes as they are
@@ -72,7 +72,7 @@ def plan_of(optimizer, params, gradients, extra_args, sample, steps) -> Plan:
     return Plan(
         optimizer=optimizer,
         extra_args=extra,
-        still=_still(gradients),
+        still=_still(gradients, {path for path, _ in flat}),
         paths=[path for path, leaf in given.items() if is_inexact(leaf)],
         given=given,
         roles={path: role.name for path, role in roles(params).items()},
@@ -150,10 +150,15 @@ def weights(plan: Plan, shapes: Any, setting: Setting) -> Any:
     )
 
 
-def _still(gradients: Any) -> frozenset[Path]:
+def _still(gradients: Any, paths: set[Path]) -> frozenset[Path]:
     """The leaves whose example gradients are 0 throughout, or None."""
     if gradients is None:
         return frozenset()
+    if strays := {path for path, _ in flatten(gradients)[0]} ^ paths:
+        raise ValueError(
+            f"audit: gradients and params are different trees: {show(min(strays))} is "
+            "in one of them only."
+        )
     return frozenset(
         path for path, g in flatten(gradients)[0] if is_hole(g) or not np.any(g)
     )
@@ -162,10 +167,10 @@ def _still(gradients: Any) -> frozenset[Path]:
 def _extra_args(optimizer: Any, shapes: Any, given: dict[str, Any] | None) -> Any:
     """The further arguments without which ``update`` cannot be called."""
 
-    def makeup(*names: str) -> Callable[[Any, Any], dict[str, Any]]:
-        def extra(gradients: Any, params: Any) -> dict[str, Any]:
-            del gradients, params  # a line search would need the loss itself
-            return dict.fromkeys(names, jnp.float32(1.0)) | (given or {})
+    def makeup(*names: str) -> Callable[[Any], dict[str, Any]]:
+        def extra(step: Any) -> dict[str, Any]:
+            falling = 1.0 / (1.0 + jnp.asarray(step, jnp.float32))  # no plateau
+            return dict.fromkeys(names, falling) | (given or {})
 
         return extra
 
@@ -174,7 +179,7 @@ def _extra_args(optimizer: Any, shapes: Any, given: dict[str, Any] | None) -> An
         extra = makeup(*names)
 
         def update(grads: Any, state: Any, params: Any, extra: Any = extra) -> Any:
-            return optimizer.update(grads, state, params, **extra(grads, params))
+            return optimizer.update(grads, state, params, **extra(0))
 
         try:
             jax.eval_shape(update, shapes, state, shapes)

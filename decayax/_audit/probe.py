@@ -35,7 +35,7 @@ class Run(NamedTuple):
     """What to follow: an optimizer, its other arguments, leaves without gradient."""
 
     optimizer: Any  # with init and update
-    extra_args: Callable[[Any, Any], dict[str, Any]]  # (gradients, params) -> keywords
+    extra_args: Callable[[Any], dict[str, Any]]  # step -> keywords
     still: frozenset[Path] = frozenset()
 
 
@@ -89,8 +89,9 @@ def normal(key: jax.Array, leaves: list[Any]) -> list[Any]:
     parts = iter(pool[a:b] for a, b in itertools.pairwise(ends))
 
     def cut(leaf: Any) -> jax.Array:
-        part = next(parts).reshape(-1, *leaf.shape)
-        return part[0] if len(part) == 1 else jax.lax.complex(part[0], part[1])
+        twice = jnp.issubdtype(leaf.dtype, jnp.complexfloating)
+        part = next(parts).reshape(2 if twice else 1, *leaf.shape)
+        return jax.lax.complex(part[0], part[1]) if twice else part[0]
 
     return [
         cut(leaf).astype(jnp.promote_types(leaf.dtype, jnp.float32)) if live else None
@@ -144,7 +145,7 @@ def derivative(run: Run) -> Probe:
         def update(live, live_state):
             now = joined(params, live, whole.rest)
             updates, new = _update(
-                run, now, joined(state, live_state, held.rest), grads
+                run, now, joined(state, live_state, held.rest), grads, time
             )
             new = split(new)
             return (_inexact(updates, params), new.live), (updates, new.rest)
@@ -191,7 +192,7 @@ def difference(run: Run) -> Probe:
         before = _apart(*sides)
         moved = []
         for params, state in sides:
-            updates, state = _update(run, params, state, grads)
+            updates, state = _update(run, params, state, grads, time)
             moved.append((optax.apply_updates(params, updates), state))
         after = _apart(*moved)
         traces = []
@@ -208,10 +209,11 @@ def difference(run: Run) -> Probe:
     return Probe(jax.jit(start), jax.jit(advance))
 
 
-def _update(run: Run, params: Any, state: Any, grads: Any) -> tuple[Any, Any]:
+def _update(
+    run: Run, params: Any, state: Any, grads: Any, time: Any
+) -> tuple[Any, Any]:
     """The updates, and the new state in the dtypes of the old."""
-    more = run.extra_args(grads, params)
-    updates, new = run.optimizer.update(grads, state, params, **more)
+    updates, new = run.optimizer.update(grads, state, params, **run.extra_args(time))
     return updates, jax.tree.map(_like, new, state)
 
 

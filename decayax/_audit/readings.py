@@ -37,6 +37,7 @@ class Reading(NamedTuple):
     noises: tuple[float, float]  # of the two: a rate below it is none
     low: float  # of single weights, 5 % ...
     high: float  # ... and 95 %
+    each: np.ndarray  # (n,) the rates of single weights
     over_time: np.ndarray  # (T,)
     moved: bool  # whether the leaf answered to the gradients
 
@@ -97,6 +98,7 @@ def read(
         noises=(intended.noise, realised.noise),
         low=best.low,
         high=best.high,
+        each=best.each,
         over_time=best.over_time,
         moved=not np.array_equal(difference[0].last, difference[1].last),
     )
@@ -109,6 +111,7 @@ class Measured(NamedTuple):
     noise: float
     low: float
     high: float
+    each: np.ndarray
     over_time: np.ndarray
 
 
@@ -117,8 +120,8 @@ def _measured(traces: list[Trace], count: int) -> Measured:
     each = _mean([trace.each for trace in traces])
     rate = rate_of(lost)
     rates = np.array([rate_of(column) for column in each.T])
-    rates = rates[np.isfinite(rates)]
-    low, high = np.quantile(rates, [0.05, 0.95]) if len(rates) else (np.nan, np.nan)
+    finite = rates[np.isfinite(rates)]
+    low, high = np.quantile(finite, [0.05, 0.95]) if len(finite) else (np.nan, np.nan)
     size = np.concatenate([trace.size for trace in traces])
     size = size[np.isfinite(size)]
     beside = max(np.mean(np.square(size)) - rate**2, 0.0) if len(size) else 0.0
@@ -127,6 +130,7 @@ def _measured(traces: list[Trace], count: int) -> Measured:
         noise=noise_of(float(high - low), float(beside), count, len(lost)),
         low=float(low),
         high=float(high),
+        each=rates,
         over_time=_over_time(lost),
     )
 
@@ -139,8 +143,8 @@ def noise_of(spread: float, beside: float, count: int, steps: int) -> float:
     float32 in what changes with the weights beside the decay.
 
     A leaf of few weights has no spread to speak of. There steps in proportion to the
-    weights' size, s times as large, leave up to s² behind when those of g and −g are
-    averaged.
+    weights' size, s times as large, leave some s² behind when those of g and −g are
+    averaged, and these add up over the steps.
 
     Args:
         spread: from 5 % to 95 % of the rates of single weights.
@@ -150,7 +154,7 @@ def noise_of(spread: float, beside: float, count: int, steps: int) -> float:
     """
     regression = 3.0 * (spread / 3.29) / np.sqrt(count)
     rounding = 3.0 * min(np.sqrt(beside), EPS) / np.sqrt(steps)
-    mirrored = beside if count < FEW else 0.0
+    mirrored = 2.0 * beside * np.sqrt(steps) if count < FEW else 0.0
     return float(1e-10 + np.nan_to_num(regression + rounding + mirrored))
 
 

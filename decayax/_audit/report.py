@@ -87,7 +87,7 @@ class Audit:
                     {True: "yes", False: "no", None: ""}[leaf.follows_learning_rate]
                 ]
             if narrow:
-                row += ["" if leaf.survives is None else f"{leaf.survives:.0%}"]
+                row += [_share(leaf.survives)]
             table.append(tuple(row))
         return table
 
@@ -99,6 +99,12 @@ class Audit:
         if not self.findings:
             return ["nothing to find fault with"]
         return [f"{'!' if f.serious else '-'} {f}" for f in self.findings]
+
+
+def _share(share: float | None) -> str:
+    if share is None:
+        return ""
+    return f"{max(share, 0.0):.0%}" if math.isfinite(share) else "overflows"
 
 
 def _rate(rate: float) -> str:
