@@ -333,11 +333,12 @@ def test_a_strength_that_cannot_be_seen_may_be_told():
     assert kinds(dx.audit(hidden, ONE, weight_decay=0.1)) == ["nothing decays"]
 
 
-@pytest.mark.parametrize(
-    "optimizer", [optax.lbfgs(), contrib.sophia(LR)], ids=["lbfgs", "sophia"]
-)
-def test_what_needs_an_objective_is_not_auditable(optimizer):
-    audit = dx.audit(optimizer, ONE)
+@pytest.mark.parametrize("name", ["lbfgs", "sophia"])
+def test_what_needs_an_objective_is_not_auditable(name):
+    make = getattr(optax, name, None) or getattr(contrib, name, None)
+    if make is None:
+        pytest.skip(f"this optax has no {name}")
+    audit = dx.audit(make(LR), ONE)
     assert audit.leaves == ()
     assert kinds(audit) == ["not auditable"]
     with pytest.raises(ValueError, match="extra_args"):
