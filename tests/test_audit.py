@@ -238,7 +238,7 @@ MISTAKES = {
             optax.add_decayed_weights(0.2), optax.sgd(LR), dx.independent_decay(1e-4)
         ),
         ONE,
-        "the optimizer holds 2 decays (0.2, 0.0001)",
+        "the optimizer holds 2 decays (0.0001, 0.2)",
     ),
     "scale-dependent": (
         optax.lamb(LR, weight_decay=WD),

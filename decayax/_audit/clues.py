@@ -36,7 +36,7 @@ def clues(optimizer: Any) -> Clues:
         masked |= memory.name == "mask" and memory.value is not None
         if memory.name in STRENGTHS and (strength := _strength(memory.value)):
             found[memory.place] = strength
-    return Clues(tuple(found.values()), groups, masked)
+    return Clues(tuple(sorted(found.values())), groups, masked)
 
 
 def _strength(value: Any) -> float | None:

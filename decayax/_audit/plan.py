@@ -184,7 +184,7 @@ def _extra_args(optimizer: Any, shapes: Any, given: dict[str, Any] | None) -> An
         try:
             jax.eval_shape(update, shapes, state, shapes)
         except (TypeError, ValueError) as error:
-            if not re.search("missing|required|must be provided", str(error)):
+            if not re.search("missing|required|must be provided|need to pass", str(error)):
                 raise
             failed = failed or error
         else:
