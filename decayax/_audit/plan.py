@@ -22,6 +22,9 @@ MOST = 2**15  # weights followed of an elementwise optimizer, over all leaves
 OF_ONE = 64, 4096  # fewest and most of each leaf
 
 
+LACKS = "missing|required|must be provided|need to pass"  # an argument of update
+
+
 class Missing(Exception):
     """The optimizer needs an argument that cannot be made up."""
 
@@ -184,7 +187,7 @@ def _extra_args(optimizer: Any, shapes: Any, given: dict[str, Any] | None) -> An
         try:
             jax.eval_shape(update, shapes, state, shapes)
         except (TypeError, ValueError) as error:
-            if not re.search("missing|required|must be provided|need to pass", str(error)):
+            if not re.search(LACKS, str(error)):
                 raise
             failed = failed or error
         else:
