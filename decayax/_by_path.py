@@ -12,7 +12,7 @@ import optax
 from decayax._mask import as_multiplier, MaskOrFn
 from decayax._reasoned import as_mask, Decision, Mask, Multiplier
 from decayax._strength import brief, Strength
-from decayax._tree import flatten, is_hole, Path, show
+from decayax._tree import flatten, is_hole, Path, show, some
 
 
 NAME = "masks.by_path"
@@ -102,10 +102,9 @@ def _decide(
         for path, (multiplier, why) in default.decide(untaken).items():
             decided[path] = Decision(multiplier, f"default, {why}")
     elif left:
-        more = f" and {len(left) - 1} more" if len(left) > 1 else ""
         raise ValueError(
-            f"{NAME}: no rule matches {show(left[0])}{more}. Add a rule, or say "
-            "default=False or default=masks.no_bias_or_norm."
+            f"{NAME}: no rule matches {some(map(show, left), most=1)}. Add a rule, or "
+            "say default=False or default=masks.no_bias_or_norm."
         )
     return decided
 

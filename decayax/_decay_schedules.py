@@ -5,6 +5,8 @@ exact where a period ends. At a known step they give a Python float in float64.
 """
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import jax
 
@@ -128,13 +130,11 @@ def warmup_schedule(
         The usual linear warm-up of the learning rate (Goyal et al.,
         https://arxiv.org/abs/1706.02677, section 2.2), for the decay.
     """
-    strength = as_strength("rates.warmup_schedule", "weight_decay", weight_decay)
-    length = checked("warmup_schedule", "warmup_steps", warmup_steps, ONE_AMOUNT)
 
-    def warmup(xp, strength, length, step):
-        return strength * (xp.minimum(step, length) / length)
+    def line(xp, step, length):
+        return step / length
 
-    return lambda step: compute(warmup, strength=strength, length=length, step=step)
+    return _until("warmup_schedule", weight_decay, line, warmup_steps=warmup_steps)
 
 
 def linear_to_zero_schedule(
@@ -163,15 +163,11 @@ def linear_to_zero_schedule(
     Reference:
         ``optax.linear_schedule(weight_decay, 0.0, steps)``, exact at its end.
     """
-    strength = as_strength(
-        "rates.linear_to_zero_schedule", "weight_decay", weight_decay
-    )
-    length = checked("linear_to_zero_schedule", "steps", steps, ONE_AMOUNT)
 
-    def line(xp, strength, length, step):
-        return strength * ((length - xp.minimum(step, length)) / length)
+    def line(xp, step, length):
+        return (length - step) / length
 
-    return lambda step: compute(line, strength=strength, length=length, step=step)
+    return _until("linear_to_zero_schedule", weight_decay, line, steps=steps)
 
 
 def cosine_to_zero_schedule(
@@ -201,16 +197,26 @@ def cosine_to_zero_schedule(
         Loshchilov and Hutter, https://arxiv.org/abs/1711.05101, Appendix B.2, with one
         period.
     """
-    strength = as_strength(
-        "rates.cosine_to_zero_schedule", "weight_decay", weight_decay
-    )
-    length = checked("cosine_to_zero_schedule", "steps", steps, ONE_AMOUNT)
 
-    def half_cosine(xp, strength, length, step):
-        ahead = (length - xp.minimum(step, length)) / length
+    def half_cosine(xp, step, length):
         # ½ + ½cos πx = sin²(π(1 − x)/2), which is 0 at the end and nowhere below it.
-        return strength * xp.sin(0.5 * math.pi * ahead) ** 2
+        return xp.sin(0.5 * math.pi * ((length - step) / length)) ** 2
 
-    return lambda step: compute(
-        half_cosine, strength=strength, length=length, step=step
-    )
+    return _until("cosine_to_zero_schedule", weight_decay, half_cosine, steps=steps)
+
+
+def _until(
+    name: str, weight_decay: Any, shape: Callable[..., Any], **last: Any
+) -> Schedule:
+    """The schedule λ · ``shape(xp, t, T)``, which from step T on stays as it is there.
+
+    ``last`` is T under the name of its argument; this and λ are checked here.
+    """
+    strength = as_strength(f"rates.{name}", "weight_decay", weight_decay)
+    [(argument, steps)] = last.items()
+    length = checked(name, argument, steps, ONE_AMOUNT)
+
+    def formula(xp, strength, length, step):
+        return strength * shape(xp, xp.minimum(step, length), length)
+
+    return lambda step: compute(formula, strength=strength, length=length, step=step)

@@ -2,16 +2,16 @@
 
 import dataclasses
 import math
-import numbers
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from decayax._dtypes import dtype_of
-from decayax._mask import MaskOrFn
+from decayax._mask import MaskOrFn, require_parameters
 from decayax._reasoned import as_mask
 from decayax._roles import roles
-from decayax._strength import brief, Strength
+from decayax._strength import Strength
+from decayax._table import aligned
 from decayax._tree import flatten, is_hole, show
 
 
@@ -55,9 +55,8 @@ class Description:
 
     def __str__(self) -> str:
         header = ("parameter", "shape", "dtype", "role", "multiplier", "rule")
-        lines = [header, *map(_cells, self.rows)]
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        table = ["  ".join(_aligned(line, widths)).rstrip() for line in lines]
+        right = [header.index("multiplier")]
+        table = aligned([header, *map(_cells, self.rows)], right)
         spared = sum(row.spared for row in self.rows)
         decayed = len(self.rows) - spared
         table.append(
@@ -103,14 +102,7 @@ def describe(mask: MaskOrFn, params: Any) -> Description:
         Parameter tables as in CLU's ``parameter_overview``, with the decision beside.
     """
     name = "masks.describe"
-    flat = [(path, leaf) for path, leaf in flatten(params)[0] if not is_hole(leaf)]
-    for path, leaf in flat:
-        if not isinstance(leaf, numbers.Number) and not hasattr(leaf, "dtype"):
-            raise TypeError(
-                f"{name}: {show(path)} is no parameter, but {brief(leaf)}. The second "
-                "argument is the tree of parameters; of an Equinox model write "
-                "eqx.filter(model, eqx.is_array)."
-            )
+    require_parameters(name, params)
     decided, role_at = as_mask(name, mask).decide(params), roles(params)
     return Description(
         tuple(
@@ -123,7 +115,8 @@ def describe(mask: MaskOrFn, params: Any) -> Description:
                 multiplier=decided[path].multiplier,
                 rule=decided[path].rule,
             )
-            for path, leaf in flat
+            for path, leaf in flatten(params)[0]
+            if not is_hole(leaf)
         )
     )
 
@@ -133,13 +126,6 @@ def _cells(row: Row) -> tuple[str, ...]:
     multiplier = f"{row.multiplier:g}" if known else "traced"
     role = row.role if row.sure else f"{row.role} ?"
     return (row.path, str(row.shape), row.dtype, role, multiplier, row.rule)
-
-
-def _aligned(line: tuple[str, ...], widths: list[int]) -> list[str]:
-    return [
-        cell.rjust(width) if column == 4 else cell.ljust(width)
-        for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-    ]
 
 
 def _count(parameters: int) -> str:

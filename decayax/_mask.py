@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from decayax._strength import as_strength, is_known, is_zero, Strength
-from decayax._tree import flatten, is_hole, Path, show
+from decayax._strength import as_strength, brief, is_known, is_zero, Strength
+from decayax._tree import flatten, is_hole, Path, show, some
 
 
 MaskTree = Any  # a pytree (or prefix) of bools or numbers
@@ -53,8 +53,8 @@ def multipliers(name: str, mask: MaskOrFn, params: Any) -> dict[Path, Strength]:
     if found and not masked_out and all(map(is_zero, found.values())):
         seen = f"{SEEN} " if is_function(mask) else ""
         raise ValueError(
-            f"{name}: the mask matches no parameter: {_some(list(found))} all get the "
-            "multiplier 0. Correct the mask; for no decay write weight_decay=0.0. "
+            f"{name}: the mask matches no parameter: {some(map(show, found))} all get "
+            "the multiplier 0. Correct the mask; for no decay write weight_decay=0.0. "
             f"{seen}(Inside optax.inject_hyperparams a mask function needs "
             "static_args='mask', or it is called with the step.)"
         )
@@ -88,14 +88,36 @@ def is_function(mask: Any) -> bool:
     return callable(mask) and all(callable(leaf) for leaf in jax.tree.leaves(mask))
 
 
-def _ask(name: str, mask: Callable[[Any], MaskTree], params: Any) -> MaskTree:
+def require_tree(name: str, params: Any) -> None:
+    """Refuse one bare array in place of the tree that a mask function decides by."""
     if jax.tree_util.all_leaves([params]):
         raise ValueError(
-            f"{name}: the mask is a function of the parameter tree, but got one bare "
-            "array without leaf paths. Inside optax.inject_hyperparams write "
-            "static_args='mask'; inside optax.flatten a mask cannot work, move the "
-            "decay out of it; for a single array give the mask as a number."
+            f"{name}: got one bare array without leaf paths. Inside "
+            "optax.inject_hyperparams write static_args='mask'; inside optax.flatten "
+            "a mask cannot work, move the decay out of it; for a single array give "
+            "the mask as a number."
         )
+
+
+def require_parameters(name: str, params: Any) -> None:
+    """Refuse leaves that are no arrays, shapes or numbers, such as activations.
+
+    Args:
+        name: public name of the function whose second argument they are, for the error.
+        params: what it was given as the tree of parameters.
+    """
+    for path, leaf in flatten(params)[0]:
+        number = isinstance(leaf, int | float | complex)
+        if not (number or hasattr(leaf, "shape") or is_hole(leaf)):
+            raise TypeError(
+                f"{name}: {show(path)} is no parameter, but {brief(leaf)}. The second "
+                "argument is the tree of parameters; of an Equinox model write "
+                "eqx.filter(model, eqx.is_array)."
+            )
+
+
+def _ask(name: str, mask: Callable[[Any], MaskTree], params: Any) -> MaskTree:
+    require_tree(name, params)
     try:
         return mask(jax.tree.map(_shape_only, params))
     except Exception as error:
@@ -147,17 +169,12 @@ def _check_fit(
     if strays:
         near = difflib.get_close_matches(show(strays[0]), map(show, paths), cutoff=0)
         raise ValueError(
-            f"{name}: the mask has an entry for {_some(strays)}, where there is no "
-            f"parameter. The nearest parameters are {', '.join(near)}."
+            f"{name}: the mask has an entry for {some(map(show, strays))}, where there "
+            f"is no parameter. The nearest parameters are {', '.join(near)}."
         )
     missing = [p for p in paths if not any(above in entries for above in _prefixes(p))]
     if missing:
         raise ValueError(
-            f"{name}: the mask says nothing about {_some(missing)}. Give each "
-            "parameter True, False or a number >= 0."
+            f"{name}: the mask says nothing about {some(map(show, missing))}. Give "
+            "each parameter True, False or a number >= 0."
         )
-
-
-def _some(paths: list[Path], most: int = 3) -> str:
-    more = f" and {len(paths) - most} more" if len(paths) > most else ""
-    return ", ".join(map(show, paths[:most])) + more

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from decayax._mask import as_multiplier, is_function, MaskOrFn, read_mask
+from decayax._mask import as_multiplier, is_function, MaskOrFn, read_mask, require_tree
 from decayax._strength import Strength
 from decayax._tree import flatten, is_hole, Path
 
@@ -30,13 +30,7 @@ class Mask:
 
     def decide(self, params: Any) -> dict[Path, Decision]:
         """The decision for every parameter, by path."""
-        if jax.tree_util.all_leaves([params]):
-            raise ValueError(
-                f"{self.name}: got one bare array without leaf paths. Inside "
-                "optax.inject_hyperparams write static_args='mask'; inside "
-                "optax.flatten a mask cannot work, move the decay out of it; for a "
-                "single array give the mask as a number."
-            )
+        require_tree(self.name, params)
         return self.rule(params)
 
     def __call__(self, params: Any) -> Any:

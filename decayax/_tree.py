@@ -6,6 +6,7 @@ NamedTuple, an Equinox module or a Flax NNX state, with or without ``.value``.
 """
 
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -31,6 +32,13 @@ def flatten(tree: Any) -> tuple[list[tuple[Path, Any]], Any]:
 def show(path: Path) -> str:
     """The path as one word for an error message or a table."""
     return "/".join(path) if path else "(root)"
+
+
+def some(shown: Iterable[str], most: int = 3) -> str:
+    """The first few of several paths, each as `show` gives it: "a, b, c and 4 more"."""
+    shown = list(shown)
+    more = f" and {len(shown) - most} more" if len(shown) > most else ""
+    return ", ".join(shown[:most]) + more
 
 
 def _readable(path: tuple[Any, ...], children: Counter) -> Path:

@@ -475,3 +475,8 @@ def test_describe_shows_the_traced():
 
     look(jnp.float32(1.0))
     assert "traced" in seen[0]
+
+
+def test_a_dtype_is_no_parameter():
+    with pytest.raises(TypeError, match=r"masks.describe: act/dtype is no parameter"):
+        dx.masks.describe(True, {"act": {"dtype": jnp.float32}, "kernel": jnp.ones(2)})
