@@ -11,7 +11,7 @@ are already finished, by standing where the third stands with the rate γ_tλ.
 import jax
 import optax
 
-from decayax._kernel import keep_dtypes, pull
+from decayax._kernel import is_optimizer, keep_dtypes, pull
 from decayax._mask import MaskOrFn
 from decayax._strength import brief, product, ScalarOrSchedule
 
@@ -226,8 +226,7 @@ def with_decay(
             f"{name}: got a MultiSteps object, outside which every mini-step would "
             "decay. Put the decay inside: MultiSteps(with_decay(optimizer, ...), k)."
         )
-    finished = hasattr(optimizer, "init") and hasattr(optimizer, "update")
-    if isinstance(optimizer, type) or not finished:
+    if not is_optimizer(optimizer):
         raise TypeError(
             f"{name}: takes a finished optimizer such as optax.radam(1e-3), "
             f"got {brief(optimizer)}."

@@ -133,6 +133,12 @@ def map_leaves(
     return treedef.unflatten(mapped)
 
 
+def is_optimizer(value: Any) -> bool:
+    """Whether it can be used as one, or only called to make one."""
+    made = hasattr(value, "init") and hasattr(value, "update")
+    return made and not isinstance(value, type)
+
+
 def require_params(name: str, params: Any) -> None:
     """Raise unless the parameters came along."""
     if params is None:

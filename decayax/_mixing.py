@@ -7,13 +7,16 @@ state alone, so that a few weights of each leaf tell about all. A value is
     ALIGNED   element i depends on data at element i alone
     MIXED     anything else: sums, norms, products of matrices, decisions on these
 
-and what is not known to be elementwise mixes.
+and what is not known to be elementwise mixes. A value is hidden if a derivative at
+this step does not show all that the parameters do to it: where it jumps, and where it
+comes from a state that knew earlier parameters.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
@@ -98,10 +101,10 @@ ELEMENTWISE = frozenset(
 )
 
 
-JUMPS = frozenset(
-    ["sign", "gt", "lt", "ge", "le", "eq", "ne", "floor", "ceil", "round", "max", "min"]
-    + ["clamp", "stop_gradient", "custom_jvp_call", "custom_vjp_call"]
-    + ["custom_vjp_call_jaxpr"]
+JUMPS = frozenset(  # beside those that make integers of floats
+    ["sign", "floor", "ceil", "round", "rem", "max", "min", "clamp", "sort", "top_k"]
+    + ["reduce_max", "reduce_min", "cummax", "cummin", "nextafter", "stop_gradient"]
+    + ["custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr"]
 )
 CALLS = frozenset(
     ["jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint"]
@@ -109,87 +112,132 @@ CALLS = frozenset(
 )
 
 
-def _axes(atom: Any) -> int:
-    return len(getattr(atom.aval, "shape", ()))
+class Flow(NamedTuple):
+    """What is known of a value."""
+
+    kind: int
+    hidden: bool = False
 
 
-def kinds_of(
-    jaxpr: core.Jaxpr, inputs: Sequence[int], jumped: set[str] | None = None
-) -> list[int]:
-    """The kinds of a jaxpr's outputs for kinds of its inputs.
+STILL = Flow(CONST)
 
-    Args:
-        jaxpr: the program.
-        inputs: the kinds of what goes in.
-        jumped: collects the operations on data that jump, or whose derivative is
-            made to be something else.
-    """
-    kind: dict[core.Var, int] = dict.fromkeys(jaxpr.constvars, CONST)
-    kind |= dict(zip(jaxpr.invars, inputs, strict=True))
 
-    def read(atom: Any) -> int:
-        return CONST if isinstance(atom, core.Literal) else kind[atom]
+def joined(flows: Sequence[Flow]) -> Flow:
+    """What is known of a value that may be any of these."""
+    return Flow(
+        max((flow.kind for flow in flows), default=CONST),
+        any(flow.hidden for flow in flows),
+    )
+
+
+def flows_of(jaxpr: core.Jaxpr, inputs: Sequence[Flow]) -> list[Flow]:
+    """What is known of a program's outputs, from what is known of its inputs."""
+    known: dict[core.Var, Flow] = dict.fromkeys(jaxpr.constvars, STILL)
+    known |= dict(zip(jaxpr.invars, inputs, strict=True))
+
+    def read(atom: Any) -> Flow:
+        return STILL if isinstance(atom, core.Literal) else known[atom]
 
     for eqn in jaxpr.eqns:
-        given = [read(atom) for atom in eqn.invars]
-        if jumped is not None and max(given, default=CONST) != CONST:
-            jumped.update({eqn.primitive.name} & JUMPS)
-        outputs = _kinds_of_equation(eqn, given, jumped)
-        kind |= dict(zip(eqn.outvars, outputs, strict=True))
+        outputs = _of_equation(eqn, [read(atom) for atom in eqn.invars])
+        known |= dict(zip(eqn.outvars, outputs, strict=True))
     return [read(atom) for atom in jaxpr.outvars]
 
 
-def _kinds_of_equation(
-    eqn: core.JaxprEqn, given: list[int], jumped: set[str] | None
-) -> list[int]:
-    name, worst = eqn.primitive.name, max(given, default=CONST)
-    if worst in (CONST, MIXED):
-        return [worst] * len(eqn.outvars)
-    if name in ELEMENTWISE:
-        spread = any(
-            kind != CONST and _axes(x) < _axes(eqn.outvars[0])
-            for kind, x in zip(given, eqn.invars, strict=True)
-        )
-        return [MIXED if spread else worst] * len(eqn.outvars)
-    if name == "cond" and given[0] == CONST:
-        branches = [kinds_of(b.jaxpr, given[1:]) for b in eqn.params["branches"]]
-        return [max(kinds) for kinds in zip(*branches, strict=True)]
+def _of_equation(eqn: core.JaxprEqn, given: list[Flow]) -> list[Flow]:
+    name, all_given = eqn.primitive.name, joined(given)
+    if name == "cond":
+        return _of_cond(eqn, given)
     if name == "scan":
         return _of_scan(eqn, given)
     if name == "while":
         return _of_while(eqn, given)
+    jumps = all_given.kind != CONST and _jumps(eqn, given)
     inner = [j for j in subjaxprs(eqn) if len(j.invars) == len(given)]
     if name in CALLS and len(inner) == 1:
-        return kinds_of(inner[0], given, jumped)
-    return [MIXED] * len(eqn.outvars)
+        return [_hide(flow, jumps) for flow in flows_of(inner[0], given)]
+    kind = all_given.kind
+    if kind == ALIGNED and (name not in ELEMENTWISE or _spreads(eqn, given)):
+        kind = MIXED
+    return [Flow(kind, all_given.hidden or jumps)] * len(eqn.outvars)
 
 
-def _of_scan(eqn: core.JaxprEqn, given: list[int]) -> list[int]:
+def _hide(flow: Flow, hidden: bool) -> Flow:
+    return Flow(flow.kind, flow.hidden or hidden)
+
+
+def _jumps(eqn: core.JaxprEqn, given: list[Flow]) -> bool:
+    """Whether the derivative of an operation on data is 0 or not its own."""
+    name = eqn.primitive.name
+    if name in JUMPS or (name not in CALLS and any(subjaxprs(eqn))):
+        return True
+    fractions = any(
+        flow.kind != CONST and _is_inexact(x)
+        for flow, x in zip(given, eqn.invars, strict=True)
+    )
+    whole = not all(map(_is_inexact, eqn.outvars))
+    return fractions and whole and name != "is_finite" and name not in CALLS
+
+
+def _is_inexact(atom: Any) -> bool:
+    return jnp.issubdtype(getattr(atom.aval, "dtype", np.bool_), jnp.inexact)
+
+
+def _spreads(eqn: core.JaxprEqn, given: list[Flow]) -> bool:
+    """Whether data of fewer axes, such as one number, meet arrays of more."""
+    return any(
+        flow.kind != CONST and _axes(x) < _axes(eqn.outvars[0])
+        for flow, x in zip(given, eqn.invars, strict=True)
+    )
+
+
+def _axes(atom: Any) -> int:
+    return len(getattr(atom.aval, "shape", ()))
+
+
+def _of_cond(eqn: core.JaxprEqn, given: list[Flow]) -> list[Flow]:
+    which, *operands = given
+    branches = [flows_of(b.jaxpr, operands) for b in eqn.params["branches"]]
+    chosen = Flow(which.kind and MIXED, which.hidden)
+    return [joined([chosen, *flows]) for flows in zip(*branches, strict=True)]
+
+
+def _of_scan(eqn: core.JaxprEqn, given: list[Flow]) -> list[Flow]:
     consts, carries = eqn.params["num_consts"], eqn.params["num_carry"]
     fixed, carry = given[:consts], given[consts : consts + carries]
     # A slice of a scanned array stands at other indices than the array.
-    xs = [kind and MIXED for kind in given[consts + carries :]]
-    while True:
-        out = kinds_of(eqn.params["jaxpr"].jaxpr, [*fixed, *carry, *xs])
-        joined = [max(pair) for pair in zip(carry, out[:carries], strict=True)]
-        if joined == carry:
-            return [*carry, *(kind and MIXED for kind in out[carries:])]
-        carry = joined
+    xs = [_moved(flow) for flow in given[consts + carries :]]
+
+    def body(carry: list[Flow]) -> list[Flow]:
+        return flows_of(eqn.params["jaxpr"].jaxpr, [*fixed, *carry, *xs])
+
+    carry = settled(lambda carry: body(carry)[:carries], carry)
+    return [*carry, *map(_moved, body(carry)[carries:])]
 
 
-def _of_while(eqn: core.JaxprEqn, given: list[int]) -> list[int]:
+def _moved(flow: Flow) -> Flow:
+    return Flow(flow.kind and MIXED, flow.hidden)
+
+
+def _of_while(eqn: core.JaxprEqn, given: list[Flow]) -> list[Flow]:
     cond_n, body_n = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
     of_cond, of_body = given[:cond_n], given[cond_n : cond_n + body_n]
-    carry = given[cond_n + body_n :]
+
+    def body(carry: list[Flow]) -> list[Flow]:
+        (test,) = flows_of(eqn.params["cond_jaxpr"].jaxpr, [*of_cond, *carry])
+        out = flows_of(eqn.params["body_jaxpr"].jaxpr, [*of_body, *carry])
+        return [joined([_moved(test), flow]) for flow in out]
+
+    return settled(body, given[cond_n + body_n :])
+
+
+def settled(body: Callable[[list[Flow]], list[Flow]], carry: list[Flow]) -> list[Flow]:
+    """What is known of values that come back to where they were, however often."""
     while True:
-        (test,) = kinds_of(eqn.params["cond_jaxpr"].jaxpr, [*of_cond, *carry])
-        if test != CONST:
-            return [MIXED] * len(carry)
-        out = kinds_of(eqn.params["body_jaxpr"].jaxpr, [*of_body, *carry])
-        joined = [max(pair) for pair in zip(carry, out, strict=True)]
-        if joined == carry:
+        new = [joined(pair) for pair in zip(carry, body(carry), strict=True)]
+        if new == carry:
             return carry
-        carry = joined
+        carry = new
 
 
 def subjaxprs(eqn: core.JaxprEqn) -> Iterator[core.Jaxpr]:
@@ -202,7 +250,47 @@ def subjaxprs(eqn: core.JaxprEqn) -> Iterator[core.Jaxpr]:
                 yield part
 
 
-def outline_of(jaxpr: core.Jaxpr, consts: Sequence[Any]) -> list[Any]:
+# --- of optimizers ------------------------------------------------------------------
+
+
+def program_of(optimizer: Any, params: Any, extra_args: Any) -> core.ClosedJaxpr:
+    """One update, (gradients, state, params) -> (updates, state), traced.
+
+    Args:
+        optimizer: with ``init`` and ``update``.
+        params: arrays or shapes; nothing is calculated.
+        extra_args: step -> further keywords of ``update``.
+    """
+
+    def update(gradients: Any, state: Any, params: Any) -> Any:
+        return optimizer.update(gradients, state, params, **extra_args(0))
+
+    state = jax.eval_shape(optimizer.init, params)
+    return jax.make_jaxpr(update)(params, state, params)
+
+
+def mixes(optimizer: Any, params: Any, program: core.ClosedJaxpr) -> bool:
+    """Whether any update depends on other weights than its own."""
+    own = [Flow(ALIGNED)] * len(jax.tree.leaves(params))
+    state = flows_of(jax.make_jaxpr(optimizer.init)(params).jaxpr, own)
+
+    def updated(state: list[Flow]) -> list[Flow]:
+        return flows_of(program.jaxpr, [*own, *state, *own])
+
+    def next_state(state: list[Flow]) -> list[Flow]:
+        out = updated(state)
+        return out[len(out) - len(state) :]
+
+    out = updated(settled(next_state, state))
+    return any(flow.kind == MIXED for flow in out[: len(out) - len(state)])
+
+
+def outline(program: core.ClosedJaxpr) -> list[Any]:
+    """The operations of a program, the same for shapes that it treats alike."""
+    return _outline(program.jaxpr, program.consts)
+
+
+def _outline(jaxpr: core.Jaxpr, consts: Sequence[Any]) -> list[Any]:
     """A program's operations in order, with those inside, and its numbers.
 
     An array that is remembered, or counts its own rows, makes it unlike any other.
@@ -214,7 +302,7 @@ def outline_of(jaxpr: core.Jaxpr, consts: Sequence[Any]) -> list[Any]:
         if eqn.primitive.name == "iota":
             lines.append(eqn.params["shape"])
         for inner in subjaxprs(eqn):
-            lines += outline_of(inner, ())
+            lines += _outline(inner, ())
     return lines
 
 
@@ -223,60 +311,18 @@ def _number(value: Any) -> Any:
     return str(value) if np.shape(value) == () else object()
 
 
-def mixes(optimizer: Any, params: Any, gradients: Any, extra_args: Any) -> bool:
-    """Whether any update depends on other weights than its own.
+def dependence(step: Callable[[Any, Any], Any], state: Any, params: Any) -> list[Flow]:
+    """How each update of ``step(state, params) -> updates, state`` depends on params.
 
-    Args:
-        optimizer: with ``init`` and ``update``.
-        params: arrays or shapes; nothing is calculated.
-        gradients: shapes like them.
-        extra_args: step -> further keywords of ``update``.
+    Those are hidden, too, which a state tells that has seen the params.
     """
-    weights = jax.tree.leaves(params)
-    init = jax.make_jaxpr(optimizer.init)(params)
-    kinds = kinds_of(init.jaxpr, [ALIGNED] * len(weights))
-    program = _program(optimizer, params, gradients, extra_args).jaxpr
-    of_weights = [ALIGNED] * len(weights)
-    while True:  # the state's kinds only ever grow
-        out = kinds_of(program, [*of_weights, *kinds, *of_weights])
-        updates, new = out[: len(out) - len(kinds)], out[len(out) - len(kinds) :]
-        joined = [max(pair) for pair in zip(kinds, new, strict=True)]
-        if joined == kinds:
-            return MIXED in updates
-        kinds = joined
-
-
-def outline(optimizer: Any, params: Any, gradients: Any, extra_args: Any) -> list[Any]:
-    """The operations of one update, the same for shapes that it treats alike."""
-    program = _program(optimizer, params, gradients, extra_args)
-    return outline_of(program.jaxpr, program.consts)
-
-
-def _program(
-    optimizer: Any, params: Any, gradients: Any, extra_args: Any
-) -> core.ClosedJaxpr:
-    """One update, traced."""
-
-    def update(gradients: Any, state: Any, params: Any) -> Any:
-        return optimizer.update(gradients, state, params, **extra_args(0))
-
-    state = jax.eval_shape(optimizer.init, params)
-    return jax.make_jaxpr(update)(gradients, state, params)
-
-
-class Dependence(NamedTuple):
-    """How ``step(params) -> updates, state`` depends on the params."""
-
-    updates: list[int]  # the kind of each leaf
-    state: int  # the worst kind
-    jumps: bool  # a derivative does not show all of it
-
-
-def dependence(step: Any, params: Any) -> Dependence:
-    """How the updates and the new state of a step depend on the params."""
-    updates, _ = jax.eval_shape(step, params)
-    program = jax.make_jaxpr(step)(params).jaxpr
-    jumped: set[str] = set()
-    kinds = kinds_of(program, [ALIGNED] * len(jax.tree.leaves(params)), jumped)
+    program, (updates, _) = jax.make_jaxpr(step, return_shape=True)(state, params)
+    now = [Flow(ALIGNED)] * len(jax.tree.leaves(params))
     own = len(jax.tree.leaves(updates))
-    return Dependence(kinds[:own], max(kinds[own:], default=CONST), bool(jumped))
+
+    def next_state(state: list[Flow]) -> list[Flow]:
+        new = flows_of(program.jaxpr, [*state, *now])[own:]
+        return [Flow(CONST, flow.hidden or flow.kind != CONST) for flow in new]
+
+    before = settled(next_state, [STILL] * len(jax.tree.leaves(state)))
+    return flows_of(program.jaxpr, [*before, *now])[:own]

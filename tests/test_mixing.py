@@ -1,10 +1,10 @@
-"""What mixes weights, read from jaxprs."""
+"""What mixes weights, and what a derivative does not show, read from jaxprs."""
 
 import jax
 import jax.numpy as jnp
 import pytest
 
-from decayax._mixing import ALIGNED, CONST, kinds_of, MIXED
+from decayax._mixing import ALIGNED, CONST, dependence, Flow, flows_of, MIXED
 
 
 X, S = jnp.ones(4), jnp.ones(())
@@ -60,11 +60,85 @@ CASES = {
 def test_kinds(name):
     function, expected = CASES[name]
     jaxpr = jax.make_jaxpr(function)(X, S).jaxpr
-    assert kinds_of(jaxpr, [ALIGNED, ALIGNED]) == [expected]
+    (flow,) = flows_of(jaxpr, [Flow(ALIGNED), Flow(ALIGNED)])
+    assert flow.kind == expected
 
 
 def test_a_branch_by_the_step_is_no_mixing():
     jaxpr = jax.make_jaxpr(
         lambda x, n: jax.lax.cond(n > 3, lambda: x, lambda: 2.0 * x)
     )(X, 1).jaxpr
-    assert kinds_of(jaxpr, [ALIGNED, CONST]) == [ALIGNED]
+    assert flows_of(jaxpr, [Flow(ALIGNED), Flow(CONST)]) == [Flow(ALIGNED)]
+
+
+def sign_of_a_sum(x):
+    return jnp.sign(x / x.sum())
+
+
+SMOOTH = {
+    "arithmetic": lambda x: x * x + jnp.exp(x),
+    "a sum": lambda x: x / x.sum(),
+    "an order": lambda x: x[::-1],
+    "a branch by the step": lambda x: jax.lax.cond(S > 0, lambda: x, lambda: 2 * x),
+    "a choice by the gradient": lambda x: jnp.where(X > 0, x, 2 * x),
+    "whether it is finite": lambda x: jnp.where(jnp.isfinite(x).all(), x, 0 * x),
+    "a cast": lambda x: x.astype(jnp.bfloat16).astype(jnp.float32),
+    "a sign of something else": lambda x: x * jnp.sign(X),
+    "a sign that goes nowhere": lambda x: (jnp.sign(x), x)[1],
+}
+JUMPING = {
+    "a sign": jnp.sign,
+    "rounding": jnp.round,
+    "a whole number": lambda x: x.astype(jnp.int32).astype(jnp.float32),
+    "bits": lambda x: jnp.where(jax.lax.bitcast_convert_type(x, jnp.int32) > 9, x, -x),
+    "a choice": lambda x: jnp.where(x > 0, x, 2 * x),
+    "a clip": lambda x: jnp.clip(x, -1, 1),
+    "the largest": lambda x: x / x.max(),
+    "which is the largest": lambda x: x * jnp.argmax(x).astype(x.dtype),
+    "its rank": lambda x: x * jnp.argsort(x).astype(x.dtype),
+    "a sign of a sum": sign_of_a_sum,
+    "inside jit": jax.jit(jnp.sign),
+    "inside jit, of a sum": lambda x: jax.jit(jnp.sign)(x / x.sum()),
+    "inside a branch": lambda x: jax.lax.cond(S > 0, jnp.sign, lambda x: x, x),
+    "inside a branch, of a sum": lambda x: jax.lax.cond(
+        S > 0, sign_of_a_sum, lambda x: x, x
+    ),
+    "a branch by data": lambda x: jax.lax.cond(
+        x.sum() > 0, lambda x: x, lambda x: 2 * x, x
+    ),
+    "inside a scan": lambda x: jax.lax.scan(
+        lambda c, _: (sign_of_a_sum(c), None), x, length=2
+    )[0],
+    "along a scan": lambda x: jax.lax.scan(lambda c, y: (c, jnp.sign(y)), 0.0, x)[1],
+    "later in a scan": lambda x: jax.lax.scan(
+        lambda c, _: ((jnp.sign(c[1]), c[0]), None), (x, x), length=2
+    )[0][1],
+    "inside a loop": lambda x: jax.lax.fori_loop(0, 2, lambda i, y: jnp.sign(y), x),
+    "a loop until": lambda x: jax.lax.while_loop(
+        lambda y: y.sum() < 99, lambda y: 2 * y, x
+    ),
+    "no derivative": lambda x: jax.lax.stop_gradient(x),
+    "a derivative of its own": jax.nn.relu,
+}
+
+
+@pytest.mark.parametrize("name", SMOOTH)
+def test_nothing_is_hidden(name):
+    (flow,) = flows_of(jax.make_jaxpr(SMOOTH[name])(X).jaxpr, [Flow(ALIGNED)])
+    assert not flow.hidden
+
+
+@pytest.mark.parametrize("name", JUMPING)
+def test_what_jumps_is_hidden(name):
+    (flow,) = flows_of(jax.make_jaxpr(JUMPING[name])(X).jaxpr, [Flow(ALIGNED)])
+    assert flow.hidden
+
+
+def test_what_the_state_has_seen_is_hidden_for_those_that_it_tells():
+    def step(state, params):
+        updates = {"a": params["a"] + state["one"], "b": 2 * params["b"]}
+        return updates, {"one": state["two"], "two": params["b"], "n": state["n"] + 1}
+
+    both = {"a": X, "b": X}
+    flows = dependence(step, {"one": X, "two": X, "n": 0}, both)
+    assert flows == [Flow(ALIGNED, hidden=True), Flow(ALIGNED)]

@@ -112,6 +112,23 @@ UNKNOWN = {
     "a gate": optax.chain(
         optax.add_decayed_weights(WD), optax.clip(0.1), optax.sgd(LR)
     ),
+    "a factor of the weights": optax.stateless(
+        lambda updates, params: jax.tree.map(
+            lambda u, p: -LR * u * jnp.abs(p), updates, params
+        )
+    ),
+    "a jump in a loop": optax.stateless(
+        lambda updates, params: jax.tree.map(
+            lambda u, p: (
+                -LR
+                * jax.lax.fori_loop(
+                    0, 2, lambda _, x: jnp.sign(x) + x / x.sum(), u + WD * p
+                )
+            ),
+            updates,
+            params,
+        )
+    ),
     "no derivative": optax.stateless(
         lambda updates, params: jax.tree.map(
             lambda u, p: -LR * u - LR * WD * jax.lax.stop_gradient(p), updates, params
@@ -139,6 +156,22 @@ def test_elsewhere_it_is_nan_and_never_a_wrong_number(name):
     norm = np.linalg.norm(np.asarray(before["dense"]["kernel"]))
     assert stats[f"{KERNEL}/weight_norm"] == pytest.approx(norm, rel=1e-5)
     assert stats[f"{KERNEL}/angle"] > 0
+
+
+@pytest.mark.relaxed("optax.scale_by_adam")
+def test_each_parameter_is_judged_by_itself():
+    labels = {"dense": {"kernel": "coupled", "bias": "decoupled"}}
+    optimizer = optax.partition(
+        {
+            "coupled": dx.adam_l2(LR, weight_decay=WD),
+            "decoupled": dx.adamw(LR, weight_decay=WD),
+        },
+        labels,
+    )
+    state, _, _ = run(dx.track_decay(optimizer, every=1))
+    stats = dx.decay_stats(state)
+    assert math.isnan(stats[f"{KERNEL}/decay_rate"])
+    assert stats["dense/bias/decay_rate"] == pytest.approx(LR * WD, rel=1e-4)
 
 
 def test_a_single_weight_is_parallel_to_itself():
