@@ -201,7 +201,7 @@ MISTAKES = {
     "rate of 1 or more": (
         optax.chain(optax.adam(LR), dx.independent_decay(1.5)),
         ONE,
-        "kernel lose by 1.5 of themselves",
+        "kernel lose 1.5 of themselves",
     ),
     "gradient-dependent": (L2_ADAM, ONE, "depends on the gradients: of kernel"),
     "lost in rounding": (

@@ -14,10 +14,11 @@ import optax
 from decayax._audit.clues import clues
 from decayax._audit.findings import find, mode_of, NONE, not_auditable
 from decayax._audit.leaf import LeafAudit
-from decayax._audit.measure import measure, Readings, survival
+from decayax._audit.measure import measure, probes_of, Readings, survival
 from decayax._audit.plan import Missing, Plan, plan_of
 from decayax._audit.readings import Reading, Setting
 from decayax._audit.report import Audit
+from decayax._kernel import is_optimizer
 from decayax._strength import brief
 from decayax._tree import show
 
@@ -117,15 +118,16 @@ def audit(
             plan = plan_of(made, params, gradients, extra_args, sample, steps)
         except Missing as missing:
             return Audit((), (not_auditable(str(missing)),), steps, False, False)
-        readings = measure(plan, settings)
+        probes = probes_of(plan)
+        readings = measure(plan, probes, settings)
         leaves = _leaves(plan, main, readings)
-        kept = survival(plan, main, [leaf.mode != NONE for leaf in leaves])
+        decaying = [leaf.mode != NONE for leaf in leaves]
+        kept = survival(plan, probes.difference, main, decaying)
         leaves = [x._replace(survives=s) for x, s in zip(leaves, kept, strict=True)]
         if made is not optimizer:
             slower = plan._replace(optimizer=_made(optimizer, learning_rate / 2))
-            leaves = _with_learning_rate(
-                leaves, readings[main], measure(slower, [main])[main]
-            )
+            half = measure(slower, probes_of(slower), [main])[main]
+            leaves = _with_learning_rate(leaves, readings[main], half)
     findings = find(leaves, clues(made), weight_decay)
     return Audit(tuple(leaves), findings, steps, plan.elementwise, plan.sampled)
 
@@ -199,10 +201,10 @@ def _check(
 
 def _made(optimizer: Any, learning_rate: float) -> Any:
     """The optimizer itself, or what the factory makes."""
-    if hasattr(optimizer, "init") and hasattr(optimizer, "update"):
+    if is_optimizer(optimizer):
         return optimizer
     made = optimizer(learning_rate) if callable(optimizer) else optimizer
-    if not (hasattr(made, "init") and hasattr(made, "update")):
+    if not is_optimizer(made):
         raise TypeError(
             f"{NAME}: optimizer must be an optax.GradientTransformation or a function "
             f"from a learning rate to one, got {brief(made)}."

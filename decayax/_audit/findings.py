@@ -1,7 +1,7 @@
 """What the readings mean: the mode of each leaf, and findings in words with cures."""
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -9,15 +9,11 @@ import numpy as np
 from decayax._audit.clues import Clues
 from decayax._audit.leaf import LeafAudit
 from decayax._audit.readings import Reading, Setting
+from decayax._tree import some
 
 
-NONE, UNIFORM, SCALE, GRADIENT, GROWTH = MODES = (
-    "none",
-    "uniform",
-    "scale-dependent",
-    "gradient-dependent",
-    "growth",
-)
+NONE, UNIFORM, SCALE = "none", "uniform", "scale-dependent"
+GRADIENT, GROWTH = "gradient-dependent", "growth"
 SAME = 0.1  # rates that differ by less are the same
 SHARE = 0.1  # of the weights of a leaf: fewer may differ
 
@@ -105,88 +101,119 @@ def not_auditable(reason: str) -> Finding:
     )
 
 
+class Check(NamedTuple):
+    """What to look for in each decaying leaf, and what to say of those that have it."""
+
+    kind: str
+    serious: bool
+    found: Callable[[LeafAudit], bool]
+    text: Callable[[str, list[LeafAudit]], str]  # paths in words, leaves -> text
+    cure: str
+
+
+CHECKS = (
+    Check(
+        "growth",
+        True,
+        lambda leaf: leaf.mode == GROWTH,
+        lambda which, leaves: (
+            f"{which} grow by {_range(leaves)}: the decay has the wrong sign."
+        ),
+        "After the learning rate updates are negative: write dx.independent_decay "
+        "there, or put the decay before the learning rate.",
+    ),
+    Check(
+        "rate of 1 or more",
+        True,
+        lambda leaf: leaf.rate >= 1.0,
+        lambda which, leaves: (
+            f"{which} lose {_range(leaves)} of themselves in every step, which erases "
+            "them or flips their sign."
+        ),
+        "Write a smaller weight_decay; a strength that is to be multiplied by the "
+        "learning rate stands before it.",
+    ),
+    Check(
+        "gradient-dependent",
+        True,
+        lambda leaf: leaf.mode == GRADIENT,
+        lambda which, leaves: (
+            f"the decay of {which} depends on the gradients: {_over_scales(leaves[0])}."
+        ),
+        "An L2 term passes through the preconditioner; for the same decay everywhere "
+        "write dx.decoupled_decay after it (dx.adamw, dx.rmspropw).",
+    ),
+    Check(
+        "lost in rounding",
+        True,
+        lambda leaf: leaf.survives is not None and not leaf.survives >= 0.5,
+        lambda which, leaves: (
+            f"of the decay of {which} about {_least(leaves)} survives in "
+            f"{', '.join(sorted({leaf.dtype for leaf in leaves}))}."
+        ),
+        "A weight times 1 - rate rounds to itself: keep the parameters in float32.",
+    ),
+    Check(
+        "decay without gradient",
+        True,
+        lambda leaf: not leaf.answers,
+        lambda which, leaves: f"{which} get no gradient and decay all the same.",
+        "Give the mask False there, or freeze behind the decay.",
+    ),
+    Check(
+        "biases or norms decay",
+        False,
+        lambda leaf: leaf.role in ("bias", "norm_scale"),
+        lambda which, leaves: f"{which} decay, which are biases or norm scales.",
+        "Write mask=dx.masks.no_bias_or_norm, unless it is meant.",
+    ),
+    Check(
+        "scale-dependent",
+        False,
+        lambda leaf: leaf.mode == SCALE,
+        lambda which, leaves: (
+            f"the decay of {which} depends on the size of the weights."
+        ),
+        "A trust ratio rescales it with the update.",
+    ),
+)
+
+
 def find(
     leaves: Sequence[LeafAudit], given: Clues, weight_decay: float | None
 ) -> tuple[Finding, ...]:
     """All findings, most serious first."""
-    strengths = [*given.strengths, *([weight_decay] if weight_decay else [])]
     decaying = [leaf for leaf in leaves if leaf.mode != NONE]
-    found: list[Finding] = []
+    found = []
+    for check in CHECKS:
+        if hit := [leaf for leaf in decaying if check.found(leaf)]:
+            paths = _paths(hit)
+            text = check.text(some(paths), hit)
+            found.append(Finding(check.kind, check.serious, text, check.cure, paths))
+    strengths = [*given.strengths, *([weight_decay] if weight_decay else [])]
+    if not decaying:
+        found += _of_no_decay(leaves, strengths)
+    elif len(given.strengths) > 1 and not given.groups:
+        found.append(_two_decays(decaying, given))
+    return tuple(sorted(found, key=lambda finding: not finding.serious))
 
-    def report(kind, serious, leaves, text, cure):
-        if leaves:
-            which = _some([leaf.path for leaf in leaves])
-            paths = tuple(leaf.path for leaf in leaves)
-            found.append(Finding(kind, serious, text.format(which=which), cure, paths))
 
-    growing = [leaf for leaf in decaying if leaf.mode == GROWTH]
-    report(
-        "growth",
-        True,
-        growing,
-        f"{{which}} grow{_by(growing)}: the decay has the wrong sign.",
-        "After the learning rate updates are negative: write dx.independent_decay "
-        "there, or put the decay before the learning rate.",
-    )
-    erased = [leaf for leaf in decaying if leaf.rate >= 1.0]
-    report(
-        "rate of 1 or more",
-        True,
-        erased,
-        f"{{which}} lose{_by(erased)} of themselves in every step, which erases them "
-        "or flips their sign.",
-        "Write a smaller weight_decay; a strength that is to be multiplied by the "
-        "learning rate stands before it.",
-    )
-    by_gradient = [leaf for leaf in decaying if leaf.mode == GRADIENT]
-    report(
-        "gradient-dependent",
-        True,
-        by_gradient,
-        f"the decay of {{which}} depends on the gradients{_over_scales(by_gradient)}.",
-        "An L2 term passes through the preconditioner; for the same decay everywhere "
-        "write dx.decoupled_decay after it (dx.adamw, dx.rmspropw).",
-    )
-    lost = [
-        leaf
-        for leaf in decaying
-        if leaf.survives is not None and not leaf.survives >= 0.5
-    ]
-    report(
-        "lost in rounding",
-        True,
-        lost,
-        f"of the decay of {{which}} about {_least(lost)} survives in {_dtypes(lost)}.",
-        "A weight times 1 - rate rounds to itself: keep the parameters in float32.",
-    )
-    frozen = [leaf for leaf in decaying if not leaf.answers]
-    report(
-        "decay without gradient",
-        True,
-        frozen,
-        "{which} get no gradient and decay all the same.",
-        "Give the mask False there, or freeze behind the decay.",
-    )
-    spared = [leaf for leaf in decaying if leaf.role in ("bias", "norm_scale")]
-    report(
-        "biases or norms decay",
-        False,
-        spared,
-        "{which} decay, which are biases or norm scales.",
-        "Write mask=dx.masks.no_bias_or_norm, unless it is meant.",
-    )
-    if leaves and not any(leaf.answers or leaf.mode != NONE for leaf in leaves):
-        found.append(
+def _of_no_decay(
+    leaves: Sequence[LeafAudit], strengths: Sequence[float]
+) -> list[Finding]:
+    """What it may mean that no parameter decays."""
+    if leaves and not any(leaf.answers for leaf in leaves):
+        return [
             Finding(
                 "no step",
                 False,
                 "no weight moved in all the steps, so nothing is known.",
                 "Follow more steps=, or look at the learning rate.",
-                tuple(leaf.path for leaf in leaves),
+                _paths(leaves),
             )
-        )
-    elif strengths and leaves and not decaying:
-        found.append(
+        ]
+    if leaves and strengths:
+        return [
             Finding(
                 "nothing decays",
                 True,
@@ -195,60 +222,43 @@ def find(
                 "Look at the mask with dx.masks.describe.",
                 (),
             )
-        )
-    if len(given.strengths) > 1 and not given.groups and decaying:
-        found.append(
-            Finding(
-                "two decays at once",
-                not given.masked,
-                f"the optimizer holds {len(given.strengths)} decays "
-                f"({_numbers(given.strengths)}).",
-                "Remove one: optax.adamw has a weight_decay of 1e-4 of its own.",
-                tuple(leaf.path for leaf in decaying),
-            )
-        )
-    by_size = [leaf for leaf in decaying if leaf.mode == SCALE]
-    report(
-        "scale-dependent",
-        False,
-        by_size,
-        "the decay of {which} depends on the size of the weights.",
-        "A trust ratio rescales it with the update.",
+        ]
+    return []
+
+
+def _two_decays(decaying: Sequence[LeafAudit], given: Clues) -> Finding:
+    return Finding(
+        "two decays at once",
+        not given.masked,
+        f"the optimizer holds {len(given.strengths)} decays "
+        f"({_numbers(given.strengths)}).",
+        "Remove one: optax.adamw has a weight_decay of 1e-4 of its own.",
+        _paths(decaying),
     )
-    return tuple(sorted(found, key=lambda finding: not finding.serious))
 
 
-def _some(paths: list[str], most: int = 3) -> str:
-    more = f" and {len(paths) - most} more" if len(paths) > most else ""
-    return ", ".join(paths[:most]) + more
+def _paths(leaves: Sequence[LeafAudit]) -> tuple[str, ...]:
+    return tuple(leaf.path for leaf in leaves)
 
 
-def _by(leaves: list[LeafAudit]) -> str:
+def _range(leaves: list[LeafAudit]) -> str:
+    """The size of the rates."""
     rates = [abs(leaf.rate) for leaf in leaves]
-    if not rates:
-        return ""
     low, high = min(rates), max(rates)
-    return f" by {high:.3g}" if low > 0.99 * high else f" by {low:.3g} to {high:.3g}"
+    return f"{high:.3g}" if low > 0.99 * high else f"{low:.3g} to {high:.3g}"
 
 
-def _over_scales(leaves: list[LeafAudit]) -> str:
-    if not leaves:
-        return ""
-    leaf = leaves[0]
+def _over_scales(leaf: LeafAudit) -> str:
     rates = ", ".join(
         f"{rate:.3g} at |g| = {scale:g}" for scale, rate in leaf.by_gradient_scale
     )
-    return f": of {leaf.path} {rates}"
+    return f"of {leaf.path} {rates}"
 
 
 def _least(leaves: list[LeafAudit]) -> str:
     shares = [leaf.survives or 0.0 for leaf in leaves]
     known = [share for share in shares if np.isfinite(share)]
     return f"{max(min(known, default=0.0), 0.0):.0%}"
-
-
-def _dtypes(leaves: list[LeafAudit]) -> str:
-    return ", ".join(sorted({leaf.dtype for leaf in leaves}))
 
 
 def _numbers(strengths: Sequence[float]) -> str:

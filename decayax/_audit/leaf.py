@@ -1,8 +1,9 @@
 """What decay one parameter gets, as plain data."""
 
 import math
-from collections.abc import Callable
 from typing import NamedTuple
+
+from decayax._rate_times import half_life_steps_from_rate
 
 
 class LeafAudit(NamedTuple):
@@ -27,18 +28,15 @@ class LeafAudit(NamedTuple):
     @property
     def timescale_steps(self) -> float:
         """1/rate; inf without decay, nan for growth."""
-        return _positive(self.rate, lambda rate: 1.0 / rate)
+        if self.rate == 0.0:
+            return math.inf
+        return 1.0 / self.rate if self.rate > 0.0 else math.nan
 
     @property
     def half_life_steps(self) -> float:
         """The steps after which half is left; inf without decay, nan for growth."""
-        return _positive(
-            self.rate,
-            lambda rate: math.log(2.0) / -math.log1p(-rate) if rate < 1.0 else 0.0,
-        )
-
-
-def _positive(rate: float, formula: Callable[[float], float]) -> float:
-    if rate == 0.0:
-        return math.inf
-    return formula(rate) if rate > 0.0 else math.nan
+        if self.rate >= 1.0:
+            return 0.0
+        # Of nothing but a rate in [0, 1) there is a half-life.
+        known = self.rate >= 0.0
+        return half_life_steps_from_rate(self.rate) if known else math.nan

@@ -3,6 +3,7 @@
 import time
 import warnings
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -17,21 +18,32 @@ ROUNDS = 4  # seeds over which rounding is averaged
 Readings = dict[Setting, list[Reading]]  # by setting, one for each leaf
 
 
-def measure(plan: Plan, settings: Sequence[Setting]) -> Readings:
+class Probes(NamedTuple):
+    """Both ways to follow the optimizer, compiled at most once for each dtype."""
+
+    derivative: Probe
+    difference: Probe
+
+
+def probes_of(plan: Plan) -> Probes:
+    """The two probes."""
+    return Probes(derivative(plan.run), difference(plan.run))
+
+
+def measure(plan: Plan, probes: Probes, settings: Sequence[Setting]) -> Readings:
     """Follow both probes under g and −g of every setting."""
-    by_derivative, by_difference = derivative(plan.run), difference(plan.run)
     readings: Readings = {}
     for done, setting in enumerate(settings, start=1):
         begun = time.monotonic()
         params = weights(plan, plan.wide, setting)
         try:
-            first = mirrored(plan, by_derivative, params, setting)
+            first = mirrored(plan, probes.derivative, params, setting)
         except Exception:  # no derivative; if it is worse, the difference says so too
             first = None
-        second = mirrored(plan, by_difference, params, setting)
+        second = mirrored(plan, probes.difference, params, setting)
         readings[setting] = [
-            read(first[i] if first else None, second[i], plan.count(path))
-            for i, path in enumerate(plan.paths)
+            read(first[i] if first else None, second[i], count)
+            for i, count in enumerate(plan.counts())
         ]
         # The first setting also compiled; the second tells how long the others take.
         if done == 2 and not plan.sampled:
@@ -61,7 +73,9 @@ def mirrored(
     return [list(pair) for pair in zip(*sides, strict=True)]
 
 
-def survival(plan: Plan, main: Setting, decaying: Sequence[bool]) -> list[float | None]:
+def survival(
+    plan: Plan, probe: Probe, main: Setting, decaying: Sequence[bool]
+) -> list[float | None]:
     """The share of each rate that is left in the leaf's own dtype.
 
     None where that has 32 bits or nothing decays.
@@ -70,7 +84,6 @@ def survival(plan: Plan, main: Setting, decaying: Sequence[bool]) -> list[float 
     asked = [a and b for a, b in zip(narrow, decaying, strict=True)]
     if not any(asked):
         return [None] * len(asked)
-    probe = difference(plan.run)
     means = []
     for shapes in (plan.wide, plan.narrow):
         rates = []

@@ -1,6 +1,7 @@
 """What to follow: an optimizer, what else it is called with, and on which weights."""
 
 import functools
+import math
 import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -11,10 +12,11 @@ import numpy as np
 
 from decayax._audit.probe import normal, Run
 from decayax._audit.readings import Setting
-from decayax._dtypes import compute_dtype, dtype_of, is_inexact
-from decayax._mixing import mixes, outline
+from decayax._dtypes import compute_dtype, dtype_of, is_inexact, widened
+from decayax._mask import require_parameters
+from decayax._mixing import mixes, outline, program_of
 from decayax._roles import roles
-from decayax._strength import brief, is_known
+from decayax._strength import is_known
 from decayax._tree import flatten, is_hole, Path, show
 
 
@@ -45,32 +47,37 @@ class Plan(NamedTuple):
     sampled: bool
     steps: int
 
-    def count(self, path: Path) -> int:
-        """How many weights of a leaf are followed."""
-        return int(np.prod(dict(flatten(self.wide)[0])[path].shape, dtype=int))
+    def counts(self) -> list[int]:
+        """How many weights of each inexact leaf are followed."""
+        shapes = dict(flatten(self.wide)[0])
+        return [math.prod(shapes[path].shape) for path in self.paths]
 
     @property
     def run(self) -> Run:
         return Run(self.optimizer, self.extra_args, self.still)
 
 
-def plan_of(optimizer, params, gradients, extra_args, sample, steps) -> Plan:
-    narrow = jax.tree.map(_shape_of, params, is_leaf=is_hole)
-    flat, treedef = flatten(narrow)
-    for path, leaf in flat:
-        if leaf is not None and not is_hole(leaf) and not hasattr(leaf, "shape"):
-            raise TypeError(
-                f"audit: {show(path)} is no parameter, but {brief(leaf)}. Of an "
-                "Equinox model write eqx.filter(model, eqx.is_array)."
-            )
+def plan_of(
+    optimizer: Any,
+    params: Any,
+    gradients: Any,
+    extra_args: dict[str, Any] | None,
+    sample: bool | None,
+    steps: int,
+) -> Plan:
+    """What `audit` was asked to follow; the arguments are its own."""
+    require_parameters("audit", params)
+    narrow = jax.tree.map(_shape_of, params)
+    flat, _ = flatten(narrow)
     given = {path: leaf for path, leaf in flat if not is_hole(leaf)}
-    wide = jax.tree.map(_widened, narrow)
+    wide = _wide(narrow)
     extra = _extra_args(optimizer, wide, extra_args)
-    elementwise = not mixes(optimizer, wide, wide, extra)
+    program = program_of(optimizer, wide, extra)
+    elementwise = not mixes(optimizer, wide, program)
     limit = int(np.clip(MOST // max(len(given), 1), *OF_ONE))
     cut = jax.tree.map(functools.partial(_cut, limit), narrow)
     if sample is None:
-        sample = elementwise and _alike(optimizer, wide, cut, extra)
+        sample = elementwise and _alike(optimizer, cut, extra, program)
     followed = cut if sample else narrow
     return Plan(
         optimizer=optimizer,
@@ -81,34 +88,29 @@ def plan_of(optimizer, params, gradients, extra_args, sample, steps) -> Plan:
         roles={path: role.name for path, role in roles(params).items()},
         sizes=_sizes(params),
         narrow=followed,
-        wide=jax.tree.map(_widened, followed),
+        wide=_wide(followed),
         elementwise=elementwise,
         sampled=sample and followed != narrow,
         steps=steps,
     )
 
 
-def _alike(optimizer: Any, whole: Any, part: Any, extra_args: Any) -> bool:
+def _alike(optimizer: Any, part: Any, extra_args: Any, whole: Any) -> bool:
     """Whether an optimizer does the same to smaller shapes: some decide by shape."""
-    part = jax.tree.map(_widened, part)
     try:
-        of_part = outline(optimizer, part, part, extra_args)
+        program = program_of(optimizer, _wide(part), extra_args)
     except Exception:  # whatever it is, with the shapes as they are there was none
         return False
-    return of_part == outline(optimizer, whole, whole, extra_args)
+    return outline(program) == outline(whole)
 
 
-def _shape_of(leaf: Any) -> Any:
-    if is_hole(leaf) or not (
-        isinstance(leaf, int | float | complex) or hasattr(leaf, "dtype")
-    ):
-        return leaf
+def _shape_of(leaf: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(np.shape(leaf), dtype_of(leaf))
 
 
-def _widened(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-    dtype = compute_dtype(leaf) if is_inexact(leaf) else leaf.dtype
-    return jax.ShapeDtypeStruct(leaf.shape, dtype)
+def _wide(shapes: Any) -> Any:
+    """The shapes with 16-bit floats as float32."""
+    return jax.eval_shape(lambda tree: jax.tree.map(widened, tree), shapes)
 
 
 def _cut(limit: int, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:

@@ -22,7 +22,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from decayax._dtypes import is_inexact
+from decayax._dtypes import cast_like, compute_dtype, is_inexact
+from decayax._halves import joined, split
 from decayax._tree import flatten, is_hole, Path
 
 
@@ -40,19 +41,16 @@ class Run(NamedTuple):
 
 
 class Trace(NamedTuple):
-    """What became of one leaf, after each step."""
+    """What became of one leaf, after each step.
+
+    While it is followed that of all leaves is one, (L,) or their weights in a row, as
+    many small results take long to compile and to fetch.
+    """
 
     lost: Any  # (T,) kept − 1, by regression on the initial weights
-    each: Any  # (T, n) kept − 1 of n single weights
     size: Any  # (T,) ‖dΔ_t‖/‖dθ_t‖
-    last: Any  # (T, n) the n weights themselves
-
-
-class Half(NamedTuple):
-    """A tree in two: leaves to differentiate, and the rest."""
-
-    live: list[Any]
-    rest: list[Any]
+    each: Any  # (T, n) kept − 1 of n single weights
+    weights: Any = None  # (T, n) the n weights themselves; of the difference only
 
 
 def gradients(run: Run, params: Any, key: jax.Array, scale: Any, step: Any) -> Any:
@@ -94,7 +92,7 @@ def normal(key: jax.Array, leaves: list[Any]) -> list[Any]:
         return jax.lax.complex(part[0], part[1]) if twice else part[0]
 
     return [
-        cut(leaf).astype(jnp.promote_types(leaf.dtype, jnp.float32)) if live else None
+        cut(leaf).astype(compute_dtype(leaf)) if live else None
         for leaf, live in zip(leaves, chosen, strict=True)
     ]
 
@@ -109,14 +107,33 @@ def follow(
         times = np.arange(first, first + CHUNK, dtype=np.int32)
         carry, part = probe.advance(carry, params, key, np.float32(scale), times)
         parts.append(jax.device_get(part))
-    return jax.tree.map(lambda *x: np.concatenate(x)[:steps].astype(float), *parts)
+    whole = jax.tree.map(lambda *x: np.concatenate(x)[:steps].astype(float), *parts)
+    counts = [min(leaf.size, SHOWN) for leaf in split(params).live]
+    ends = list(itertools.accumulate(counts, initial=0))
+    return [
+        Trace(
+            whole.lost[:, i],
+            whole.size[:, i],
+            whole.each[:, a:b],
+            None if whole.weights is None else whole.weights[:, a:b],
+        )
+        for i, (a, b) in enumerate(itertools.pairwise(ends))
+    ]
 
 
 class Probe(NamedTuple):
     """A way to follow the weights: jitted once, used for all keys and scales."""
 
     start: Callable[[Any], Any]
-    advance: Callable[..., tuple[Any, list[Trace]]]
+    advance: Callable[..., tuple[Any, Trace]]
+
+
+def _compiled(start: Callable[..., Any], step: Callable[..., Any]) -> Probe:
+    def advance(carry: Any, initial: Any, key: jax.Array, scale: Any, times: Any):
+        follow = functools.partial(step, split(initial).live, key, scale)
+        return jax.lax.scan(follow, carry, times)
+
+    return Probe(jax.jit(start), jax.jit(advance))
 
 
 def derivative(run: Run) -> Probe:
@@ -131,11 +148,6 @@ def derivative(run: Run) -> Probe:
         _, moved = jax.jvp(init, (whole.live,), (whole.live,))
         nothing = [jnp.zeros_like(x) for x in whole.live]
         return params, run.optimizer.init(params), whole.live, moved, nothing
-
-    def advance(carry: Any, initial: Any, key: jax.Array, scale: Any, times: Any):
-        return jax.lax.scan(
-            functools.partial(step, split(initial).live, key, scale), carry, times
-        )
 
     def step(initial, key, scale, carry, time):
         params, state, moving, moving_state, lost = carry
@@ -153,20 +165,14 @@ def derivative(run: Run) -> Probe:
         (_, new_live), (change, moving_state), (updates, new_rest) = jax.jvp(
             update, (whole.live, held.live), (moving, moving_state), has_aux=True
         )
-        size = [_norm(d) / _norm(m) for d, m in zip(change, moving, strict=True)]
         lost = [x + d for x, d in zip(lost, change, strict=True)]
+        trace = _traced(initial, lost, change, moving)
         moving = [m + d for m, d in zip(moving, change, strict=True)]
         params = optax.apply_updates(params, updates)
-        traces = [
-            Trace(_slope(x, start), _each(x, start), s, _few(p).real)
-            for x, start, s, p in zip(
-                lost, initial, size, split(params).live, strict=True
-            )
-        ]
         state = joined(state, new_live, new_rest)
-        return (params, state, moving, moving_state, lost), traces
+        return (params, state, moving, moving_state, lost), trace
 
-    return Probe(jax.jit(start), jax.jit(advance))
+    return _compiled(start, step)
 
 
 def difference(run: Run) -> Probe:
@@ -181,11 +187,6 @@ def difference(run: Run) -> Probe:
             sides.append((moved, run.optimizer.init(moved)))
         return tuple(sides), _apart(*sides)
 
-    def advance(carry: Any, initial: Any, key: jax.Array, scale: Any, times: Any):
-        return jax.lax.scan(
-            functools.partial(step, split(initial).live, key, scale), carry, times
-        )
-
     def step(initial, key, scale, carry, time):
         sides, at_first = carry
         grads = gradients(run, sides[0][0], key, scale, time)
@@ -195,18 +196,13 @@ def difference(run: Run) -> Probe:
             updates, state = _update(run, params, state, grads, time)
             moved.append((optax.apply_updates(params, updates), state))
         after = _apart(*moved)
-        traces = []
-        for now, was, first, p in zip(
-            after, before, at_first, split(moved[0][0]).live, strict=True
-        ):
-            lost = now - first
-            size = _norm(now - was) / _norm(was)
-            traces.append(
-                Trace(_slope(lost, first), _each(lost, first), size, _few(p).real)
-            )
-        return (tuple(moved), at_first), traces
+        lost = [now - first for now, first in zip(after, at_first, strict=True)]
+        change = [now - was for now, was in zip(after, before, strict=True)]
+        weights = _row([x.real for x in split(moved[0][0]).live])
+        trace = _traced(at_first, lost, change, before)
+        return (tuple(moved), at_first), trace._replace(weights=weights)
 
-    return Probe(jax.jit(start), jax.jit(advance))
+    return _compiled(start, step)
 
 
 def _update(
@@ -214,34 +210,11 @@ def _update(
 ) -> tuple[Any, Any]:
     """The updates, and the new state in the dtypes of the old."""
     updates, new = run.optimizer.update(grads, state, params, **run.extra_args(time))
-    return updates, jax.tree.map(_like, new, state)
-
-
-def _like(new: Any, old: Any) -> jax.Array:
-    new, old = jnp.asarray(new), jnp.asarray(old)
-    return new if new.dtype == old.dtype else new.astype(old.dtype)
-
-
-def split(tree: Any) -> Half:
-    """The inexact leaves of a tree, and the others, in order."""
-    leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(tree)]
-    return Half(
-        [leaf for leaf in leaves if is_inexact(leaf)],
-        [leaf for leaf in leaves if not is_inexact(leaf)],
-    )
-
-
-def joined(like: Any, live: list[Any], rest: list[Any]) -> Any:
-    """The tree that `split` took apart."""
-    leaves, treedef = jax.tree.flatten(like)
-    of_live, of_rest = iter(live), iter(rest)
-    return treedef.unflatten(
-        next(of_live if is_inexact(jnp.asarray(leaf)) else of_rest) for leaf in leaves
-    )
+    return updates, jax.tree.map(cast_like, new, state)
 
 
 def _inexact(updates: Any, params: Any) -> list[Any]:
-    """The updates of the inexact parameters, in float32 or wider."""
+    """The updates of the inexact parameters, in order."""
     pairs = zip(jax.tree.leaves(updates), jax.tree.leaves(params), strict=True)
     return [u for u, p in pairs if is_inexact(p)]
 
@@ -249,26 +222,51 @@ def _inexact(updates: Any, params: Any) -> list[Any]:
 def _apart(up: Any, down: Any) -> list[jax.Array]:
     """The difference of two runs' parameters, in float32 or wider."""
     wide = [
-        [x.astype(jnp.promote_types(x.dtype, jnp.float32)) for x in split(side[0]).live]
+        [jnp.asarray(x, compute_dtype(x)) for x in split(side[0]).live]
         for side in (up, down)
     ]
     return [a - b for a, b in zip(*wide, strict=True)]
 
 
-def _slope(change: jax.Array, initial: jax.Array) -> jax.Array:
-    """The regression of a change on the initial weights."""
-    return jnp.sum((initial.conj() * change).real) / jnp.sum(jnp.abs(initial) ** 2)
+def _traced(
+    initial: list[jax.Array],
+    lost: list[jax.Array],
+    change: list[jax.Array],
+    moving: list[jax.Array],
+) -> Trace:
+    """The trace of all leaves in one step.
+
+    Args:
+        initial: dθ₀.
+        lost: dθ_t − dθ₀.
+        change: dΔ_t.
+        moving: dθ_t, to which it is added.
+    """
+    first, last = _row(initial), _row(lost)
+    return Trace(
+        lost=_over_leaves(_dot, initial, lost) / _over_leaves(_dot, initial, initial),
+        size=jnp.sqrt(
+            _over_leaves(_dot, change, change) / _over_leaves(_dot, moving, moving)
+        ),
+        each=_product(first, last) / _product(first, first),
+    )
 
 
-def _each(change: jax.Array, initial: jax.Array) -> jax.Array:
-    """The same of single weights."""
-    change, initial = _few(change), _few(initial)
-    return (initial.conj() * change).real / jnp.abs(initial) ** 2
+def _over_leaves(f: Callable[..., jax.Array], *leaves: list[jax.Array]) -> jax.Array:
+    """A number of each leaf, in a row."""
+    numbers = [f(*x) for x in zip(*leaves, strict=True)]
+    return jnp.stack(numbers) if numbers else jnp.zeros(0)
 
 
-def _norm(x: jax.Array) -> jax.Array:
-    return jnp.sqrt(jnp.sum(jnp.abs(x) ** 2))
+def _row(leaves: list[jax.Array]) -> jax.Array:
+    """The first weights of every leaf, in a row."""
+    few = [leaf.reshape(-1)[:SHOWN] for leaf in leaves]
+    return jnp.concatenate(few) if few else jnp.zeros(0)
 
 
-def _few(x: jax.Array) -> jax.Array:
-    return x.reshape(-1)[:SHOWN]
+def _product(a: jax.Array, b: jax.Array) -> jax.Array:
+    return (a.conj() * b).real
+
+
+def _dot(a: jax.Array, b: jax.Array) -> jax.Array:
+    return jnp.sum(_product(a, b))

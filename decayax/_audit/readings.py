@@ -69,15 +69,16 @@ class Reading(NamedTuple):
         return abs(self.rate) > self.noise
 
 
-def rate_of(lost: np.ndarray) -> float:
-    """The rate per step, from kept − 1 after each step."""
-    few = np.flatnonzero(~(lost > LEFT - 1.0))
-    n = int(few[0]) + 1 if len(few) else len(lost)
-    at_end = lost[n - 1]
-    if not np.isfinite(at_end):
-        return np.nan
-    # Through 0 in one step: a rate of 1 or more. In several: no exponential decay.
-    return -np.expm1(np.log1p(at_end) / n) if at_end > -1.0 else -at_end / n
+def rates_of(lost: np.ndarray) -> np.ndarray:
+    """The rates per step, from kept − 1 after each step: (T, ...) -> (...)."""
+    few = ~(lost > LEFT - 1.0)
+    n = np.where(few.any(0), few.argmax(0) + 1, len(lost))
+    at_end = np.take_along_axis(lost, n[None] - 1, axis=0)[0]
+    with np.errstate(all="ignore"):
+        exponential = -np.expm1(np.log1p(at_end) / n)
+        # Through 0 in one step: a rate of 1 or more. In several: no exponential decay.
+        rates = np.where(at_end > -1.0, exponential, -at_end / n)
+    return np.where(np.isfinite(at_end), rates, np.nan)
 
 
 def read(
@@ -100,7 +101,7 @@ def read(
         high=best.high,
         each=best.each,
         over_time=best.over_time,
-        moved=not np.array_equal(difference[0].last, difference[1].last),
+        moved=not np.array_equal(difference[0].weights, difference[1].weights),
     )
 
 
@@ -118,15 +119,14 @@ class Measured(NamedTuple):
 def _measured(traces: list[Trace], count: int) -> Measured:
     lost = _mean([trace.lost for trace in traces])
     each = _mean([trace.each for trace in traces])
-    rate = rate_of(lost)
-    rates = np.array([rate_of(column) for column in each.T])
+    rate, rates = float(rates_of(lost)), rates_of(each)
     finite = rates[np.isfinite(rates)]
     low, high = np.quantile(finite, [0.05, 0.95]) if len(finite) else (np.nan, np.nan)
     size = np.concatenate([trace.size for trace in traces])
     size = size[np.isfinite(size)]
     beside = max(np.mean(np.square(size)) - rate**2, 0.0) if len(size) else 0.0
     return Measured(
-        rate=float(rate),
+        rate=rate,
         noise=noise_of(float(high - low), float(beside), count, len(lost)),
         low=float(low),
         high=float(high),

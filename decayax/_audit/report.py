@@ -7,6 +7,7 @@ from collections.abc import Collection
 
 from decayax._audit.findings import Finding, GRADIENT, NONE
 from decayax._audit.leaf import LeafAudit
+from decayax._table import aligned
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -37,13 +38,7 @@ class Audit:
             )
 
     def __str__(self) -> str:
-        header, *rows = self._cells()
-        widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-        lines = [
-            "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip()
-            for row in (header, *rows)
-        ]
-        return "\n".join([*lines, self._how(), *self._said()])
+        return "\n".join([*aligned(self._cells()), self._how(), *self._said()])
 
     __repr__ = __str__
 
