@@ -485,16 +485,33 @@ BAD = {
         lambda lr: lr,
         {},
     ),
-    "audit: steps must be > 0, got 0.": (optax.adam(LR), {"steps": 0}),
-    "audit: seeds must be > 0, got 0.": (optax.adam(LR), {"seeds": 0}),
-    "audit: learning_rate must be > 0, got -1.": (optax.adam, {"learning_rate": -1}),
-    "audit: gradient_scales must be numbers > 0, got ()": (
+    "audit: steps must be a whole number >= 1, got 0": (optax.adam(LR), {"steps": 0}),
+    "audit: steps must be a whole number >= 1, got 2.5": (
+        optax.adam(LR),
+        {"steps": 2.5},
+    ),
+    "audit: seeds must be a whole number >= 1, got 0": (optax.adam(LR), {"seeds": 0}),
+    "audit: learning_rate must be >= 0, got -1": (optax.adam, {"learning_rate": -1}),
+    "audit: learning_rate must be > 0, got 0": (optax.adam, {"learning_rate": 0}),
+    "audit: gradient_scales must be some numbers > 0, got ()": (
         optax.adam(LR),
         {"gradient_scales": ()},
     ),
-    "audit: gradient_scales must be numbers > 0, got (0.0,)": (
+    "audit: gradient_scales must be some numbers > 0, got 1.0": (
+        optax.adam(LR),
+        {"gradient_scales": 1.0},
+    ),
+    "audit: a gradient scale must be > 0, got 0.0": (
         optax.adam(LR),
         {"gradient_scales": (0.0,)},
+    ),
+    "audit: weight_decay must be a number, got 'x'": (
+        optax.adam(LR),
+        {"weight_decay": "x"},
+    ),
+    "audit: extra_args must be the keywords of optimizer.update as a dict, got 3": (
+        optax.adam(LR),
+        {"extra_args": 3},
     ),
 }
 
@@ -506,6 +523,17 @@ def test_errors_say_what_and_what_to_write(text):
     optimizer, options = BAD[text]
     with pytest.raises((TypeError, ValueError), match=re.escape(text)):
         dx.audit(optimizer, ONE, **options)
+
+
+def test_what_the_optimizer_itself_raises_is_said_to_be_its_own():
+    def branches(updates, state, params=None):
+        return (updates if jnp.sum(updates["w"]) > 0 else params), state
+
+    optimizer = optax.GradientTransformation(lambda params: (), branches)
+    with pytest.raises(jax.errors.TracerBoolConversionError) as caught:
+        dx.audit(optimizer, {"w": jnp.ones(2)})
+    notes = caught.value.__notes__
+    assert "audit: raised by the optimizer in a jitted step." in notes
 
 
 def test_a_leaf_that_is_no_parameter():

@@ -19,7 +19,7 @@ from decayax._audit.plan import Missing, Plan, plan_of
 from decayax._audit.readings import Reading, Setting
 from decayax._audit.report import Audit
 from decayax._kernel import is_optimizer
-from decayax._strength import brief
+from decayax._strength import as_strength, brief
 from decayax._tree import show
 
 
@@ -103,7 +103,7 @@ def audit(
         factor :math:`(1 - \gamma\lambda)^T` of Loshchilov and Hutter,
         https://arxiv.org/abs/1711.05101, equation 1.
     """
-    _check(learning_rate, gradient_scales, steps, seeds)
+    _check(learning_rate, gradient_scales, steps, seeds, weight_decay, extra_args)
     middle = sorted(gradient_scales)[len(gradient_scales) // 2]
     main = Setting(0, middle, 1.0)
     settings = [
@@ -187,15 +187,33 @@ def _follows(ratio: float) -> bool | None:
 
 
 def _check(
-    learning_rate: float, gradient_scales: Sequence[float], steps: int, seeds: int
+    learning_rate: Any,
+    gradient_scales: Any,
+    steps: Any,
+    seeds: Any,
+    weight_decay: Any,
+    extra_args: Any,
 ) -> None:
-    numbers = {"learning_rate": learning_rate, "steps": steps, "seeds": seeds}
-    for label, value in numbers.items():
-        if not value > 0:
+    if not isinstance(gradient_scales, Sequence) or not gradient_scales:
+        raise TypeError(
+            f"{NAME}: gradient_scales must be some numbers > 0, got "
+            f"{brief(gradient_scales)}. Write (0.01, 1.0, 100.0)."
+        )
+    scales = [("a gradient scale", scale) for scale in gradient_scales]
+    for label, value in [("learning_rate", learning_rate), *scales]:
+        if as_strength(NAME, label, value, "Write a number > 0.") == 0.0:
             raise ValueError(f"{NAME}: {label} must be > 0, got {value}.")
-    if not gradient_scales or not all(scale > 0 for scale in gradient_scales):
-        raise ValueError(
-            f"{NAME}: gradient_scales must be numbers > 0, got {gradient_scales}."
+    for label, value in {"steps": steps, "seeds": seeds}.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ValueError(
+                f"{NAME}: {label} must be a whole number >= 1, got {brief(value)}."
+            )
+    if weight_decay is not None:
+        as_strength(NAME, "weight_decay", weight_decay)
+    if not isinstance(extra_args, dict | None):
+        raise TypeError(
+            f"{NAME}: extra_args must be the keywords of optimizer.update as a dict, "
+            f"got {brief(extra_args)}."
         )
 
 

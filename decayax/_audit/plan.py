@@ -179,17 +179,19 @@ def _extra_args(optimizer: Any, shapes: Any, given: dict[str, Any] | None) -> An
 
         return extra
 
-    state, failed = jax.eval_shape(optimizer.init, shapes), None
+    failed = None
     for names in ((), ("value",)):
         extra = makeup(*names)
 
-        def update(grads: Any, state: Any, params: Any, extra: Any = extra) -> Any:
-            return optimizer.update(grads, state, params, **extra(0))
+        def step(params: Any, extra: Any = extra) -> Any:
+            state = optimizer.init(params)
+            return optimizer.update(params, state, params, **extra(0))
 
         try:
-            jax.eval_shape(update, shapes, state, shapes)
-        except (TypeError, ValueError) as error:
+            jax.eval_shape(step, shapes)
+        except Exception as error:
             if not re.search(LACKS, str(error)):
+                error.add_note("audit: raised by the optimizer in a jitted step.")
                 raise
             failed = failed or error
         else:
