@@ -18,6 +18,16 @@ from decayax._rms import (
     ScaleByRmsState as ScaleByRmsState,
 )
 from decayax._rmsprop import rmsprop_l2 as rmsprop_l2, rmspropw as rmspropw
+from decayax._rounding import (
+    compensate_rounding as compensate_rounding,
+    CompensationState as CompensationState,
+    round_stochastically as round_stochastically,
+    StateDtypeState as StateDtypeState,
+    StochasticRoundingState as StochasticRoundingState,
+    with_compensation as with_compensation,
+    with_state_dtype as with_state_dtype,
+    with_stochastic_rounding as with_stochastic_rounding,
+)
 from decayax._sgd import sgd_l2 as sgd_l2, sgdw as sgdw
 from decayax._telemetry import (
     decay_stats as decay_stats,

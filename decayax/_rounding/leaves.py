@@ -1,0 +1,66 @@
+"""Which leaves are rounded, and what an optimizer around which they are sees."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from decayax._dtypes import dtype_of, is_inexact, widened
+from decayax._kernel import is_optimizer
+from decayax._strength import brief
+from decayax._tree import flatten, is_hole, Path, show
+
+
+SIXTEEN_BITS = (jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float16))
+
+
+def is_rounded(leaf: Any) -> bool:
+    """Whether a leaf has 16 bits; floats of 32 and more need no cure."""
+    return dtype_of(leaf) in SIXTEEN_BITS
+
+
+def require_known(name: str, params: Any) -> None:
+    """Raise for parameters that can be neither rounded nor passed."""
+    for path, leaf in flatten(params)[0]:
+        if not is_hole(leaf) and is_inexact(leaf):
+            _require_known(name, path, leaf)
+
+
+def _require_known(name: str, path: Path, leaf: Any) -> None:
+    dtype = dtype_of(leaf)
+    few = jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 16
+    if few or jnp.issubdtype(dtype, jnp.complexfloating):
+        raise TypeError(
+            f"{name}: the parameter {show(path)} has dtype {dtype}; it rounds to "
+            "bfloat16 and float16 only. Wrap the optimizer of the other parameters, "
+            "with optax.partition."
+        )
+
+
+def require_optimizer(name: str, optimizer: Any) -> None:
+    """Raise unless it is a finished optimizer."""
+    if not is_optimizer(optimizer):
+        raise TypeError(
+            f"{name}: takes a finished optimizer such as optax.adamw(1e-3), got "
+            f"{brief(optimizer)}."
+        )
+
+
+def shown_wide(optimizer: Any) -> optax.GradientTransformationExtraArgs:
+    """An optimizer that is shown 16-bit gradients and parameters as float32.
+
+    Its updates leave as it gives them, so that the last stage has all their digits.
+    """
+    inner = optax.with_extra_args_support(optimizer)
+
+    def wide(tree: Any) -> Any:
+        return jax.tree.map(widened, tree)
+
+    def init(params):
+        return inner.init(wide(params))
+
+    def update(updates, state, params=None, **extra_args):
+        return inner.update(wide(updates), state, wide(params), **extra_args)
+
+    return optax.GradientTransformationExtraArgs(init, update)
