@@ -41,7 +41,12 @@ def cast_like(new: Any, old: Any) -> Any:
 
 def widened(leaf: Any) -> Any:
     """A 16-bit (or narrower) float as float32; any other leaf as it is."""
-    return jnp.asarray(leaf, compute_dtype(leaf)) if is_inexact(leaf) else leaf
+    if not is_inexact(leaf):
+        return leaf
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        dtype = compute_dtype(leaf)
+        return jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=leaf.sharding)
+    return jnp.asarray(leaf, compute_dtype(leaf))
 
 
 def strong(leaf: Any) -> Any:

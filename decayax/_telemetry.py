@@ -19,10 +19,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from decayax._dataflow import MIXED
 from decayax._dtypes import compute_dtype, is_inexact
 from decayax._halves import joined, split
 from decayax._kernel import advanced, is_optimizer, require_params
-from decayax._mixing import dependence, MIXED
+from decayax._mixing import dependence
 from decayax._strength import brief
 from decayax._tree import flatten, is_hole, show
 

@@ -24,6 +24,7 @@ class Row(NamedTuple):
     reference: Callable[..., Any]  # NumPy float64: the trajectory of that optimizer
     decays: bool = True  # False: weight_decay and mask mean nothing to it
     schedules: bool = True  # whether weight_decay may be a schedule
+    lands: bool = False  # emits float32 for 16-bit parameters, and stands outermost
     relaxed: str | None = None  # the part of optax in it that is not strict-clean
 
 
@@ -101,6 +102,36 @@ def tracked(inner, ref, options, **flags) -> Row:
     return Row("track_decay", options, part, optimizer, ref, **flags)
 
 
+def rounded(wrap, inner, ref, options, **flags) -> Row:
+    """A rounding wrapper, which must not change an optimizer of 32-bit parameters."""
+
+    def optimizer(learning_rate, weight_decay, mask=None):
+        return wrap(inner(learning_rate, weight_decay=weight_decay, mask=mask))
+
+    part = partial(optimizer, 0.5)
+    return Row(wrap.__name__, options, part, optimizer, ref, **flags)
+
+
+def in_sixteen_bits(optimizer):
+    return dx.with_state_dtype(optimizer, "bfloat16")
+
+
+in_sixteen_bits.__name__ = "with_state_dtype"
+
+
+def last(transform, ref) -> Row:
+    """A rounding transform at the end of a chain."""
+
+    def part(weight_decay, mask=None):
+        return optax.chain(dx.decoupled_decay(weight_decay, mask=mask), transform())
+
+    def optimizer(learning_rate, weight_decay, mask=None):
+        made = dx.sgdw(learning_rate, weight_decay=weight_decay, mask=mask)
+        return optax.chain(made, transform())
+
+    return Row(transform.__name__, "", part, optimizer, ref, lands=True)
+
+
 def pair(make, ref, relaxed=None, **options) -> Row:
     def optimizer(learning_rate, weight_decay, mask=None):
         return make(learning_rate, weight_decay=weight_decay, mask=mask, **options)
@@ -148,6 +179,18 @@ ROWS = [
     around(optax.adam, reference.adam_independent, "adam", coupled=False, relaxed=ADAM),
     tracked(dx.sgdw, reference.sgdw, "sgdw"),
     tracked(dx.adam_l2, reference.adam_l2, "adam_l2", relaxed=ADAM),
+    last(dx.round_stochastically, reference.sgdw),
+    last(dx.compensate_rounding, reference.sgdw),
+    rounded(dx.with_stochastic_rounding, dx.sgdw, reference.sgdw, "sgdw", lands=True),
+    rounded(
+        dx.with_compensation,
+        dx.adamw,
+        reference.adamw,
+        "adamw",
+        lands=True,
+        relaxed=ADAM,
+    ),
+    rounded(in_sixteen_bits, dx.sgdw, reference.sgdw, "sgdw without moments"),
     *(
         pair(make, ref, **options)
         for make, ref in (

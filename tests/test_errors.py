@@ -16,7 +16,12 @@ DECAYING = first_of_each(DECAYS)
 # The optimizers are chains: what they refuse, the transform inside them names.
 SAID_BY = {
     **dict.fromkeys(("sgd_l2", "rmsprop_l2", "adam_l2"), "add_l2_to_grad"),
-    **dict.fromkeys(("sgdw", "rmspropw", "adamw", "track_decay"), "decoupled_decay"),
+    **dict.fromkeys(
+        ("sgdw", "rmspropw", "adamw", "track_decay")
+        + ("round_stochastically", "with_stochastic_rounding")
+        + ("compensate_rounding", "with_compensation", "with_state_dtype"),
+        "decoupled_decay",
+    ),
 }
 PARAMS = {"a": {"kernel": jnp.ones((4, 3)), "bias": jnp.ones(3)}, "b": jnp.ones(5)}
 GRADS = jax.tree.map(jnp.ones_like, PARAMS)

@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from decayax._mixing import ALIGNED, CONST, dependence, Flow, flows_of, MIXED
+from decayax._dataflow import ALIGNED, CONST, Flow, flows_of, MIXED
+from decayax._mixing import dependence
 
 
 X, S = jnp.ones(4), jnp.ones(())

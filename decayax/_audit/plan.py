@@ -110,7 +110,7 @@ def _shape_of(leaf: Any) -> jax.ShapeDtypeStruct:
 
 def _wide(shapes: Any) -> Any:
     """The shapes with 16-bit floats as float32."""
-    return jax.eval_shape(lambda tree: jax.tree.map(widened, tree), shapes)
+    return jax.tree.map(widened, shapes)
 
 
 def _cut(limit: int, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:

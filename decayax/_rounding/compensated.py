@@ -49,7 +49,8 @@ def compensated(
     dtype = param.dtype
     theta, step = (jnp.asarray(x, jnp.float32) for x in (param, step))
     gaps = residual.astype(jnp.float32) / PARTS
-    step = in_numbers(gaps, binade_of(theta, dtype), dtype) + step
+    held = in_numbers(gaps, binade_of(theta, dtype), dtype)
+    step = jnp.where(jnp.isfinite(theta), held, 0.0) + step
     total = two_sum(theta, step)
     target = nearest(total, dtype)
     off = (total.rounded - target) + total.rest

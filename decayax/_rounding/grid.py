@@ -88,7 +88,7 @@ def at_random(x: Sum, bits: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array
 
     Args:
         x: the sum. NaN and infinity stay; beyond the largest finite number the
-            neighbour is infinity.
+            neighbour is the next of the grid, which is infinity in the format.
         bits: uint32, uniform.
         dtype: bfloat16 or float16.
     """

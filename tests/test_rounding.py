@@ -1,0 +1,655 @@
+"""Rounding of 16-bit weights: against the definitions, and what it is for."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import rounding_reference as reference
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+import decayax as dx
+from decayax._rounding.grid import at_random, nearest, Sum, two_sum
+from decayax._rounding.noise import key_data, random_bits
+
+
+DTYPES = ["bfloat16", "float16"]
+# Mixed 16- and 32-bit arithmetic, which strict promotion refuses, is that of
+# optax.apply_updates; the optimizers inside are optax's too.
+pytestmark = pytest.mark.relaxed("optax.apply_updates, adamw")
+
+
+def every_pattern(dtype):
+    """All 65 536 numbers of a format, as JAX has them and in float64."""
+    bits = np.arange(2**16, dtype=np.uint16)
+    return jnp.asarray(bits).view(dtype), reference.decode(bits, dtype)
+
+
+def as_float64(x, dtype="float32"):
+    """As float64; what is too large for ``dtype`` as infinity."""
+    with np.errstate(invalid="ignore"):
+        x = np.asarray(jnp.asarray(x, jnp.float32)).astype(np.float64)
+    largest = reference.FORMATS[dtype].max
+    return np.where(np.abs(x) > largest, np.copysign(np.inf, x), x)
+
+
+def flushed(x):
+    """The value where the hardware takes float32 subnormals for 0, as XLA on CPU."""
+    return np.where(np.abs(x) < np.finfo(np.float32).tiny, 0.0, x)
+
+
+def sums(dtype, n=200_000, seed=0):
+    """Weights of all sizes and steps of all sizes beside them: (float32, float32)."""
+    rng = np.random.default_rng(seed)
+    largest = reference.FORMATS[dtype].max / 4
+    small = 1e-20 if dtype == "bfloat16" else 2.0**-24
+    theta = np.exp(rng.uniform(np.log(small), np.log(largest), n)) * rng.choice(
+        [-1, 1], n
+    )
+    theta = reference.nearest_even(theta, dtype)
+    theta[::7] = np.exp2(np.rint(np.log2(np.abs(theta[::7]))))  # at a border of gaps
+    steps = theta * np.exp2(rng.uniform(-40, 1, n)) * rng.choice([-1, 1], n)
+    steps = steps.astype(np.float32)
+    fine = np.abs(steps) > 1e-30  # of which float32 keeps all digits
+    return theta[fine].astype(np.float32), steps[fine]
+
+
+# --- the grid ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_reference_is_that_of_numpy_and_ml_dtypes(dtype):
+    theta, steps = sums(dtype)
+    total = theta.astype(np.float64) + steps
+    expected = np.asarray(jnp.asarray(total.astype(np.float32)).astype(dtype))
+    got = reference.nearest_even(total.astype(np.float32), dtype)
+    np.testing.assert_array_equal(got, expected.astype(np.float64))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_nearest_is_that_of_the_definition(dtype):
+    theta, steps = sums(dtype)
+    got = jax.jit(lambda a, b: nearest(two_sum(a, b), dtype))(theta, steps)
+    expected = reference.nearest_even(theta + steps, dtype)
+    np.testing.assert_array_equal(as_float64(got, dtype), expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_each_neighbour_has_its_probability(dtype):
+    """Deterministic: bits just below and just above the probability."""
+    theta, steps = sums(dtype)
+    exact = theta.astype(np.float64) + steps
+    towards, away = reference.neighbours(exact, dtype)
+    chance = reference.probability_away(exact, dtype)
+    rounded = jax.jit(lambda bits: at_random(two_sum(theta, steps), bits, dtype))
+    # at_random moves off the nearest if the bits are small.
+    nearer_away = chance > 0.5
+    moves = np.where(nearer_away, 1.0 - chance, chance)
+    tolerance = 2.0**-30 + 2.0**-22 * moves
+    moved, stayed = (
+        np.where(nearer_away, towards, away),
+        np.where(nearer_away, away, towards),
+    )
+    # In the middle it takes the nearest of the sum rounded to float32.
+    clear = np.abs(chance - 0.5) > 2.0**-13
+    for shift, expected in ((-1, moved), (1, stayed)):
+        at = np.floor((moves + shift * tolerance) * 2.0**32)
+        use = clear & (at >= 0) & (at < 2.0**32)
+        got = as_float64(rounded(np.where(use, at, 0).astype(np.uint32)), dtype)
+        assert use.mean() > 0.3
+        np.testing.assert_array_equal(got[use], expected[use])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("bits", [0, 1, 2**31, 2**32 - 1])
+def test_never_outside_the_two_neighbours(dtype, bits):
+    theta, steps = sums(dtype, seed=1)
+    exact = theta.astype(np.float64) + steps
+    towards, away = reference.neighbours(exact, dtype)
+    bits = np.full(theta.shape, bits, np.uint32)
+    got = as_float64(at_random(two_sum(theta, steps), bits, dtype), dtype)
+    # A rest of float32's rounding that is below its smallest number is lost.
+    assert np.all((got == towards) | (got == away))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("bits", [0, 2**32 - 1])
+def test_every_number_of_the_format_stays_what_it_is(dtype, bits):
+    numbers, expected = every_pattern(dtype)
+    wide = Sum(numbers.astype(jnp.float32), jnp.zeros(2**16, jnp.float32))
+    for got in (
+        at_random(wide, jnp.full(2**16, bits, jnp.uint32), dtype),
+        nearest(wide, dtype),
+    ):
+        got = as_float64(got)
+        fits = (got == expected) | (got == flushed(expected)) | np.isnan(expected)
+        assert fits.all()
+        assert np.isnan(got[np.isnan(expected)]).all()
+        assert (got[expected == 0] == 0).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("weight", [1.0, -1.0, 1.01, 0.02, -3e-3, 6.5e-5, 2e-6])
+@pytest.mark.parametrize("share", [1e-6, -1e-4, 0.003, 0.4])
+def test_the_mean_is_the_sum(dtype, weight, share):
+    n = 10**6
+    theta = np.float32(reference.nearest_even(weight, dtype))
+    step = np.float32(theta * share)
+    bits = random_bits(key_data("", 3), jnp.int32(0), 0, jnp.zeros(n))
+    total = two_sum(jnp.full(n, theta), jnp.full(n, step))
+    got = np.asarray(at_random(total, bits, dtype), np.float64)
+    exact = np.float64(theta) + np.float64(step)
+    low, high = sorted(float(x) for x in reference.neighbours(exact, dtype))
+    assert set(np.unique(got)) <= {low, high}
+    up = (exact - low) / (high - low) if high > low else 0.0
+    error = (high - low) * np.sqrt(up * (1 - up) / n)
+    assert abs(got.mean() - exact) <= 4 * error + 1e-9 * (high - low)
+
+
+# --- the bits ---------------------------------------------------------------------
+
+
+def uniform(seed=0, step=0, leaf=0, shape=(10**6,)):
+    bits = random_bits(key_data("", seed), jnp.int32(step), leaf, jnp.zeros(shape))
+    return np.asarray(bits, np.float64) / 2.0**32
+
+
+def test_bits_are_uniform_and_none_depends_on_another():
+    u = uniform()
+    n = len(u)
+    assert abs(u.mean() - 0.5) < 4 * np.sqrt(1 / 12 / n)
+    assert abs(u.var() - 1 / 12) < 4 * np.sqrt(1 / 180 / n)
+    counts = np.bincount((u * 256).astype(int), minlength=256)
+    chi2 = np.sum((counts - n / 256) ** 2 / (n / 256))
+    assert abs(chi2 - 255) < 4 * np.sqrt(2 * 255)
+    others = {
+        "next weight": np.roll(u, 1),
+        "next row": np.roll(u, 1024),
+        "next step": uniform(step=1),
+        "next leaf": uniform(leaf=1),
+        "next seed": uniform(seed=1),
+    }
+    for name, other in others.items():
+        assert abs(np.corrcoef(u, other)[0, 1]) < 4 / np.sqrt(n), name
+    digits = (np.floor(u * 2.0**32).astype(np.int64)[:, None] >> np.arange(32)) & 1
+    assert np.all(np.abs(digits.mean(0) - 0.5) < 4.5 * 0.5 / np.sqrt(n))
+
+
+def test_the_bits_of_one_weight_over_many_steps():
+    u = np.stack([uniform(step=step, shape=(64,)) for step in range(2000)])
+    assert abs(u.mean() - 0.5) < 4 * np.sqrt(1 / 12 / u.size)
+    assert np.all(np.abs(u.mean(0) - 0.5) < 4.5 * np.sqrt(1 / 12 / 2000))
+    steps = np.corrcoef(u[:-1].ravel(), u[1:].ravel())[0, 1]
+    assert abs(steps) < 4 / np.sqrt(u.size)
+
+
+def test_the_bits_of_an_array_are_those_of_its_weights_in_a_row():
+    flat = uniform(shape=(24,))
+    np.testing.assert_array_equal(uniform(shape=(2, 3, 4)).ravel(), flat)
+
+
+# --- the transforms ---------------------------------------------------------------
+
+
+CURES = {
+    "stochastic": dx.with_stochastic_rounding,
+    "compensated": dx.with_compensation,
+}
+
+
+def example(dtype, n=4096, scale=1.0):
+    rng = np.random.default_rng(0)
+    draw = lambda *shape: scale * rng.standard_normal(shape)  # noqa: E731
+    tree = {"kernel": draw(n // 16, 16), "bias": draw(64)}
+    return jax.tree.map(lambda x: jnp.asarray(x, dtype), tree)
+
+
+def run(optimizer, params, steps, noise=0.0, seed=7):
+    """The parameters after some steps under normal gradients."""
+
+    def gradient(key, p):
+        return (noise * jax.random.normal(key, p.shape)).astype(p.dtype)
+
+    def step(carry, i):
+        params, state = carry
+        key = jax.random.fold_in(jax.random.key(seed), i)
+        grads = jax.tree.map(lambda p: gradient(key, p), params)
+        updates, state = optimizer.update(grads, state, params)
+        return (optax.apply_updates(params, updates), state), None
+
+    carry = params, optimizer.init(params)
+    run = jax.jit(lambda carry: jax.lax.scan(step, carry, jnp.arange(steps))[0])
+    return run(carry)
+
+
+def slope(after, before):
+    """The regression of the weights on what they were."""
+    a, b = (np.ravel(as_float64(x["kernel"])) for x in (after, before))
+    return (a @ b) / (b @ b)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("cure", CURES)
+@pytest.mark.parametrize("rate", [1e-5, 1e-4, 1e-3])
+@pytest.mark.parametrize("scale", [1.0, 0.02])
+def test_the_shrink_without_gradients_is_right(dtype, cure, rate, scale):
+    params = example(dtype, 2**16, scale)
+    optimizer = CURES[cure](optax.adamw(1e-3, weight_decay=rate / 1e-3))
+    after, _ = run(optimizer, params, 1000)
+    shrink = np.log(slope(after, params)) / (1000 * np.log1p(-rate))
+    assert abs(shrink - 1) <= 0.05
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("cure", CURES)
+@pytest.mark.parametrize("rate", [1e-5, 1e-4, 1e-3])
+def test_the_shrink_is_the_difference_that_the_decay_makes_under_noise(
+    dtype, cure, rate
+):
+    params = example(dtype, 2**16)
+    kept = []
+    for strength in (rate / 1e-3, 0.0):
+        optimizer = CURES[cure](optax.adamw(1e-3, weight_decay=strength))
+        after, _ = run(optimizer, params, 1000, noise=1.0)
+        kept.append(slope(after, params))
+    shrink = np.log(kept[0] / kept[1]) / (1000 * np.log1p(-rate))
+    assert abs(shrink - 1) <= 0.05
+
+
+def test_without_a_cure_nothing_decays():
+    params = example("bfloat16")
+    after, _ = run(optax.adamw(1e-3, weight_decay=0.1), params, 1000)
+    assert slope(after, params) == 1.0
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_compensation_is_that_of_the_definition(dtype):
+    rng = np.random.default_rng(3)
+    theta = reference.nearest_even(rng.standard_normal(3000) * 0.1, dtype)
+    transform = dx.compensate_rounding()
+    params = jnp.asarray(theta, dtype)
+    state, residual = transform.init(params), np.zeros_like(theta)
+    update = jax.jit(transform.update)
+    for _ in range(50):
+        steps = (theta * rng.normal(0, 10.0 ** rng.integers(-6, 0), 3000)).astype(
+            np.float32
+        )
+        updates, state = update(jnp.asarray(steps), state, params)
+        params = optax.apply_updates(params, updates)
+        theta, residual = reference.compensated(theta, residual, steps, dtype)
+        # One part in 65 536 of a gap is float32's rounding of the sum.
+        unit = reference.ulp(theta, dtype) * 2.0**-16
+        got = as_float64(params) + np.asarray(state.residual, float) * unit
+        np.testing.assert_array_less(np.abs(got - (theta + residual)), 60 * unit)
+        theta = as_float64(params)
+        residual = np.asarray(state.residual, float) * reference.ulp(theta, dtype)
+        residual *= 2.0**-16
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_sum_of_many_small_steps_is_that_of_float64(dtype):
+    rng = np.random.default_rng(4)
+    theta = reference.nearest_even(rng.standard_normal(3000) * 0.1, dtype)
+    transform = dx.compensate_rounding()
+    params, exact = jnp.asarray(theta, dtype), theta
+    state, update = transform.init(params), jax.jit(transform.update)
+    for _ in range(300):
+        steps = (1e-5 * rng.standard_normal(3000)).astype(np.float32)
+        updates, state = update(jnp.asarray(steps), state, params)
+        params = optax.apply_updates(params, updates)
+        exact = exact + steps
+    gap = reference.ulp(exact, dtype)
+    assert np.all(np.abs(as_float64(params) - exact) <= 0.51 * gap)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("jitted", [True, False])
+@pytest.mark.parametrize(
+    "transform", [dx.round_stochastically(), dx.compensate_rounding()]
+)
+def test_every_step_lands_on_a_neighbour(dtype, jitted, transform):
+    theta, steps = sums(dtype)
+    params = jnp.asarray(theta, dtype)
+
+    def step(params, steps):
+        updates, _ = transform.update(steps, transform.init(params), params)
+        return updates, optax.apply_updates(params, updates)
+
+    updates, landed = (jax.jit(step) if jitted else step)(params, steps)
+    assert updates.dtype == jnp.float32
+    assert landed.dtype == params.dtype
+    towards, away = reference.neighbours(theta.astype(np.float64) + steps, dtype)
+    got = as_float64(landed)
+    assert np.all((got == towards) | (got == away))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    "transform", [dx.round_stochastically(), dx.compensate_rounding()]
+)
+def test_every_number_is_a_target(dtype, transform):
+    numbers, expected = every_pattern(dtype)
+    params = jnp.zeros(2**16, dtype)
+    updates, _ = transform.update(
+        numbers.astype(jnp.float32), transform.init(params), params
+    )
+    got = as_float64(optax.apply_updates(params, updates))
+    right = (got == expected) | (got == flushed(expected))
+    assert np.all(right | (np.isnan(got) & np.isnan(expected)))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    "transform", [dx.round_stochastically(), dx.compensate_rounding()]
+)
+def test_every_number_stays_without_a_step(dtype, transform):
+    numbers, expected = every_pattern(dtype)
+    state = transform.init(numbers)
+    updates, state = transform.update(jnp.zeros(2**16), state, numbers)
+    got = as_float64(optax.apply_updates(numbers, updates))
+    right = (got == expected) | (got == flushed(expected))
+    assert np.all(right | (np.isnan(got) & np.isnan(expected)))
+    if isinstance(state, dx.CompensationState):
+        assert not np.any(state.residual)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("cure", CURES)
+def test_what_is_not_finite_is_seen(dtype, cure):
+    params = jnp.array([1.0, 1.0, 1.0, np.inf, np.nan], dtype)
+    grads = jnp.array([np.inf, -np.inf, np.nan, 1.0, 1.0], dtype)
+    optimizer = CURES[cure](optax.sgd(1.0))
+    updates, state = optimizer.update(grads, optimizer.init(params), params)
+    got = as_float64(optax.apply_updates(params, updates))
+    np.testing.assert_array_equal(got, [-np.inf, np.inf, np.nan, np.inf, np.nan])
+    if cure == "compensated":
+        assert not np.any(state[1].residual)
+
+
+def test_other_leaves_pass():
+    params = {
+        "w": jnp.ones(3, jnp.bfloat16),
+        "wide": jnp.ones(3),
+        "n": jnp.arange(3),
+        "none": None,
+        "hole": optax.MaskedNode(),
+    }
+    updates = {
+        "w": jnp.full(3, 1e-4),
+        "wide": jnp.full(3, 1e-9),
+        "n": jnp.zeros(3, jnp.int32),
+        "none": None,
+        "hole": optax.MaskedNode(),
+    }
+    for transform in (dx.round_stochastically(), dx.compensate_rounding()):
+        state = transform.init(params)
+        got, state = jax.jit(transform.update)(updates, state, params)
+        assert jax.tree.structure(got) == jax.tree.structure(updates)
+        for leaf in ("wide", "n"):
+            np.testing.assert_array_equal(got[leaf], updates[leaf])
+            assert got[leaf].dtype == updates[leaf].dtype
+    assert jax.tree.map(jnp.shape, state.residual)["w"] == (3,)
+    assert sum(x.size for x in jax.tree.leaves(state.residual)) == 3
+
+
+@pytest.mark.parametrize("cure", CURES)
+def test_float32_parameters_get_the_optimizers_updates_to_the_bit(cure):
+    params, plain = example("float32"), optax.adamw(1e-3, weight_decay=0.1)
+    expected, _ = run(plain, params, 20, noise=1.0)
+    got, _ = run(CURES[cure](plain), params, 20, noise=1.0)
+    jax.tree.map(np.testing.assert_array_equal, got, expected)
+
+
+def test_the_same_seed_is_the_same_run_and_another_is_not():
+    params, plain = example("bfloat16"), optax.adamw(1e-3)
+    first, again, other = (
+        run(dx.with_stochastic_rounding(plain, seed=seed), params, 20, noise=1.0)[0]
+        for seed in (0, 0, 1)
+    )
+    jax.tree.map(np.testing.assert_array_equal, first, again)
+    assert np.any(as_float64(first["kernel"]) != as_float64(other["kernel"]))
+
+
+def test_it_resumes_where_it_was():
+    params = example("bfloat16")
+    optimizer = dx.with_stochastic_rounding(optax.sgd(1e-3))
+    update = jax.jit(optimizer.update)
+
+    def go(params, state, steps):
+        for _ in range(steps):
+            updates, state = update(params, state, params)
+            params = optax.apply_updates(params, updates)
+        return params, state
+
+    whole, _ = go(params, optimizer.init(params), 6)
+    half = go(params, optimizer.init(params), 3)
+    stored = jax.tree.map(np.asarray, half)
+    resumed, _ = go(*jax.tree.map(jnp.asarray, stored), 3)
+    jax.tree.map(np.testing.assert_array_equal, whole, resumed)
+
+
+@pytest.mark.parametrize("cure", CURES)
+def test_how_an_array_is_cut_over_devices_does_not_matter(cure):
+    mesh = Mesh(np.array(jax.devices()[:2]), ("data",))
+    optimizer = CURES[cure](dx.sgdw(1e-2, weight_decay=0.1))
+    params = {"w": example("bfloat16")["kernel"]}
+    update = jax.jit(optimizer.update)
+    results = []
+    for spec in (None, PartitionSpec("data"), PartitionSpec(None, "data")):
+        placed = params
+        if spec is not None:
+            placed = jax.device_put(params, NamedSharding(mesh, spec))
+        state = jax.jit(optimizer.init)(placed)
+        for _ in range(3):
+            updates, state = update(placed, state, placed)
+        if spec is not None:
+            sharding = NamedSharding(mesh, spec)
+            assert updates["w"].sharding.is_equivalent_to(sharding, 2)
+            if cure == "compensated":
+                residual = state[1].residual["w"]
+                assert residual.sharding.is_equivalent_to(sharding, 2)
+        results.append(np.asarray(updates["w"]))
+    np.testing.assert_array_equal(results[0], results[1])
+    np.testing.assert_array_equal(results[0], results[2])
+
+
+def test_seeds_can_be_mapped():
+    params = jnp.ones(1000, jnp.bfloat16)
+
+    def landed(seed):
+        transform = dx.round_stochastically(seed=seed)
+        steps = jnp.full(1000, -1e-3)
+        updates, _ = transform.update(steps, transform.init(params), params)
+        return optax.apply_updates(params, updates)
+
+    seeds = jnp.arange(3)
+    mapped = jax.vmap(landed)(seeds)
+    for index, seed in enumerate(range(3)):
+        np.testing.assert_array_equal(mapped[index], landed(seed))
+    assert np.any(as_float64(mapped[0]) != as_float64(mapped[1]))
+
+
+# --- around and inside other things -----------------------------------------------
+
+
+@pytest.mark.parametrize("cure", CURES)
+def test_float16_without_gradients_stays_finite(cure):
+    """optax.adamw itself is NaN there: 1e-8 is 0 in float16."""
+    params = example("float16")
+    plain, _ = run(optax.adamw(1e-3), params, 3)
+    assert np.isnan(as_float64(plain["kernel"])).all()
+    cured, _ = run(CURES[cure](optax.adamw(1e-3)), params, 3)
+    assert np.isfinite(as_float64(cured["kernel"])).all()
+
+
+@pytest.mark.parametrize("cure", CURES)
+def test_injected_hyperparameters_keep_their_digits(cure):
+    """optax.inject_hyperparams stores b2 = 0.999 as 1 beside bfloat16 parameters."""
+    params = example("bfloat16")
+    injected = optax.inject_hyperparams(optax.adamw)(1e-3, b2=0.999, weight_decay=0.1)
+    plain, _ = run(injected, params, 3, noise=1.0)
+    assert np.isnan(as_float64(plain["kernel"])).any()
+    optimizer = CURES[cure](injected)
+    cured, (state, _) = run(optimizer, params, 20, noise=1.0)
+    assert cured["kernel"].dtype == jnp.bfloat16
+    assert np.isfinite(as_float64(cured["kernel"])).all()
+    assert state.hyperparams["b2"] == np.float32(0.999)
+    told = CURES[cure](optax.adamw(1e-3, b2=0.999, weight_decay=0.1))
+    expected, _ = run(told, params, 20, noise=1.0)
+    same = as_float64(cured["kernel"]) == as_float64(expected["kernel"])
+    assert same.mean() > 0.99
+
+
+def test_elsewhere_hyperparam_dtype_keeps_them():
+    params = example("bfloat16")
+    injected = optax.inject_hyperparams(dx.adamw, hyperparam_dtype=jnp.float32)
+    after, _ = run(injected(1e-3, b2=0.999), params, 3, noise=1.0)
+    assert after["kernel"].dtype == jnp.bfloat16
+    assert np.isfinite(as_float64(after["kernel"])).all()
+
+
+@pytest.mark.parametrize("cure", CURES)
+def test_it_stands_outermost(cure):
+    """What skips, gates or accumulates goes inside; around it dtypes clash."""
+    params = example("bfloat16")
+    grads = jax.tree.map(jnp.ones_like, params)
+    decay = optax.adamw(1e-3, weight_decay=0.1)
+    for inside in (
+        optax.apply_if_finite(decay, 3),
+        optax.MultiSteps(decay, 2),
+        optax.masked(decay, {"kernel": True, "bias": False}),
+        dx.track_decay(decay),
+    ):
+        after, _ = run(CURES[cure](inside), params, 4, noise=1.0)
+        assert after["kernel"].dtype == jnp.bfloat16
+        assert np.any(as_float64(after["kernel"]) != as_float64(params["kernel"]))
+    around = optax.apply_if_finite(CURES[cure](decay), 3)
+    with pytest.raises(TypeError, match=r"float32.*bfloat16|bfloat16.*float32"):
+        around.update(grads, around.init(params), params)
+
+
+@pytest.mark.parametrize("cure", CURES)
+def test_steps_that_are_skipped_move_nothing(cure):
+    params = example("bfloat16")
+    optimizer = CURES[cure](optax.apply_if_finite(optax.adamw(1e-3), 3))
+    grads = jax.tree.map(lambda p: jnp.full_like(p, jnp.nan), params)
+    updates, _ = optimizer.update(grads, optimizer.init(params), params)
+    after = optax.apply_updates(params, updates)
+    jax.tree.map(np.testing.assert_array_equal, after, params)
+
+
+def test_each_group_may_have_its_own():
+    params = example("bfloat16")
+    optimizer = optax.partition(
+        {
+            "one": dx.with_compensation(optax.sgd(1e-3)),
+            "other": dx.with_stochastic_rounding(optax.sgd(1e-3)),
+        },
+        {"kernel": "one", "bias": "other"},
+    )
+    after, _ = run(optimizer, params, 5, noise=1.0)
+    assert after["kernel"].dtype == after["bias"].dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_moments_in_sixteen_bits_keep_moving(dtype):
+    """Rounded to the nearest, v = 0.999 v would stand still in bfloat16."""
+    adam = optax.scale_by_adam(b2=0.999)
+    narrow = dx.with_state_dtype(adam, dtype)
+    params = jnp.ones(10_000)
+    state = narrow.init(params)
+    assert state.inner.nu.dtype == dtype
+    _, state = narrow.update(30.0 * params, state, params)
+    before = as_float64(state.inner.nu).mean()
+    update = jax.jit(narrow.update)
+    for _ in range(100):
+        _, state = update(0.0 * params, state, params)
+    assert state.inner.nu.dtype == dtype
+    assert as_float64(state.inner.nu).mean() / before == pytest.approx(
+        0.999**100, rel=2e-3
+    )
+
+
+def test_moments_in_sixteen_bits_beside_weights_in_sixteen_bits():
+    params = example("bfloat16", 2**16)
+    inside = dx.with_state_dtype(optax.adamw(1e-3, weight_decay=0.1), "bfloat16")
+    optimizer = dx.with_compensation(inside)
+    after, state = run(optimizer, params, 100, noise=1.0)
+    held = sum(x.nbytes for x in jax.tree.leaves(state)) / (2**16 + 64)
+    assert held == pytest.approx(6.0, rel=1e-3)  # two moments and the residual
+    expected, _ = run(
+        optax.adamw(1e-3, weight_decay=0.1),
+        jax.tree.map(lambda p: p.astype(jnp.float32), params),
+        100,
+    )
+    assert np.isfinite(as_float64(after["kernel"])).all()
+    del expected
+
+
+def test_the_state_may_be_donated_and_is_traced_once():
+    params = example("bfloat16")
+    for cure in CURES.values():
+        optimizer = cure(dx.with_state_dtype(dx.adamw(1e-3), jnp.bfloat16))
+        step = jax.jit(optimizer.update, donate_argnums=1)
+        state = optimizer.init(params)
+        for _ in range(3):
+            _, state = step(params, state, params)
+        assert step._cache_size() == 1
+
+
+# --- errors -----------------------------------------------------------------------
+
+
+WRAPPERS = {
+    "with_stochastic_rounding": dx.with_stochastic_rounding,
+    "with_compensation": dx.with_compensation,
+    "with_state_dtype": lambda inner: dx.with_state_dtype(inner, jnp.bfloat16),
+}
+
+
+@pytest.mark.parametrize("name", WRAPPERS)
+def test_an_optimizer_must_be_finished(name):
+    for wrong in (optax.adamw, 1e-3, None, optax.GradientTransformation):
+        with pytest.raises(
+            TypeError, match=rf"^{name}: takes a finished optimizer such as optax.ada"
+        ):
+            WRAPPERS[name](wrong)
+
+
+@pytest.mark.parametrize("dtype", [jnp.complex64, jnp.float8_e4m3fn])
+@pytest.mark.parametrize("name", ["round_stochastically", "compensate_rounding"])
+def test_what_cannot_be_rounded_is_refused(name, dtype):
+    transform = getattr(dx, name)()
+    params = {"w": jnp.ones(2, dtype)}
+    text = rf"^{name}: the parameter w has dtype .*; it rounds to bfloat16 and float16"
+    with pytest.raises(TypeError, match=text):
+        transform.init(params)
+    with pytest.raises(TypeError, match=text):
+        transform.update(params, transform.init({"w": jnp.ones(2)}), params)
+
+
+@pytest.mark.parametrize("seed", [0.5, "one", None, True, jnp.ones(2, jnp.int32)])
+def test_a_seed_is_a_whole_number(seed):
+    with pytest.raises(TypeError, match=r"^round_stochastically: seed must be a whole"):
+        dx.round_stochastically(seed=seed)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, "int16", 3, None, jnp.float8_e4m3fn])
+def test_a_state_dtype_has_sixteen_bits(dtype):
+    with pytest.raises(
+        TypeError, match=r"^with_state_dtype: dtype must be jnp.bfloat1"
+    ):
+        dx.with_state_dtype(optax.adamw(1e-3), dtype)
+
+
+@pytest.mark.parametrize("name", ["round_stochastically", "compensate_rounding"])
+def test_parameters_must_come_along(name):
+    transform = getattr(dx, name)()
+    params = {"w": jnp.ones(2, jnp.bfloat16)}
+    state = transform.init(params)
+    with pytest.raises(
+        ValueError, match=rf"^{name}: needs the parameters, got params="
+    ):
+        transform.update(params, state)
+    with pytest.raises(ValueError, match=rf"^{name}: the update of w has shape"):
+        transform.update({"w": jnp.ones(3)}, state, params)
