@@ -20,7 +20,7 @@ import numpy as np
 import optax
 
 from decayax._dataflow import MIXED
-from decayax._dtypes import compute_dtype, is_inexact
+from decayax._dtypes import compute_dtype, dtype_of, is_inexact
 from decayax._halves import joined, split
 from decayax._kernel import advanced, is_optimizer, require_params
 from decayax._mixing import dependence
@@ -42,13 +42,14 @@ class Sums(NamedTuple):
     weights_update: jax.Array  # ⟨θ, Δ⟩
     weights_decay: jax.Array  # ⟨θ, D⟩
     weights_rest: jax.Array  # ⟨θ, Δ − D⟩
+    weights_landed: jax.Array  # ⟨θ, ⟦θ + Δ⟧ − ⟦θ + Δ − D⟧⟩, ⟦⟧ in the leaf's dtype
 
 
 class TrackDecayState(NamedTuple):
     """The state of ``track_decay``."""
 
     count: jax.Array  # int32 (), calls of update
-    sums: Any  # in the structure of the params, float32 (7,): the last measured Sums
+    sums: Any  # in the structure of the params, float32 (8,): the last measured Sums
     inner: Any
 
 
@@ -136,7 +137,8 @@ def decay_stats(
         groups: path -> name of its group; None: each parameter is one.
 
     Returns:
-        For every group the entries ``decay_rate``, ``decay_to_update`` (‖D‖/‖Δ‖),
+        For every group the entries ``decay_rate``, ``decay_realised`` (what of it the
+        rounding to the parameters' dtype leaves), ``decay_to_update`` (‖D‖/‖Δ‖),
         ``weight_norm``, ``angle`` (between θ and θ + Δ, in radians), ``cosine`` (of θ
         and the step without decay, −Δ + D), ``equilibrium_angle`` and
         ``equilibrium_norm``, under the key ``group/entry``. Decays that pass through
@@ -235,11 +237,19 @@ def sums_of(param: Any, update: Any, decay: Any, plain: bool) -> jax.Array:
     def dot(a: jax.Array, b: jax.Array) -> jax.Array:
         return jnp.sum((a.conj() * b).real).astype(jnp.float32)
 
+    def landed(x: jax.Array) -> jax.Array:
+        info = jnp.finfo(dtype_of(param))
+        if info.bits >= 32:
+            return x  # the sum itself is rounded
+        # A cast to 16 bits and back may be taken for none at all.
+        return jax.lax.reduce_precision(x, info.nexp, info.nmant)
+
     decay_sums = {
         "decay": dot(d, d),
         "rest": dot(delta - d, delta - d),
         "weights_decay": dot(theta, d),
         "weights_rest": dot(theta, delta - d),
+        "weights_landed": dot(theta, landed(theta + delta) - landed(theta + delta - d)),
     }
     weights = dot(theta, theta)
     # Not of squares, which would underflow.
@@ -269,6 +279,7 @@ def _entries(s: Sums) -> dict[str, float]:
         )  # ‖Δ without its part on θ‖²
         stats = {
             "decay_rate": rate,
+            "decay_realised": 0.0 - s.weights_landed / s.weights,
             "decay_to_update": np.sqrt(s.decay / s.update),
             "weight_norm": np.sqrt(s.weights),
             "angle": np.arctan2(

@@ -558,3 +558,27 @@ def test_it_is_a_table_for_people_and_for_notebooks():
     assert "<td>dense/kernel</td><td>float32</td><td>uniform</td>" in html
     escaped = dx.audit(optax.adam(LR), {"<b>": jnp.ones((2, 2))}, steps=25)
     assert "<td>&lt;b&gt;</td>" in escaped._repr_html_()
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("rate", [1e-4, 1e-5])
+def test_what_survives_sixteen_bits_with_and_without_a_cure(dtype, rate):
+    params = {"kernel": jax.ShapeDtypeStruct((256, 64), dtype)}
+    plain = optax.adamw(1e-3, eps=1e-3, weight_decay=rate / 1e-3)
+    (lost,) = dx.audit(plain, params).leaves
+    assert abs(lost.survives) < 0.2
+    for cure in (dx.with_stochastic_rounding, dx.with_compensation):
+        audit = dx.audit(cure(plain), params)
+        (leaf,) = audit.leaves
+        assert leaf.survives == pytest.approx(1.0, abs=0.1)
+        assert leaf.rate == pytest.approx(rate, rel=1e-2)
+        assert not audit.findings
+
+
+def test_a_share_that_rounding_hides_is_not_told():
+    params = {"kernel": jax.ShapeDtypeStruct((64, 64), "bfloat16")}
+    optimizer = dx.with_stochastic_rounding(optax.adamw(3e-4, weight_decay=1e-4))
+    audit = dx.audit(optimizer, params)
+    assert audit.leaves[0].rate == pytest.approx(3e-8, rel=1e-2)
+    assert audit.leaves[0].survives is None
+    assert not audit.findings

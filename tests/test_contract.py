@@ -610,7 +610,7 @@ def test_the_counter_is_all_the_state_a_decay_adds(row: Row):
     }.get(row.name, optax.identity())
     transforms = 3
     extra = size(row.part(0.1, MASK).init(params)) - size(bare.init(params))
-    sums = 7 * 4 * len(jax.tree.leaves(params)) if row.name == "track_decay" else 0
+    sums = 8 * 4 * len(jax.tree.leaves(params)) if row.name == "track_decay" else 0
     key = 8 if row.name in SEEDED else 0
     assert extra <= 4 * transforms + sums + key
 

@@ -27,6 +27,7 @@ MASK = dx.masks.no_bias_or_norm
 KERNEL = "dense/kernel"
 DECAY = (
     "decay_rate",
+    "decay_realised",
     "decay_to_update",
     "cosine",
     "equilibrium_angle",
@@ -58,6 +59,7 @@ def test_every_statistic_is_that_of_the_step():
     step = delta - decay
     expected = {
         "decay_rate": LR * WD,
+        "decay_realised": LR * WD,
         "decay_to_update": norm(decay) / norm(delta),
         "weight_norm": norm(theta),
         "angle": math.acos(theta @ after / norm(theta) / norm(after)),
@@ -279,6 +281,33 @@ def test_other_dtypes(dtype):
     rate = dx.decay_stats(state)[f"{KERNEL}/decay_rate"]
     assert rate == pytest.approx(LR * WD, rel=1e-4 if dtype == jnp.complex64 else 1e-2)
     assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(state.sums))
+
+
+@pytest.mark.relaxed("optax.apply_updates, adamw")
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_what_rounding_leaves_of_the_decay(dtype):
+    params = {"w": jnp.asarray(RNG.standard_normal(100_000), dtype)}
+    plain = optax.adamw(1e-3, b2=0.9, eps=1e-3, weight_decay=0.01)
+
+    def stats(optimizer, grads):
+        state, _, _ = run(optimizer, 1, params, grads)
+        return dx.decay_stats(state)
+
+    still = jax.tree.map(jnp.zeros_like, params)
+    lost = stats(dx.track_decay(plain, every=1), still)
+    assert lost["w/decay_rate"] == pytest.approx(1e-5, rel=1e-2)
+    assert lost["w/decay_realised"] == 0.0
+    # Steps of many sizes round here and there, and the decay with them, on average.
+    noise = {"w": jnp.asarray(RNG.standard_normal(100_000), dtype)}
+    larger = optax.sgd(0.1), optax.add_decayed_weights(-1e-3)
+    dithered = stats(dx.track_decay(optax.chain(*larger), every=1), noise)
+    assert dithered["w/decay_realised"] == pytest.approx(1e-3, rel=0.2)
+    for cure in (dx.with_stochastic_rounding, dx.with_compensation):
+        inside = stats(cure(dx.track_decay(plain, every=1)), still)
+        assert inside["w/decay_rate"] == pytest.approx(1e-5, rel=1e-3)
+        assert inside["w/decay_realised"] == pytest.approx(1e-5, rel=1e-2)
+        around = stats(dx.track_decay(cure(plain), every=1), still)
+        assert math.isnan(around["w/decay_rate"])
 
 
 def test_holes_and_integers_are_passed_by():

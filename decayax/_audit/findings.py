@@ -151,7 +151,8 @@ CHECKS = (
             f"of the decay of {which} about {_least(leaves)} survives in "
             f"{', '.join(sorted({leaf.dtype for leaf in leaves}))}."
         ),
-        "A weight times 1 - rate rounds to itself: keep the parameters in float32.",
+        "A weight times 1 - rate rounds to itself: wrap the optimizer in "
+        "dx.with_compensation or dx.with_stochastic_rounding.",
     ),
     Check(
         "decay without gradient",

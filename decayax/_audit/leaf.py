@@ -22,7 +22,7 @@ class LeafAudit(NamedTuple):
     by_weight_scale: tuple[tuple[float, float], ...]  # (times the weights' size, rate)
     over_time: tuple[float, ...]  # the rate of every step
     follows_learning_rate: bool | None  # None: not known, or no decay
-    survives: float | None  # share of the rate that the dtype keeps; None if 32 bits
+    survives: float | None  # share of the rate that 16 bits keep; None: not known
     answers: bool  # whether the updates depend on the gradients at all
 
     @property

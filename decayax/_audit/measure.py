@@ -15,6 +15,7 @@ from decayax._audit.readings import read, Reading, Setting
 
 LONG = 10.0  # seconds that are worth a warning
 ROUNDS = 4  # seeds over which rounding is averaged
+UNSURE = 0.2  # standard error of a share that says nothing
 Readings = dict[Setting, list[Reading]]  # by setting, one for each leaf
 
 
@@ -78,21 +79,26 @@ def survival(
 ) -> list[float | None]:
     """The share of each rate that is left in the leaf's own dtype.
 
-    None where that has 32 bits or nothing decays.
+    None where that has 32 bits, nothing decays, or rounding hides the share.
     """
     narrow = [plan.given[path].dtype.itemsize < 4 for path in plan.paths]
     asked = [a and b for a, b in zip(narrow, decaying, strict=True)]
     if not any(asked):
         return [None] * len(asked)
-    means = []
-    for shapes in (plan.wide, plan.narrow):
-        rates = []
-        for seed in range(ROUNDS):
-            setting = main._replace(seed=seed)
-            traces = mirrored(plan, probe, weights(plan, shapes, setting), setting)
-            rates.append([read(None, pair, count=1).realised for pair in traces])
-        means.append(np.mean(rates, axis=0))
+    full, own = (_rates(plan, probe, main, x) for x in (plan.wide, plan.narrow))
+    shares = own.mean(0) / full.mean(0)
+    errors = own.std(0, ddof=1) / np.sqrt(ROUNDS) / np.abs(full.mean(0))
     return [
-        float(own / full) if wanted else None
-        for wanted, full, own in zip(asked, *means, strict=True)
+        float(share) if wanted and not error > UNSURE else None
+        for wanted, share, error in zip(asked, shares, errors, strict=True)
     ]
+
+
+def _rates(plan: Plan, probe: Probe, main: Setting, shapes: object) -> np.ndarray:
+    """The realised rates in some rounds: (ROUNDS, leaves)."""
+    rates = []
+    for seed in range(ROUNDS):
+        setting = main._replace(seed=seed)
+        traces = mirrored(plan, probe, weights(plan, shapes, setting), setting)
+        rates.append([read(None, pair, count=1).realised for pair in traces])
+    return np.array(rates)

@@ -183,7 +183,7 @@ def difference(run: Run) -> Probe:
         sides = []
         for h in (NUDGE, -NUDGE):
             live = [(x + h * x).astype(x.dtype) for x in whole.live]
-            moved = joined(params, live, whole.rest)
+            moved = _stored(joined(params, live, whole.rest))
             sides.append((moved, run.optimizer.init(moved)))
         return tuple(sides), _apart(*sides)
 
@@ -194,7 +194,7 @@ def difference(run: Run) -> Probe:
         moved = []
         for params, state in sides:
             updates, state = _update(run, params, state, grads, time)
-            moved.append((optax.apply_updates(params, updates), state))
+            moved.append((_stored(optax.apply_updates(params, updates)), state))
         after = _apart(*moved)
         lost = [now - first for now, first in zip(after, at_first, strict=True)]
         change = [now - was for now, was in zip(after, before, strict=True)]
@@ -203,6 +203,14 @@ def difference(run: Run) -> Probe:
         return (tuple(moved), at_first), trace._replace(weights=weights)
 
     return _compiled(start, step)
+
+
+def _stored(params: Any) -> Any:
+    """Parameters as they are stored.
+
+    Else XLA may measure them before it rounds: a cast to 16 bits and back is none.
+    """
+    return jax.lax.optimization_barrier(params)
 
 
 def _update(
