@@ -1,5 +1,6 @@
 # decayax. Every target sets up what it needs in .venv: Python >= 3.11 and make suffice.
 #   make demo         train Flax models with each chain, see why the decays differ
+#   make study NAME=bf16   does weight decay survive bfloat16? (any experiment by name)
 #   make test         the tests, with doctests and every block of the README
 #   make check        lint, types, layers, tests: what CI runs
 #   make test-torch   compare with PyTorch itself, live (installs torch)
@@ -11,7 +12,7 @@ VENV   := .venv
 RUN    := $(VENV)/bin/python -m
 UV     := $(shell command -v uv 2>/dev/null)
 
-.PHONY: help demo test check lint types layers format test-torch test-lowest clean
+.PHONY: help demo study test check lint types layers format test-torch test-lowest clean
 .DEFAULT_GOAL := help
 
 help:
@@ -19,6 +20,9 @@ help:
 
 demo: $(VENV)/demo.ready
 	$(RUN) experiments demo
+
+study: $(VENV)/demo.ready
+	$(RUN) experiments $(NAME)
 
 test: $(VENV)/dev.ready
 	$(RUN) pytest -n auto --maxprocesses 4

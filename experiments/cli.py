@@ -45,12 +45,42 @@ def demo(
     run(plan, out, command, started)
 
 
+def bf16(
+    started: tyro.conf.Suppress[float],
+    out: Path = Path("results/bf16"),
+    smoke: tyro.conf.FlagCreatePairsOff[bool] = False,
+) -> None:
+    """Does weight decay survive bfloat16, and what does it take?
+
+    Decays weights and trains a network in bfloat16, plain, with stochastic rounding and
+    with compensation; writes kept.csv, cells.csv, manifest.json, figures and report.md.
+
+    Args:
+        started: when the process started, by `time.perf_counter`.
+        out: folder for the results.
+        smoke: few steps and two seeds: seconds, and no finding.
+    """
+    from experiments import engine
+
+    engine.use_all_cores()
+    from experiments.bf16 import FULL, run, SMOKE
+
+    command = shlex.join(["python", "-m", "experiments", *sys.argv[1:]])
+    run(SMOKE if smoke else FULL, out, command, started)
+
+
 def report(folder: tyro.conf.Positional[Path] = Path("results/demo")) -> None:
     """Make figures and report again, from the stored results alone.
 
     Args:
-        folder: where cells.csv, raw.npz and manifest.json are.
+        folder: where an experiment has written its results.
     """
+    if (folder / "kept.csv").is_file():
+        from experiments.bf16_report import write_report as write_bf16_report
+
+        write_bf16_report(folder)
+        print(folder / "report.md")
+        return
     missing = [name for name in RAW if not (folder / name).is_file()]
     if missing:
         sys.exit(
@@ -65,7 +95,11 @@ def report(folder: tyro.conf.Positional[Path] = Path("results/demo")) -> None:
 
 def main(started: float) -> None:
     tyro.extras.subcommand_cli_from_dict(
-        {"demo": functools.partial(demo, started), "report": report},
+        {
+            "demo": functools.partial(demo, started),
+            "bf16": functools.partial(bf16, started),
+            "report": report,
+        },
         prog="python -m experiments",
         description="Experiments with decayax: one subcommand, one question.",
     )

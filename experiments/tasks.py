@@ -13,20 +13,36 @@ from experiments.engine import Task
 CHANCE = 1 / digits.CLASSES
 
 
-def noisy_digits(train_size: int, label_noise: float, batch: int, hidden: int) -> Task:
-    """Digits with wrong training labels, an MLP, cross-entropy; kernels decay."""
+def noisy_digits(
+    train_size: int,
+    label_noise: float,
+    batch: int,
+    hidden: int,
+    dtype: jax.typing.DTypeLike = jnp.float32,
+) -> Task:
+    """Digits with wrong training labels, an MLP, cross-entropy; kernels decay.
+
+    Parameters, activations and gradients are of one dtype; the loss is float32.
+    """
     model = models.mlp(64, hidden, digits.CLASSES)
 
+    def init(seed):
+        params = model.init(digits.key_for(seed, digits.Purpose.INIT))
+        return jax.tree.map(lambda leaf: leaf.astype(dtype), params)
+
+    def logits_of(params, x):
+        return model.logits(params, x.astype(dtype)).astype(jnp.float32)
+
     def loss(params, x, y):
-        logits = model.logits(params, x)
+        logits = logits_of(params, x)
         return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
 
     def accuracy(params, x, y):
-        right = jnp.mean(jnp.argmax(model.logits(params, x), axis=-1) == y)
+        right = jnp.mean(jnp.argmax(logits_of(params, x), axis=-1) == y)
         return jnp.where(is_finite(params), right, CHANCE)
 
     def measure(params, part, data):
-        weights = models.kernel_vector(params)
+        weights = models.kernel_vector(params).astype(jnp.float32)
         return {
             "val_accuracy": accuracy(params, part.val_x, part.val_y),
             "test_accuracy": accuracy(params, data.test_x, data.test_y),
@@ -37,7 +53,7 @@ def noisy_digits(train_size: int, label_noise: float, batch: int, hidden: int) -
         }
 
     return Task(
-        init=lambda seed: model.init(digits.key_for(seed, digits.Purpose.INIT)),
+        init=init,
         part=lambda seed, data: digits.split(seed, data, train_size, label_noise),
         batches=lambda seed, epoch, part: digits.batches(seed, epoch, part, batch),
         loss=loss,
