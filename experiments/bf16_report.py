@@ -157,8 +157,8 @@ def conclusion(stored: Stored) -> str:
         f"within {norms['cure']:.1%} of float32's root mean square at every strength "
         f"(without one up to {norms['plain']:.0%} off), and the training loss within "
         f"{losses:.2f} standard deviations of float32's over seeds. Plain bfloat16 "
-        f"loses steps of the gradient, too: its training loss is up to {loss:+.2f} off, "
-        f"its test accuracy up to {right:+.1f} points (here, with wrong labels, to "
+        f"loses steps of the gradient, too: its training loss is up to {loss:+.2f} "
+        f"off, its test accuracy up to {right:+.1f} points (here, with wrong labels, to "
         "learn less may be to generalise better)."
     )
 
