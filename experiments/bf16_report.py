@@ -151,16 +151,18 @@ def conclusion(stored: Stored) -> str:
         for gap in found
         if gap.arm in CURES
     )
-    return (
+    told = [
         f"{', '.join(told)}; with a cure {1 - max(cured):.1%} of it or more arrive "
-        "between γλ = 1e-5 and 1e-3. Trained in bfloat16 with a cure, the weights end "
-        f"within {norms['cure']:.1%} of float32's root mean square at every strength "
-        f"(without one up to {norms['plain']:.0%} off), and the training loss within "
-        f"{losses:.2f} standard deviations of float32's over seeds. Plain bfloat16 "
-        f"loses steps of the gradient, too: its training loss is up to {loss:+.2f} "
-        f"off, its test accuracy up to {right:+.1f} points (here, with wrong labels, to "
-        "learn less may be to generalise better)."
-    )
+        "between γλ = 1e-5 and 1e-3.",
+        "Trained in bfloat16 with a cure, the weights end within "
+        f"{norms['cure']:.1%} of float32's root mean square at every strength (without "
+        f"one up to {norms['plain']:.0%} off), and the training loss within "
+        f"{losses:.2f} standard deviations of float32's over seeds.",
+        "Plain bfloat16 loses steps of the gradient, too: its training loss is up to "
+        f"{loss:+.2f} off, its test accuracy up to {right:+.1f} points (here, with "
+        "wrong labels, to learn less may be to generalise better).",
+    ]
+    return " ".join(told)
 
 
 def write_report(folder: Path) -> None:
