@@ -10,7 +10,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import decayax as dx
 from decayax._rounding.grid import at_random, nearest, Sum, two_sum
-from decayax._rounding.noise import key_data, random_bits
+from decayax._rounding.noise import hashed, key_data, random_bits
 
 
 DTYPES = ["bfloat16", "float16"]
@@ -173,6 +173,18 @@ def test_bits_are_uniform_and_none_depends_on_another():
         assert abs(np.corrcoef(u, other)[0, 1]) < 4 / np.sqrt(n), name
     digits = (np.floor(u * 2.0**32).astype(np.int64)[:, None] >> np.arange(32)) & 1
     assert np.all(np.abs(digits.mean(0) - 0.5) < 4.5 * 0.5 / np.sqrt(n))
+
+
+@pytest.mark.parametrize("words", [(1, 3), (2, 2), (2, 1), (1 | 1 << 31, 2)])
+def test_both_words_of_the_key_matter(words):
+    n = 10**5
+    one, other = (
+        np.asarray(hashed((n,), *map(jnp.uint32, key)), np.float64)
+        for key in ((1, 2), words)
+    )
+    assert abs(np.corrcoef(one, other)[0, 1]) < 4 / np.sqrt(n)
+    if words[1] != 2:  # else those of other weights of the same leaf, in turn
+        assert len(np.intersect1d(one, other)) < 100
 
 
 def test_the_bits_of_one_weight_over_many_steps():
@@ -408,6 +420,14 @@ def test_the_same_seed_is_the_same_run_and_another_is_not():
     )
     jax.tree.map(np.testing.assert_array_equal, first, again)
     assert np.any(as_float64(first["kernel"]) != as_float64(other["kernel"]))
+
+
+def test_equal_leaves_are_rounded_each_by_itself():
+    params = {"a": jnp.ones(1000, jnp.bfloat16), "b": jnp.ones(1000, jnp.bfloat16)}
+    transform = dx.round_stochastically()
+    steps = jax.tree.map(lambda p: jnp.full(p.shape, 3e-3), params)
+    updates, _ = transform.update(steps, transform.init(params), params)
+    assert np.mean(updates["a"] != updates["b"]) > 0.3
 
 
 def test_it_resumes_where_it_was():

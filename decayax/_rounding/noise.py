@@ -46,8 +46,12 @@ def random_bits(key: jax.Array, step: jax.Array, leaf: int, like: Any) -> jax.Ar
     """
     folded = jax.random.wrap_key_data(key, impl=IMPL)
     folded = jax.random.fold_in(jax.random.fold_in(folded, step), leaf)
-    first, second = jax.random.key_data(folded)
-    return _mixed(_mixed(_places(like.shape) ^ first) ^ second)
+    return hashed(like.shape, *jax.random.key_data(folded))
+
+
+def hashed(shape: tuple[int, ...], first: jax.Array, second: jax.Array) -> jax.Array:
+    """The bits of every place in an array, under a key of two words."""
+    return _mixed(_mixed(_places(shape) ^ first) ^ second)
 
 
 def _places(shape: tuple[int, ...]) -> jax.Array:
