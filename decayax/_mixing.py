@@ -6,7 +6,7 @@ Whether it mixes them (`mixes`), whether it does the same to smaller shapes
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -82,7 +82,14 @@ def _number(value: Any) -> Any:
     return str(value) if np.shape(value) == () else object()
 
 
-def dependence(step: Callable[[Any, Any], Any], state: Any, params: Any) -> list[Flow]:
+class Dependence(NamedTuple):
+    """How the updates of a step depend on the params."""
+
+    updates: list[Flow]
+    forward: bool  # whether it has a forward derivative
+
+
+def dependence(step: Callable[[Any, Any], Any], state: Any, params: Any) -> Dependence:
     """How each update of ``step(state, params) -> updates, state`` depends on params.
 
     Those are hidden, too, which a state tells that has seen the params.
@@ -96,4 +103,14 @@ def dependence(step: Callable[[Any, Any], Any], state: Any, params: Any) -> list
         return [Flow(CONST, flow.hidden or flow.kind != CONST) for flow in new]
 
     before = settled(next_state, [STILL] * len(jax.tree.leaves(state)))
-    return flows_of(program.jaxpr, [*before, *now])[:own]
+    flows = flows_of(program.jaxpr, [*before, *now])[:own]
+    return Dependence(flows, _is_forward(program.jaxpr))
+
+
+def _is_forward(jaxpr: core.Jaxpr) -> bool:
+    """Whether nothing in a program has a derivative by ``jax.custom_vjp`` only."""
+    return all(
+        not eqn.primitive.name.startswith("custom_vjp_call")
+        and all(map(_is_forward, subjaxprs(eqn)))
+        for eqn in jaxpr.eqns
+    )

@@ -198,8 +198,12 @@ def measured(
     def updated(live: list[Any]) -> Any:
         return step(state, joined(params, live, whole.rest))[0]
 
-    updates, decay = jax.jvp(updated, (whole.live,), (whole.live,))
-    flows = iter(dependence(step, state, params))
+    depends = dependence(step, state, params)
+    if depends.forward:
+        updates, decay = jax.jvp(updated, (whole.live,), (whole.live,))
+    else:
+        updates = decay = updated(whole.live)  # not to be believed
+    flows = iter(depends.updates)
     flat, treedef = flatten(params)
     sums = []
     for (_, leaf), update, d in zip(
@@ -213,7 +217,7 @@ def measured(
             flow = next(flows)
             # One weight is always parallel to itself.
             alone = flow.kind == MIXED and np.size(leaf) == 1
-            plain = not (flow.hidden or alone)
+            plain = depends.forward and not (flow.hidden or alone)
             sums.append(sums_of(leaf, update, d, plain))
     return treedef.unflatten(sums)
 

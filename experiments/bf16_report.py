@@ -229,6 +229,7 @@ top. A float32 master copy beside bfloat16 weights would take 2 + 4 + 8 = 14.
 
 ## Limits
 
+- All runs round with the same random bits; their seeds are those of data and weights.
 - One small network. Where steps are much larger than the gap, rounding is dithered by
   them, and plain bfloat16 loses less.
 - Moments in 16 bits are rounded stochastically; rounded to the nearest, an average with

@@ -256,7 +256,7 @@ def test_planted_mistakes_are_found(kind):
     assert kinds(audit) == [kind]
     (finding,) = audit.findings
     assert text in finding.text
-    assert finding.cure
+    assert CURES[kind] in finding.cure
     assert finding.serious == (kind not in HARMLESS)
     assert str(finding) in str(audit)
     if finding.serious:
@@ -582,3 +582,303 @@ def test_a_share_that_rounding_hides_is_not_told():
     assert audit.leaves[0].rate == pytest.approx(3e-8, rel=1e-2)
     assert audit.leaves[0].survives is None
     assert not audit.findings
+
+
+# --- found by mutation --------------------------------------------------------------
+
+
+def masked_out(params):
+    return jax.tree.map(lambda _: False, params)
+
+
+def rule(function):
+    """An optimizer without state: function(u, p) -> the update of a leaf."""
+    return optax.stateless(
+        lambda updates, params: jax.tree.map(function, updates, params)
+    )
+
+
+def test_the_scales_may_stand_in_any_order():
+    scales = (100.0, 0.01, 1.0)
+    leaf = leaf_of(L2_ADAM, gradient_scales=scales)
+    assert leaf.rate == leaf_of(L2_ADAM).rate
+    assert [scale for scale, _ in leaf.by_gradient_scale] == sorted(scales)
+
+
+def test_another_seed_shows_the_gradients_too():
+    """At one scale the rates of single weights tell, from one seed to the next."""
+    one = leaf_of(L2_ADAM, gradient_scales=(1.0,), seeds=1)
+    two = leaf_of(L2_ADAM, gradient_scales=(1.0,), seeds=2)
+    assert (one.mode, two.mode) == ("scale-dependent", "gradient-dependent")
+
+
+def test_no_decay_at_the_middle_scale_follows_nothing():
+    make = lambda lr: rule(  # noqa: E731
+        lambda u, p: -lr * u - jnp.where(jnp.abs(u).max() > 10, lr, 0.0) * p
+    )
+    leaf = leaf_of(make)
+    assert (leaf.mode, leaf.follows_learning_rate) == ("gradient-dependent", None)
+
+
+def test_only_what_decays_can_be_lost_in_rounding():
+    params = {"kernel": BF16["kernel"], "bias": jnp.zeros(16, jnp.bfloat16)}
+    bias, kernel = dx.audit(optax.adamw(LR, weight_decay=WD, mask=MASK), params).leaves
+    assert bias.survives is None
+    assert kernel.survives < 0.5
+
+
+def test_complex_weights():
+    """Of which only the real part decays, so about half of each."""
+    params = {"kernel": ONE["kernel"].astype(jnp.complex64)}
+    leaf = leaf_of(rule(lambda u, p: -LR * u - 1e-3 * p.real), params)
+    assert (leaf.mode, leaf.dtype) == ("uniform", "complex64")
+    assert leaf.rate == pytest.approx(0.5e-3, rel=0.15)
+    assert leaf.spread == pytest.approx((0.0, 1e-3), abs=1e-4)
+
+
+def test_integers_and_holes_are_passed_by():
+    params = {"a": jnp.int32(3), "kernel": ONE["kernel"], "none": None}
+    mask = {"a": False, "kernel": True, "none": False}
+    (leaf,) = dx.audit(dx.sgdw(LR, weight_decay=WD, mask=mask), params).leaves
+    assert (leaf.path, leaf.mode) == ("kernel", "uniform")
+    assert leaf.rate == pytest.approx(1e-4, rel=1e-4)
+
+
+def test_the_finding_names_all_that_is_missing():
+    def update(updates, state, params=None, *, value, loss):
+        return updates, state
+
+    init = lambda params: optax.EmptyState()  # noqa: E731
+    (finding,) = dx.audit(
+        optax.GradientTransformationExtraArgs(init, update), ONE
+    ).findings
+    assert "'value' and 'loss'" in finding.text
+
+
+@pytest.mark.parametrize("steps", [1, 30])
+def test_any_number_of_steps(steps):
+    leaf = leaf_of(dx.sgdw(LR, weight_decay=WD), steps=steps)
+    assert len(leaf.over_time) == steps
+    assert leaf.over_time == pytest.approx([1e-4] * steps, rel=1e-3)
+    assert leaf.answers
+
+
+@jax.custom_vjp
+def only_backwards(x):
+    return x
+
+
+only_backwards.defvjp(lambda x: (x, None), lambda _, g: (g,))
+
+
+@pytest.mark.parametrize(
+    "itself", [only_backwards, lambda x: x + jnp.sqrt(0.0 * x)], ids=["none", "nan"]
+)
+def test_where_the_derivative_fails_the_difference_tells(itself):
+    leaf = leaf_of(rule(lambda u, p: -LR * u - 1e-3 * itself(p)))
+    assert math.isnan(leaf.intended)
+    assert leaf.rate == leaf.realised == pytest.approx(1e-3, rel=1e-3)
+    assert leaf.spread == pytest.approx((1e-3, 1e-3), rel=1e-2)
+    assert leaf.mode == "uniform"
+
+
+def test_a_decay_of_half_the_weights_is_one():
+    """Single weights are compared from one gradient sequence to the next."""
+    leaf = leaf_of(rule(lambda u, p: -1e-5 * u - 1e-3 * jnp.maximum(p, 0)))
+    assert leaf.mode == "uniform"
+
+
+@pytest.mark.parametrize("rate", [1e-3, 0.1, 1.0])
+@pytest.mark.parametrize("make", [optax.sgd, optax.adam, optax.rmsprop])
+def test_small_leaves_without_decay_have_none(make, rate):
+    """Few weights far from where they were: the difference of two runs is rounded."""
+    params = {f"s{n}": jnp.ones(n) for n in (1, 2, 4, 16)}
+    params |= {f"z{n}": 0.01 * jnp.ones(n) for n in (1, 2, 16)}
+    audit = dx.audit(make(rate), params)
+    assert {leaf.mode for leaf in audit.leaves} == {"none"}
+    assert not audit.findings
+
+
+def test_two_decays_meet_in_a_group():
+    params = {"a": ONE["kernel"], "b": ONE["kernel"]}
+    groups = {"a": optax.adamw(LR, weight_decay=0.1), "b": optax.adam(LR)}
+    chain = optax.chain(
+        optax.partition(groups, {"a": "a", "b": "b"}), dx.independent_decay(1e-4)
+    )
+    (finding,) = dx.audit(chain, params, steps=25).findings
+    assert finding.kind == "two decays at once"
+
+
+def test_growth_here_and_decay_there_is_by_gradient():
+    both = rule(
+        lambda u, p: -LR * u + jnp.where(jnp.abs(u).max() > 10, 1e-3, -1e-3) * p
+    )
+    assert leaf_of(both).mode == "gradient-dependent"
+
+
+def test_growth_has_a_doubling_time():
+    audit = dx.audit(MISTAKES["growth"][0], ONE)
+    (leaf,) = audit.leaves
+    assert math.isnan(leaf.timescale_steps)
+    assert math.isnan(leaf.half_life_steps)
+    assert "doubles in 6.93e+03" in str(audit)
+
+
+def test_a_rate_of_1_or_more_leaves_nothing():
+    (leaf,) = dx.audit(MISTAKES["rate of 1 or more"][0], ONE).leaves
+    assert leaf.half_life_steps == 0.0
+    assert kinds(dx.audit(dx.independent_decay(1.0), ONE)) == ["rate of 1 or more"]
+
+
+def test_what_overflows_does_not_survive():
+    half = jax.tree.map(lambda x: x.astype(jnp.float16), ONE)
+    audit = dx.audit(dx.sgdw(1e5, weight_decay=1e-9), half)
+    assert kinds(audit) == ["lost in rounding"]
+    assert math.isnan(audit.leaves[0].survives)
+    assert "overflows" in str(audit)
+
+
+def test_groups_may_have_decays_of_their_own():
+    optimizer = optax.partition(
+        {
+            "a": optax.adamw(LR, weight_decay=0.1),
+            "b": optax.adamw(LR, weight_decay=0.2),
+        },
+        {"a": "a", "b": "b"},
+    )
+    assert kinds(dx.audit(optimizer, {"a": ONE["kernel"], "b": ONE["kernel"]})) == []
+
+
+CURES = {
+    "growth": "After the learning rate updates are negative",
+    "rate of 1 or more": "Write a smaller weight_decay",
+    "gradient-dependent": "dx.decoupled_decay",
+    "lost in rounding": "rounds to itself",
+    "decay without gradient": "freeze behind the decay",
+    "biases or norms decay": "no_bias_or_norm",
+    "nothing decays": "dx.masks.describe",
+    "two decays at once": "Remove one",
+    "scale-dependent": "trust ratio",
+}
+
+
+def test_a_frozen_leaf_is_a_step_of_the_others():
+    params = {"a": ONE["kernel"], "b": ONE["kernel"]}
+    audit = dx.audit(
+        rule(lambda u, p: -LR * u),
+        params,
+        gradients={"a": params["a"], "b": None},
+        weight_decay=0.1,
+    )
+    assert kinds(audit) == ["nothing decays"]
+
+
+NOTHING = {
+    "a factory": lambda lr: optax.adamw(lr, weight_decay=WD, mask=masked_out),
+    "inject_hyperparams": optax.inject_hyperparams(optax.adamw, static_args=("mask",))(
+        LR, weight_decay=WD, mask=masked_out
+    ),
+    "an array": optax.adamw(LR, weight_decay=np.float32(WD), mask=masked_out),
+    "an array of jax": optax.adamw(LR, weight_decay=jnp.array(WD), mask=masked_out),
+    "a schedule": dx.adamw(LR, weight_decay=lambda step: 0.0 * step),
+    "weight_decay_rate": optax.inject_hyperparams(
+        lambda weight_decay_rate: optax.adafactor(
+            LR, weight_decay_rate=weight_decay_rate, weight_decay_mask=masked_out
+        )
+    )(weight_decay_rate=WD),
+    "methods": optax.MultiSteps(
+        optax.adamw(LR, weight_decay=WD, mask=masked_out), 2
+    ).gradient_transformation(),
+}
+
+
+@pytest.mark.parametrize("name", NOTHING)
+def test_a_strength_is_seen_where_nothing_decays(name):
+    audit = dx.audit(NOTHING[name], ONE, steps=25)
+    assert kinds(audit) == ["nothing decays"]
+    given = "a schedule" if name == "a schedule" else "0.1"
+    assert f"a weight decay was given ({given})" in audit.findings[0].text
+
+
+def test_two_decays_of_one_strength_are_two():
+    chain = optax.chain(
+        optax.add_decayed_weights(1e-4), optax.sgd(LR), dx.independent_decay(1e-4)
+    )
+    (finding,) = dx.audit(chain, ONE, steps=25).findings
+    assert "the optimizer holds 2 decays (0.0001, 0.0001)" in finding.text
+
+
+def test_columns_are_there_if_one_leaf_needs_them():
+    optimizer = optax.chain(optax.add_decayed_weights(WD, mask=MASK), optax.adam(LR))
+    header = str(dx.audit(optimizer, PARAMS, steps=25)).splitlines()[0]
+    assert "at |g|=0.01" in header
+    make = lambda lr: optax.chain(optax.sgd(lr), dx.independent_decay(1e-4))  # noqa: E731
+    assert str(dx.audit(make, ONE, steps=25)).splitlines()[1].endswith("  no")
+
+
+def test_findings_are_escaped_for_notebooks():
+    audit = dx.audit(L2_ADAM, {"<b>": ONE["kernel"]}, steps=25)
+    assert "<b>" not in audit._repr_html_()
+
+
+def test_the_difference_is_central():
+    """Of θ³ it is 3 + h² times θ³, not 3 + 3h + h²."""
+    leaf = leaf_of(rule(lambda u, p: -LR * u - 1e-4 * p**3), steps=25)
+    assert leaf.realised == pytest.approx(leaf.intended, rel=0.02)
+
+
+def test_a_state_may_change_its_dtype():
+    def update(updates, state, params):
+        new = jax.tree.map(lambda s, u: s.astype(jnp.float32) + u, state, updates)
+        decayed = jax.tree.map(lambda u, p: -LR * (u + WD * p), updates, params)
+        return decayed, new
+
+    init = lambda p: jax.tree.map(lambda x: x.astype(jnp.bfloat16), p)  # noqa: E731
+    leaf = leaf_of(optax.GradientTransformation(init, update))
+    assert (leaf.mode, leaf.rate) == ("uniform", pytest.approx(1e-4, rel=1e-4))
+
+
+def test_a_strong_decay_of_one_weight():
+    leaf = leaf_of(dx.independent_decay(0.1), {"one": jnp.ones(())})
+    assert (leaf.mode, leaf.rate) == ("uniform", pytest.approx(0.1, rel=1e-4))
+
+
+def test_through_0_in_several_steps():
+    """0.5, then 1.5 of what is left: 1.25 in two steps."""
+    leaf = leaf_of(dx.independent_decay(lambda step: 0.5 + step), steps=2)
+    assert leaf.rate == pytest.approx(1.25 / 2, rel=1e-4)
+
+
+def test_a_norm_of_other_gradients_is_chance():
+    """The largest over the mean is the same at every scale, but for chance."""
+
+    def leaf(u, p):
+        largest = jnp.abs(u).max() / jnp.sqrt(jnp.mean(u * u))
+        return -LR * u - 1e-3 * largest * p
+
+    four = {"kernel": jnp.ones((2, 2))}
+    audit = dx.audit(rule(leaf), four, steps=1, seeds=4)
+    assert not audit.elementwise
+    assert audit.leaves[0].mode == "uniform"
+
+
+def test_single_weights_are_not_compared_by_a_derivative_that_is_wrong():
+    """It says that the half above 0 decays; all do."""
+
+    def leaf(u, p):
+        stop = jax.lax.stop_gradient
+        above = jnp.maximum(p, 0.0)
+        return -LR * u - 1e-3 * (stop(p) + above - stop(above))
+
+    found = leaf_of(rule(leaf))
+    assert (found.mode, found.rate) == ("uniform", pytest.approx(1e-3, rel=1e-3))
+
+
+def test_the_smallest_share_is_told():
+    params = {"a": 0.1 * BF16["kernel"], "b": 0.3 * BF16["kernel"], **BF16}
+    audit = dx.audit(dx.sgdw(LR, weight_decay=WD), params)
+    whole, part, none = (leaf.survives for leaf in audit.leaves)
+    assert none < 0.1 < part < 0.5 < 0.9 < whole
+    (finding,) = audit.findings
+    assert "of the decay of b, kernel about 0% survives" in finding.text
+    assert "overflows" not in str(audit)

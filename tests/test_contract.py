@@ -612,7 +612,9 @@ def test_the_counter_is_all_the_state_a_decay_adds(row: Row):
     extra = size(row.part(0.1, MASK).init(params)) - size(bare.init(params))
     sums = 8 * 4 * len(jax.tree.leaves(params)) if row.name == "track_decay" else 0
     key = 8 if row.name in SEEDED else 0
-    assert extra <= 4 * transforms + sums + key
+    weights = sum(x.size for x in jax.tree.leaves(params))
+    residual = 2 * weights if "compensat" in row.name else 0
+    assert extra <= 4 * transforms + sums + key + residual
 
 
 def test_every_state_is_public():

@@ -227,7 +227,8 @@ def test_parameters_must_come_along(row: Row):
         return
     part = row.part(0.1)
     state = part.init(PARAMS)
-    said_by = row.name if row.name == "track_decay" else speaker(row)
+    themselves = ("track_decay", "with_stochastic_rounding", "with_compensation")
+    said_by = row.name if row.name in themselves else speaker(row)
     with pytest.raises(
         ValueError,
         match=rf"{said_by}: needs the parameters, got "

@@ -2,13 +2,23 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+import optax
 import pytest
 
 from decayax._dataflow import ALIGNED, CONST, Flow, flows_of, MIXED
-from decayax._mixing import dependence
+from decayax._mixing import dependence, mixes, outline, program_of
 
 
 X, S = jnp.ones(4), jnp.ones(())
+
+
+def added_up(last, x):
+    return jax.lax.while_loop(
+        lambda c: c[0] < last, lambda c: (c[0] + 1, c[1] + x), (0, 0 * X)
+    )[1]
+
+
 CASES = {
     "arithmetic": (lambda x, s: jnp.sqrt(x * x + 1.0) / 3.0, ALIGNED),
     "a choice by itself": (lambda x, s: jnp.where(x > 0, x, -x), ALIGNED),
@@ -54,6 +64,43 @@ CASES = {
         lambda x, s: jax.lax.cond(x[0] > 0, lambda: x, lambda: -x),
         MIXED,
     ),
+    "a branch by a number": (
+        lambda x, s: jax.lax.cond(s > 0, lambda: x, lambda: -x),
+        MIXED,
+    ),
+    "a sum in one branch": (
+        lambda x, s: jax.lax.cond(S > 0, lambda: x, lambda: x / x.sum()),
+        MIXED,
+    ),
+    "a sum in the other branch": (
+        lambda x, s: jax.lax.cond(S > 0, lambda: x / x.sum(), lambda: x),
+        MIXED,
+    ),
+    "what a scan ends with": (
+        lambda x, s: jax.lax.scan(lambda c, y: (c + y, None), 0.0, x)[0],
+        MIXED,
+    ),
+    "what a scan leaves behind": (
+        lambda x, s: jax.lax.scan(lambda c, _: (c, c), s, length=4)[1],
+        MIXED,
+    ),
+    "a loop until a number": (
+        lambda x, s: jax.lax.while_loop(
+            lambda c: c[1] < 9, lambda c: (2 * c[0], c[1] + 1), (x, s)
+        )[0],
+        MIXED,
+    ),
+    "a loop with constants": (lambda x, s: added_up(jnp.argmax(X), x), ALIGNED),
+    "a loop that may not begin": (
+        lambda x, s: jax.lax.fori_loop(
+            0, jnp.argmax(jnp.arange(4)), lambda i, y: jnp.zeros(4), x
+        ),
+        ALIGNED,
+    ),
+    "inside checkpoint": (
+        lambda x, s: jax.checkpoint(lambda y: y * 2.0)(x),
+        ALIGNED,
+    ),
 }
 
 
@@ -72,6 +119,14 @@ def test_a_branch_by_the_step_is_no_mixing():
     assert flows_of(jaxpr, [Flow(ALIGNED), Flow(CONST)]) == [Flow(ALIGNED)]
 
 
+@jax.custom_jvp
+def straight_through(x):
+    return 2.0 * x
+
+
+straight_through.defjvps(lambda t, out, x: 3.0 * t)
+
+
 def sign_of_a_sum(x):
     return jnp.sign(x / x.sum())
 
@@ -86,15 +141,30 @@ SMOOTH = {
     "a cast": lambda x: x.astype(jnp.bfloat16).astype(jnp.float32),
     "a sign of something else": lambda x: x * jnp.sign(X),
     "a sign that goes nowhere": lambda x: (jnp.sign(x), x)[1],
+    "inside checkpoint": jax.checkpoint(lambda x: x * x),
 }
 JUMPING = {
     "a sign": jnp.sign,
     "rounding": jnp.round,
+    "rounding down": jnp.floor,
+    "rounding up": jnp.ceil,
+    "a remainder": lambda x: jax.lax.rem(x, X),
+    "the next number": lambda x: jax.lax.nextafter(x, X),
     "a whole number": lambda x: x.astype(jnp.int32).astype(jnp.float32),
     "bits": lambda x: jnp.where(jax.lax.bitcast_convert_type(x, jnp.int32) > 9, x, -x),
     "a choice": lambda x: jnp.where(x > 0, x, 2 * x),
     "a clip": lambda x: jnp.clip(x, -1, 1),
+    "a clamp": lambda x: jax.lax.clamp(-1.0, x, 1.0),
     "the largest": lambda x: x / x.max(),
+    "the smallest": lambda x: x / x.min(),
+    "the largest so far": jax.lax.cummax,
+    "the smallest so far": jax.lax.cummin,
+    "sorting": jnp.sort,
+    "the largest few": lambda x: jax.lax.top_k(x, 2)[0],
+    "a pivot": lambda x: jax.lax.linalg.lu(x.reshape(2, 2))[1].astype(x.dtype),
+    "a program that is not known": lambda x: jax.lax.reduce_window(
+        x, 0.0, lambda a, b: a + 2.0 * b, (3,), (1,), "SAME"
+    ),
     "which is the largest": lambda x: x * jnp.argmax(x).astype(x.dtype),
     "its rank": lambda x: x * jnp.argsort(x).astype(x.dtype),
     "a sign of a sum": sign_of_a_sum,
@@ -119,7 +189,8 @@ JUMPING = {
         lambda y: y.sum() < 99, lambda y: 2 * y, x
     ),
     "no derivative": lambda x: jax.lax.stop_gradient(x),
-    "a derivative of its own": jax.nn.relu,
+    "a derivative of its own": straight_through,
+    "a jump with a derivative": jax.nn.relu,
 }
 
 
@@ -141,5 +212,66 @@ def test_what_the_state_has_seen_is_hidden_for_those_that_it_tells():
         return updates, {"one": state["two"], "two": params["b"], "n": state["n"] + 1}
 
     both = {"a": X, "b": X}
-    flows = dependence(step, {"one": X, "two": X, "n": 0}, both)
-    assert flows == [Flow(ALIGNED, hidden=True), Flow(ALIGNED)]
+    depends = dependence(step, {"one": X, "two": X, "n": 0}, both)
+    assert depends.forward
+    assert depends.updates == [Flow(ALIGNED, hidden=True), Flow(ALIGNED)]
+
+
+def of_state(init, update):
+    """An optimizer of one leaf: init(p) -> s, update(g, s, p) -> u, s."""
+    return optax.GradientTransformation(init, lambda g, s, p: update(g, s, p))
+
+
+OPTIMIZERS = {
+    "its own weights": (of_state(lambda p: p, lambda g, s, p: (g + s, s)), False),
+    "a norm at the start": (
+        of_state(lambda p: p.sum(), lambda g, s, p: (g * s, s)),
+        True,
+    ),
+    "a norm one step ago": (
+        of_state(lambda p: jnp.zeros(()), lambda g, s, p: (g * s, p.sum())),
+        True,
+    ),
+    "a norm of gradients two steps ago": (
+        of_state(
+            lambda p: (jnp.zeros(()), jnp.zeros(())),
+            lambda g, s, p: (g * s[0], (s[1], g.sum())),
+        ),
+        True,
+    ),
+    "a norm that only the state knows": (
+        of_state(lambda p: jnp.zeros(()), lambda g, s, p: (g - p, s + p.sum())),
+        False,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_optimizers_that_mix(name):
+    optimizer, expected = OPTIMIZERS[name]
+    program = program_of(optimizer, X, lambda step: {})
+    assert mixes(optimizer, X, program) is expected
+
+
+TABLE = np.arange(8, dtype=np.float32)
+UNLIKE = {
+    "its size": lambda x: x / x.shape[0],
+    "its size, inside jit": lambda x: jax.jit(lambda y: y / y.shape[0])(x),
+    "its size, inside a branch": lambda x: jax.lax.cond(
+        S > 0, lambda: x / x.shape[0], lambda: x
+    ),
+    "a remembered array": lambda x: x * TABLE[: x.shape[0]],
+    "its rows, counted": lambda x: x * jnp.arange(x.shape[0], dtype=x.dtype),
+}
+
+
+@pytest.mark.parametrize("name", UNLIKE)
+def test_shapes_that_a_program_does_not_treat_alike(name):
+    small, large = (outline(jax.make_jaxpr(UNLIKE[name])(TABLE[:n])) for n in (4, 8))
+    assert small != large
+
+
+def test_shapes_that_a_program_treats_alike():
+    function = lambda x: jax.jit(lambda y: jnp.sqrt(y) / y.sum())(x) + 1.0  # noqa: E731
+    small, large = (outline(jax.make_jaxpr(function)(TABLE[:n])) for n in (4, 8))
+    assert small == large

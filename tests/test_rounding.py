@@ -1,5 +1,8 @@
 """Rounding of 16-bit weights: against the definitions, and what it is for."""
 
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import decayax as dx
 from decayax._rounding.grid import at_random, nearest, Sum, two_sum
-from decayax._rounding.noise import hashed, key_data, random_bits
+from decayax._rounding.noise import key_of, key_of_step, random_bits, STATE, WEIGHTS
 
 
 DTYPES = ["bfloat16", "float16"]
@@ -135,7 +138,7 @@ def test_the_mean_is_the_sum(dtype, weight, share):
     n = 10**6
     theta = np.float32(reference.nearest_even(weight, dtype))
     step = np.float32(theta * share)
-    bits = random_bits(key_data("", 3), jnp.int32(0), 0, jnp.zeros(n))
+    bits = random_bits(key_of_step(key_of(3), WEIGHTS, 0), 0, (n,))
     total = two_sum(jnp.full(n, theta), jnp.full(n, step))
     got = np.asarray(at_random(total, bits, dtype), np.float64)
     exact = np.float64(theta) + np.float64(step)
@@ -149,8 +152,8 @@ def test_the_mean_is_the_sum(dtype, weight, share):
 # --- the bits ---------------------------------------------------------------------
 
 
-def uniform(seed=0, step=0, leaf=0, shape=(10**6,)):
-    bits = random_bits(key_data("", seed), jnp.int32(step), leaf, jnp.zeros(shape))
+def uniform(seed=0, step=0, leaf=0, shape=(10**6,), purpose=WEIGHTS):
+    bits = random_bits(key_of_step(key_of(seed), purpose, step), leaf, shape)
     return np.asarray(bits, np.float64) / 2.0**32
 
 
@@ -168,6 +171,8 @@ def test_bits_are_uniform_and_none_depends_on_another():
         "next step": uniform(step=1),
         "next leaf": uniform(leaf=1),
         "next seed": uniform(seed=1),
+        "a seed beyond 32 bits": uniform(seed=2**32),
+        "moments": uniform(purpose=STATE),
     }
     for name, other in others.items():
         assert abs(np.corrcoef(u, other)[0, 1]) < 4 / np.sqrt(n), name
@@ -179,7 +184,7 @@ def test_bits_are_uniform_and_none_depends_on_another():
 def test_both_words_of_the_key_matter(words):
     n = 10**5
     one, other = (
-        np.asarray(hashed((n,), *map(jnp.uint32, key)), np.float64)
+        np.asarray(random_bits(tuple(map(jnp.uint32, key)), 0, (n,)), np.float64)
         for key in ((1, 2), words)
     )
     assert abs(np.corrcoef(one, other)[0, 1]) < 4 / np.sqrt(n)
@@ -400,8 +405,8 @@ def test_other_leaves_pass():
         for leaf in ("wide", "n"):
             np.testing.assert_array_equal(got[leaf], updates[leaf])
             assert got[leaf].dtype == updates[leaf].dtype
-    assert jax.tree.map(jnp.shape, state.residual)["w"] == (3,)
-    assert sum(x.size for x in jax.tree.leaves(state.residual)) == 3
+    assert not np.any(state.residual["wide"])
+    assert np.any(state.residual["w"])
 
 
 @pytest.mark.parametrize("cure", CURES)
@@ -571,9 +576,9 @@ def test_each_group_may_have_its_own():
     assert after["kernel"].dtype == after["bias"].dtype == jnp.bfloat16
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_moments_in_sixteen_bits_keep_moving(dtype):
+def test_moments_in_sixteen_bits_keep_moving():
     """Rounded to the nearest, v = 0.999 v would stand still in bfloat16."""
+    dtype = jnp.bfloat16
     adam = optax.scale_by_adam(b2=0.999)
     narrow = dx.with_state_dtype(adam, dtype)
     params = jnp.ones(10_000)
@@ -606,15 +611,95 @@ def test_moments_in_sixteen_bits_beside_weights_in_sixteen_bits():
     del expected
 
 
-def test_the_state_may_be_donated_and_is_traced_once():
+@pytest.mark.parametrize("size", [1e-2, 1e-3, 1e-4, 1e-5])
+def test_moments_in_sixteen_bits_take_steps_of_the_same_size(size):
+    params = jnp.ones(4096)
+    adam = dx.with_state_dtype(optax.adam(1e-3), jnp.bfloat16)
+    update, state, largest = jax.jit(adam.update), adam.init(params), 0.0
+    for step in range(30):
+        key = jax.random.fold_in(jax.random.key(5), step)
+        grads = size * jax.random.normal(key, params.shape)
+        updates, state = update(grads, state, params)
+        largest = max(largest, float(jnp.abs(updates).max()))
+    assert largest < 1.5e-3
+
+
+@pytest.mark.parametrize("cure", CURES)
+def test_the_state_may_be_donated_and_is_traced_once(cure):
+    """Also twice over: no two states share an array."""
     params = example("bfloat16")
-    for cure in CURES.values():
-        optimizer = cure(dx.with_state_dtype(dx.adamw(1e-3), jnp.bfloat16))
-        step = jax.jit(optimizer.update, donate_argnums=1)
+    optimizer = CURES[cure](dx.with_state_dtype(dx.adamw(1e-3), jnp.bfloat16))
+    step = jax.jit(optimizer.update, donate_argnums=1)
+    for _ in range(2):
         state = optimizer.init(params)
         for _ in range(3):
             _, state = step(params, state, params)
-        assert step._cache_size() == 1
+    assert step._cache_size() == 1
+    both = optax.partition(
+        {"a": optimizer, "b": optimizer}, {"kernel": "a", "bias": "b"}
+    )
+    _, state = jax.jit(both.update, donate_argnums=1)(params, both.init(params), params)
+    assert np.isfinite(jax.tree.leaves(state)[0]).all()
+
+
+def test_to_make_an_optimizer_starts_no_backend():
+    script = (
+        "import jax, optax, decayax as dx; "
+        "adam = dx.with_state_dtype(optax.adam(1e-3), 'bfloat16'); "
+        "dx.with_stochastic_rounding(adam); "
+        "from jax._src import xla_bridge; assert not xla_bridge._backends"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+@pytest.mark.parametrize("cure", CURES)
+def test_the_derivative_is_that_of_the_step(cure):
+    weight = jnp.full(8, 1.01, jnp.bfloat16)
+
+    def loss(rate):
+        optimizer = CURES[cure](optax.sgd(rate))
+        updates, _ = optimizer.update(weight, optimizer.init(weight), weight)
+        return optax.apply_updates(weight, updates).astype(jnp.float32).sum()
+
+    expected = -float(weight.astype(jnp.float32).sum())
+    assert jax.grad(loss)(0.1) == pytest.approx(expected, rel=1e-2)
+
+
+def test_replicas_have_seeds_of_their_own():
+    params = jnp.ones((2, 1000), jnp.bfloat16)
+
+    def landed(seed, params):
+        optimizer = dx.with_stochastic_rounding(optax.sgd(1e-3), seed=seed)
+        updates, _ = optimizer.update(params, optimizer.init(params), params)
+        return updates
+
+    same = jax.vmap(lambda p: landed(0, p))(params)
+    np.testing.assert_array_equal(same[0], same[1])
+    other = jax.vmap(landed)(jnp.arange(2), params)
+    assert np.mean(other[0] != other[1]) > 0.1
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    "transform", [dx.round_stochastically(), dx.compensate_rounding()]
+)
+def test_minus_zero_stays(dtype, transform):
+    params = jnp.array([-0.0, 0.0], dtype)
+    updates, _ = transform.update(
+        jnp.array([-0.0, 0.0]), transform.init(params), params
+    )
+    after = optax.apply_updates(params, updates)
+    np.testing.assert_array_equal(jnp.signbit(after), [True, False])
+
+
+def test_half_a_gap_fits_into_a_residual():
+    params = jnp.array([1.0078125, 1.0], jnp.bfloat16)
+    transform = dx.compensate_rounding()
+    steps = jnp.array([2.0**-8, 2.0**-8])
+    updates, state = transform.update(steps, transform.init(params), params)
+    after = optax.apply_updates(params, updates)
+    np.testing.assert_array_equal(as_float64(after), [1.015625, 1.0])  # ties to even
+    np.testing.assert_array_equal(state.residual, [-32767, 32767])
 
 
 # --- errors -----------------------------------------------------------------------
@@ -654,8 +739,36 @@ def test_a_seed_is_a_whole_number(seed):
         dx.round_stochastically(seed=seed)
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, "int16", 3, None, jnp.float8_e4m3fn])
-def test_a_state_dtype_has_sixteen_bits(dtype):
+@pytest.mark.parametrize("seed", [-1, 2**64])
+def test_a_seed_has_64_bits(seed):
+    with pytest.raises(ValueError, match=r"^with_stochastic_rounding: seed must be in"):
+        dx.with_stochastic_rounding(optax.sgd(1e-3), seed=seed)
+
+
+def test_the_state_must_be_that_of_the_parameters():
+    transform = dx.compensate_rounding()
+    params = {"w": jnp.ones(3, jnp.bfloat16)}
+    for other in ({"w": jnp.ones(1)}, {"v": jnp.ones(3)}):
+        with pytest.raises(
+            ValueError, match=r"^compensate_rounding: the state holds n"
+        ):
+            transform.update(params, transform.init(other), params)
+
+
+@pytest.mark.parametrize("name", ["with_stochastic_rounding", "with_compensation"])
+def test_the_wrappers_speak_for_themselves(name):
+    optimizer = getattr(dx, name)(optax.sgd(1e-3))
+    with pytest.raises(TypeError, match=rf"^{name}: the parameter w has dtype complex"):
+        optimizer.init({"w": jnp.ones(2, jnp.complex64)})
+    params = {"w": jnp.ones(2, jnp.bfloat16)}
+    with pytest.raises(ValueError, match=rf"^{name}: needs the parameters"):
+        optimizer.update(params, optimizer.init(params))
+
+
+@pytest.mark.parametrize(
+    "dtype", [jnp.float32, jnp.float16, "int16", 3, None, jnp.float8_e4m3fn]
+)
+def test_a_state_dtype_is_bfloat16(dtype):
     with pytest.raises(
         TypeError, match=r"^with_state_dtype: dtype must be jnp.bfloat1"
     ):

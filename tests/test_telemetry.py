@@ -119,6 +119,15 @@ UNKNOWN = {
             lambda u, p: -LR * u * jnp.abs(p), updates, params
         )
     ),
+    "a rate for each weight": optax.stateless(
+        lambda updates, params: jax.tree.map(
+            lambda u, p: (
+                -LR * u - LR * WD * p * jnp.linspace(0.8, 1.2, p.size).reshape(p.shape)
+            ),
+            updates,
+            params,
+        )
+    ),
     "a jump in a loop": optax.stateless(
         lambda updates, params: jax.tree.map(
             lambda u, p: (
@@ -146,6 +155,26 @@ def test_the_rate_is_exact_where_the_state_does_not_know_the_weights(name):
     for leaf in ("kernel", "bias"):
         rate = dx.decay_stats(state)[f"dense/{leaf}/decay_rate"]
         assert rate == pytest.approx(LR * WD, rel=1e-4)
+
+
+@jax.custom_vjp
+def only_backwards(x):
+    return x
+
+
+only_backwards.defvjp(lambda x: (x, None), lambda _, g: (g,))
+
+
+def test_without_a_forward_derivative_nothing_is_known():
+    optimizer = optax.stateless(
+        lambda updates, params: jax.tree.map(
+            lambda u, p: -LR * u - LR * WD * only_backwards(p), updates, params
+        )
+    )
+    state, _, _ = run(dx.track_decay(optimizer, every=1))
+    stats = dx.decay_stats(state)
+    assert math.isnan(stats[f"{KERNEL}/decay_rate"])
+    assert stats[f"{KERNEL}/angle"] > 0
 
 
 @pytest.mark.relaxed("optax.adam, lamb, schedule_free")
@@ -176,12 +205,48 @@ def test_each_parameter_is_judged_by_itself():
     assert stats["dense/bias/decay_rate"] == pytest.approx(LR * WD, rel=1e-4)
 
 
-def test_a_single_weight_is_parallel_to_itself():
-    params = {"w": jnp.ones(1)}
-    state, _, _ = run(
-        dx.track_decay(optax.lars(LR), every=1), 1, params, {"w": jnp.ones(1)}
+BY_A_NORM = optax.stateless(
+    lambda updates, params: jax.tree.map(
+        lambda u, p: -LR * jnp.sum(p) * u, updates, params
     )
-    assert math.isnan(dx.decay_stats(state)["w/decay_rate"])
+)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "rate"),
+    [(BY_A_NORM, math.nan), (dx.sgdw(LR, weight_decay=WD), LR * WD)],
+    ids=["mixed", "its own"],
+)
+def test_a_single_weight_is_parallel_to_itself(optimizer, rate):
+    one = {"w": jnp.ones(1)}
+    state, _, _ = run(dx.track_decay(optimizer, every=1), 1, one, one)
+    found = dx.decay_stats(state)["w/decay_rate"]
+    assert found == pytest.approx(rate, rel=1e-4, nan_ok=True)
+
+
+def test_tiny_weights_are_judged_like_others():
+    """‖θ‖²‖D‖² would underflow, and anything be parallel."""
+    tiny = jax.tree.map(lambda p: 1e-12 * p, PARAMS)
+    for optimizer, rate in (
+        (BY_A_NORM, math.nan),
+        (dx.sgdw(LR, weight_decay=WD), LR * WD),
+    ):
+        state, _, _ = run(dx.track_decay(optimizer, every=1), 1, tiny)
+        found = dx.decay_stats(state)[f"{KERNEL}/decay_rate"]
+        assert found == pytest.approx(rate, rel=1e-4, nan_ok=True)
+
+
+def test_decay_alone_does_not_turn():
+    """‖Δ‖² − ⟨θ, Δ⟩²/‖θ‖² may round to less than 0."""
+    params = {
+        str(i): jnp.asarray(RNG.standard_normal(5), jnp.float32) for i in range(20)
+    }
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    state, _, _ = run(
+        dx.track_decay(dx.sgdw(LR, weight_decay=WD), every=1), 1, params, zeros
+    )
+    stats = dx.decay_stats(state)
+    assert all(0.0 <= stats[f"{path}/angle"] < 1e-5 for path in params)
 
 
 def test_two_trackers_of_one_parameter_are_refused():
@@ -310,15 +375,36 @@ def test_what_rounding_leaves_of_the_decay(dtype):
         assert math.isnan(around["w/decay_rate"])
 
 
+@pytest.mark.parametrize("dtype", [jnp.float64, jnp.complex128])
+def test_64_bits(x64, dtype):
+    turn = 1.0 if dtype == jnp.float64 else 1.0 + 1.0j
+    params = jax.tree.map(lambda p: p.astype(dtype) * turn, PARAMS)
+    grads = jax.tree.map(lambda p: p.astype(dtype), GRADS)
+    optimizer = dx.track_decay(dx.sgdw(LR, weight_decay=WD), every=1)
+    state, before, _ = run(optimizer, 2, params, grads)
+    stats = dx.decay_stats(state)
+    assert stats[f"{KERNEL}/decay_rate"] == pytest.approx(LR * WD, rel=1e-5)
+    norm = np.linalg.norm(before["dense"]["kernel"])
+    assert stats[f"{KERNEL}/weight_norm"] == pytest.approx(norm, rel=1e-5)
+    assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(state.sums))
+
+
 def test_holes_and_integers_are_passed_by():
-    params = {"w": PARAMS["dense"]["kernel"], "none": None, "n": jnp.int32(3)}
-    grads = {"w": GRADS["dense"]["kernel"], "none": None, "n": jnp.int32(0)}
-    optimizer = dx.track_decay(
-        dx.sgdw(LR, weight_decay=WD, mask={"w": True, "n": False}), every=1
-    )
+    kernel = PARAMS["dense"]["kernel"]
+    params = {"w": kernel, "none": None, "n": jnp.int32(3), "frozen": kernel}
+    grads = {
+        "w": GRADS["dense"]["kernel"],
+        "none": None,
+        "n": jnp.int32(0),
+        "frozen": None,
+    }
+    mask = {"w": True, "n": False, "frozen": False}
+    optimizer = dx.track_decay(dx.sgdw(LR, weight_decay=WD, mask=mask), every=1)
     _, state = optimizer.update(grads, optimizer.init(params), params)
     stats = dx.decay_stats(state)
-    assert {key.split("/")[0] for key in stats} == {"w", "n"}
+    assert {key.split("/")[0] for key in stats} == {"w", "n", "frozen"}
+    assert stats["frozen/decay_rate"] == 0.0
+    assert stats["frozen/weight_norm"] == stats["w/weight_norm"]
     assert stats["w/decay_rate"] == pytest.approx(LR * WD, rel=1e-4)
     assert stats["n/weight_norm"] == 0.0
 

@@ -42,7 +42,7 @@ def mode_of(main: Setting, readings: dict[Setting, Reading], elementwise: bool) 
     """
     if not any(reading.significant for reading in readings.values()):
         return NONE
-    if _grows(readings.values()):
+    if readings[main].significant and _grows(readings.values()):
         return GROWTH
     # The gradients of another seed are no others to an optimizer that mixes weights,
     # but for chance: in a leaf of four weights their norm is quite another.
@@ -194,7 +194,7 @@ def find(
     strengths = [*given.strengths, *([weight_decay] if weight_decay else [])]
     if not decaying:
         found += _of_no_decay(leaves, strengths)
-    elif len(given.strengths) > 1 and not given.groups:
+    elif given.together > 1:
         found.append(_two_decays(decaying, given))
     return tuple(sorted(found, key=lambda finding: not finding.serious))
 
@@ -231,8 +231,7 @@ def _two_decays(decaying: Sequence[LeafAudit], given: Clues) -> Finding:
     return Finding(
         "two decays at once",
         not given.masked,
-        f"the optimizer holds {len(given.strengths)} decays "
-        f"({_numbers(given.strengths)}).",
+        f"the optimizer holds {given.together} decays ({_numbers(given.strengths)}).",
         "Remove one: optax.adamw has a weight_decay of 1e-4 of its own.",
         _paths(decaying),
     )

@@ -99,6 +99,6 @@ def _rates(plan: Plan, probe: Probe, main: Setting, shapes: object) -> np.ndarra
     rates = []
     for seed in range(ROUNDS):
         setting = main._replace(seed=seed)
-        traces = mirrored(plan, probe, weights(plan, shapes, setting), setting)
+        traces = mirrored(plan, probe, weights(plan, shapes, main, seed), setting)
         rates.append([read(None, pair, count=1).realised for pair in traces])
     return np.array(rates)

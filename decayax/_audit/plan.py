@@ -137,10 +137,13 @@ def _sizes(params: Any) -> dict[Path, float]:
     return {path: size(leaf) for path, leaf in flatten(params)[0] if not is_hole(leaf)}
 
 
-def weights(plan: Plan, shapes: Any, setting: Setting) -> Any:
-    """Normal weights of each leaf's own size, times the setting's."""
+def weights(plan: Plan, shapes: Any, setting: Setting, draw: int = 0) -> Any:
+    """Normal weights of each leaf's own size, times the setting's.
+
+    The same for every setting: single weights are compared from one to the next.
+    """
     flat, treedef = flatten(shapes)
-    key = jax.random.fold_in(jax.random.key(setting.seed), 2**31)
+    key = jax.random.fold_in(jax.random.key(draw), 2**31)
     noise = normal(key, [leaf for _, leaf in flat])
 
     def scaled(path: Path, leaf: Any, noise: Any) -> Any:

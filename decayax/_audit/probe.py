@@ -50,6 +50,7 @@ class Trace(NamedTuple):
     lost: Any  # (T,) kept − 1, by regression on the initial weights
     size: Any  # (T,) ‖dΔ_t‖/‖dθ_t‖
     each: Any  # (T, n) kept − 1 of n single weights
+    coarse: Any = None  # (T,) ‖θ_t‖/‖dθ_0‖; of the difference only
     weights: Any = None  # (T, n) the n weights themselves; of the difference only
 
 
@@ -115,6 +116,7 @@ def follow(
             whole.lost[:, i],
             whole.size[:, i],
             whole.each[:, a:b],
+            None if whole.coarse is None else whole.coarse[:, i],
             None if whole.weights is None else whole.weights[:, a:b],
         )
         for i, (a, b) in enumerate(itertools.pairwise(ends))
@@ -198,9 +200,11 @@ def difference(run: Run) -> Probe:
         after = _apart(*moved)
         lost = [now - first for now, first in zip(after, at_first, strict=True)]
         change = [now - was for now, was in zip(after, before, strict=True)]
-        weights = _row([x.real for x in split(moved[0][0]).live])
+        live = split(moved[0][0]).live
+        weights = _row([x.real for x in live])
         trace = _traced(at_first, lost, change, before)
-        return (tuple(moved), at_first), trace._replace(weights=weights)
+        coarse = _ratio([jnp.asarray(x, compute_dtype(x)) for x in live], at_first)
+        return (tuple(moved), at_first), trace._replace(coarse=coarse, weights=weights)
 
     return _compiled(start, step)
 
@@ -253,11 +257,14 @@ def _traced(
     first, last = _row(initial), _row(lost)
     return Trace(
         lost=_over_leaves(_dot, initial, lost) / _over_leaves(_dot, initial, initial),
-        size=jnp.sqrt(
-            _over_leaves(_dot, change, change) / _over_leaves(_dot, moving, moving)
-        ),
+        size=_ratio(change, moving),
         each=_product(first, last) / _product(first, first),
     )
+
+
+def _ratio(above: list[jax.Array], below: list[jax.Array]) -> jax.Array:
+    """Of the norms of each leaf, in a row."""
+    return jnp.sqrt(_over_leaves(_dot, above, above) / _over_leaves(_dot, below, below))
 
 
 def _over_leaves(f: Callable[..., jax.Array], *leaves: list[jax.Array]) -> jax.Array:

@@ -125,9 +125,15 @@ def _measured(traces: list[Trace], count: int) -> Measured:
     size = np.concatenate([trace.size for trace in traces])
     size = size[np.isfinite(size)]
     beside = max(np.mean(np.square(size)) - rate**2, 0.0) if len(size) else 0.0
+    coarse = max(
+        (np.nanmax(t.coarse, initial=0.0) for t in traces if t.coarse is not None),
+        default=0.0,
+    )
     return Measured(
         rate=rate,
-        noise=noise_of(float(high - low), float(beside), count, len(lost)),
+        noise=noise_of(
+            float(high - low), float(beside), float(coarse), count, len(lost)
+        ),
         low=float(low),
         high=float(high),
         each=rates,
@@ -135,12 +141,15 @@ def _measured(traces: list[Trace], count: int) -> Measured:
     )
 
 
-def noise_of(spread: float, beside: float, count: int, steps: int) -> float:
+def noise_of(
+    spread: float, beside: float, coarse: float, count: int, steps: int
+) -> float:
     """What a rate must exceed to be one.
 
     Three standard errors of the regression, from the spread of single weights (90 % of
-    a normal distribution lie within 3.29 standard deviations); and of the rounding of
-    float32 in what changes with the weights beside the decay.
+    a normal distribution lie within 3.29 standard deviations); of the rounding of
+    float32 in what changes with the weights beside the decay; and of that in the
+    weights of two runs, whose difference it leaves the smaller the further they went.
 
     A leaf of few weights has no spread to speak of. There steps in proportion to the
     weights' size, s times as large, leave some s² behind when those of g and −g are
@@ -149,13 +158,16 @@ def noise_of(spread: float, beside: float, count: int, steps: int) -> float:
     Args:
         spread: from 5 % to 95 % of the rates of single weights.
         beside: mean square of the changes per step beside the decay.
+        coarse: largest size of the weights over that of the first difference; 0 of a
+            derivative.
         count: weights in the leaf.
         steps: followed.
     """
-    regression = 3.0 * (spread / 3.29) / np.sqrt(count)
+    regression = 3.0 * (spread / 3.29) / np.sqrt(max(count, 1))
     rounding = 3.0 * min(np.sqrt(beside), EPS) / np.sqrt(steps)
+    apart = 3.0 * EPS * coarse / np.sqrt(steps * max(count, 1))
     mirrored = 2.0 * beside * np.sqrt(steps) if count < FEW else 0.0
-    return float(1e-10 + np.nan_to_num(regression + rounding + mirrored))
+    return float(1e-10 + np.nan_to_num(regression + rounding + apart + mirrored))
 
 
 def _over_time(lost: np.ndarray) -> np.ndarray:

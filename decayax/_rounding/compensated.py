@@ -29,7 +29,7 @@ from decayax._rounding.leaves import (
     require_optimizer,
     shown_wide,
 )
-from decayax._tree import flatten, is_hole, Path
+from decayax._tree import flatten, Path, show
 
 
 PARTS = 2.0**16  # of a gap
@@ -39,7 +39,7 @@ MOST = 2.0**15 - 1.0  # half a gap, as far as an int16 goes
 class CompensationState(NamedTuple):
     """The state of ``compensate_rounding``."""
 
-    residual: Any  # int16 in 2^-16 gaps, like each 16-bit parameter; (0,) for others
+    residual: Any  # int16 like each parameter, in 2^-16 gaps; 0 where it is not rounded
 
 
 def compensated(
@@ -50,8 +50,7 @@ def compensated(
     theta, step = (jnp.asarray(x, jnp.float32) for x in (param, step))
     gaps = residual.astype(jnp.float32) / PARTS
     held = in_numbers(gaps, binade_of(theta, dtype), dtype)
-    step = jnp.where(jnp.isfinite(theta), held, 0.0) + step
-    total = two_sum(theta, step)
+    total = two_sum(theta, jnp.where(jnp.isfinite(theta), held, 0.0) + step)
     target = nearest(total, dtype)
     off = (total.rounded - target) + total.rest
     parts = in_gaps(off, binade_of(target, dtype), dtype) * PARTS
@@ -74,12 +73,12 @@ def compensate_rounding() -> optax.GradientTransformationExtraArgs:
     Returns:
         A transform of updates of any shape and dtype: float32 for bfloat16 and float16
         parameters; for others as they came. Its state is the residual, an int16 for
-        each 16-bit weight, in 65536ths of the gap. Parameters that are changed by
-        anything else meanwhile are off by half a gap at most.
+        each weight, in 65536ths of the gap (0 where nothing is rounded). Parameters
+        that anything else changes meanwhile are off by half a gap at most.
 
     Raises:
         TypeError: complex or 8-bit parameters.
-        ValueError: no params; other shapes.
+        ValueError: no params; other shapes; the state of other parameters.
 
     Example:
         >>> import decayax as dx, jax.numpy as jnp, optax
@@ -100,11 +99,14 @@ def compensate_rounding() -> optax.GradientTransformationExtraArgs:
         16-bit weights Zamirai et al., https://arxiv.org/abs/2010.06192, Algorithm 3.
         There the residual is a bfloat16.
     """
-    name = "compensate_rounding"
+    return _compensated("compensate_rounding")
 
+
+def _compensated(name: str) -> optax.GradientTransformationExtraArgs:
     def init(params: Any) -> CompensationState:
         require_known(name, params)
-        return CompensationState(jax.tree.map(_no_residual, params))
+        residual = jax.tree.map(lambda p: jnp.zeros_like(p, jnp.int16), params)
+        return CompensationState(residual)
 
     def update(updates, state, params=None, **extra_args):
         del extra_args
@@ -116,19 +118,20 @@ def compensate_rounding() -> optax.GradientTransformationExtraArgs:
         def rounded(path: Path, update: Any, param: Any) -> Any:
             if not is_rounded(param):
                 return update
-            update, residuals[path] = compensated(param, residuals[path], update)
+            residual = residuals.get(path)
+            if residual is None or jnp.shape(residual) != jnp.shape(param):
+                raise ValueError(
+                    f"{name}: the state holds no residual for {show(path)} of shape "
+                    f"{jnp.shape(param)}: it is that of other parameters. Call init on "
+                    "these."
+                )
+            update, residuals[path] = compensated(param, residual, update)
             return update
 
         updates = map_leaves(name, rounded, updates, params)
         return updates, CompensationState(treedef.unflatten(residuals.values()))
 
     return optax.GradientTransformationExtraArgs(init, update)
-
-
-def _no_residual(param: Any) -> jax.Array:
-    if is_hole(param) or not is_rounded(param):
-        return jnp.zeros((0,), jnp.int16)
-    return jnp.zeros_like(param, jnp.int16)
 
 
 def with_compensation(
@@ -156,7 +159,7 @@ def with_compensation(
 
     Raises:
         TypeError: no finished optimizer; complex or 8-bit parameters.
-        ValueError: no params; other shapes.
+        ValueError: no params; other shapes; the state of other parameters.
 
     Example:
         >>> import decayax as dx, jax, jax.numpy as jnp, optax
@@ -177,5 +180,6 @@ def with_compensation(
         Zamirai et al., *Revisiting bfloat16 training*,
         https://arxiv.org/abs/2010.06192, Algorithm 3.
     """
-    require_optimizer("with_compensation", optimizer)
-    return optax.chain(shown_wide(optimizer), compensate_rounding())
+    name = "with_compensation"
+    require_optimizer(name, optimizer)
+    return optax.chain(shown_wide(name, optimizer), _compensated(name))

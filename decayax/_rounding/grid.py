@@ -112,9 +112,17 @@ def _or_itself(y: jax.Array, x: Sum) -> jax.Array:
     return jnp.where(jnp.isfinite(x.rounded), y, x.rounded)
 
 
+@jax.custom_jvp
 def landing(target: jax.Array, param: jax.Array, step: jax.Array) -> jax.Array:
     """The update that takes a parameter to its target, in float32.
 
-    NaN and infinity have no way back: there it is the step itself.
+    NaN and infinity have no way back: there it is the step itself; -0 stays what it is.
+    Its derivative is that of the step, as if nothing were rounded.
     """
-    return jnp.where(jnp.isfinite(param + step), target - param, step)
+    there = jnp.where(target == param, 0.0 * step, target - param)
+    return jnp.where(jnp.isfinite(param + step), there, step)
+
+
+@landing.defjvp
+def _as_the_step(primals, tangents):
+    return landing(*primals), tangents[2]

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from decayax._dtypes import dtype_of, is_inexact, widened
-from decayax._kernel import is_optimizer
+from decayax._kernel import is_optimizer, require_params
 from decayax._strength import brief
 from decayax._tree import flatten, is_hole, Path, show
 
@@ -47,7 +47,7 @@ def require_optimizer(name: str, optimizer: Any) -> None:
         )
 
 
-def shown_wide(optimizer: Any) -> optax.GradientTransformationExtraArgs:
+def shown_wide(name: str, optimizer: Any) -> optax.GradientTransformationExtraArgs:
     """An optimizer that is shown 16-bit gradients and parameters as float32.
 
     Its updates leave as it gives them, so that the last stage has all their digits.
@@ -58,9 +58,12 @@ def shown_wide(optimizer: Any) -> optax.GradientTransformationExtraArgs:
         return jax.tree.map(widened, tree)
 
     def init(params):
+        require_known(name, params)
         return inner.init(wide(params))
 
     def update(updates, state, params=None, **extra_args):
+        require_params(name, params)
+        require_known(name, params)
         return inner.update(wide(updates), state, wide(params), **extra_args)
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -15,8 +15,14 @@ import optax
 from decayax._dtypes import cast_like, dtype_of
 from decayax._kernel import advanced
 from decayax._rounding.grid import at_random, Sum
-from decayax._rounding.leaves import require_optimizer, SIXTEEN_BITS
-from decayax._rounding.noise import key_data, random_bits
+from decayax._rounding.leaves import require_optimizer
+from decayax._rounding.noise import (
+    key_of,
+    key_of_step,
+    random_bits,
+    require_seed,
+    STATE,
+)
 from decayax._strength import brief
 
 
@@ -45,16 +51,18 @@ def with_state_dtype(
 
     Args:
         optimizer: any finished optimizer.
-        dtype: ``jnp.bfloat16`` or ``jnp.float16``; in float16 squared gradients below
-            6e-8 are lost.
-        seed: of the random numbers, a whole number.
+        dtype: ``jnp.bfloat16``. float16 is refused: it ends at 6e-8, above usual
+            squared gradients.
+        seed: of the random numbers, a whole number in [0, 2^64).
 
     Returns:
         An optimizer that calculates with its state in float32 and stores the float32
-        arrays of it (those of one axis or more) in ``dtype``, rounded at random.
+        arrays of it (those of one axis or more) in ``dtype``, rounded at random. Around
+        :func:`track_decay` it would round what that has measured: put it inside.
 
     Raises:
         TypeError: no finished optimizer, another dtype, a seed that is no whole number.
+        ValueError: a seed out of its range.
 
     Example:
         >>> import decayax as dx, jax, jax.numpy as jnp, optax
@@ -68,11 +76,14 @@ def with_state_dtype(
     """
     name = "with_state_dtype"
     require_optimizer(name, optimizer)
-    if not any(dtype == known for known in SIXTEEN_BITS):
+    require_seed(name, seed)
+    if not any(dtype == known for known in (jnp.bfloat16, "bfloat16")):
         raise TypeError(
-            f"{name}: dtype must be jnp.bfloat16 or jnp.float16, got {brief(dtype)}."
+            f"{name}: dtype must be jnp.bfloat16, got {brief(dtype)}. (float16 ends at "
+            "6e-8, above usual squared gradients: their average would be 0, and Adam "
+            "divide by eps.)"
         )
-    key, narrow = key_data(name, seed), jnp.dtype(dtype)
+    narrow = jnp.dtype(jnp.bfloat16)
     inner = optax.with_extra_args_support(optimizer)
 
     def init(params: Any) -> StateDtypeState:
@@ -80,7 +91,7 @@ def with_state_dtype(
             lambda x: x.astype(narrow) if _is_array(x, jnp.float32) else x,
             inner.init(params),
         )
-        return StateDtypeState(jnp.zeros((), jnp.int32), key, state)
+        return StateDtypeState(jnp.zeros((), jnp.int32), key_of(seed), state)
 
     def update(updates, state, params=None, **extra_args):
         stored, treedef = jax.tree.flatten(state.inner)
@@ -89,10 +100,12 @@ def with_state_dtype(
             updates, treedef.unflatten(wide), params, **extra_args
         )
 
+        key = key_of_step(state.key, STATE, state.count)
+
         def narrowed(leaf: int, old: Any, new: Any) -> Any:
             if not (_is_array(old, narrow) and _is_array(new, jnp.float32)):
                 return cast_like(new, old)
-            bits = random_bits(state.key, state.count, leaf, new)
+            bits = random_bits(key, leaf, new.shape)
             return at_random(Sum(new, jnp.zeros_like(new)), bits, narrow).astype(narrow)
 
         pairs = zip(stored, treedef.flatten_up_to(new), strict=True)

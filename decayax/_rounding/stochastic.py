@@ -20,7 +20,13 @@ from decayax._rounding.leaves import (
     require_optimizer,
     shown_wide,
 )
-from decayax._rounding.noise import key_data, random_bits
+from decayax._rounding.noise import (
+    key_of,
+    key_of_step,
+    random_bits,
+    require_seed,
+    WEIGHTS,
+)
 from decayax._tree import flatten, Path
 
 
@@ -45,8 +51,9 @@ def round_stochastically(
     their digits give float32 gradients, or write :func:`with_stochastic_rounding`.
 
     Args:
-        seed: of the random numbers, a whole number. The same seed gives the same steps,
-            however arrays are cut over devices.
+        seed: of the random numbers, a whole number in [0, 2^64). The same seed gives
+            the same steps, however jit cuts arrays over devices; replicas under
+            ``vmap`` or ``shard_map`` need seeds of their own.
 
     Returns:
         A transform of updates of any shape and dtype: float32 for bfloat16 and float16
@@ -54,7 +61,7 @@ def round_stochastically(
 
     Raises:
         TypeError: complex or 8-bit parameters; a seed that is no whole number.
-        ValueError: no params; other shapes.
+        ValueError: no params; other shapes; a seed out of its range.
 
     Example:
         >>> import decayax as dx, jax, jax.numpy as jnp, optax
@@ -73,23 +80,29 @@ def round_stochastically(
         1950; for 16-bit weights Zamirai et al., https://arxiv.org/abs/2010.06192,
         Algorithm 2.
     """
-    name = "round_stochastically"
-    key = key_data(name, seed)
+    return _rounded_at_random("round_stochastically", seed)
+
+
+def _rounded_at_random(
+    name: str, seed: jax.typing.ArrayLike
+) -> optax.GradientTransformationExtraArgs:
+    require_seed(name, seed)
 
     def init(params: Any) -> StochasticRoundingState:
         require_known(name, params)
-        return StochasticRoundingState(jnp.zeros((), jnp.int32), key)
+        return StochasticRoundingState(jnp.zeros((), jnp.int32), key_of(seed))
 
     def update(updates, state, params=None, **extra_args):
         del extra_args
         require_params(name, params)
         require_known(name, params)
         number = {path: i for i, (path, _) in enumerate(flatten(params)[0])}
+        key = key_of_step(state.key, WEIGHTS, state.count)
 
         def rounded(path: Path, update: Any, param: Any) -> Any:
             if not is_rounded(param):
                 return update
-            bits = random_bits(state.key, state.count, number[path], param)
+            bits = random_bits(key, number[path], jnp.shape(param))
             theta, step = (jnp.asarray(x, jnp.float32) for x in (param, update))
             target = at_random(two_sum(theta, step), bits, param.dtype)
             return landing(target, theta, step)
@@ -117,8 +130,9 @@ def with_stochastic_rounding(
 
     Args:
         optimizer: any finished optimizer, ours or not.
-        seed: of the random numbers, a whole number. The same seed gives the same steps,
-            however arrays are cut over devices.
+        seed: of the random numbers, a whole number in [0, 2^64). The same seed gives
+            the same steps, however jit cuts arrays over devices; replicas under
+            ``vmap`` or ``shard_map`` need seeds of their own.
 
     Returns:
         An optimizer whose updates are float32 where the parameters have 16 bits, so
@@ -128,7 +142,7 @@ def with_stochastic_rounding(
     Raises:
         TypeError: no finished optimizer; complex or 8-bit parameters; a seed that is
             no whole number.
-        ValueError: no params; other shapes.
+        ValueError: no params; other shapes; a seed out of its range.
 
     Example:
         >>> import decayax as dx, jax, jax.numpy as jnp, optax
@@ -149,5 +163,6 @@ def with_stochastic_rounding(
         Zamirai et al., *Revisiting bfloat16 training*,
         https://arxiv.org/abs/2010.06192, Algorithm 2.
     """
-    require_optimizer("with_stochastic_rounding", optimizer)
-    return optax.chain(shown_wide(optimizer), round_stochastically(seed=seed))
+    name = "with_stochastic_rounding"
+    require_optimizer(name, optimizer)
+    return optax.chain(shown_wide(name, optimizer), _rounded_at_random(name, seed))
