@@ -54,9 +54,7 @@ class TrackDecayState(NamedTuple):
 
 
 def track_decay(
-    optimizer: optax.GradientTransformation,
-    *,
-    every: int = 100,
+    optimizer: optax.GradientTransformation, *, every: int = 100
 ) -> optax.GradientTransformationExtraArgs:
     r"""An optimizer that also measures its own decay, every k-th step.
 

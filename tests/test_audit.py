@@ -561,8 +561,8 @@ def test_it_is_a_table_for_people_and_for_notebooks():
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-@pytest.mark.parametrize("rate", [1e-4, 1e-5])
-def test_what_survives_sixteen_bits_with_and_without_a_cure(dtype, rate):
+@pytest.mark.parametrize(("rate", "error"), [(1e-4, 0.1), (1e-5, 0.3)])
+def test_what_survives_sixteen_bits_with_and_without_a_cure(dtype, rate, error):
     params = {"kernel": jax.ShapeDtypeStruct((256, 64), dtype)}
     plain = optax.adamw(1e-3, eps=1e-3, weight_decay=rate / 1e-3)
     (lost,) = dx.audit(plain, params).leaves
@@ -570,7 +570,7 @@ def test_what_survives_sixteen_bits_with_and_without_a_cure(dtype, rate):
     for cure in (dx.with_stochastic_rounding, dx.with_compensation):
         audit = dx.audit(cure(plain), params)
         (leaf,) = audit.leaves
-        assert leaf.survives == pytest.approx(1.0, abs=0.1)
+        assert leaf.survives == pytest.approx(1.0, abs=error)
         assert leaf.rate == pytest.approx(rate, rel=1e-2)
         assert not audit.findings
 

@@ -147,9 +147,9 @@ def noise_of(
     """What a rate must exceed to be one.
 
     Three standard errors of the regression, from the spread of single weights (90 % of
-    a normal distribution lie within 3.29 standard deviations); of the rounding of
-    float32 in what changes with the weights beside the decay; and of that in the
-    weights of two runs, whose difference it leaves the smaller the further they went.
+    a normal distribution lie within 3.29 standard deviations); and of the rounding of
+    float32: of a derivative in what changes with the weights beside the decay, of a
+    difference in the weights of the two runs, the more the further they went.
 
     A leaf of few weights has no spread to speak of. There steps in proportion to the
     weights' size, s times as large, leave some s² behind when those of g and −g are
@@ -164,10 +164,10 @@ def noise_of(
         steps: followed.
     """
     regression = 3.0 * (spread / 3.29) / np.sqrt(max(count, 1))
-    rounding = 3.0 * min(np.sqrt(beside), EPS) / np.sqrt(steps)
-    apart = 3.0 * EPS * coarse / np.sqrt(steps * max(count, 1))
+    of_two = EPS * coarse / np.sqrt(max(count, 1))
+    rounding = 3.0 * (of_two or min(np.sqrt(beside), EPS)) / np.sqrt(steps)
     mirrored = 2.0 * beside * np.sqrt(steps) if count < FEW else 0.0
-    return float(1e-10 + np.nan_to_num(regression + rounding + apart + mirrored))
+    return float(1e-10 + np.nan_to_num(regression + rounding + mirrored))
 
 
 def _over_time(lost: np.ndarray) -> np.ndarray:

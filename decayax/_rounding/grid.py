@@ -94,8 +94,8 @@ def at_random(x: Sum, bits: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array
     """
     place = place_of(x, dtype)
     info = jnp.finfo(dtype)
-    # Below a power of two the gap is half as wide. A rounded sum that is one, and has
-    # its rest below it, is the only case in which the rest alone crosses a border.
+    # Below a power of two the gap is half as wide: in bfloat16 1 - 1e-9 stands between
+    # 1 and 1 - 2^-8, not 1 - 2^-7. There the rounded sum is 1, only its rest is below.
     at_border = (jnp.abs(place.n) == 2.0**info.nmant) & (
         place.binade > float(info.tiny)
     )
