@@ -595,6 +595,30 @@ def test_moments_in_sixteen_bits_keep_moving():
     )
 
 
+def test_equal_moments_are_rounded_each_by_itself_and_numbers_not_at_all():
+    injected = optax.inject_hyperparams(optax.sgd)(1e-3, momentum=0.9)
+    narrow = dx.with_state_dtype(injected, jnp.bfloat16)
+    params = {"a": jnp.ones(1000), "b": jnp.ones(1000)}
+    grads = jax.tree.map(lambda p: 1.003 * p, params)
+    _, state = narrow.update(grads, narrow.init(params), params)
+    first, second = (x for x in jax.tree.leaves(state.inner) if x.dtype == jnp.bfloat16)
+    assert np.mean(first != second) > 0.3
+    assert state.inner.hyperparams["momentum"] == np.float32(0.9)
+
+
+def test_steps_below_the_digits_of_float32_add_up():
+    """In float16 the residual holds what float32 cuts off the sum."""
+    params = jnp.full(1, 1.5, jnp.float16)
+    transform = dx.compensate_rounding()
+    state, update = transform.init(params), jax.jit(transform.update)
+    step = jnp.full(1, 1.5 * 2.0**-25, jnp.float32)
+    for _ in range(1000):
+        updates, state = update(step, state, params)
+        params = optax.apply_updates(params, updates)
+    moved = as_float64(params) - 1.5 + np.asarray(state.residual, float) * 2.0**-26
+    np.testing.assert_allclose(moved, 1000 * 1.5 * 2.0**-25, rtol=0.4)
+
+
 def test_moments_in_sixteen_bits_beside_weights_in_sixteen_bits():
     params = example("bfloat16", 2**16)
     inside = dx.with_state_dtype(optax.adamw(1e-3, weight_decay=0.1), "bfloat16")
