@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from decayax._kernel import map_leaves, require_params
+from decayax._kernel import map_leaves
 from decayax._rounding.grid import (
     binade_of,
     in_gaps,
@@ -23,12 +23,7 @@ from decayax._rounding.grid import (
     nearest,
     two_sum,
 )
-from decayax._rounding.leaves import (
-    is_rounded,
-    require_known,
-    require_optimizer,
-    shown_wide,
-)
+from decayax._rounding.leaves import around, checked, is_rounded
 from decayax._tree import flatten, Path, show
 
 
@@ -99,19 +94,17 @@ def compensate_rounding() -> optax.GradientTransformationExtraArgs:
         16-bit weights Zamirai et al., https://arxiv.org/abs/2010.06192, Algorithm 3.
         There the residual is a bfloat16.
     """
-    return _compensated("compensate_rounding")
+    name = "compensate_rounding"
+    return checked(name, _compensated(name))
 
 
 def _compensated(name: str) -> optax.GradientTransformationExtraArgs:
     def init(params: Any) -> CompensationState:
-        require_known(name, params)
         residual = jax.tree.map(lambda p: jnp.zeros_like(p, jnp.int16), params)
         return CompensationState(residual)
 
     def update(updates, state, params=None, **extra_args):
         del extra_args
-        require_params(name, params)
-        require_known(name, params)
         flat, treedef = flatten(state.residual)
         residuals = dict(flat)
 
@@ -181,5 +174,4 @@ def with_compensation(
         https://arxiv.org/abs/2010.06192, Algorithm 3.
     """
     name = "with_compensation"
-    require_optimizer(name, optimizer)
-    return optax.chain(shown_wide(name, optimizer), _compensated(name))
+    return around(name, optimizer, _compensated(name))

@@ -47,7 +47,32 @@ def require_optimizer(name: str, optimizer: Any) -> None:
         )
 
 
-def shown_wide(name: str, optimizer: Any) -> optax.GradientTransformationExtraArgs:
+def checked(
+    name: str, transform: optax.GradientTransformationExtraArgs
+) -> optax.GradientTransformationExtraArgs:
+    """A transform that looks at the parameters before anything happens to them."""
+
+    def init(params):
+        require_known(name, params)
+        return transform.init(params)
+
+    def update(updates, state, params=None, **extra_args):
+        require_params(name, params)
+        require_known(name, params)
+        return transform.update(updates, state, params, **extra_args)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def around(
+    name: str, optimizer: Any, last: optax.GradientTransformationExtraArgs
+) -> optax.GradientTransformationExtraArgs:
+    """An optimizer shown float32, and a last stage that rounds its steps."""
+    require_optimizer(name, optimizer)
+    return checked(name, optax.chain(shown_wide(optimizer), last))
+
+
+def shown_wide(optimizer: Any) -> optax.GradientTransformationExtraArgs:
     """An optimizer that is shown 16-bit gradients and parameters as float32.
 
     Its updates leave as it gives them, so that the last stage has all their digits.
@@ -58,12 +83,9 @@ def shown_wide(name: str, optimizer: Any) -> optax.GradientTransformationExtraAr
         return jax.tree.map(widened, tree)
 
     def init(params):
-        require_known(name, params)
         return inner.init(wide(params))
 
     def update(updates, state, params=None, **extra_args):
-        require_params(name, params)
-        require_known(name, params)
         return inner.update(wide(updates), state, wide(params), **extra_args)
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -12,14 +12,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from decayax._kernel import advanced, map_leaves, require_params
+from decayax._kernel import advanced, map_leaves
 from decayax._rounding.grid import at_random, landing, two_sum
-from decayax._rounding.leaves import (
-    is_rounded,
-    require_known,
-    require_optimizer,
-    shown_wide,
-)
+from decayax._rounding.leaves import around, checked, is_rounded
 from decayax._rounding.noise import (
     key_of,
     key_of_step,
@@ -80,7 +75,8 @@ def round_stochastically(
         1950; for 16-bit weights Zamirai et al., https://arxiv.org/abs/2010.06192,
         Algorithm 2.
     """
-    return _rounded_at_random("round_stochastically", seed)
+    name = "round_stochastically"
+    return checked(name, _rounded_at_random(name, seed))
 
 
 def _rounded_at_random(
@@ -89,13 +85,10 @@ def _rounded_at_random(
     require_seed(name, seed)
 
     def init(params: Any) -> StochasticRoundingState:
-        require_known(name, params)
         return StochasticRoundingState(jnp.zeros((), jnp.int32), key_of(seed))
 
     def update(updates, state, params=None, **extra_args):
         del extra_args
-        require_params(name, params)
-        require_known(name, params)
         number = {path: i for i, (path, _) in enumerate(flatten(params)[0])}
         key = key_of_step(state.key, WEIGHTS, state.count)
 
@@ -164,5 +157,4 @@ def with_stochastic_rounding(
         https://arxiv.org/abs/2010.06192, Algorithm 2.
     """
     name = "with_stochastic_rounding"
-    require_optimizer(name, optimizer)
-    return optax.chain(shown_wide(name, optimizer), _rounded_at_random(name, seed))
+    return around(name, optimizer, _rounded_at_random(name, seed))
