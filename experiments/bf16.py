@@ -29,8 +29,7 @@ import optax
 
 import decayax as dx
 from experiments import data as digits, engine, files, tasks
-from experiments.demo import Lap, stopwatch
-from experiments.terminal import Bar, progress
+from experiments.terminal import Bar, Lap, progress, stopwatch
 
 
 Optimizer = optax.GradientTransformationExtraArgs
@@ -116,8 +115,8 @@ ARMS = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Plan:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan(tasks.DigitsPlan):
     """All that decides the numbers."""
 
     rates: tuple[float, ...]  # γλ of part 1
@@ -128,19 +127,6 @@ class Plan:
     seeds: int = 10
     epochs: int = 200
     epochs_per_segment: int = 50
-    batch: int = 50
-    train_size: int = 900
-    label_noise: float = 0.4
-    hidden: int = 128
-
-    def task(self, dtype: str) -> engine.Task:
-        return tasks.noisy_digits(
-            self.train_size, self.label_noise, self.batch, self.hidden, dtype
-        )
-
-    def schedule(self) -> engine.Schedule:
-        steps = self.train_size // self.batch
-        return engine.Schedule(self.epochs, self.epochs_per_segment, steps)
 
     def cells(self) -> list[engine.Cell]:
         return [

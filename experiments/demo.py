@@ -21,8 +21,7 @@ too, so tuned against tuned would compare the rates.
 import dataclasses
 import functools
 import itertools
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,7 +43,7 @@ from experiments.analysis import (
 )
 from experiments.mechanism import measure_shrink
 from experiments.report import write_report
-from experiments.terminal import Bar, progress, show
+from experiments.terminal import Bar, Lap, progress, show, stopwatch
 
 
 class Arm(NamedTuple):
@@ -71,8 +70,8 @@ ARMS = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Plan:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan(tasks.DigitsPlan):
     """All that decides the numbers. The grid is the same for both arms of a pair."""
 
     learning_rates: dict[str, tuple[float, ...]]  # of each base, the peaks
@@ -81,15 +80,7 @@ class Plan:
     final_seeds: int = 20
     epochs: int = 60
     epochs_per_segment: int = 20
-    batch: int = 50
-    train_size: int = 900
-    label_noise: float = 0.4
-    hidden: int = 128
     chunk: int = 20  # cells side by side; another number, other last bits
-
-    def __post_init__(self):
-        if self.epochs % self.epochs_per_segment:
-            raise ValueError("epochs must be a multiple of epochs_per_segment")
 
     def seeds(self, stage: str) -> range:
         """The seeds of a stage; none is in both."""
@@ -104,15 +95,6 @@ class Plan:
     def count_runs(self) -> int:
         tuning = sum(len(self.tuning_cells(arm)) for arm in ARMS)
         return tuning + (len(ARMS) + len(self.learning_rates)) * self.final_seeds
-
-    def task(self) -> engine.Task:
-        return tasks.noisy_digits(
-            self.train_size, self.label_noise, self.batch, self.hidden
-        )
-
-    def schedule(self) -> engine.Schedule:
-        steps = self.train_size // self.batch
-        return engine.Schedule(self.epochs, self.epochs_per_segment, steps)
 
 
 FULL = Plan(
@@ -136,9 +118,6 @@ SMOKE = Plan(
     epochs_per_segment=2,
     chunk=8,
 )
-
-
-Lap = Callable[[str], None]  # told the name of every part that has just ended
 
 
 def run(plan: Plan, out: Path, command: str, started: float) -> None:
@@ -229,14 +208,3 @@ def records(
             if values.dtype == np.float32
         }
         yield Run(stage, arm.name, arm.base, arm.place, *cell, **at)
-
-
-def stopwatch(started: float) -> tuple[Lap, dict[str, float]]:
-    """A function to call at the end of each part, and the seconds it notes."""
-    seconds: dict[str, float] = {}
-
-    def lap(name: str) -> None:
-        elapsed = time.perf_counter() - started - sum(seconds.values())
-        seconds[name] = round(elapsed, 2)
-
-    return lap, seconds

@@ -1,5 +1,6 @@
 """What is trained: data, model and loss put together for the engine."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -7,10 +8,35 @@ import jax.numpy as jnp
 import optax
 
 from experiments import data as digits, models
-from experiments.engine import Task
+from experiments.engine import Schedule, Task
 
 
 CHANCE = 1 / digits.CLASSES
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DigitsPlan:
+    """How long and on what every run of an experiment on digits trains."""
+
+    epochs: int
+    epochs_per_segment: int
+    batch: int = 50
+    train_size: int = 900
+    label_noise: float = 0.4
+    hidden: int = 128
+
+    def __post_init__(self):
+        if self.epochs % self.epochs_per_segment:
+            raise ValueError("epochs must be a multiple of epochs_per_segment")
+
+    def task(self, dtype: jax.typing.DTypeLike = jnp.float32) -> Task:
+        return noisy_digits(
+            self.train_size, self.label_noise, self.batch, self.hidden, dtype
+        )
+
+    def schedule(self) -> Schedule:
+        steps = self.train_size // self.batch
+        return Schedule(self.epochs, self.epochs_per_segment, steps)
 
 
 def noisy_digits(

@@ -1,6 +1,7 @@
 """What a person sees: a progress bar while it runs, tables when it is done."""
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +20,9 @@ from experiments import interrupts
 from experiments.analysis import Analysis, DECOUPLED
 from experiments.report import conclusion
 from experiments.statistics import verdict
+
+
+Lap = Callable[[str], None]  # told the name of every part that has just ended
 
 
 class Bar(NamedTuple):
@@ -118,3 +122,14 @@ def _differences(analysis: Analysis) -> Table:
             end_section=pair is analysis.pairs[-1],
         )
     return table
+
+
+def stopwatch(started: float) -> tuple[Lap, dict[str, float]]:
+    """A function to call at the end of each part, and the seconds it notes."""
+    seconds: dict[str, float] = {}
+
+    def lap(name: str) -> None:
+        elapsed = time.perf_counter() - started - sum(seconds.values())
+        seconds[name] = round(elapsed, 2)
+
+    return lap, seconds
