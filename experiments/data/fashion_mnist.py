@@ -1,0 +1,58 @@
+"""Fashion-MNIST: 70000 photographs of clothes, 28 x 28 pixels in [0, 1], ten classes.
+
+Zalando's four files as Debian packs them (MIT licence). The official training part is
+the pool, t10k the test part.
+
+Reference:
+    Xiao, Rasul, Vollgraf, *Fashion-MNIST*, arXiv:1708.07747 (2017).
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from experiments.data import formats, pixels, places
+from experiments.data.labelled import Labelled
+
+
+CLASSES = 10
+# Of the bytes inside: Debian packed them anew, so its .gz differ from Zalando's.
+MD5 = {
+    "train-images-idx3-ubyte.gz": "f4a8712d7a061bf5bd6d2ca38dc4d50a",
+    "train-labels-idx1-ubyte.gz": "9018921c3c673c538a1fc5bad174d6f9",
+    "t10k-images-idx3-ubyte.gz": "8181f5470baa50b63fa0f6fddb340f0a",
+    "t10k-labels-idx1-ubyte.gz": "15d484375f8d13e6eb1aabb0c3f46965",
+}
+SOURCE = places.Source(
+    title="Fashion-MNIST",
+    name="fashion-mnist",
+    files=tuple(MD5),
+    cure="Run `make data` (or apt-get install dataset-fashion-mnist), or",
+)
+
+
+def load(
+    pool_size: int | None = None, test_size: int | None = None, *, check: bool = True
+) -> Labelled:
+    """The first rows of the official parts; float32[N, 28, 28]."""
+    folder = places.find(SOURCE)
+    train, t10k = (_part(folder, name, check) for name in ("train", "t10k"))
+    return pixels.labelled(train, t10k, pool_size, test_size)
+
+
+def _part(folder: Path, name: str, check: bool) -> tuple[np.ndarray, np.ndarray]:
+    images = _array(folder / f"{name}-images-idx3-ubyte.gz", 3, check)
+    labels = _array(folder / f"{name}-labels-idx1-ubyte.gz", 1, check)
+    if len(images) != len(labels):
+        raise places.Damaged(
+            folder / f"{name}-labels-idx1-ubyte.gz",
+            f"{len(labels)} labels for {len(images)} images",
+        )
+    return images, labels
+
+
+def _array(path: Path, axes: int, check: bool) -> np.ndarray:
+    data = formats.gunzip(formats.read(path), path)
+    if check:
+        formats.verify(data, path, "md5", MD5[path.name])
+    return formats.idx(data, path, axes)

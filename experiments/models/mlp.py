@@ -1,0 +1,32 @@
+"""Perceptrons with rectified units, with or without LayerNorm before them."""
+
+from collections.abc import Sequence
+
+import jax
+from flax import nnx
+
+from experiments.models.model import from_nnx, Model
+
+
+class MLP(nnx.Module):
+    """Linear layers; LayerNorm, where asked for, and ReLU between them."""
+
+    def __init__(self, sizes: Sequence[int], norm: bool, *, rngs: nnx.Rngs):
+        pairs = zip(sizes[:-2], sizes[1:-1], strict=True)
+        self.hidden = nnx.List([nnx.Linear(a, b, rngs=rngs) for a, b in pairs])
+        self.norms = nnx.List(
+            [nnx.LayerNorm(b, rngs=rngs) for b in sizes[1:-1] if norm]
+        )
+        self.output = nnx.Linear(sizes[-2], sizes[-1], rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = x.reshape(len(x), -1)
+        for index, layer in enumerate(self.hidden):
+            x = layer(x)
+            x = jax.nn.relu(self.norms[index](x) if self.norms else x)
+        return self.output(x)
+
+
+def mlp(sizes: Sequence[int], norm: bool = False) -> Model:
+    """A perceptron from `sizes[0]` inputs to `sizes[-1]` classes; inputs flattened."""
+    return from_nnx(lambda rngs: MLP(sizes, norm, rngs=rngs))

