@@ -2,12 +2,11 @@
 
 import importlib
 import sys
-import time
 
 from experiments import interrupts
+from experiments.problem import Problem
 
 
-STARTED = time.perf_counter()
 # Package by module: what the experiments need and the library does without.
 EXTRAS = {
     "flax": "flax",
@@ -24,7 +23,14 @@ def main() -> None:
         _require_extras()
         from experiments import cli
 
-        cli.main(STARTED)
+        sys.exit(cli.main())
+    except Problem as problem:
+        sys.exit(f"experiments: {problem}")
+    except OSError as error:
+        sys.exit(
+            f"experiments: {error.strerror or error}: {error.filename or 'writing'}. "
+            "Files written before are whole; --resume goes on from them."
+        )
     except interrupts.Interrupted as stop:
         why = " ".join(["experiments: interrupted", *getattr(stop, "__notes__", ())])
         print(f"{why}. No file is left half-written.", file=sys.stderr)

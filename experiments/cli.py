@@ -1,105 +1,258 @@
-"""The commands: functions whose arguments tyro reads from the command line."""
+"""The commands: one for each study, and report, list, launch."""
 
+import ast
+import contextlib
 import dataclasses
 import functools
+import importlib
+import io
+import itertools
+import os
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from types import ModuleType
+from typing import Annotated, Any
 
 import tyro
 
+from experiments.problem import Problem
 
-RAW = ("cells.csv", "raw.npz", "manifest.json")
+
+# Module by command; one file, one question.
+STUDIES = {
+    "demo": "demo",
+    "bf16": "bf16",
+    "e01": "e01_same_or_not",
+    "e02": "e02_why",
+    "e03": "e03_tuning",
+}
+PROGRAM = "python -m experiments"
+DONE, UNFINISHED = 0, 3  # exit status; 3: other shards have pieces to make
 
 
-def demo(
-    started: tyro.conf.Suppress[float],
-    out: Path = Path("results/demo"),
-    smoke: tyro.conf.FlagCreatePairsOff[bool] = False,
-    seeds: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None,
-) -> None:
-    """The same λθ at two places of the chain: what difference does it make?
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What every study takes."""
 
-    Tunes nine arms on digits with wrong labels, runs the best of each on fresh seeds,
-    and writes cells.csv, raw.npz, manifest.json, figures and report.md.
+    smoke: bool = False
+    """A tiny plan: seconds, and no finding."""
+    dry_run: bool = False
+    """Say what would be run and where its results would go; run nothing."""
+    resume: bool = False
+    """Go on with a results directory that has been begun."""
+    shard: Annotated[str, tyro.conf.arg(metavar="I/N")] = "0/1"
+    """Make the pieces of shard I of N, counted from 0; all share one directory."""
+    out: Path = Path("results")
+    """Where results go: in OUT/STUDY/HASH."""
+    data: Path | None = None
+    """A folder with data sets of your own, looked in first."""
+    seeds: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    """Fresh seeds of the final runs, instead of the plan's number."""
+    chunk: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    """Cells side by side, instead of the plan's number; more for a GPU."""
 
-    Args:
-        started: when the process started, by `time.perf_counter`.
-        out: folder for the results.
-        smoke: a tiny grid and a few epochs: seconds, and no finding.
-        seeds: number of fresh seeds for the final runs of each arm; 20 without this,
-            4 in a smoke run.
+
+STANDARD = Options()
+Run = Callable[[], int]
+
+
+def study_module(name: str) -> ModuleType:
+    """The file of a study.
+
+    Raises:
+        Problem: there is none of this name.
     """
-    from experiments import engine
+    if name not in STUDIES:
+        raise Problem(f"there is no study {name!r}; there are {', '.join(STUDIES)}.")
+    return importlib.import_module(f"experiments.{STUDIES[name]}")
 
-    engine.use_all_cores()
-    from experiments.demo import FULL, run, SMOKE
 
-    plan = SMOKE if smoke else FULL
-    if seeds is not None:
-        if seeds < 2:
-            sys.exit(f"experiments demo: --seeds {seeds}: an interval needs 2 or more.")
-        plan = dataclasses.replace(plan, final_seeds=seeds)
+def build(name: str, options: Options) -> Any:
+    """The study with the plan that the options ask for."""
+    if options.data is not None:
+        os.environ["DECAYAX_DATA"] = str(options.data.expanduser().resolve())
+    module = study_module(name)
+    plan = module.SMOKE if options.smoke else module.FULL
+    if options.seeds is not None:
+        if not hasattr(plan, "final_seeds"):
+            raise Problem(f"{name} has no final runs: leave --seeds out.")
+        if options.seeds < 4:
+            raise Problem(f"--seeds {options.seeds}: an interval needs 4 or more.")
+        plan = dataclasses.replace(plan, final_seeds=options.seeds)
+    if options.chunk is not None:
+        if options.chunk < 1:
+            raise Problem(f"--chunk {options.chunk}: at least one cell at a time.")
+        plan = dataclasses.replace(plan, chunk=options.chunk)
+    return module.study(plan)
+
+
+def run_study(name: str, options: Options) -> int:
+    """Run what is missing, then make the report; returns the exit status."""
+    from experiments.engine import devices
+
+    devices.use_all_cores()
+    from experiments import interrupts, terminal
+    from experiments.engine import study as engine
+
+    shard = engine.parse_shard(options.shard)
+    study = build(name, options)
+    folder = engine.folder_of(study, options.out)
+    if options.dry_run:
+        print(engine.preview(study, options.out))
+        return DONE
+    print(f"{study.name}: {study.runs} runs into {folder}", flush=True)
     command = shlex.join(["python", "-m", "experiments", *sys.argv[1:]])
-    run(plan, out, command, started)
-
-
-def bf16(
-    started: tyro.conf.Suppress[float],
-    out: Path = Path("results/bf16"),
-    smoke: tyro.conf.FlagCreatePairsOff[bool] = False,
-) -> None:
-    """Does weight decay survive bfloat16, and what does it take?
-
-    Decays weights and trains a network in bfloat16, plain, with stochastic rounding and
-    with compensation; writes kept.csv, cells.csv, manifest.json, figures and report.md.
-
-    Args:
-        started: when the process started, by `time.perf_counter`.
-        out: folder for the results.
-        smoke: few steps and two seeds: seconds, and no finding.
-    """
-    from experiments import engine
-
-    engine.use_all_cores()
-    from experiments.bf16 import FULL, run, SMOKE
-
-    command = shlex.join(["python", "-m", "experiments", *sys.argv[1:]])
-    run(SMOKE if smoke else FULL, out, command, started)
-
-
-def report(folder: tyro.conf.Positional[Path] = Path("results/demo")) -> None:
-    """Make figures and report again, from the stored results alone.
-
-    Args:
-        folder: where an experiment has written its results.
-    """
-    if (folder / "kept.csv").is_file():
-        from experiments.bf16_report import write_report as write_bf16_report
-
-        write_bf16_report(folder)
-        print(folder / "report.md")
-        return
-    missing = [name for name in RAW if not (folder / name).is_file()]
+    with terminal.progress(study.runs) as bar:
+        try:
+            folder, missing = engine.run(
+                study, options.out, command, bar, options.resume, shard
+            )
+        except interrupts.Interrupted as stop:
+            stop.add_note(f"; go on with: {again(name, options)}")
+            raise
     if missing:
-        sys.exit(
-            f"experiments report: no {', '.join(missing)} in {folder}. Make them with: "
-            f"python -m experiments demo --out {folder}"
+        print(
+            f"Shard {options.shard} has made its pieces. Of {missing.stage}, "
+            f"{missing.pieces} pieces of other shards are missing: once they are "
+            f"there, go on with: {again(name, options)}"
         )
-    from experiments.report import write_report
-    from experiments.terminal import show
+        return UNFINISHED
+    print(study.report(folder))
+    show_files(folder)
+    return DONE
 
-    show(write_report(folder), folder)
+
+def again(name: str, options: Options) -> str:
+    """The command that goes on with a run."""
+    words = [os.path.relpath(sys.executable), "-m", "experiments", name, "--resume"]
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        if field.name == "resume" or value == getattr(STANDARD, field.name):
+            continue
+        words.append(f"--{field.name.replace('_', '-')}")
+        words += [] if value is True else [str(value)]
+    return shlex.join(words)
 
 
-def main(started: float) -> None:
-    tyro.extras.subcommand_cli_from_dict(
-        {
-            "demo": functools.partial(demo, started),
-            "bf16": functools.partial(bf16, started),
-            "report": report,
-        },
-        prog="python -m experiments",
-        description="Experiments with decayax: one subcommand, one question.",
-    )
+def report(folder: tyro.conf.Positional[Path]) -> Run:
+    """Make figures and report again, from the stored files alone.
+
+    Args:
+        folder: a results directory, such as results/demo/0123456789ab.
+    """
+    return functools.partial(write_report, folder)
+
+
+def write_report(folder: Path) -> int:
+    """The report of a finished directory."""
+    from experiments.engine.store import read_manifest
+
+    manifest = read_manifest(folder)
+    if not (folder / "cells.csv").exists():
+        raise Problem(
+            f"{folder} is not finished: go on with {PROGRAM} {manifest['study']} "
+            "--resume."
+        )
+    print(study_module(manifest["study"]).write_report(folder))
+    show_files(folder)
+    return DONE
+
+
+def list_studies() -> Run:
+    """Say which studies there are, and what they ask."""
+
+    def run() -> int:
+        for name in STUDIES:
+            print(f"{name:6}{first_line(name)}")
+        return DONE
+
+    return run
+
+
+def first_line(name: str) -> str:
+    """A study's question, read without importing it."""
+    path = Path(__file__).with_name(f"{STUDIES[name]}.py")
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return (ast.get_docstring(tree) or "").partition("\n")[0]
+
+
+def launch(
+    study: tyro.conf.Positional[str],
+    options: Options = STANDARD,
+    shards: int = 2,
+    cluster: Annotated[str, tyro.conf.arg(metavar="local|slurm")] = "slurm",
+    partition: str | None = None,
+    minutes: int = 60,
+    retries: int = 2,
+) -> Run:
+    """Run a study's shards as jobs, here or on a SLURM cluster, until it is whole.
+
+    Args:
+        study: its name, as `list` tells.
+        options: as for the study itself, but for --shard.
+        shards: how many jobs share the pieces.
+        cluster: local for processes on this machine, slurm for a cluster's queue.
+        partition: of the cluster; its standard one without this.
+        minutes: after which a job is ended, or put back into the queue.
+        retries: how often a shard that failed is started again.
+    """
+
+    def run() -> int:
+        from experiments.engine.launch import launch_shards, Queue
+
+        queue = Queue(cluster, partition, minutes)
+        build(study, options)  # before any job: bad options end here
+        jobs = [
+            dataclasses.replace(options, shard=f"{i}/{shards}") for i in range(shards)
+        ]
+        work = [functools.partial(run_study, study, each) for each in jobs]
+        launch_shards(work, options.out / study / "jobs", queue, retries, DONE)
+        return run_study(study, dataclasses.replace(options, resume=True))
+
+    return run
+
+
+def show_files(folder: Path) -> None:
+    """What a person would open."""
+    print()
+    for path in [folder / "report.md", *sorted(folder.glob("*.png"))]:
+        print(f"  {path}")
+
+
+def main() -> int:
+    """Parse the command line and run; returns the exit status."""
+    commands: dict[str, Callable[..., Run]] = {n: _command(n) for n in STUDIES}
+    commands |= {"launch": launch, "report": report, "list": list_studies}
+    told = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(told):
+            run = tyro.extras.subcommand_cli_from_dict(
+                commands,
+                prog=PROGRAM,
+                description="Experiments with decayax: one study, one question.",
+                config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+            )
+    except SystemExit as end:
+        if end.code:
+            raise Problem(_one_line(told.getvalue())) from None
+        raise
+    return run()
+
+
+def _command(name: str) -> Callable[..., Run]:
+    def command(options: Options = STANDARD) -> Run:
+        return functools.partial(run_study, name, options)
+
+    command.__doc__ = first_line(name)
+    return command
+
+
+def _one_line(box: str) -> str:
+    """What tyro says in a box, without the box and what follows the first rule."""
+    lines = [line.strip("│ ") for line in box.splitlines()[1:]]
+    said = list(itertools.takewhile(lambda line: line and line[0] not in "─╰", lines))
+    hints = [b for a, b in itertools.pairwise(lines) if a == "Perhaps you meant:"]
+    hint = f" Perhaps you meant {hints[0]}." if hints else ""
+    return f"{' '.join(said).rstrip('.')}.{hint} See {PROGRAM} --help."

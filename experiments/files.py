@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import functools
 import importlib.metadata
 import json
 import os
@@ -25,12 +26,31 @@ def whole(path: Path) -> Iterator[Path]:
     """A temporary name beside `path`, moved onto it only when all is written."""
     interrupts.heed()
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    writer = f"{platform.node() or 'here'}-{os.getpid()}"
+    temporary = path.with_name(f".{path.name}.{writer}.part")
     try:
         yield temporary
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Remove what killed processes of this machine have left half-written."""
+    for path in folder.glob(".*.part"):
+        host, _, process = path.name.removesuffix(".part").rpartition("-")
+        if host.endswith(f".{platform.node() or 'here'}") and not _alive(int(process)):
+            path.unlink(missing_ok=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def write_text(path: Path, text: str) -> None:
@@ -60,8 +80,8 @@ def read_csv(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def provenance() -> dict[str, Any]:
-    """Versions, devices and revision: what a reader needs to repeat the run."""
+@functools.cache
+def _origin() -> dict[str, Any]:
     device = jax.devices()[0]
     return {
         "versions": {"python": platform.python_version()}
@@ -69,12 +89,19 @@ def provenance() -> dict[str, Any]:
         "device": {
             "platform": device.platform,
             "kind": device.device_kind,
-            "count": jax.device_count(),
+            "count": jax.local_device_count(),
+            "random numbers": jax.config.values["jax_default_prng_impl"],
+            "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
         },
         "machine": f"{platform.system()} {platform.machine()}",
         "git_revision": _git("rev-parse", "HEAD"),
         "git_changed": bool(_git("status", "--porcelain", "--untracked-files=no")),
     }
+
+
+def provenance() -> dict[str, Any]:
+    """Versions, devices and revision: what a reader needs to repeat the run."""
+    return dict(_origin())
 
 
 def _git(*arguments: str) -> str | None:

@@ -11,6 +11,7 @@ Decoupled decay should give γλ for every weight, RMSprop with L2 about γλ/�
 also enters V, which is why this is measured rather than read off the formula.
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -18,37 +19,43 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import engine
-from experiments.models import kernel_vector
+from experiments.engine import program
+from experiments.engine.plan import (
+    Cell,
+    columns,
+    Data,
+    multiplier,
+    Part,
+    Static,
+    Task,
+)
+from experiments.engine.workshop import batches_for, program_for, Workshop
+from experiments.tasks import decayed_vector
 
 
 def measure_shrink(
-    task: engine.Task,
-    schedule: engine.Schedule,
-    data: Any,
-    chain: engine.Chain,
-    cell: engine.Cell,
+    shop: Workshop, static: Static, cell: Cell, width: int
 ) -> dict[str, np.ndarray]:
-    """Train one cell to half its epochs, then measure over the next epoch.
+    """Train one cell for half its segments, then measure over the next epoch.
 
     Returns:
         For every decayed weight, over the epoch: `shrink` per step, the mean `root_v`
         of √V, the root mean squares `rms_w` and `rms_g` of weight and gradient, each
         float32[weights]; and `rate`, the mean of γ_t λ, float32[].
     """
-    half = schedule.epochs // 2
-
-    @jax.jit
-    def measure(cell, data):
-        params = task.init(cell.seed)
-        state = engine.optimizer(chain, task, schedule, cell).init(params)
-        middle = engine.run_epochs(
-            chain, task, schedule, (params, state), cell, jnp.arange(half), data
-        )
-        return _one_epoch(task, schedule, data, chain, cell, middle, half)
-
-    sums = jax.device_get(measure(cell, data))
-    steps = schedule.steps_per_epoch
+    made = program_for(shop, static, columns((cell,)), width)
+    bench = made.bench
+    numbers = columns((cell,) * bench.width)
+    copies, part, carry = program.start(made, numbers)
+    half = static.segments // 2 * static.epochs_per_segment
+    for first in range(0, half, static.epochs_per_segment):
+        batches = batches_for(shop, made, numbers["seed"], first)
+        carry = made.segment(carry, copies, part, np.int32(first), batches, bench.data)
+    batches = batches_for(shop, made, numbers["seed"], half)
+    one = jax.tree.map(lambda x: np.asarray(x)[0], (copies, part, carry, batches))
+    measure = jax.jit(functools.partial(_one_epoch, static, bench.task))
+    sums = jax.device_get(measure(*one, half, jax.device_get(bench.data)))
+    steps = bench.task.steps_per_epoch
     return {
         "shrink": sums["pull"] / np.maximum(sums["square"], np.finfo("f4").tiny),
         "root_v": sums["root_v"] / steps,
@@ -58,32 +65,39 @@ def measure_shrink(
     }
 
 
-def _one_epoch(task, schedule, data, chain, cell, carry, number) -> Any:
+def _one_epoch(
+    static: Static,
+    task: Task,
+    cell: Cell,
+    part: Part,
+    carry: program.Carry,
+    batches: Any,
+    number: Any,
+    data: Data,
+) -> Any:
     """Sums over the steps of one epoch, each weight by itself."""
-    decayed = engine.optimizer(chain, task, schedule, cell)
-    plain = engine.optimizer(
-        chain, task, schedule, cell._replace(weight_decay=0 * cell.weight_decay)
-    )
+    decayed = program.optimizer(static, task, cell)
+    without_decay = {**cell, "weight_decay": 0 * cell["weight_decay"]}
+    plain = program.optimizer(static, task, without_decay)
+    eta = multiplier(static, task.steps_per_epoch)
 
-    def step(carry, batch):
-        index, (params, state) = carry
-        grads = jax.grad(task.loss)(params, *batch)
+    def step(carry: Any, batch: Any) -> Any:
+        index, params, state = carry
+        grads = jax.grad(task.loss)(params, batch, part, data)
         without, _ = plain.update(grads, state, params)
         updates, state = decayed.update(grads, state, params)
-        theta, by_decay = (
-            kernel_vector(params),
-            kernel_vector(updates) - kernel_vector(without),
-        )
+        theta = decayed_vector(params)
+        by_decay = decayed_vector(updates) - decayed_vector(without)
         terms = {
             "pull": -by_decay * theta,
             "square": theta**2,
-            "grad_square": kernel_vector(grads) ** 2,
-            "root_v": jnp.sqrt(kernel_vector(optax.tree_utils.tree_get(state, "nu"))),
-            "rate": cell.learning_rate * schedule.multiplier(index) * cell.weight_decay,
+            "grad_square": decayed_vector(grads) ** 2,
+            "root_v": jnp.sqrt(decayed_vector(optax.tree_utils.tree_get(state, "nu"))),
+            "rate": cell["learning_rate"] * eta(index) * cell["weight_decay"],
         }
-        return (index + 1, (optax.apply_updates(params, updates), state)), terms
+        return (index + 1, optax.apply_updates(params, updates), state), terms
 
-    part = task.part(cell.seed, data)
-    start = (number * schedule.steps_per_epoch, carry)
-    _, terms = jax.lax.scan(step, start, task.batches(cell.seed, number, part))
+    start = (number * task.steps_per_epoch, carry.params, carry.state)
+    first = jax.tree.map(lambda x: x[: task.steps_per_epoch], batches)
+    _, terms = jax.lax.scan(step, start, first)
     return jax.tree.map(lambda term: jnp.sum(term, axis=0), terms)

@@ -1,94 +1,225 @@
-"""What is trained: data, model and loss put together for the engine."""
+"""What is trained: data, model and loss put together for the engine.
+
+A recipe is a frozen dataclass of numbers and named functions, so it has a description;
+`task` builds from it what the engine runs. Weights decay, biases and norms do not.
+"""
 
 import dataclasses
-from typing import Any
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from experiments import data as digits, models
-from experiments.engine import Schedule, Task
+import decayax as dx
+from experiments.data import corpus, labelled
+from experiments.data.corpus import Corpus
+from experiments.data.labelled import Labelled
+from experiments.engine.plan import Cell, Task
+from experiments.models.model import Model
+from experiments.problem import Problem
+from experiments.seeds import key_for, Purpose
 
 
-CHANCE = 1 / digits.CLASSES
+ROWS_AT_ONCE, WINDOWS_AT_ONCE = 2048, 16  # evaluated: they bound a cell's memory
+mask = dx.masks.no_bias_or_norm
+
+
+class Part(NamedTuple):
+    """What a cell trains on."""
+
+    split: labelled.Split
+    scales: jax.Array | None  # float32[inputs]: what each input is multiplied by
+
+
+class Tokens(NamedTuple):
+    """The three parts of a text, as numbers of symbols."""
+
+    train: Any  # int32[N]
+    val: Any
+    test: Any
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DigitsPlan:
-    """How long and on what every run of an experiment on digits trains."""
+class Classification:
+    """Any labelled data, any model: cross-entropy, with wrong training labels.
 
-    epochs: int
-    epochs_per_segment: int
-    batch: int = 50
-    train_size: int = 900
-    label_noise: float = 0.4
-    hidden: int = 128
+    Where a cell has a `spread` s, input i is multiplied by 10^U(-s, s), drawn by seed:
+    the gradients of the first layer then differ in scale, and the labels do not change.
+    """
 
-    def __post_init__(self):
-        if self.epochs % self.epochs_per_segment:
-            raise ValueError("epochs must be a multiple of epochs_per_segment")
+    data: Callable[[], Labelled]
+    model: Callable[[], Model]
+    classes: int
+    train_size: int
+    batch: int
+    label_noise: float = 0.0
+    dtype: str = "float32"  # of parameters, activations and gradients; losses float32
 
-    def task(self, dtype: jax.typing.DTypeLike = jnp.float32) -> Task:
-        return noisy_digits(
-            self.train_size, self.label_noise, self.batch, self.hidden, dtype
+    def load(self) -> Labelled:
+        return self.data()
+
+    def task(self) -> Task:
+        model = self.model()
+        init = functools.partial(_init, model, self.dtype)
+
+        def logits_of(params: Any, part: Part, x: jax.Array) -> jax.Array:
+            if part.scales is not None:
+                x = x * part.scales.reshape(x.shape[1:])
+            if jnp.issubdtype(x.dtype, jnp.floating):  # and not numbers of symbols
+                x = x.astype(self.dtype)
+            return model.logits(params, x).astype(jnp.float32)
+
+        def loss(params: Any, batch: Any, part: Part, data: Labelled) -> jax.Array:
+            rows, y = part.split.train_rows[batch], part.split.train_y[batch]
+            return _cross_entropy(logits_of(params, part, data.pool_x[rows]), y).mean()
+
+        def part(cell: Cell, data: Labelled) -> Part:
+            halves = labelled.split(
+                *(cell["seed"], data.pool_y, self.train_size),
+                *(self.label_noise, self.classes),
+            )
+            return Part(halves, _scales(cell, data.pool_x[0].size))
+
+        def measure(params: Any, part: Part, data: Labelled) -> dict[str, jax.Array]:
+            split = part.split
+            on = functools.partial(
+                _evaluate, functools.partial(logits_of, params, part)
+            )
+            train = on(data.pool_x, split.train_y, split.train_rows)
+            val = on(data.pool_x, data.pool_y[split.val_rows], split.val_rows)
+            test = on(data.test_x, data.test_y)
+            return {
+                "train_loss": train["loss"],
+                "val_accuracy": val["accuracy"],
+                "val_loss": val["loss"],
+                "test_accuracy": test["accuracy"],
+                "test_loss": test["loss"],
+            } | sizes(params)
+
+        guess = {"accuracy": 1 / self.classes, "loss": math.log(self.classes)}
+        return Task(
+            *(init, part),
+            batches=lambda seed, epoch, data: labelled.batches(
+                seed, epoch, self.train_size, self.batch
+            ),
+            loss=loss,
+            measure=measure,
+            mask=mask,
+            steps_per_epoch=self.train_size // self.batch,
+            chance={f"{on}_{x}": guess[x] for on in ("val", "test") for x in guess},
         )
 
-    def schedule(self) -> Schedule:
-        steps = self.train_size // self.batch
-        return Schedule(self.epochs, self.epochs_per_segment, steps)
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Language:
+    """Any text, a model of sequences: the next symbol is to be told."""
+
+    data: Callable[[], Corpus]
+    model: Callable[[], Model]
+    symbols: int  # at least as many as the text has
+    length: int
+    batch: int
+    steps_per_epoch: int
+    evaluated: int = 64  # windows, evenly spaced, of each part
+    dtype: str = "float32"
+
+    def load(self) -> Tokens:
+        text = self.data()
+        if len(text.symbols) > self.symbols:
+            raise Problem(
+                f"the text has {len(text.symbols)} symbols, the model {self.symbols}: "
+                "raise symbols= and the model's vocabulary."
+            )
+        return Tokens(text.train, text.val, text.test)
+
+    def task(self) -> Task:
+        model = self.model()
+
+        def loss_of(params: Any, windows: jax.Array) -> jax.Array:
+            logits = model.logits(params, windows[:, :-1]).astype(jnp.float32)
+            return _cross_entropy(logits, windows[:, 1:]).mean()
+
+        def measure(params: Any, part: None, data: Tokens) -> dict[str, jax.Array]:
+            return {
+                f"{name}_loss": jax.lax.map(
+                    lambda window: loss_of(params, window[None]),
+                    self._evenly(tokens),
+                    batch_size=WINDOWS_AT_ONCE,
+                ).mean()
+                for name, tokens in data._asdict().items()
+            } | sizes(params)
+
+        return Task(
+            init=functools.partial(_init, model, self.dtype),
+            part=lambda cell, data: None,
+            batches=lambda seed, epoch, data: corpus.windows(
+                *(seed, epoch, data.train),
+                *(self.length, self.batch, self.steps_per_epoch),
+            ),
+            loss=lambda params, batch, part, data: loss_of(params, batch),
+            measure=measure,
+            mask=mask,
+            steps_per_epoch=self.steps_per_epoch,
+            chance={f"{on}_loss": math.log(self.symbols) for on in ("val", "test")},
+        )
+
+    def _evenly(self, tokens: jax.Array) -> jax.Array:
+        """Windows to evaluate on, from all over a part of the text."""
+        windows = corpus.consecutive(tokens, self.length)
+        every = max(len(windows) // self.evaluated, 1)
+        return windows[::every][: self.evaluated]
 
 
-def noisy_digits(
-    train_size: int,
-    label_noise: float,
-    batch: int,
-    hidden: int,
-    dtype: jax.typing.DTypeLike = jnp.float32,
-) -> Task:
-    """Digits with wrong training labels, an MLP, cross-entropy; kernels decay.
-
-    Parameters, activations and gradients are of one dtype; the loss is float32.
-    """
-    model = models.mlp(64, hidden, digits.CLASSES)
-
-    def init(seed):
-        params = model.init(digits.key_for(seed, digits.Purpose.INIT))
-        return jax.tree.map(lambda leaf: leaf.astype(dtype), params)
-
-    def logits_of(params, x):
-        return model.logits(params, x.astype(dtype)).astype(jnp.float32)
-
-    def loss(params, x, y):
-        logits = logits_of(params, x)
-        return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
-
-    def accuracy(params, x, y):
-        right = jnp.mean(jnp.argmax(logits_of(params, x), axis=-1) == y)
-        return jnp.where(is_finite(params), right, CHANCE)
-
-    def measure(params, part, data):
-        weights = models.kernel_vector(params).astype(jnp.float32)
-        return {
-            "val_accuracy": accuracy(params, part.val_x, part.val_y),
-            "test_accuracy": accuracy(params, data.test_x, data.test_y),
-            "train_loss": loss(params, part.train_x, part.train_y),
-            "max_abs_w": jnp.max(jnp.abs(weights)),
-            "rms_w": jnp.sqrt(jnp.mean(weights**2)),
-            "diverged": ~is_finite(params),
-        }
-
-    return Task(
-        init=init,
-        part=lambda seed, data: digits.split(seed, data, train_size, label_noise),
-        batches=lambda seed, epoch, part: digits.batches(seed, epoch, part, batch),
-        loss=loss,
-        measure=measure,
-        mask=models.is_kernel,
+def decayed_vector(params: Any) -> jax.Array:
+    """All decayed parameters as one vector, in the order of the tree."""
+    leaves, decays = jax.tree.leaves(params), jax.tree.leaves(mask(params))
+    return jnp.concatenate(
+        [leaf.ravel() for leaf, yes in zip(leaves, decays, strict=True) if yes]
     )
 
 
-def is_finite(params: Any) -> jax.Array:
-    """Whether no parameter has become infinite or NaN: one bool."""
-    finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(params)]
-    return jnp.all(jnp.stack(finite))
+def sizes(params: Any) -> dict[str, jax.Array]:
+    """How large the decayed weights are."""
+    weights = decayed_vector(params).astype(jnp.float32)
+    return {
+        "max_abs_w": jnp.max(jnp.abs(weights)),
+        "rms_w": jnp.sqrt(jnp.mean(weights**2)),
+    }
+
+
+def _init(model: Model, dtype: str, cell: Cell) -> Any:
+    params = model.init(key_for(cell["seed"], Purpose.INIT))
+    return jax.tree.map(lambda leaf: leaf.astype(dtype), params)
+
+
+def _scales(cell: Cell, inputs: int) -> jax.Array | None:
+    if "spread" not in cell:
+        return None
+    key = key_for(cell["seed"], Purpose.SCALES)
+    return 10 ** (cell["spread"] * jax.random.uniform(key, (inputs,), minval=-1))
+
+
+def _cross_entropy(logits: jax.Array, y: jax.Array) -> jax.Array:
+    return optax.softmax_cross_entropy_with_integer_labels(logits, y)
+
+
+def _evaluate(
+    logits_of: Callable[[jax.Array], jax.Array],
+    x: jax.Array,
+    y: jax.Array,
+    rows: jax.Array | None = None,
+) -> dict[str, jax.Array]:
+    """Mean loss and accuracy on all rows of x, or on these."""
+
+    def of(row: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        index, label = row
+        logits = logits_of(x[index][None])[0]
+        return _cross_entropy(logits, label), jnp.argmax(logits) == label
+
+    rows = jnp.arange(len(y)) if rows is None else rows
+    loss, right = jax.lax.map(of, (rows, y), batch_size=ROWS_AT_ONCE)
+    return {"loss": loss.mean(), "accuracy": right.mean()}

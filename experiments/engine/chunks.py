@@ -1,0 +1,112 @@
+"""A block's cells in chunks of one size: each chunk is a piece, and so a file.
+
+The last chunk is filled up with copies, which are dropped: a remainder would be a
+program of its own. A chunk that does not fit into memory is run in halves.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from experiments.engine import program, workshop
+from experiments.engine.devices import out_of_memory
+from experiments.engine.plan import Block, Cell, chunks, columns
+
+
+class Bar(NamedTuple):
+    """What a person hears while pieces are made; each call may end the run."""
+
+    say: Callable[[str], None]  # what is being done
+    advance: Callable[[float], None]  # how many more runs are done
+    count_diverged: Callable[[int], None]  # how many more of them have diverged
+
+
+class Piece(NamedTuple):
+    """What one file holds: made in one go, by one process."""
+
+    name: str
+    runs: int
+    make: Callable[[workshop.Workshop, Bar], dict[str, np.ndarray]]
+    expected: dict[str, np.ndarray]  # what the file must hold, to the bit
+
+
+def pieces_of(block: Block, stage: str, first: int, size: int) -> list[Piece]:
+    """The chunks of a block, numbered from `first` within the stage."""
+
+    def piece(number: int, cells: tuple[Cell, ...]) -> Piece:
+        expected = {f"label/{n}": np.array(text) for n, text in block.labels.items()}
+        expected |= {f"cell/{name}": x for name, x in columns(cells).items()}
+
+        def make(shop: workshop.Workshop, bar: Bar) -> dict[str, np.ndarray]:
+            bar.say(" ".join([stage, block.labels.get("arm", "")]))
+            return expected | train(shop, block, cells, size, bar)
+
+        return Piece(f"{stage}-{number:04d}", len(cells), make, expected)
+
+    return [
+        piece(number, cells)
+        for number, cells in enumerate(chunks(block.cells, size), start=first)
+    ]
+
+
+def train(
+    shop: workshop.Workshop,
+    block: Block,
+    cells: tuple[Cell, ...],
+    size: int,
+    bar: Bar,
+) -> dict[str, np.ndarray]:
+    """Train the cells, `size` side by side or as many as fit.
+
+    Returns:
+        `measure/NAME` [cells, segments] for every measure, `diverged_at` [cells],
+        `keep/NAME` [cells, ...] for what the block keeps, and `width`.
+    """
+    parts: list[dict[str, np.ndarray]] = []
+    while cells:
+        made = workshop.program_for(shop, block.static, columns(cells), size)
+        width = made.bench.width
+        try:
+            parts.append(_train_side_by_side(shop, made, block, cells[:width], bar))
+        except jax.errors.JaxRuntimeError as error:
+            if not out_of_memory(error) or width == 1:
+                raise
+            workshop.narrow(shop, block.static, width)
+        else:
+            cells = cells[width:]
+    joined = {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+    return joined | {"width": np.asarray(joined.pop("width").min())}
+
+
+def _train_side_by_side(
+    shop: workshop.Workshop,
+    made: program.Program,
+    block: Block,
+    cells: tuple[Cell, ...],
+    bar: Bar,
+) -> dict[str, np.ndarray]:
+    bench, static, real = made.bench, made.static, len(cells)
+    filled = cells + cells[-1:] * (bench.width - real)
+    numbers = columns(filled)
+    cell, part, carry = program.start(made, numbers)
+    taken: list[dict[str, np.ndarray]] = []
+    for segment in range(static.segments):
+        first = segment * static.epochs_per_segment
+        batches = workshop.batches_for(shop, made, numbers["seed"], first)
+        carry = made.segment(carry, cell, part, np.int32(first), batches, bench.data)
+        measures = bench.measure(carry.params, carry.diverged_at, part, bench.data)
+        taken.append(jax.device_get(measures))
+        bar.advance(real / static.segments)
+    bar.count_diverged(int(taken[-1]["diverged"][:real].sum()))
+    arrays = {f"measure/{n}": np.stack([t[n] for t in taken], 1) for n in taken[0]}
+    steps = static.epochs * bench.task.steps_per_epoch
+    at = np.asarray(carry.diverged_at)
+    at = np.where(taken[-1]["diverged"] & (at == program.NEVER), steps, at)
+    arrays["diverged_at"] = at.astype(np.int32)
+    if block.keep:
+        kept = workshop.keeper(shop, block.keep, static, bench.width)(carry.params)
+        arrays |= {f"keep/{name}": np.asarray(x) for name, x in kept.items()}
+    arrays = {name: array[:real] for name, array in arrays.items()}
+    return arrays | {"width": np.array([bench.width], np.int32)}

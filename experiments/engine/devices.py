@@ -1,0 +1,64 @@
+"""Devices: every CPU core is one, and how much memory a program may take of each."""
+
+import os
+from typing import Any
+
+import jax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+
+SHARE = 0.7  # of a device's memory that a program may take; the rest is the runtime's
+
+
+def use_all_cores() -> None:
+    """Make every CPU core a device; without effect once JAX is in use."""
+    if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+        cores = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))
+        jax.config.update("jax_num_cpu_devices", len(cores(0)))
+
+
+def spread_over_devices(width: int) -> tuple[NamedSharding, NamedSharding]:
+    """Shardings of the cell axis and of what all cells share.
+
+    The local devices only: processes never wait for one another. A width is spread over
+    the largest number of devices that divides it.
+    """
+    devices = jax.local_devices()
+    count = max(n for n in range(1, len(devices) + 1) if width % n == 0)
+    mesh = jax.make_mesh(
+        (count,), ("cell",), axis_types=(AxisType.Auto,), devices=devices[:count]
+    )
+    return (
+        NamedSharding(mesh, PartitionSpec("cell")),
+        NamedSharding(mesh, PartitionSpec()),
+    )
+
+
+def bytes_needed(compiled: Any) -> int:
+    """What a compiled program takes of each device, as its compiler says; 0 if not."""
+    analysis = compiled.memory_analysis()
+    if analysis is None:
+        return 0
+    return (
+        analysis.argument_size_in_bytes
+        + analysis.output_size_in_bytes
+        - analysis.alias_size_in_bytes
+        + analysis.temp_size_in_bytes
+    )
+
+
+def bytes_free() -> float:
+    """What a program may take of each device; CPU devices share the machine's."""
+    devices = jax.local_devices()
+    if stats := devices[0].memory_stats():
+        return SHARE * stats["bytes_limit"]
+    try:
+        available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return float("inf")
+    return SHARE * available / len(devices)
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether this is the runtime's way to say that a device is full."""
+    return "RESOURCE_EXHAUSTED" in str(error)
