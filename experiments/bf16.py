@@ -19,7 +19,6 @@ strengths for every arm; nothing is tuned, as the question is whether the runs a
 import dataclasses
 import functools
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -28,12 +27,18 @@ import numpy as np
 import optax
 
 import decayax as dx
-from experiments import data as digits, engine, files, tasks
-from experiments.terminal import Bar, Lap, progress, stopwatch
+from experiments.arms import scheduled
+from experiments.digits_plan import DigitsPlan
+from experiments.engine.chunks import Bar, Piece
+from experiments.engine.plan import Block, Cell, Chain, grid
+from experiments.engine.study import Stage, Study
+from experiments.engine.workshop import Workshop
+from experiments.reports.bf16 import write_report as write_report
 
 
 Optimizer = optax.GradientTransformationExtraArgs
 Wrap = Callable[[Optimizer], Optimizer]
+TRAINING, DECAYING, MEMORY = "training", "without gradients", "memory"
 
 
 class Arm(NamedTuple):
@@ -43,40 +48,18 @@ class Arm(NamedTuple):
     dtype: str
     wrap: Wrap
 
-    def chain(self, learning_rate: Any, *, weight_decay: Any, mask: Any) -> Optimizer:
-        adamw = optax.adamw(learning_rate, weight_decay=weight_decay, mask=mask)
-        return self.wrap(optax.with_extra_args_support(adamw))
+    @property
+    def chain(self) -> Chain:
+        """For the engine."""
+        return functools.partial(scheduled, functools.partial(wrapped, self.wrap))
 
 
-class Kept(NamedTuple):
-    """What is left of weights without gradients."""
-
-    arm: str
-    rate: float  # γλ
-    kept: float  # by regression on the initial weights
-    exact: float  # (1 − γλ)^steps
-
-
-class Run(NamedTuple):
-    """One trained network."""
-
-    arm: str
-    weight_decay: float
-    seed: int
-    train_loss: float
-    val_accuracy: float
-    test_accuracy: float
-    rms_w: float
-    max_abs_w: float
-    diverged: bool
-
-
-class Memory(NamedTuple):
-    """Bytes per weight, gradients not counted."""
-
-    arm: str
-    weights: float
-    state: float
+def wrapped(
+    wrap: Wrap, learning_rate: Any, *, weight_decay: Any, mask: Any
+) -> Optimizer:
+    """AdamW in a wrapper."""
+    adamw = optax.adamw(learning_rate, weight_decay=weight_decay, mask=mask)
+    return wrap(optax.with_extra_args_support(adamw))
 
 
 def float32_inside(optimizer: Optimizer) -> Optimizer:
@@ -116,7 +99,7 @@ ARMS = (
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Plan(tasks.DigitsPlan):
+class Plan(DigitsPlan):
     """All that decides the numbers."""
 
     rates: tuple[float, ...]  # γλ of part 1
@@ -127,16 +110,15 @@ class Plan(tasks.DigitsPlan):
     seeds: int = 10
     epochs: int = 200
     epochs_per_segment: int = 50
+    chunk: int = 30
 
-    def cells(self) -> list[engine.Cell]:
-        return [
-            engine.Cell(self.learning_rate, strength, seed)
-            for strength in self.weight_decays
-            for seed in range(self.seeds)
-        ]
-
-    def count_runs(self) -> int:
-        return len(ARMS) * len(self.cells())
+    def cells(self) -> tuple[Cell, ...]:
+        """The runs of an arm in part 2."""
+        return grid(
+            learning_rate=[self.learning_rate],
+            weight_decay=self.weight_decays,
+            seed=range(self.seeds),
+        )
 
 
 FULL = Plan(rates=(1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2))
@@ -147,88 +129,97 @@ SMOKE = Plan(
     weight_decays=(0.0, 1.0),
     seeds=2,
     epochs=4,
-    epochs_per_segment=2,
+    epochs_per_segment=4,
+    chunk=4,
 )
 
 
-def run(plan: Plan, out: Path, command: str, started: float) -> None:
-    """Measure and train, write the raw results, make figures and report from them."""
-    from experiments.bf16_report import conclusion, read, write_report
-
-    lap, seconds = stopwatch(started)
-    lap("imports")
-    print(f"Weight decay in bfloat16: {len(ARMS)} arms, {plan.count_runs()} runs.")
-    with progress(plan.count_runs()) as bar:
-        kept = [measured for arm in ARMS for measured in decayed(plan, arm, bar)]
-        lap("weights without gradients")
-        runs = train(plan, bar, lap)
-    origin = {"experiment": "bf16", "command": command, **files.provenance()}
-    memory = [bytes_of(plan, arm)._asdict() for arm in ARMS]
-    design = {"plan": dataclasses.asdict(plan), "memory": memory, "seconds": seconds}
-    files.write_csv(out / "kept.csv", kept)
-    files.write_csv(out / "cells.csv", runs)
-    files.write_json(out / "manifest.json", origin | design)
-    write_report(out)
-    lap("figures and report")
-    files.write_json(out / "manifest.json", origin | design)
-    print(f"Verdict. {conclusion(read(out))}\n")
-    for name in ("report.md", "cells.csv", "kept.csv", "manifest.json", "*.png"):
-        print(f"  {out / name}")
+def study(plan: Plan) -> Study:
+    """Part 2 first, as it is the longer."""
+    return Study(
+        name="bf16",
+        plan=plan,
+        stages=(
+            Stage(TRAINING, len(ARMS) * len(plan.cells()), lambda _: trained(plan)),
+            Stage(DECAYING, len(ARMS), lambda _: decayed(plan)),
+            Stage(MEMORY, 1, lambda _: [Piece("memory", 1, memory(plan), {})]),
+        ),
+        report=write_report,
+    )
 
 
-def decayed(plan: Plan, arm: Arm, bar: Bar) -> list[Kept]:
-    """Part 1: weights without gradients, for every rate."""
-    bar.say(f"decaying {arm.name}")
-    weights = jax.random.normal(jax.random.key(0), (plan.kept_weights,))
-    weights = weights.astype(arm.dtype)
-
-    @jax.jit
-    def kept(rate: jax.Array) -> jax.Array:
-        strength = rate / plan.learning_rate
-        optimizer = arm.chain(plan.learning_rate, weight_decay=strength, mask=None)
-
-        def step(_: Any, carry: Any) -> Any:
-            params, state = carry
-            still = jnp.zeros_like(params)
-            updates, state = optimizer.update(still, state, params)
-            return optax.apply_updates(params, updates), state
-
-        carry = weights, optimizer.init(weights)
-        params, _ = jax.lax.fori_loop(0, plan.kept_steps, step, carry)
-        before, after = (x.astype(jnp.float32) for x in (weights, params))
-        return jnp.vdot(before, after) / jnp.vdot(before, before)
-
+def trained(plan: Plan) -> list[Block]:
+    """Part 2: every arm on the same seeds."""
     return [
-        Kept(arm.name, rate, float(kept(rate)), (1.0 - rate) ** plan.kept_steps)
-        for rate in plan.rates
+        Block({"arm": arm.name}, plan.static(arm.chain, arm.dtype), plan.cells())
+        for arm in ARMS
     ]
 
 
-def train(plan: Plan, bar: Bar, lap: Lap) -> list[Run]:
-    """Part 2: every arm on the same seeds."""
-    data = digits.load()
-    cells = plan.cells()
-    benches: dict[str, engine.Bench] = {}
-    runs: list[Run] = []
-    for arm in ARMS:
-        bar.say(f"training {arm.name}")
-        if arm.dtype not in benches:
-            benches[arm.dtype] = engine.prepare_bench(
-                plan.task(arm.dtype), plan.schedule(), data, len(cells)
-            )
-        program = engine.compile_program(benches[arm.dtype], arm.chain)
-        measures = engine.train(program, cells, bar.advance).measures
-        for index, cell in enumerate(cells):
-            values = {name: measures[name][index].item() for name in measures}
-            runs.append(Run(arm.name, cell.weight_decay, cell.seed, **values))
-    lap("training")
-    return runs
+def decayed(plan: Plan) -> list[Piece]:
+    """Part 1: weights without gradients, for every rate."""
+
+    def piece(number: int, arm: Arm) -> Piece:
+        def make(shop: Workshop, bar: Bar) -> dict[str, np.ndarray]:
+            bar.say(f"decaying {arm.name}")
+            kept = [kept_share(plan, arm, rate) for rate in plan.rates]
+            bar.advance(1)
+            return {
+                "arm": np.array(arm.name),
+                "rate": np.array(plan.rates),  # γλ
+                "kept": np.array(kept),  # by regression on the initial weights
+                "exact": (1 - np.array(plan.rates)) ** plan.kept_steps,
+            }
+
+        return Piece(f"kept-{number}", 1, make, {})
+
+    return [piece(number, arm) for number, arm in enumerate(ARMS)]
 
 
-def bytes_of(plan: Plan, arm: Arm) -> Memory:
-    """Bytes per weight that an arm keeps between steps, from the arrays themselves."""
-    params = jax.eval_shape(plan.task(arm.dtype).init, jnp.int32(0))
-    optimizer = arm.chain(plan.learning_rate, weight_decay=0.1, mask=None)
+def kept_share(plan: Plan, arm: Arm, rate: float) -> float:
+    """What is left of an arm's weights after `kept_steps` steps without gradients."""
+    weights = jax.random.normal(jax.random.key(0), (plan.kept_weights,))
+    return float(_kept(plan.kept_steps, plan.learning_rate, arm, weights, rate))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _kept(
+    steps: int, learning_rate: float, arm: Arm, weights: jax.Array, rate: Any
+) -> jax.Array:
+    weights = weights.astype(arm.dtype)
+    strength = rate / learning_rate
+    optimizer = wrapped(arm.wrap, learning_rate, weight_decay=strength, mask=None)
+
+    def step(_: Any, carry: Any) -> Any:
+        params, state = carry
+        still = jnp.zeros_like(params)
+        updates, state = optimizer.update(still, state, params)
+        return optax.apply_updates(params, updates), state
+
+    carry = weights, optimizer.init(weights)
+    params, _ = jax.lax.fori_loop(0, steps, step, carry)
+    before, after = (x.astype(jnp.float32) for x in (weights, params))
+    return jnp.vdot(before, after) / jnp.vdot(before, before)
+
+
+def memory(plan: Plan) -> Callable[[Workshop, Bar], dict[str, np.ndarray]]:
+    """Bytes per weight between steps, from the arrays themselves; no gradients."""
+
+    def make(shop: Workshop, bar: Bar) -> dict[str, np.ndarray]:
+        bar.say("counting bytes")
+        found = np.array([_bytes_of(plan, arm) for arm in ARMS])
+        names = np.array([arm.name for arm in ARMS])
+        bar.advance(1)
+        return {"arm": names, "weights": found[:, 0], "state": found[:, 1]}
+
+    return make
+
+
+def _bytes_of(plan: Plan, arm: Arm) -> tuple[float, float]:
+    """Of weights and of the optimizer's state, per weight."""
+    task = plan.recipe(arm.dtype).task()
+    params = jax.eval_shape(task.init, {"seed": jnp.int32(0)})
+    optimizer = wrapped(arm.wrap, 1e-3, weight_decay=0.1, mask=None)
     state = jax.eval_shape(optimizer.init, params)
 
     def size(tree: Any) -> int:
@@ -236,4 +227,4 @@ def bytes_of(plan: Plan, arm: Arm) -> Memory:
         return sum(leaf.size * np.dtype(leaf.dtype).itemsize for leaf in leaves)
 
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
-    return Memory(arm.name, size(params) / count, round(size(state) / count, 2))
+    return size(params) / count, round(size(state) / count, 2)

@@ -4,7 +4,7 @@ Question    Add λθ to the gradient (L2), or to the direction that SGD, RMSprop
             made of it (decoupled). If each is tuned equally well: does the network
             predict better, and do the weights differ?
 Command     python -m experiments demo        (--smoke for a run of seconds)
-Cost        under a minute on 2 CPU cores
+Cost        about a minute on 2 CPU cores
 Expected    Any decay helps against wrong labels. The best λ of the two places differ by
             orders of magnitude; the accuracies, once both are tuned, by little.
 Reference   Loshchilov and Hutter, *Decoupled Weight Decay Regularization*, ICLR 2019,
@@ -19,59 +19,49 @@ too, so tuned against tuned would compare the rates.
 """
 
 import dataclasses
-import functools
-import itertools
-from collections.abc import Iterator
-from pathlib import Path
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
 
-import decayax as dx
-from experiments import data as digits, engine, files, models, tasks
-from experiments.analysis import (
-    Choice,
-    choose,
+from experiments import arms, cells, tasks
+from experiments.arms import Arm
+from experiments.digits_plan import DigitsPlan
+from experiments.engine.chunks import Bar, Piece
+from experiments.engine.plan import Block, Cell, grid
+from experiments.engine.study import Stage, Study
+from experiments.engine.workshop import Workshop
+from experiments.mechanism import measure_shrink
+from experiments.reports import demo as reporting
+from experiments.reports.demo_analysis import (
+    choices,
     DECOUPLED,
     FINAL,
     L2,
     MATCHED,
     NONE,
-    Run,
+    SHRINK_ARMS,
     TUNING,
 )
-from experiments.mechanism import measure_shrink
-from experiments.report import write_report
-from experiments.terminal import Bar, Lap, progress, show, stopwatch
 
-
-class Arm(NamedTuple):
-    name: str
-    base: str
-    place: str
-    chain: engine.Chain
-
-
-sgd_l2 = functools.partial(dx.sgd_l2, momentum=0.9)
-sgdw = functools.partial(dx.sgdw, momentum=0.9)
 
 # Without decay: the L2 chain with λ = 0, which adds 0·θ to the gradient.
 ARMS = (
-    Arm("sgd", "SGD", NONE, sgd_l2),
-    Arm("sgd_l2", "SGD", L2, sgd_l2),
-    Arm("sgdw", "SGD", DECOUPLED, sgdw),
-    Arm("rmsprop", "RMSprop", NONE, dx.rmsprop_l2),
-    Arm("rmsprop_l2", "RMSprop", L2, dx.rmsprop_l2),
-    Arm("rmspropw", "RMSprop", DECOUPLED, dx.rmspropw),
-    Arm("adam", "Adam", NONE, dx.adam_l2),
-    Arm("adam_l2", "Adam", L2, dx.adam_l2),
-    Arm("adamw", "Adam", DECOUPLED, dx.adamw),
+    Arm("sgd", "SGD", NONE, arms.sgd_l2),
+    Arm("sgd_l2", "SGD", L2, arms.sgd_l2),
+    Arm("sgdw", "SGD", DECOUPLED, arms.sgdw),
+    Arm("rmsprop", "RMSprop", NONE, arms.rmsprop_l2),
+    Arm("rmsprop_l2", "RMSprop", L2, arms.rmsprop_l2),
+    Arm("rmspropw", "RMSprop", DECOUPLED, arms.rmspropw),
+    Arm("adam", "Adam", NONE, arms.adam_l2),
+    Arm("adam_l2", "Adam", L2, arms.adam_l2),
+    Arm("adamw", "Adam", DECOUPLED, arms.adamw),
 )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Plan(tasks.DigitsPlan):
+class Plan(DigitsPlan):
     """All that decides the numbers. The grid is the same for both arms of a pair."""
 
     learning_rates: dict[str, tuple[float, ...]]  # of each base, the peaks
@@ -79,22 +69,21 @@ class Plan(tasks.DigitsPlan):
     tuning_seeds: int = 3
     final_seeds: int = 20
     epochs: int = 60
-    epochs_per_segment: int = 20
-    chunk: int = 20  # cells side by side; another number, other last bits
+    epochs_per_segment: int = 15
+    chunk: int = 20
 
     def seeds(self, stage: str) -> range:
         """The seeds of a stage; none is in both."""
         fresh = range(self.tuning_seeds, self.tuning_seeds + self.final_seeds)
         return range(self.tuning_seeds) if stage == TUNING else fresh
 
-    def tuning_cells(self, arm: Arm) -> list[engine.Cell]:
-        strengths = (0.0,) if arm.place == NONE else self.weight_decays
-        rates, seeds = self.learning_rates[arm.base], self.seeds(TUNING)
-        return [engine.Cell(*c) for c in itertools.product(rates, strengths, seeds)]
-
-    def count_runs(self) -> int:
-        tuning = sum(len(self.tuning_cells(arm)) for arm in ARMS)
-        return tuning + (len(ARMS) + len(self.learning_rates)) * self.final_seeds
+    def tuning_cells(self, arm: Arm) -> tuple[Cell, ...]:
+        """The grid of an arm."""
+        return grid(
+            learning_rate=self.learning_rates[arm.base],
+            weight_decay=(0.0,) if arm.place == NONE else self.weight_decays,
+            seed=self.seeds(TUNING),
+        )
 
 
 FULL = Plan(
@@ -120,91 +109,69 @@ SMOKE = Plan(
 )
 
 
-def run(plan: Plan, out: Path, command: str, started: float) -> None:
-    """Train and measure, write the raw results, make figures and report from them."""
-    lap, seconds = stopwatch(started)
-    lap("imports")
-    opening = f"Digits with wrong training labels: 9 arms, {plan.count_runs()} runs."
-    print(opening, flush=True)
-    with progress(plan.count_runs()) as bar:
-        runs, arrays = train_and_measure(plan, bar, lap)
-    origin = {"command": command, **files.provenance(), "seconds": seconds}
-    design = {
-        "plan": dataclasses.asdict(plan),
-        "tuning_seeds": list(plan.seeds(TUNING)),
-        "final_seeds": list(plan.seeds(FINAL)),
-        "test_split_seed": digits.TEST_SPLIT_SEED,
-        "runs": plan.count_runs(),
-    }
-    files.write_arrays(out / "raw.npz", arrays)
-    files.write_csv(out / "cells.csv", runs)
-    files.write_json(out / "manifest.json", origin | design)
-    analysis = write_report(out)
-    lap("figures and report")
-    files.write_json(out / "manifest.json", origin | design)
-    show(analysis, out)
-    print(f"\n{plan.count_runs()} runs, {sum(seconds.values()):.0f} seconds in all.")
+def study(plan: Plan) -> Study:
+    """Tuning, fresh seeds, and the shrink of each weight under RMSprop."""
+    grids = sum(len(plan.tuning_cells(arm)) for arm in ARMS)
+    finals = (len(ARMS) + len(plan.learning_rates)) * plan.final_seeds
+    return Study(
+        name="demo",
+        plan=plan,
+        stages=(
+            Stage(TUNING, grids, lambda _: tuning(plan)),
+            Stage(FINAL, finals, lambda table: fresh(plan, table)),
+            Stage("mechanism", len(SHRINK_ARMS), lambda table: shrinks(plan, table)),
+        ),
+        report=write_report,
+    )
 
 
-def train_and_measure(
-    plan: Plan, bar: Bar, lap: Lap
-) -> tuple[list[Run], dict[str, np.ndarray]]:
-    """All runs of both stages, and the arrays behind the figures."""
-    bar.say("compiling the model")
-    data = digits.load()
-    bench = engine.prepare_bench(plan.task(), plan.schedule(), data, plan.chunk)
-    programs: dict[engine.Chain, engine.Program] = {}
-    for arm in ARMS:
-        if arm.chain not in programs:
-            bar.say(f"compiling {arm.name}")
-            programs[arm.chain] = engine.compile_program(bench, arm.chain)
-    lap("compile")
-    runs: list[Run] = []
-    arrays: dict[str, np.ndarray] = {}
-    for arm in ARMS:
-        bar.say(f"tuning {arm.name}")
-        cells = plan.tuning_cells(arm)
-        results = engine.train(programs[arm.chain], cells, bar.advance)
-        runs += records(TUNING, arm, cells, results.measures)
-    lap("tuning")
-    for stage, arm, best in settings(choose(runs)):
-        bar.say(f"fresh seeds {arm.name}")
-        cells = [best._replace(seed=seed) for seed in plan.seeds(stage)]
-        results = engine.train(programs[arm.chain], cells, bar.advance)
-        runs += records(stage, arm, cells, results.measures)
-        weights = jax.vmap(models.kernel_vector)(results.params)
-        arrays[f"{arm.name}/{stage} weights"] = np.asarray(weights)
-        if arm.base == "RMSprop" and arm.place != NONE:
-            bar.say(f"measuring {arm.name}")
-            shrink = measure_shrink(
-                plan.task(), plan.schedule(), data, arm.chain, cells[0]
-            )
-            arrays |= {f"{arm.name}/{name}": array for name, array in shrink.items()}
-    lap("fresh seeds")
-    return runs, arrays
+write_report = reporting.write_report
 
 
-def settings(choices: dict[str, Choice]) -> Iterator[tuple[str, Arm, engine.Cell]]:
-    """What runs on the fresh seeds: each winner, and no decay at equal rates."""
+def tuning(plan: Plan) -> list[Block]:
+    """Every arm on its grid."""
+    return [_block(plan, TUNING, arm, plan.tuning_cells(arm)) for arm in ARMS]
+
+
+def fresh(plan: Plan, table: cells.Table) -> list[Block]:
+    """Each winner on fresh seeds, and no decay at the rates of the decoupled chains."""
+    chosen = choices(table)
     decoupled = {arm.base: arm.name for arm in ARMS if arm.place == DECOUPLED}
+    blocks = []
     for arm in ARMS:
-        choice = choices[arm.name]
-        yield FINAL, arm, engine.Cell(choice.learning_rate, choice.weight_decay, None)
+        rates = {FINAL: chosen[arm.name].learning_rate}
         if arm.place == NONE:
-            rate = choices[decoupled[arm.base]].learning_rate
-            yield MATCHED, arm, engine.Cell(rate, 0.0, None)
+            rates[MATCHED] = chosen[decoupled[arm.base]].learning_rate
+        for stage, rate in rates.items():
+            at = {"learning_rate": [rate], "seed": plan.seeds(FINAL)}
+            settings = grid(weight_decay=[chosen[arm.name].weight_decay], **at)
+            blocks.append(_block(plan, stage, arm, settings))
+    return blocks
 
 
-def records(
-    stage: str, arm: Arm, cells: list[engine.Cell], measures: dict[str, np.ndarray]
-) -> Iterator[Run]:
-    """The lines of cells.csv."""
-    for index, cell in enumerate(cells):
-        # The shortest decimals that give the same float32; a bool stays one.
-        at = {name: values[index].item() for name, values in measures.items()}
-        at |= {
-            name: float(str(values[index]))
-            for name, values in measures.items()
-            if values.dtype == np.float32
-        }
-        yield Run(stage, arm.name, arm.base, arm.place, *cell, **at)
+def _block(plan: Plan, stage: str, arm: Arm, settings: Sequence[Cell]) -> Block:
+    labels = {"stage": stage, "arm": arm.name, "base": arm.base, "place": arm.place}
+    keep = None if stage == TUNING else weights
+    return Block(labels, plan.static(arm.chain), tuple(settings), keep)
+
+
+def weights(params: Any) -> dict[str, jax.Array]:
+    """What is kept of a final run."""
+    return {"weights": tasks.decayed_vector(params)}
+
+
+def shrinks(plan: Plan, table: cells.Table) -> list[Piece]:
+    """Measured in the winners' runs of the first fresh seed."""
+
+    def piece(arm: Arm) -> Piece:
+        def make(shop: Workshop, bar: Bar) -> dict[str, np.ndarray]:
+            bar.say(f"measuring {arm.name}")
+            found = cells.where(table, stage=FINAL, arm=arm.name)
+            cell = {n: found[n][0] for n in ("learning_rate", "weight_decay", "seed")}
+            arrays = measure_shrink(shop, plan.static(arm.chain), cell, plan.chunk)
+            bar.advance(1)
+            return arrays
+
+        return Piece(f"shrink-{arm.name}", 1, make, {})
+
+    return [piece(arm) for arm in ARMS if arm.name in SHRINK_ARMS]

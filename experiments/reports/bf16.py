@@ -1,17 +1,17 @@
 """The report on bfloat16 and its figures, made from the files of a run alone."""
 
-import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments import figures, files
-from experiments.bf16 import Kept, Memory, Run
+from experiments import cells, files
+from experiments.engine.store import read_manifest, read_pieces
+from experiments.reports.drawing import save
+from experiments.reports.markdown import table
+from experiments.reports.opening import closing, INTERVALS, opening
 from experiments.statistics import Estimate, estimate
-from experiments.tables import table
 
 
 EXACT, PLAIN, INSIDE = "float32", "bf16", "bf16, float32 inside"
@@ -36,11 +36,28 @@ SHOWN = {
 DECAYED = tuple(name for name in SHOWN if "moments" not in name)
 
 
+class Kept(NamedTuple):
+    """What is left of weights without gradients."""
+
+    arm: str
+    rate: float  # γλ
+    kept: float  # by regression on the initial weights
+    exact: float  # (1 − γλ)^steps
+
+
+class Memory(NamedTuple):
+    """Bytes per weight, gradients not counted."""
+
+    arm: str
+    weights: float
+    state: float
+
+
 class Stored(NamedTuple):
     """What a run has left in its folder."""
 
     kept: list[Kept]
-    runs: list[Run]
+    runs: cells.Table
     memory: list[Memory]
     manifest: dict[str, Any]
 
@@ -59,60 +76,51 @@ class Gap(NamedTuple):
 def read(folder: Path) -> Stored:
     """The files of a run."""
     kept = [
-        Kept(row["arm"], *(float(row[x]) for x in Kept._fields[1:]))
-        for row in files.read_csv(folder / "kept.csv")
+        Kept(piece["arm"].item(), *(float(piece[x][i]) for x in Kept._fields[1:]))
+        for piece in read_pieces(folder, "kept-")
+        for i in range(len(piece["rate"]))
     ]
-    runs = [
-        Run(
-            row["arm"],
-            float(row["weight_decay"]),
-            int(row["seed"]),
-            *(float(row[name]) for name in Run._fields[3:-1]),
-            diverged=row["diverged"] == "True",
-        )
-        for row in files.read_csv(folder / "cells.csv")
-    ]
-    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    return Stored(kept, runs, [Memory(**m) for m in manifest["memory"]], manifest)
+    (counted,) = read_pieces(folder, "memory")
+    columns = zip(*(counted[name].tolist() for name in Memory._fields), strict=True)
+    memory = [Memory(*row) for row in columns]
+    runs = cells.read(folder / "cells.csv")
+    return Stored(kept, runs, memory, read_manifest(folder))
 
 
 def gaps(stored: Stored) -> list[Gap]:
     """Every arm against float32, for every strength."""
-    names = dict.fromkeys(run.arm for run in stored.runs)
-    strengths = sorted({run.weight_decay for run in stored.runs})
-
-    def column(arm: str, strength: float, value: Callable[[Run], float]) -> np.ndarray:
-        mine = [r for r in stored.runs if (r.arm, r.weight_decay) == (arm, strength)]
-        return np.array([value(r) for r in sorted(mine, key=lambda run: run.seed)])
-
     found = []
-    for strength in strengths:
-        for arm in names:
-            rms, exact = (column(a, strength, lambda r: r.rms_w) for a in (arm, EXACT))
-            loss = column(arm, strength, lambda r: r.train_loss)
-            right = column(arm, strength, lambda r: 100 * r.test_accuracy)
+    for strength in np.unique(stored.runs["weight_decay"]):
+        exact = of_arm(stored, EXACT, strength)
+        for arm in cells.unique(stored.runs, "arm"):
+            mine = of_arm(stored, arm, strength)
+            right = 100 * (mine["test_accuracy"] - exact["test_accuracy"])
             found.append(
                 Gap(
                     arm,
-                    strength,
-                    float(rms.mean()),
-                    estimate(rms / exact - 1.0),
-                    estimate(loss - column(EXACT, strength, lambda r: r.train_loss)),
-                    estimate(
-                        right - column(EXACT, strength, lambda r: 100 * r.test_accuracy)
-                    ),
+                    float(strength),
+                    float(mine["rms_w"].mean()),
+                    estimate(mine["rms_w"] / exact["rms_w"] - 1.0),
+                    estimate(mine["train_loss"] - exact["train_loss"]),
+                    estimate(right),
                 )
             )
     return found
 
 
+def of_arm(stored: Stored, arm: str, strength: float) -> cells.Table:
+    """The runs of an arm at a strength, by seed as the plan has them."""
+    return cells.where(stored.runs, arm=arm, weight_decay=strength)
+
+
 def seed_noise(stored: Stored) -> dict[float, float]:
     """By strength: the standard deviation over seeds of float32's training loss."""
-    losses: dict[float, list[float]] = {}
-    for run in stored.runs:
-        if run.arm == EXACT:
-            losses.setdefault(run.weight_decay, []).append(run.train_loss)
-    return {strength: float(np.std(x, ddof=1)) for strength, x in losses.items()}
+    return {
+        float(strength): float(
+            np.std(of_arm(stored, EXACT, strength)["train_loss"], ddof=1)
+        )
+        for strength in np.unique(stored.runs["weight_decay"])
+    }
 
 
 def arrives(kept: Kept) -> float:
@@ -165,28 +173,20 @@ def conclusion(stored: Stored) -> str:
     return " ".join(told)
 
 
-def write_report(folder: Path) -> None:
-    """Figures first, then report.md."""
+def write_report(folder: Path) -> str:
+    """Figures first, then report.md; returns the verdict."""
     stored = read(folder)
-    figures.save(kept_figure(stored), folder / "kept.png")
-    figures.save(training_figure(stored), folder / "training.png")
-    plan, device = stored.manifest["plan"], stored.manifest["device"]
-    versions = ", ".join(f"{k} {v}" for k, v in stored.manifest["versions"].items())
-    text = f"""\
-# Weight decay in bfloat16
-
-**Question.** Weights in bfloat16 are rounded after each step. How much of a decay is
+    save(kept_figure(stored), folder / "kept.png")
+    save(training_figure(stored), folder / "training.png")
+    plan = stored.manifest["plan"]
+    question = """\
+Weights in bfloat16 are rounded after each step. How much of a decay is
 left, with and without a cure, and does a network trained in pure bfloat16 end where the
-float32 run ends?
-
-**Verdict.** {conclusion(stored)}
-
-| | |
-| --- | --- |
-| command | `{stored.manifest["command"]}` |
-| device | {device["count"]} × {device["kind"]} |
-| runs, seconds | {len(stored.runs)}, {sum(stored.manifest["seconds"].values()):.0f} |
-| versions | {versions} |
+float32 run ends?"""
+    verdict = conclusion(stored)
+    title = "Weight decay in bfloat16"
+    text = f"""\
+{opening(title, question, verdict, stored.manifest)}
 
 ## Without gradients
 
@@ -217,8 +217,10 @@ bfloat16, the loss is float32.
 
 {_training_table(stored)}
 
-Differences from float32 are paired by seed, with 95 % intervals of Student's t. The
-standard deviation over seeds of float32's training loss is {_noise(stored)}.
+Differences from float32 are paired by seed. The standard deviation over seeds of
+float32's training loss is {_noise(stored)}.
+
+{INTERVALS}
 
 ## Memory
 
@@ -235,10 +237,10 @@ top. A float32 master copy beside bfloat16 weights would take 2 + 4 + 8 = 14.
 - Moments in 16 bits are rounded stochastically; rounded to the nearest, an average with
   β = 0.999 stands still.
 
-Files: `cells.csv`, `kept.csv`, `manifest.json`. Made again from them by
-`python -m experiments report {folder.name}`.
+{closing(stored.manifest, "`cells.csv`, `kept-*.npz`, `memory.npz`")}
 """
     files.write_text(folder / "report.md", text)
+    return f"Verdict. {verdict}"
 
 
 def _kept_table(stored: Stored) -> str:
@@ -320,7 +322,7 @@ def kept_figure(stored: Stored) -> Figure:
 
 def training_figure(stored: Stored) -> Figure:
     """Sizes of the weights and training losses, seeds as dots."""
-    strengths = sorted({run.weight_decay for run in stored.runs})
+    strengths = np.unique(stored.runs["weight_decay"]).tolist()
     figure = Figure(figsize=(11, 5.5), layout="constrained")
     grid = figure.subplots(2, len(strengths), squeeze=False)
     rng = np.random.default_rng(0)
@@ -328,11 +330,7 @@ def training_figure(stored: Stored) -> Figure:
         for row, value in enumerate(("rms_w", "train_loss")):
             axes = grid[row, column]
             for place, (name, (colour, _)) in enumerate(SHOWN.items()):
-                mine = [
-                    getattr(run, value)
-                    for run in stored.runs
-                    if (run.arm, run.weight_decay) == (name, strength)
-                ]
+                mine = of_arm(stored, name, strength)[value]
                 x = place + rng.uniform(-0.2, 0.2, len(mine))
                 axes.plot(x, mine, ".", color=colour, alpha=0.7)
                 if name == EXACT:

@@ -1,33 +1,40 @@
 """The report and its figures, made from the files of a run and from nothing else."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from experiments import figures, files
-from experiments.analysis import (
+from experiments import cells, files
+from experiments.engine.store import read_manifest, read_pieces
+from experiments.reports import demo_figures as figures
+from experiments.reports.demo_analysis import (
     analyse,
     Analysis,
     DECOUPLED,
     L2,
-    read_runs,
+    SHRINK_ARMS,
 )
-from experiments.tables import accuracy_and_sizes, arm_cells, comparison_cells, table
+from experiments.reports.drawing import save
+from experiments.reports.markdown import (
+    accuracy_and_sizes,
+    arm_cells,
+    comparison_cells,
+    table,
+)
+from experiments.reports.opening import closing, INTERVALS, listed, opening
+from experiments.reports.shrink import NO_GRADIENT, shrink_line, TINY
 
 
-def write_report(folder: Path) -> Analysis:
-    """Figures first, then report.md, from cells.csv, raw.npz and manifest.json."""
-    runs = read_runs(folder / "cells.csv")
-    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    with np.load(folder / "raw.npz") as stored:
-        arrays = dict(stored)
+def write_report(folder: Path) -> str:
+    """Figures first, then report.md, from the files of a run; returns the verdict."""
+    runs = cells.read(folder / "cells.csv")
+    manifest, arrays = read_manifest(folder), stored_arrays(folder)
     analysis = analyse(runs)
-    figures.save(figures.accuracy(runs, analysis), folder / "accuracy.png")
-    figures.save(figures.mechanism(arrays), folder / "mechanism.png")
-    figures.save(figures.heatmaps(runs, analysis), folder / "heatmaps.png")
-    figures.save(figures.weights(arrays, analysis), folder / "weights.png")
+    save(figures.accuracy(runs, analysis), folder / "accuracy.png")
+    save(figures.mechanism(arrays), folder / "mechanism.png")
+    save(figures.heatmaps(runs, analysis), folder / "heatmaps.png")
+    save(figures.weights(arrays, analysis), folder / "weights.png")
     text = "\n\n".join(
         [
             _opening(analysis, manifest),
@@ -39,7 +46,38 @@ def write_report(folder: Path) -> Analysis:
         ]
     )
     files.write_text(folder / "report.md", text + "\n")
-    return analysis
+    return f"{_summary(analysis)}\n\nVerdict. {conclusion(analysis)}"
+
+
+def stored_arrays(folder: Path) -> figures.Arrays:
+    """Weights by arm and stage, and the measured shrinks."""
+    arrays = {}
+    for piece in read_pieces(folder, "final"):
+        name = f"{piece['label/arm'].item()}/{piece['label/stage'].item()} weights"
+        kept = piece["keep/weights"]
+        arrays[name] = np.concatenate([arrays[name], kept]) if name in arrays else kept
+    for arm in SHRINK_ARMS:
+        (piece,) = read_pieces(folder, f"shrink-{arm}")
+        arrays |= {f"{arm}/{name}": array for name, array in piece.items()}
+    return arrays
+
+
+def _summary(analysis: Analysis) -> str:
+    """Each arm in a line, for a terminal."""
+    lines = [
+        f"{'arm':12}{'best lr':>9}{'best λ':>9}{'val %':>8}{'test % [95 % CI]':>24}"
+    ]
+    for arm in analysis.arms:
+        strength = f"{arm.choice.weight_decay:g}" if arm.choice.weight_decay else "-"
+        edge = "*" if arm.choice.edges else ""
+        test = f"{arm.test.mean:.1f} [{arm.test.low:.1f}, {arm.test.high:.1f}]"
+        lines.append(
+            f"{arm.arm:12}{arm.choice.learning_rate:>9g}{strength + edge:>9}"
+            f"{100 * arm.choice.score:>8.1f}{test:>24}"
+        )
+    if any(arm.choice.edges for arm in analysis.arms):
+        lines.append("* on the edge of the grid")
+    return "\n".join(lines)
 
 
 def conclusion(analysis: Analysis) -> str:
@@ -61,7 +99,7 @@ def conclusion(analysis: Analysis) -> str:
             f"95 % intervals reach no further than {reach:.1f} points from 0."
         )
     ratios = [f"{ratio:g} ({base})" for base, ratio in strength_ratios(analysis)]
-    told.append(f"The best decoupled λ is {_listed(ratios)} times the best λ of L2.")
+    told.append(f"The best decoupled λ is {listed(ratios)} times the best λ of L2.")
     largest = {arm.arm: f"{arm.arm} ({arm.max_abs_w:.2f})" for arm in analysis.arms}
     sizes = [
         f"larger with {largest[size.larger]} than with {largest[size.smaller]}"
@@ -69,11 +107,11 @@ def conclusion(analysis: Analysis) -> str:
         if size.larger and size.smaller
     ]
     if sizes:
-        told.append(f"The largest weight is clearly {_listed(sizes)}.")
+        told.append(f"The largest weight is clearly {listed(sizes)}.")
     same = [f"{each.max_abs_w:.2f} ({each.arm})" for each in analysis.matched]
     told.append(
         "At the learning rate of the decoupled chain the largest weight without decay "
-        f"is {_listed(same)}."
+        f"is {listed(same)}."
     )
     helped = [pair.first for pair in analysis.decays if pair.larger == pair.first]
     harmed = [pair.first for pair in analysis.decays if pair.larger == pair.second]
@@ -91,33 +129,19 @@ def strength_ratios(analysis: Analysis) -> list[tuple[str, float]]:
     return [(b, round(best[b, DECOUPLED] / best[b, L2], 6)) for b in bases]
 
 
-def _listed(parts: list[str]) -> str:
-    return ", ".join(parts[:-2] + [" and ".join(parts[-2:])])
-
-
 def _opening(analysis: Analysis, manifest: dict[str, Any]) -> str:
-    versions, device = manifest["versions"], manifest["device"]
-    seconds = sum(manifest["seconds"].values())
-    return f"""\
-# The same λθ at two places of the chain
-
-**Question.** Add λθ to the gradient (L2), or to the direction that SGD, RMSprop or Adam
+    question = """\
+Add λθ to the gradient (L2), or to the direction that SGD, RMSprop or Adam
 made of it (decoupled). If each is tuned equally well: does the network predict better,
-and do the weights differ?
-
-**Verdict.** {conclusion(analysis)}
-
-| | |
-| --- | --- |
-| command | `{manifest["command"]}` |
-| device | {device["count"]} × {device["kind"]} |
-| runs, seconds | {manifest["runs"]}, {seconds:.0f} before figures |
-| versions | {", ".join(f"{k} {v}" for k, v in versions.items())} |
+and do the weights differ?"""
+    title = "The same λθ at two places of the chain"
+    return f"""\
+{opening(title, question, conclusion(analysis), manifest)}
 
 ![Test accuracy by arm](accuracy.png)
 
 *Test accuracy on the fresh seeds. Dots: seeds; diamond and bar: mean and 95 % interval
-of Student's t. Seeds are shared by all arms, so differences are known better than the
+over seeds. Seeds are shared by all arms, so differences are known better than the
 bars suggest: see the paired table.*"""
 
 
@@ -148,9 +172,7 @@ def _protocol(manifest: dict[str, Any]) -> str:
   decides split, label noise, initial weights and batch order, the same for all arms.
 - **Equal rates.** For the sizes of the weights each base also runs without decay at the
   learning rate of its decoupled chain: tuned against tuned would compare the rates.
-- **Intervals** are 95 %, Student's t over seeds, one for each comparison by itself.
-  The p-values are corrected with Holm's method for all comparisons of a table; a
-  difference is clear only if its interval excludes 0 and that p is below 0.05."""
+{INTERVALS}"""
 
 
 def _results(analysis: Analysis) -> str:
@@ -201,23 +223,21 @@ The sizes of the weights are means over the fresh seeds, kernels only.
 
 def _edges(analysis: Analysis) -> str:
     arms = [
-        f"`{arm.arm}` ({_listed(list(arm.choice.edges))})"
+        f"`{arm.arm}` ({listed(list(arm.choice.edges))})"
         for arm in analysis.arms
         if arm.choice.edges
     ]
     if not arms:
         return "No best cell lies on an edge of its grid."
-    return f"**On the edge of the grid**, so perhaps not at its best: {_listed(arms)}."
+    return f"**On the edge of the grid**, so perhaps not at its best: {listed(arms)}."
 
 
 def _mechanism(arrays: figures.Arrays, analysis: Analysis) -> str:
-    lines = {arm: figures.shrink_line(arrays, arm) for arm in figures.SHRINK_ARMS}
-    slopes = _listed([f"{line.slope:+z.3f} for `{arm}`" for arm, line in lines.items()])
-    used = _listed(
-        [f"{line.used.sum()} of {line.used.size}" for line in lines.values()]
-    )
+    lines = {arm: shrink_line(figures.shrink_of(arrays, arm)) for arm in SHRINK_ARMS}
+    slopes = listed([f"{line.slope:+z.3f} for `{arm}`" for arm, line in lines.items()])
+    used = listed([f"{line.used.sum()} of {line.used.size}" for line in lines.values()])
     best = {arm.arm: arm.choice for arm in analysis.arms}
-    settings = _listed(
+    settings = listed(
         [
             f"`{arm}` with peak learning rate {best[arm].learning_rate:g} and "
             f"λ = {best[arm].weight_decay:g}"
@@ -239,8 +259,8 @@ divided the step. Lines: the formulas, with the epoch's mean γ. Under L2 the do
 lie a tenth lower, as λθ enters V too, with 1 − β = 0.1.
 Fitted slopes of log shrink on log √V: {slopes}.
 Left out are weights without a gradient in that epoch (root mean square below
-{figures.NO_GRADIENT:g}, 100 ε: border pixels, units that never fire), weights below
-{figures.TINY:g} of the root mean square of all, and shrinks that are not positive;
+{NO_GRADIENT:g}, 100 ε: border pixels, units that never fire), weights below
+{TINY:g} of the root mean square of all, and shrinks that are not positive;
 used: {used}.*"""
 
 
@@ -261,8 +281,6 @@ run, mean over the seeds.*"""
 
 
 def _limits(manifest: dict[str, Any]) -> str:
-    revision = manifest["git_revision"] or "not in a git checkout"
-    changed = " with local changes" if manifest["git_changed"] else ""
     return f"""\
 ## Limits
 
@@ -275,6 +293,4 @@ def _limits(manifest: dict[str, Any]) -> str:
 - The learning rate is tuned as well: without decay, a small one is a regulariser.
 - The last bits depend on device and chunk size; `manifest.json` notes both.
 
-Files: `cells.csv` (every run), `raw.npz` (weights and measured shrinks),
-`manifest.json`. Revision: {revision}{changed}. Made again from these files by
-`python -m experiments report`."""
+{closing(manifest, "`cells.csv` (every run), `final-*.npz`, `shrink-*.npz`")}"""

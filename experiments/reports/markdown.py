@@ -1,7 +1,9 @@
 """Results as the cells of Markdown tables."""
 
-from experiments.analysis import Matched, Summary
-from experiments.statistics import Comparison, verdict
+import numpy as np
+
+from experiments.reports.demo_analysis import Matched, Summary
+from experiments.statistics import Comparison, Estimate, verdict
 
 
 def table(header: str, left: int, lines: list[list[str]]) -> str:
@@ -15,7 +17,7 @@ def arm_cells(arm: Summary) -> list[str]:
     strength = f"{arm.choice.weight_decay:g}" if arm.choice.weight_decay else "–"
     return [
         *(f"`{arm.arm}`", arm.base, arm.place, f"{arm.choice.learning_rate:g}"),
-        *(strength, f"{100 * arm.choice.val_accuracy:.2f}"),
+        *(strength, f"{100 * arm.choice.score:.2f}"),
         *accuracy_and_sizes(arm),
         f"{arm.diverged[0]} + {arm.diverged[1]}",
     ]
@@ -34,3 +36,14 @@ def comparison_cells(pair: Comparison, adjective: str) -> list[str]:
         f"{pair.p_holm:.2g}",
         verdict(pair, adjective),
     ]
+
+
+def interval(estimate: Estimate, digits: int, sign: bool = False) -> str:
+    """mean [low, high]; without an interval where there is none."""
+    form = f"{'+' if sign else ''}.{digits}f"
+    mean, low, high = estimate.mean, estimate.low, estimate.high
+    if not np.isfinite(mean):
+        return "–"
+    if not np.isfinite(low) or not np.isfinite(high):
+        return f"{mean:{form}}"
+    return f"{mean:{form}} [{low:{form}}, {high:{form}}]"

@@ -1,0 +1,179 @@
+"""Are L2 and weight decay the same thing?
+
+Question    (a) Of a weight that gets no gradient, what do 400 steps leave, and does λ
+            matter? (b) A network trained twice from the same start on the same batches,
+            with λθ in the gradient and with λθ behind the preconditioner: how far apart
+            do the two runs get, and is there another λ with which they would agree?
+Command     python -m experiments e01        (--smoke for a run of seconds)
+Cost        under half a minute on 2 CPU cores
+Expected    (a) With L2 under RMSprop and Adam λ cancels, over four decades: the step is
+            λθ/√(average of λ²θ²). (b) The same up to rounding under plain SGD whatever
+            the schedule; not under momentum, RMSprop and Adam, whatever the other λ.
+Reference   Loshchilov and Hutter, *Decoupled Weight Decay Regularization*, ICLR 2019,
+            propositions 1 and 2, https://arxiv.org/abs/1711.05101
+
+Nothing is tuned and nothing generalises here: these are statements about updates.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import decayax as dx
+from experiments import arms
+from experiments.digits_plan import DigitsPlan
+from experiments.engine import program, workshop
+from experiments.engine.chunks import Bar, Piece
+from experiments.engine.plan import Chain, constant, cosine, multiplier
+from experiments.engine.study import Stage, Study
+from experiments.reports.e01 import write_report as write_report
+
+
+PLAIN_SGD = {
+    "L2": functools.partial(arms.scheduled, dx.sgd_l2),
+    "decoupled": functools.partial(arms.scheduled, dx.sgdw),
+}
+# By base: the same λθ at two places.
+PAIRS: dict[str, dict[str, Chain]] = {
+    "SGD": PLAIN_SGD,
+    "momentum": {"L2": arms.sgd_l2, "decoupled": arms.sgdw},
+    "RMSprop": {"L2": arms.rmsprop_l2, "decoupled": arms.rmspropw},
+    "Adam": {"L2": arms.adam_l2, "decoupled": arms.adamw},
+}
+SCHEDULES = {"constant": constant, "cosine": cosine}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan(DigitsPlan):
+    """All that decides the numbers."""
+
+    # (a) without gradients
+    still_rate: float = 1e-3
+    still_decays: tuple[float, ...] = (1e-4, 1e-2, 1.0)
+    still_steps: int = 400
+    # (b) two runs of a network
+    learning_rates: dict[str, float]
+    weight_decay: float = 0.01
+    ratios: tuple[float, ...]  # decoupled λ over λ of L2; 0 is no decay, 1 the same λ
+    seeds: int = 10
+    steps: int = 100
+    epochs: int = 6
+    epochs_per_segment: int = 6
+    chunk: int = 2
+
+
+FULL = Plan(
+    learning_rates={"SGD": 0.1, "momentum": 0.01, "RMSprop": 1e-3, "Adam": 1e-3},
+    ratios=(0.0, *(2.0**k for k in range(-4, 11))),
+)
+SMOKE = dataclasses.replace(FULL, still_steps=50, ratios=(0.0, 1.0, 8.0), seeds=4)
+
+
+def study(plan: Plan) -> Study:
+    """Measurements only, no runs to choose from."""
+    pairs = [(base, schedule) for base in PAIRS for schedule in SCHEDULES]
+    still = Piece("still", 1, functools.partial(without_gradients, plan), {})
+    apart = [
+        Piece(f"apart-{b}-{s}", 1, functools.partial(two_runs, plan, b, s), {})
+        for b, s in pairs
+    ]
+    return Study(
+        name="e01",
+        plan=plan,
+        stages=(Stage("measurements", 1 + len(apart), lambda _: [still, *apart]),),
+        report=write_report,
+    )
+
+
+def without_gradients(
+    plan: Plan, shop: workshop.Workshop, bar: Bar
+) -> dict[str, np.ndarray]:
+    """(a): a weight of 1 after every step, by base, place and λ."""
+    bar.say("without gradients")
+    found = {
+        f"{base}/{place}": np.stack(
+            [_still(plan, chain, strength) for strength in plan.still_decays]
+        )
+        for base, chains in PAIRS.items()
+        for place, chain in chains.items()
+    }
+    bar.advance(1)
+    return found
+
+
+def _still(plan: Plan, chain: Chain, strength: float) -> np.ndarray:
+    """float32[steps + 1]: the weight, which begins as 1."""
+    cell = {"learning_rate": plan.still_rate, "weight_decay": jnp.float32(strength)}
+    optimizer = chain(cell, lambda step: jnp.float32(1), None)
+
+    def step(carry: Any, _: None) -> Any:
+        theta, state = carry
+        updates, state = optimizer.update(jnp.zeros(()), state, theta)
+        return (optax.apply_updates(theta, updates), state), theta
+
+    @jax.jit
+    def run() -> jax.Array:
+        theta = jnp.ones(())
+        carry, thetas = jax.lax.scan(
+            step, (theta, optimizer.init(theta)), length=plan.still_steps
+        )
+        return jnp.append(thetas, carry[0])
+
+    return np.asarray(run())
+
+
+def two_runs(
+    plan: Plan, base: str, schedule: str, shop: workshop.Workshop, bar: Bar
+) -> dict[str, np.ndarray]:
+    """(b): how far the runs of a pair get from one another, [ratios, seeds].
+
+    max over the steps of ‖θ_L2 − θ_decoupled‖ / ‖θ_L2‖, all parameters together.
+    """
+    bar.say(f"{base}, {schedule}")
+    recipe = plan.recipe()
+    data, task = workshop.data_of(shop, recipe), recipe.task()
+    static = plan.static(PAIRS[base]["L2"])._replace(schedule=SCHEDULES[schedule])
+    eta = multiplier(static, task.steps_per_epoch)
+
+    def distance(ratio: jax.Array, seed: jax.Array, data: Any) -> jax.Array:
+        cell = {"learning_rate": plan.learning_rates[base], "seed": seed}
+        decays = {"L2": plan.weight_decay, "decoupled": plan.weight_decay * ratio}
+        optimizers = [
+            chain({**cell, "weight_decay": jnp.float32(decays[place])}, eta, task.mask)
+            for place, chain in PAIRS[base].items()
+        ]
+        part, params = task.part(cell, data), task.init(cell)
+        batches = program.draw_epochs(task, plan.epochs, seed, 0, data)[: plan.steps]
+
+        def step(runs: Any, batch: Any) -> Any:
+            runs = [
+                _step(optimizer, task.loss, run, batch, part, data)
+                for optimizer, run in zip(optimizers, runs, strict=True)
+            ]
+            (first, _), (second, _) = runs
+            apart = optax.tree.norm(optax.tree.sub(first, second))
+            return runs, apart / optax.tree.norm(first)
+
+        start = [(params, optimizer.init(params)) for optimizer in optimizers]
+        return jnp.max(jax.lax.scan(step, start, batches)[1])
+
+    over_seeds = jax.vmap(distance, (None, 0, None))
+    over_all = jax.jit(jax.vmap(over_seeds, (0, None, None)))
+    ratios = jnp.asarray(plan.ratios, jnp.float32)
+    found = over_all(ratios, jnp.arange(plan.seeds, dtype=jnp.int32), data)
+    bar.advance(1)
+    return {"ratio": np.array(plan.ratios), "distance": np.asarray(found)}
+
+
+def _step(
+    optimizer: Any, loss: Callable[..., jax.Array], run: Any, *rest: Any
+) -> tuple[Any, Any]:
+    params, state = run
+    updates, state = optimizer.update(jax.grad(loss)(params, *rest), state, params)
+    return optax.apply_updates(params, updates), state

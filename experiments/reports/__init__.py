@@ -1,0 +1,1 @@
+"""Figures and reports, made from the files of a results directory and nothing else."""
