@@ -32,8 +32,8 @@ def main() -> None:
             "Files written before are whole; --resume goes on from them."
         )
     except interrupts.Interrupted as stop:
-        why = " ".join(["experiments: interrupted", *getattr(stop, "__notes__", ())])
-        print(f"{why}. No file is left half-written.", file=sys.stderr)
+        why = f"interrupted {'; '.join(getattr(stop, '__notes__', ()))}".strip()
+        print(f"experiments: {why}. No file is left half-written.", file=sys.stderr)
         sys.exit(128 + stop.args[0])
 
 

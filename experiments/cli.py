@@ -104,14 +104,14 @@ def run_study(name: str, options: Options) -> int:
         return DONE
     print(f"{study.name}: {study.runs} runs into {folder}", flush=True)
     command = shlex.join(["python", "-m", "experiments", *sys.argv[1:]])
-    with terminal.progress(study.runs) as bar:
-        try:
+    try:
+        with terminal.progress(study.runs) as bar:
             folder, missing = engine.run(
                 study, options.out, command, bar, options.resume, shard
             )
-        except interrupts.Interrupted as stop:
-            stop.add_note(f"; go on with: {again(name, options)}")
-            raise
+    except interrupts.Interrupted as stop:
+        stop.add_note(f"go on with: {again(name, options)}")
+        raise
     if missing:
         print(
             f"Shard {options.shard} has made its pieces. Of {missing.stage}, "

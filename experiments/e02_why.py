@@ -62,7 +62,7 @@ class Plan:
     """All that decides the numbers; the grid is the same on all tasks."""
 
     questions: tuple[Question, ...]
-    learning_rates: tuple[float, ...] = tuple(2.0**k for k in range(-12, -5))
+    learning_rates: tuple[float, ...] = tuple(2.0**k for k in range(-11, -4))
     weight_decays: dict[str, tuple[float, ...]]  # by arm, without 0
     mechanism: tuple[str, float]  # the task and the spread of the mechanism
     tuning_seeds: int = 3
@@ -125,7 +125,7 @@ FASHION = Question(
 FULL = Plan(
     questions=(TEACHER, DIGITS, FASHION),
     weight_decays={
-        "adam_l2": tuple(4.0**k for k in range(-7, -1)),
+        "adam_l2": tuple(4.0**k for k in range(-6, 0)),
         "adamw": tuple(4.0**k for k in range(-2, 4)),
     },
     mechanism=("teacher", 1.0),

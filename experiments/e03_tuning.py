@@ -106,11 +106,11 @@ TEACHER = Question(
     ),
     epochs=40,
     numbers={"spread": 0.5},
-    first_rate={"SGD": -9, "RMSprop": -13, "Adam": -13},
+    first_rate={"SGD": -8, "RMSprop": -11, "Adam": -11},
     first_decay={
-        **{"sgd_l2": -11, "sgdw": -7, "sgd_independent": -12},
-        **{"rmsprop_l2": -15, "rmspropw": -5, "rmsprop_independent": -13},
-        **{"adam_l2": -15, "adamw": -5, "adam_independent": -13},
+        **{"sgd_l2": -11, "sgdw": -6, "sgd_independent": -12},
+        **{"rmsprop_l2": -11, "rmspropw": -5, "rmsprop_independent": -11},
+        **{"adam_l2": -11, "adamw": -5, "adam_independent": -11},
     },
 )
 NORMALISED = Question(
@@ -126,9 +126,9 @@ NORMALISED = Question(
     ),
     epochs=60,
     numbers={},
-    first_rate={"SGD": -14, "RMSprop": -16, "Adam": -16},
+    first_rate={"SGD": -12, "RMSprop": -16, "Adam": -16},
     first_decay={
-        **{"sgd_l2": -8, "sgdw": -2, "sgd_independent": -14},
+        **{"sgd_l2": -8, "sgdw": -4, "sgd_independent": -14},
         **{"rmsprop_l2": -11, "rmspropw": -2, "rmsprop_independent": -12},
         **{"adam_l2": -11, "adamw": -2, "adam_independent": -12},
     },
@@ -148,7 +148,7 @@ FASHION = Question(
     numbers={},
     first_rate={"SGD": -9, "RMSprop": -13, "Adam": -13},
     first_decay={
-        **{"sgd_l2": -14, "sgdw": -10, "sgd_independent": -14},
+        **{"sgd_l2": -14, "sgdw": -10, "sgd_independent": -16},
         **{"rmsprop_l2": -13, "rmspropw": -6, "rmsprop_independent": -14},
         **{"adam_l2": -13, "adamw": -6, "adam_independent": -14},
     },

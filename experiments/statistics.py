@@ -72,7 +72,7 @@ def estimate(values: Sequence[float] | np.ndarray) -> Estimate:
     error = float(np.std(values, ddof=1)) / count**0.5
     if error < 1e-12 * max(abs(mean), 1e-12):
         return Estimate(mean, mean, mean, p=1.0 if mean == 0 else 0.0)
-    low, high = _quantiles_of_t(values, mean, error)
+    low, high = _quantiles_of_t(values, mean, error).tolist()
     test = stats.permutation_test(
         (values,),
         np.mean,

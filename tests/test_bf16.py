@@ -1,65 +1,201 @@
 """The experiment on bfloat16: end to end, and that what is published follows."""
 
-import csv
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 
 ROOT = Path(__file__).parents[1]
-PUBLISHED = ROOT / "experiments" / "published" / "bf16"
+PUBLISHED = ROOT / "experiments" / "results" / "bf16"
 pytestmark = [
     pytest.mark.needs_extras,
     pytest.mark.relaxed("optax.adamw; the experiments run under JAX's defaults"),
 ]
 
 
-def test_smoke_run_end_to_end(tmp_path):
-    from experiments.bf16 import ARMS, SMOKE
-
-    command = ["-W", "error", "-m", "experiments", "bf16", "--smoke", "--out", tmp_path]
-    done = subprocess.run(
-        [sys.executable, *map(str, command)],
+def run(*arguments: str) -> subprocess.CompletedProcess:
+    """The command in a process of its own; warnings are errors there, too."""
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-m", "experiments", *arguments],
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
     )
+
+
+def test_smoke_run_end_to_end(tmp_path):
+    from experiments.bf16 import ARMS, SMOKE, study
+
+    done = run("bf16", "--smoke", "--out", str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
-    assert "Verdict." in done.stdout
-    assert {path.name for path in tmp_path.iterdir()} == {
-        *("cells.csv", "kept.csv", "manifest.json", "report.md"),
-        *("kept.png", "training.png"),
+    (folder,) = tmp_path.glob("bf16/*")
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert set(files) == {
+        *("cells.csv", "manifest.json", "report.md", "kept.png", "training.png"),
+        *(f"training-{number:04d}.npz" for number in range(len(ARMS))),
+        *(f"kept-{number}.npz" for number in range(len(ARMS))),
+        "memory.npz",
     }
-    with open(tmp_path / "cells.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert len(rows) == SMOKE.count_runs() == len(ARMS) * 2 * 2
-    assert {row["diverged"] for row in rows} == {"False"}
-    first = (tmp_path / "report.md").read_text()
-    again = subprocess.run(
-        [sys.executable, "-m", "experiments", "report", str(tmp_path)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    manifest = json.loads(files["manifest.json"])
+    assert manifest["stages"] == {s.name: s.runs for s in study(SMOKE).stages}
+    check_runs(folder, manifest["runs"])
+    check_words(folder, done.stdout)
+
+    again = run("report", str(folder))
     assert again.returncode == 0, again.stderr
-    seconds = r"\| runs, seconds \|.*"  # without those of the report itself
-    assert re.sub(seconds, "", (tmp_path / "report.md").read_text()) == re.sub(
-        seconds, "", first
-    )
+    assert again.stdout in done.stdout
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == files
+
+
+def check_runs(folder: Path, count: int):
+    """Every arm on the same seeds and strengths, and the arrays as planned."""
+    from experiments import cells
+    from experiments.bf16 import ARMS, SMOKE
+    from experiments.reports.bf16 import read
+
+    stored = read(folder)
+    runs = stored.runs
+    assert len(runs["seed"]) == count == len(ARMS) * 2 * 2
+    assert not runs["diverged"].any()
+    assert np.isfinite(runs["train_loss"]).all()
+    numbers = ("learning_rate", "weight_decay", "seed")
+    (same,) = {
+        tuple(tuple(cells.where(runs, arm=arm.name)[name]) for name in numbers)
+        for arm in ARMS
+    }
+    assert set(zip(*same, strict=True)) == {
+        (SMOKE.learning_rate, strength, seed)
+        for strength in SMOKE.weight_decays
+        for seed in range(SMOKE.seeds)
+    }
+    assert [(kept.arm, kept.rate) for kept in stored.kept] == [
+        (arm.name, rate) for arm in ARMS for rate in SMOKE.rates
+    ]
+    for kept in stored.kept:
+        assert kept.exact == pytest.approx((1 - kept.rate) ** SMOKE.kept_steps)
+    assert {memory.arm: (memory.weights, memory.state) for memory in stored.memory} == {
+        "float32": (4, 8),
+        "bf16": (2, 4),
+        "bf16, float32 inside": (2, 8),
+        "stochastic": (2, 8),
+        "compensated": (2, 10),
+        "stochastic, moments too": (2, 4),
+        "compensated, moments too": (2, 6),
+    }
+
+
+def check_words(folder: Path, stdout: str):
+    """The verdict follows from the files, in the report and on the terminal."""
+    from experiments.reports.bf16 import conclusion, read
+
+    verdict = conclusion(read(folder))
+    assert f"Verdict. {verdict}" in stdout
+    assert verdict in (folder / "report.md").read_text()
+
+
+def test_arms_differ_in_dtype_and_chain_alone():
+    from experiments.bf16 import ARMS, FULL, SMOKE, trained
+
+    for plan in (FULL, SMOKE):
+        blocks = trained(plan)
+        assert all(block.cells == plan.cells() for block in blocks)
+        (same,) = {
+            repr(block.static._replace(chain=None)).replace("bfloat16", "float32")
+            for block in blocks
+        }
+        assert "chain=None" in same
+        dtypes = [block.static.recipe.dtype for block in blocks]
+        assert dtypes == [arm.dtype for arm in ARMS]
+    assert FULL.seeds >= 10
+
+
+# --- Words ------------------------------------------------------------------------
+
+
+def made_up(shares, norms, accuracy=0.0):
+    """Results with these shares of the decay by arm, and these gaps to float32."""
+    from experiments.reports.bf16 import CURES, EXACT, INSIDE, Kept, PLAIN, Stored
+
+    arms = (EXACT, PLAIN, INSIDE, *CURES)
+    rates = (1e-5, 1e-3)
+    kept = [
+        Kept(arm, rate, (1 - rate) ** (100 * shares.get(arm, 1.0)), (1 - rate) ** 100)
+        for arm in arms
+        for rate in rates
+    ]
+    rows = [
+        (arm, strength, seed)
+        for arm in arms
+        for strength in (0.0, 1.0)
+        for seed in (0, 1)
+    ]
+    off = np.array([norms.get(arm, 0.0) * strength for arm, strength, _ in rows])
+    seeds = np.array([seed for *_, seed in rows])
+    plain = np.array([arm == PLAIN for arm, *_ in rows])
+    runs = {
+        "arm": np.array([arm for arm, *_ in rows], object),
+        "weight_decay": np.array([strength for _, strength, _ in rows]),
+        "seed": seeds,
+        "rms_w": (1 + seeds) * (1 + off),
+        "train_loss": 1 + 0.1 * seeds + off,
+        "test_accuracy": 0.5 + accuracy * plain,
+    }
+    return Stored(kept, runs, [], {})
+
+
+def test_the_conclusion_follows_the_numbers():
+    from experiments.reports.bf16 import conclusion, CURES, INSIDE, PLAIN
+
+    lost = {PLAIN: 0.0, INSIDE: 0.0, CURES[0]: 0.97}
+    off = {PLAIN: 0.25, CURES[3]: -0.02}
+    text = conclusion(made_up(lost, off, accuracy=0.03))
+    assert "plain bfloat16 decays nothing up to γλ = 0.001, nor does float32" in text
+    assert "ordinary rounding (up to 0.001); with a cure 97.0% of it or more" in text
+    assert "within 2.0% of float32's root mean square" in text
+    assert "(without one up to 25% off)" in text
+    noise = 0.1 / 2**0.5
+    assert f"within {0.02 / noise:.2f} standard deviations" in text
+    assert "its training loss is up to +0.25 off" in text
+    assert "its test accuracy up to +3.0 points" in text
+
+    text = conclusion(made_up({}, {}))
+    assert "Plain bfloat16 decays at every rate tried, float32 arithmetic with" in text
+    assert "with a cure 100.0% of it or more arrive" in text
+    assert "within 0.0% of float32's" in text
+    assert "(without one up to 0% off)" in text
+
+
+def test_gaps_are_paired_by_seed():
+    from experiments.reports.bf16 import gaps, PLAIN
+
+    # Seeds differ twofold; every one of them is a quarter larger in plain bfloat16.
+    found = {
+        gap.weight_decay: gap
+        for gap in gaps(made_up({}, {PLAIN: 0.25}))
+        if gap.arm == PLAIN
+    }
+    assert found[1.0].norm.mean == pytest.approx(0.25)
+    assert found[1.0].loss.mean == pytest.approx(0.25)
+    assert found[1.0].rms_w == pytest.approx(1.25 * 1.5)
+    assert found[0.0].norm.mean == found[0.0].loss.mean == 0
+
+
+# --- What is published ------------------------------------------------------------
 
 
 def test_the_verdict_follows_from_the_published_runs():
-    from experiments.bf16_report import arrives, conclusion, CURES, gaps, PLAIN, read
+    from experiments.reports.bf16 import arrives, conclusion, CURES, gaps, PLAIN, read
 
     stored = read(PUBLISHED)
     assert conclusion(stored) in (PUBLISHED / "report.md").read_text()
-    assert stored.manifest["plan"]["seeds"] >= 5
+    assert stored.manifest["plan"]["seeds"] >= 10
     for gap in gaps(stored):
         if gap.arm in CURES:
             assert abs(gap.norm.mean) < 0.02
@@ -70,8 +206,22 @@ def test_the_verdict_follows_from_the_published_runs():
             assert abs(arrives(kept) - 1) < 0.05
 
 
+def test_the_published_report_is_made_from_the_files_beside_it(tmp_path):
+    from experiments.bf16 import write_report
+
+    for path in PUBLISHED.iterdir():
+        if path.suffix in (".csv", ".json", ".npz"):
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+    write_report(tmp_path)
+    report = (PUBLISHED / "report.md").read_text()
+    assert (tmp_path / "report.md").read_text() == report
+    pictures = {path.name for path in tmp_path.glob("*.png")}
+    assert pictures == {path.name for path in PUBLISHED.glob("*.png")}
+    assert pictures == set(re.findall(r"\((\w+\.png)\)", report))
+
+
 def test_the_readme_quotes_the_published_runs():
-    from experiments.bf16_report import read
+    from experiments.reports.bf16 import CURES, gaps, PLAIN, read
 
     readme = (ROOT / "README.md").read_text()
     stored = read(PUBLISHED)
@@ -81,3 +231,10 @@ def test_the_readme_quotes_the_published_runs():
         cells = [f"{found['bf16'].exact:.4f}"]
         cells += [f"{found[name].kept:.4f}" for name in names]
         assert f"| {rate:g} | {' | '.join(cells)} |" in readme
+    cure, plain = (
+        max(abs(gap.norm.mean) for gap in gaps(stored) if gap.arm in arms)
+        for arms in (CURES, (PLAIN,))
+    )
+    told = " ".join(readme.split())
+    assert f"within {100 * cure:.1f} % of the float32 run's weight norm with" in told
+    assert f"up to {100 * plain:.0f} % off without one" in told

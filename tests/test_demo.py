@@ -1,6 +1,5 @@
-"""The demo: fair arms, honest statistics, one program per optimizer, whole files."""
+"""The demo: fair arms, honest selection, words that follow the numbers, whole files."""
 
-import csv
 import dataclasses
 import functools
 import importlib.util
@@ -20,6 +19,10 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 EXTRAS = ("flax", "sklearn", "matplotlib", "rich", "tyro")
+MEASURES = (
+    *("val_accuracy", "val_loss", "test_accuracy", "test_loss"),
+    *("train_loss", "max_abs_w", "rms_w"),
+)
 pytestmark = [
     pytest.mark.needs_extras,
     pytest.mark.relaxed("scale_by_adam; the experiments run under JAX's defaults"),
@@ -42,48 +45,85 @@ def start(*arguments: str, **options) -> subprocess.Popen:
 
 
 def test_smoke_run_end_to_end(tmp_path):
-    from experiments.demo import ARMS, SMOKE
+    from experiments.demo import ARMS, SMOKE, study
 
     process = start("-m", "experiments", "demo", "--smoke", "--out", str(tmp_path))
-    stdout, stderr = process.communicate(timeout=300)
+    stdout, stderr = process.communicate(timeout=600)
     assert process.returncode == 0, stderr
     assert stderr == ""
     assert "Verdict." in stdout
     assert len(stdout.splitlines()) < 60  # no progress bar where there is no terminal
 
-    assert {path.name for path in tmp_path.iterdir()} == {
-        *("cells.csv", "raw.npz", "manifest.json", "report.md"),
+    (folder,) = tmp_path.glob("demo/*")
+    assert str(folder) in stdout
+    assert {path.name for path in folder.iterdir()} == {
+        *("cells.csv", "manifest.json", "report.md"),
         *("accuracy.png", "mechanism.png", "heatmaps.png", "weights.png"),
+        *(f"tuning-{number:04d}.npz" for number in range(len(ARMS))),
+        *(f"final-{number:04d}.npz" for number in range(len(ARMS) + 3)),
+        *("shrink-rmsprop_l2.npz", "shrink-rmspropw.npz"),
     }
-    with open(tmp_path / "cells.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert len(rows) == SMOKE.count_runs() == 3 * (4 + 8 + 8) + (9 + 3) * 4
-    for row in rows:
-        for column in ("val_accuracy", "test_accuracy", "train_loss", "max_abs_w"):
-            assert math.isfinite(float(row[column])), row
-        assert row["diverged"] == "False"
-    manifest = json.loads((tmp_path / "manifest.json").read_text())
-    assert set(manifest["final_seeds"]).isdisjoint(manifest["tuning_seeds"])
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["stages"] == {s.name: s.runs for s in study(SMOKE).stages}
     assert manifest["plan"]["weight_decays"] == list(SMOKE.weight_decays)
     assert {"jax", "optax", "flax", "numpy", "decayax", "python"} <= set(
         manifest["versions"]
     )
-    assert "figures and report" in manifest["seconds"]
-    report = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert set(manifest["seconds"]) == {"compile", "run"}
+    report = (folder / "report.md").read_text(encoding="utf-8")
     assert all(f"`{arm.name}`" in report for arm in ARMS)
     assert set(re.findall(r"\((\w+\.png)\)", report)) == {
-        path.name for path in tmp_path.glob("*.png")
+        path.name for path in folder.glob("*.png")
     }
-    check_measured_shrinks(tmp_path / "raw.npz")
+    check_runs(folder, manifest["runs"])
+    check_words(folder, stdout)
+    check_measured_shrinks(folder)
 
 
-def check_measured_shrinks(path: Path):
-    from experiments.figures import shrink_line
+def check_runs(folder: Path, count: int):
+    """Every run once, finite, on fresh seeds at the setting that tuning picked."""
+    from experiments import cells
+    from experiments.reports.demo_analysis import choices, FINAL, MATCHED, TUNING
 
-    with np.load(path) as stored:
-        arrays = dict(stored)
-    assert shrink_line(arrays, "rmsprop_l2").slope == pytest.approx(-1, abs=0.1)
-    decoupled = shrink_line(arrays, "rmspropw")
+    runs = cells.read(folder / "cells.csv")
+    assert len(runs["seed"]) == count == 3 * (4 + 8 + 8) + (9 + 3) * 4
+    for name in MEASURES:
+        assert np.isfinite(runs[name]).all(), name
+    assert not runs["diverged"].any()
+    assert set(runs["diverged_at"]) == {-1}
+    seeds = {
+        stage: cells.where(runs, stage=stage)["seed"] for stage in set(runs["stage"])
+    }
+    assert set(seeds) == {TUNING, FINAL, MATCHED}
+    assert set(seeds[FINAL]) == set(seeds[MATCHED])
+    assert set(seeds[FINAL]).isdisjoint(seeds[TUNING])
+    for arm, choice in choices(runs).items():
+        final = cells.where(runs, stage=FINAL, arm=arm)
+        assert set(final["learning_rate"]) == {choice.learning_rate}
+        assert set(final["weight_decay"]) == {choice.weight_decay}
+
+
+def check_words(folder: Path, stdout: str):
+    """The verdict follows from the table, in the report and on the terminal."""
+    from experiments import cells
+    from experiments.reports.demo import conclusion
+    from experiments.reports.demo_analysis import analyse
+
+    verdict = conclusion(analyse(cells.read(folder / "cells.csv")))
+    assert verdict in stdout
+    assert verdict in (folder / "report.md").read_text(encoding="utf-8")
+
+
+def check_measured_shrinks(folder: Path):
+    from experiments.reports.demo import stored_arrays
+    from experiments.reports.demo_figures import shrink_of
+    from experiments.reports.shrink import shrink_line
+
+    arrays = stored_arrays(folder)
+    l2, decoupled = (
+        shrink_line(shrink_of(arrays, arm)) for arm in ("rmsprop_l2", "rmspropw")
+    )
+    assert l2.slope == pytest.approx(-1, abs=0.1)
     assert decoupled.slope == pytest.approx(0, abs=0.01)
     ratio = arrays["rmspropw/shrink"][decoupled.used] / arrays["rmspropw/rate"]
     assert np.median(ratio) == pytest.approx(1, rel=0.01)
@@ -93,8 +133,8 @@ def check_measured_shrinks(path: Path):
 
 
 def test_pairs_share_their_grid_and_the_seeds_of_the_stages_are_disjoint():
-    from experiments.analysis import FINAL, NONE, TUNING
     from experiments.demo import ARMS, FULL, SMOKE
+    from experiments.reports.demo_analysis import FINAL, NONE, TUNING
 
     for plan in (FULL, SMOKE):
         assert set(plan.seeds(TUNING)).isdisjoint(plan.seeds(FINAL))
@@ -111,167 +151,117 @@ def test_pairs_share_their_grid_and_the_seeds_of_the_stages_are_disjoint():
     assert len(FULL.weight_decays) >= 5
 
 
-def test_data_depend_on_the_seed_alone_and_only_training_labels_are_wrong():
-    from experiments import data as digits
+def test_arms_differ_in_nothing_but_the_chain():
+    from experiments.demo import ARMS, fresh, FULL, study, tuning
+    from experiments.reports.demo_analysis import FINAL, MATCHED
 
-    stored = digits.load()
-    a, again, b = (digits.split(seed, stored, 900, 0.4) for seed in (5, 5, 6))
-    for one, other in zip(a, again, strict=True):
-        np.testing.assert_array_equal(one, other)
-    assert not np.array_equal(a.train_x, b.train_x)
-
-    truth = {x.tobytes(): y for x, y in zip(stored.pool_x, stored.pool_y, strict=True)}
-
-    def share_wrong(x, y):
-        right = [truth[np.asarray(row).tobytes()] for row in x]
-        return np.mean(np.asarray(y) != right)
-
-    assert share_wrong(a.val_x, a.val_y) == 0
-    assert share_wrong(a.train_x, a.train_y) == pytest.approx(0.4 * 0.9, abs=0.05)
-    train, val = ({np.asarray(x).tobytes() for x in part} for part in (a[0], a[2]))
-    test = {x.tobytes() for x in stored.test_x}
-    assert (len(a.train_y), len(a.val_y), len(stored.test_y)) == (900, 300, 597)
-    assert train.isdisjoint(val)
-    assert test.isdisjoint(train | val)
-
-
-# --- The engine -------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def small():
-    """A bench of small networks and short runs, four cells to a chunk."""
-    from experiments import data as digits, engine
-    from experiments.demo import SMOKE
-
-    plan = dataclasses.replace(SMOKE, hidden=8, epochs=2, epochs_per_segment=1)
-    return engine.prepare_bench(plan.task(), plan.schedule(), digits.load(), chunk=4)
-
-
-@pytest.fixture(scope="module")
-def program(small):
-    from experiments import engine
-    from experiments.demo import sgd_l2
-
-    return engine.compile_program(small, sgd_l2)
-
-
-def train(program, cells):
-    from experiments import engine
-
-    return engine.train(program, [engine.Cell(*cell) for cell in cells], lambda _: None)
-
-
-def test_one_trace_and_no_compilation_however_many_cells(small, caplog):
-    import jax
-
-    import decayax as dx
-    from experiments import engine
-
-    traces = []
-
-    def counted(*args, **kwargs):
-        traces.append(1)
-        return dx.sgdw(*args, momentum=0.9, **kwargs)
-
-    program = engine.compile_program(small, counted)
-    before = len(traces)
-    with jax.log_compiles():
-        for count in (1, 4, 11):
-            cells = [(0.1 / (i + 1), 0.01 * i, i) for i in range(count)]
-            assert train(program, cells).measures["val_accuracy"].shape == (count,)
-    assert len(traces) == before
-    assert not [r for r in caplog.records if "compil" in r.getMessage().lower()]
-
-
-def test_cells_stay_apart_on_the_devices(program):
-    import jax
-    from jax.sharding import PartitionSpec
-
-    assert program.bench.spread.spec == PartitionSpec("cell")
-    assert program.bench.spread.mesh.size == min(jax.device_count(), 4)
-    text = program.segment.as_text()
-    for collective in ("all-gather", "all-reduce", "all-to-all", "collective-permute"):
-        assert collective not in text
-
-
-def test_training_is_what_a_plain_loop_does(small, program):
-    import jax
-    import jax.numpy as jnp
-
-    from experiments import data as digits
-
-    # The L2 chain by hand: θ <- θ - γ_t m, m <- g + λθ + 0.9 m; no λ on biases.
-    rate, strength, seed = 0.1, 0.03, 7
-    part = digits.split(seed, small.data, 900, 0.4)
-    state = small.task.init(seed)
-    theta = {
-        (layer, name): np.asarray(state[layer][name][...])
-        for layer in ("hidden", "output")
-        for name in ("kernel", "bias")
+    blocks = [
+        *tuning(FULL),
+        *fresh(FULL, made_up_runs(FULL, lambda arm, cell: (0.9, 0.9))),
+    ]
+    (same,) = {repr(block.static._replace(chain=None)) for block in blocks}
+    assert "chain=None" in same
+    chains = {arm.name: arm.chain for arm in ARMS}
+    assert all(b.static.chain is chains[b.labels["arm"]] for b in blocks)
+    (seeds,) = {
+        tuple(cell["seed"] for cell in block.cells)
+        for block in blocks
+        if block.labels["stage"] in (FINAL, MATCHED)
     }
-
-    def loss(theta, x, y):
-        hidden = jax.nn.relu(x @ theta["hidden", "kernel"] + theta["hidden", "bias"])
-        logits = hidden @ theta["output", "kernel"] + theta["output", "bias"]
-        return -jnp.mean(jax.nn.log_softmax(logits)[jnp.arange(len(y)), y])
-
-    momentum = {key: 0.0 for key in theta}
-    gradient, step = jax.jit(jax.grad(loss)), 0
-    for epoch in range(2):
-        for x, y in zip(*digits.batches(seed, epoch, part, 50), strict=True):
-            gamma = rate * (1 + math.cos(math.pi * step / 36)) / 2
-            for key, g in gradient(theta, x, y).items():
-                g = g + strength * theta[key] * (key[1] == "kernel")
-                momentum[key] = g + 0.9 * momentum[key]
-                theta[key] = theta[key] - gamma * momentum[key]
-            step += 1
-    trained = train(program, [(rate, strength, seed)]).measures
-    expected = loss(theta, part.train_x, part.train_y)
-    np.testing.assert_allclose(trained["train_loss"][0], expected, rtol=1e-4)
-    largest = max(abs(theta[key]).max() for key in theta if key[1] == "kernel")
-    np.testing.assert_allclose(trained["max_abs_w"][0], largest, rtol=1e-4)
+    assert seeds == tuple(FULL.seeds(FINAL))
+    planned = sum(stage.runs for stage in study(FULL).stages[:2])
+    assert sum(len(block.cells) for block in blocks) == planned
 
 
-def test_a_seed_is_the_same_run_in_every_arm(small, program):
-    from experiments import engine
-    from experiments.demo import sgdw
+def test_data_and_weights_hang_on_the_seed_and_only_training_labels_are_wrong():
+    import jax
+
+    from experiments.demo import FULL
+
+    recipe = FULL.recipe()
+    task, data = recipe.task(), recipe.load()
+
+    @jax.jit
+    def drawn(cell, data):
+        batches = task.batches(cell["seed"], 3, data)
+        return task.part(cell, data).split, task.init(cell), batches
+
+    def made(seed, rate):
+        cell = {"learning_rate": rate, "weight_decay": rate, "seed": seed}
+        return jax.device_get(drawn(cell, data))
+
+    a, again, b = (made(*cell) for cell in ((5, 0.1), (5, 0.3), (6, 0.1)))
+    jax.tree.map(np.testing.assert_array_equal, a, again)
+    for one, other in zip(a, b, strict=True):
+        pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+        assert not all(np.array_equal(x, y) for x, y in pairs)
+
+    train, labels, val = a[0]
+    assert (len(labels), len(val), len(data.test_y)) == (900, 300, 597)
+    assert sorted([*train, *val]) == list(range(1200))
+    wrong = np.mean(labels != data.pool_y[train])
+    assert wrong == pytest.approx(0.4 * 0.9, abs=0.05)
+    pool = {row.tobytes() for row in data.pool_x}
+    assert {row.tobytes() for row in data.test_x}.isdisjoint(pool)
+
+
+def test_measures_take_wrong_labels_for_training_and_right_ones_else():
+    import jax
+
+    from experiments.demo import FULL
+
+    recipe = FULL.recipe()
+    task, data = recipe.task(), recipe.load()
+
+    @jax.jit
+    def untrained(cell, data):
+        part, params = task.part(cell, data), task.init(cell)
+        return part, params, task.measure(params, part, data)
+
+    part, params, measured = jax.device_get(untrained({"seed": 5}, data))
+    hidden, output = params["hidden"][0], params["output"]
+
+    def score(x, y):
+        kernels = (np.float64(layer["kernel"][...]) for layer in (hidden, output))
+        first, second = kernels
+        logits = np.maximum(x @ first, 0) @ second  # biases begin at 0
+        right = logits[np.arange(len(y)), y]
+        loss = np.mean(np.log(np.exp(logits).sum(1)) - right)
+        return loss, np.mean(logits.argmax(1) == y)
+
+    train, labels, val = (np.asarray(rows) for rows in part.split)
+    expected = {
+        "train": score(data.pool_x[train], labels),
+        "val": score(data.pool_x[val], data.pool_y[val]),
+        "test": score(data.test_x, data.test_y),
+    }
+    for name, (loss, accuracy) in expected.items():
+        assert float(measured[f"{name}_loss"]) == pytest.approx(loss, rel=1e-4)
+        if name != "train":
+            assert float(measured[f"{name}_accuracy"]) == pytest.approx(accuracy)
+    truly, _ = score(data.pool_x[train], data.pool_y[train])
+    assert abs(truly - expected["train"][0]) > 1e-3
+
+
+def test_a_seed_is_the_same_run_in_every_arm():
+    from experiments.demo import ARMS, SMOKE
+    from experiments.engine.chunks import train
+    from experiments.engine.plan import Block, grid
+    from experiments.engine.workshop import workshop
+    from experiments.terminal import SILENT
 
     # With λ = 0 both places are plain SGD: init, data, noise and order must agree.
-    cells = [(0.1, 0.0, seed) for seed in (3, 4, 5)]
-    l2 = train(program, cells).measures["train_loss"]
-    decoupled = train(engine.compile_program(small, sgdw), cells)
-    np.testing.assert_allclose(l2, decoupled.measures["train_loss"], rtol=1e-4)
-    assert len(set(l2.tolist())) == 3
-
-
-def test_a_run_does_not_depend_on_its_place_in_the_grid(program):
-    cells = [(0.1, 0.01, 3), (0.03, 0.1, 4), (0.1, 0.0, 5), (0.3, 0.01, 3)]
-    forward = train(program, cells).measures
-    backward = train(program, cells[::-1] + cells[:2]).measures
-    for name, values in forward.items():
-        np.testing.assert_array_equal(values, backward[name][:4][::-1])
-        np.testing.assert_array_equal(values[:2], backward[name][4:])
-
-
-def test_a_diverged_neighbour_scores_chance_and_disturbs_nobody(program):
-    cells = [(0.1, 0.01, 3), (0.1, 0.01, 4), (0.03, 0.01, 5), (0.1, 0.1, 6)]
-    good = train(program, cells)
-    bad = train(program, [cells[0], (math.inf, 0.01, 4), *cells[2:]])
-    assert bad.measures["diverged"].tolist() == [False, True, False, False]
-    assert bad.measures["val_accuracy"][1] == np.float32(0.1)
-    assert bad.measures["test_accuracy"][1] == np.float32(0.1)
-    for name, values in good.measures.items():
-        others = [0, 2, 3]
-        np.testing.assert_array_equal(values[others], bad.measures[name][others])
-
-
-def test_the_schedule_is_a_cosine_from_one_to_zero():
-    from experiments.engine import Schedule
-
-    multiplier = Schedule(4, 2, steps_per_epoch=10).multiplier
-    values = [float(multiplier(step)) for step in (0, 10, 20, 40)]
-    assert values == pytest.approx([1, (1 + math.sqrt(0.5)) / 2, 0.5, 0], abs=1e-6)
+    small = dataclasses.replace(SMOKE, hidden=8, epochs=2, epochs_per_segment=2)
+    shop = workshop()
+    runs = grid(learning_rate=[0.1], weight_decay=[0.0], seed=range(3, 6))
+    losses = {}
+    for arm in ARMS[:3]:
+        block = Block({"arm": arm.name}, small.static(arm.chain), runs)
+        arrays = train(shop, block, block.cells, 3, SILENT)
+        losses[arm.name] = arrays["measure/train_loss"][:, -1]
+    for other in ("sgd_l2", "sgdw"):
+        np.testing.assert_allclose(losses[other], losses["sgd"], rtol=1e-4)
+    assert len(set(losses["sgd"].tolist())) == 3
 
 
 # --- Numbers from made-up runs ----------------------------------------------------
@@ -279,160 +269,214 @@ def test_the_schedule_is_a_cosine_from_one_to_zero():
 
 def made_up_runs(plan, accuracy):
     """Every run of a plan, `accuracy(arm, cell)` for (validation, test)."""
-    from experiments.analysis import FINAL, MATCHED, NONE, Run, TUNING
     from experiments.demo import ARMS
-    from experiments.engine import Cell
+    from experiments.reports.demo_analysis import FINAL, MATCHED, NONE, TUNING
 
-    runs = []
+    rows = []
     for arm in ARMS:
         best = plan.tuning_cells(arm)[-1]
-        final = [Cell(*best[:2], seed) for seed in plan.seeds(FINAL)]
+        final = [{**best, "seed": seed} for seed in plan.seeds(FINAL)]
         stages = {TUNING: plan.tuning_cells(arm), FINAL: final}
         if arm.place == NONE:
             stages |= {MATCHED: final}
         for stage, cells in stages.items():
             for cell in cells:
-                largest = (2.0 if stage == MATCHED else 0.5) + cell.seed / 10
-                rest = (*accuracy(arm, cell), 1.0, largest, 0.1, False)
-                runs.append(Run(stage, *arm[:3], *cell, *rest))
-    return runs
-
-
-def test_no_decay_also_runs_at_the_rate_of_the_decoupled_chain():
-    from experiments.analysis import choose, FINAL, MATCHED, NONE
-    from experiments.demo import ARMS, settings
-
-    choices = choose(made_up_runs(plan(), prefers(0.03, 0.1)))
-    planned = list(settings(choices))
-    assert [arm.name for stage, arm, _ in planned if stage == FINAL] == [
-        arm.name for arm in ARMS
-    ]
-    matched = {arm.name: cell for stage, arm, cell in planned if stage == MATCHED}
-    assert set(matched) == {arm.name for arm in ARMS if arm.place == NONE}
-    for name, decoupled in (("sgd", "sgdw"), ("adam", "adamw")):
-        assert matched[name].learning_rate == choices[decoupled].learning_rate
-        assert matched[name].weight_decay == 0.0
+                val, test = accuracy(arm, cell)
+                largest = (2.0 if stage == MATCHED else 0.5) + cell["seed"] / 10
+                rows.append(
+                    {"stage": stage, "arm": arm.name}
+                    | {"base": arm.base, "place": arm.place, **cell}
+                    | {"diverged": False, "max_abs_w": largest, "rms_w": 0.1}
+                    | {"train_loss": 1.0, "val_accuracy": val, "test_accuracy": test}
+                )
+    words = ("stage", "arm", "base", "place")
+    return {
+        name: np.array([row[name] for row in rows], object if name in words else None)
+        for name in rows[0]
+    }
 
 
 @functools.cache
 def plan():
     from experiments.demo import SMOKE
 
-    return dataclasses.replace(SMOKE, weight_decays=(0.01, 0.1, 1.0), final_seeds=5)
+    return dataclasses.replace(SMOKE, weight_decays=(0.01, 0.1, 1.0), final_seeds=12)
 
 
 def prefers(rate, strength):
     """Validation accuracy with its best at one cell; the test column says otherwise."""
 
     def accuracy(arm, cell):
-        distance = abs(math.log(cell.learning_rate / rate))
-        if cell.weight_decay:
-            distance += abs(math.log(cell.weight_decay / strength))
-        return 0.9 - distance / 100, 0.5 + distance / 100 + cell.seed / 1000
+        distance = abs(math.log(cell["learning_rate"] / rate))
+        if cell["weight_decay"]:
+            distance += abs(math.log(cell["weight_decay"] / strength))
+        return 0.9 - distance / 100, 0.5 + distance / 100 + cell["seed"] / 1000
 
     return accuracy
 
 
-def test_selection_reads_validation_only():
-    from experiments.analysis import choose
+def test_no_decay_also_runs_at_the_rate_of_the_decoupled_chain():
+    from experiments.demo import ARMS, fresh
+    from experiments.reports.demo_analysis import choices, FINAL, MATCHED, NONE
 
     runs = made_up_runs(plan(), prefers(0.03, 0.1))
-    choice = choose(runs)["sgd_l2"]
+    # The decoupled chain likes another learning rate than its base without decay.
+    liked = (runs["arm"] == "sgdw") & (runs["learning_rate"] == 0.1)
+    runs["val_accuracy"] = np.where(liked, 0.95, runs["val_accuracy"])
+    chosen = choices(runs)
+    assert chosen["sgdw"].learning_rate != chosen["sgd"].learning_rate
+    blocks = fresh(plan(), runs)
+    named = [(block.labels["stage"], block.labels["arm"]) for block in blocks]
+    assert [arm for stage, arm in named if stage == FINAL] == [a.name for a in ARMS]
+    bases = [arm.name for arm in ARMS if arm.place == NONE]
+    assert [arm for stage, arm in named if stage == MATCHED] == bases
+    decoupled = {"sgd": "sgdw", "rmsprop": "rmspropw", "adam": "adamw"}
+    for (stage, arm), block in zip(named, blocks, strict=True):
+        rate = chosen[arm if stage == FINAL else decoupled[arm]].learning_rate
+        for cell, seed in zip(block.cells, plan().seeds(FINAL), strict=True):
+            assert cell == {
+                "learning_rate": rate,
+                "weight_decay": chosen[arm].weight_decay,
+                "seed": seed,
+            }
+    assert all(chosen[arm].weight_decay == 0 for arm in bases)
+
+
+def test_selection_reads_validation_only():
+    from experiments.reports.demo_analysis import choices, TUNING
+
+    runs = made_up_runs(plan(), prefers(0.03, 0.1))
+    chosen = choices(runs)
+    choice = chosen["sgd_l2"]
     assert (choice.learning_rate, choice.weight_decay) == (0.03, 0.1)
-    assert choice.edges == ("learning rate",)
-    blind = [run._replace(test_accuracy=math.nan) for run in runs]
-    assert choose(blind) == choose(runs)
+    assert choice.score == pytest.approx(0.9)
+    for column in ("test_accuracy", "train_loss", "max_abs_w"):
+        assert choices({**runs, column: runs[column] * math.nan}) == chosen
     # The validation accuracy of the final runs must not matter either.
-    final = [r._replace(val_accuracy=9.0) if r.stage == "final" else r for r in runs]
-    assert choose(final) == choose(runs)
+    final = np.where(runs["stage"] == TUNING, runs["val_accuracy"], 9.0)
+    assert choices({**runs, "val_accuracy": final}) == chosen
+
+
+def test_selection_takes_the_mean_over_the_seeds():
+    from experiments.reports.demo_analysis import choices
+
+    # One lucky seed of a cell is no reason to take it.
+    def lucky(arm, cell):
+        at = (cell["learning_rate"], cell["weight_decay"])
+        score = {(0.03, 0.1): 0.8, (0.1, 1.0): 0.6 + 0.3 * cell["seed"]}
+        return score.get(at, 0.5), 0.5
+
+    choice = choices(made_up_runs(plan(), lucky))["sgdw"]
+    assert (choice.learning_rate, choice.weight_decay) == (0.03, 0.1)
 
 
 def test_selection_breaks_ties_towards_less():
-    from experiments.analysis import choose
+    from experiments.reports.demo_analysis import choices
 
-    choice = choose(made_up_runs(plan(), lambda arm, cell: (0.9, 0.9)))["adamw"]
+    choice = choices(made_up_runs(plan(), lambda arm, cell: (0.9, 0.9)))["adamw"]
     assert (choice.learning_rate, choice.weight_decay) == (0.003, 0.01)
+
+    # Less decay first, then the smaller learning rate.
+    def two(arm, cell):
+        at = (cell["learning_rate"], cell["weight_decay"])
+        return 0.9 if at in {(0.01, 0.1), (0.003, 1.0)} else 0.5, 0.5
+
+    choice = choices(made_up_runs(plan(), two))["adamw"]
+    assert (choice.learning_rate, choice.weight_decay) == (0.01, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("best", "edges"),
+    [
+        ((0.03, 0.1), ()),
+        ((0.03, 0.0), ()),  # nothing is below no decay
+        ((0.03, 1.0), ("λ",)),
+        ((0.01, 0.1), ("learning rate",)),
+        ((0.1, 1.0), ("λ", "learning rate")),
+    ],
+)
+def test_a_choice_on_an_edge_is_told(best, edges):
+    from experiments.engine.plan import columns, grid
+    from experiments.selection import choose
+
+    table = columns(
+        grid(
+            learning_rate=(0.01, 0.03, 0.1), weight_decay=(0.0, 0.1, 1.0), seed=range(2)
+        )
+    )
+    at = (table["learning_rate"], table["weight_decay"])
+    distance = sum(abs(x - np.float32(b)) for x, b in zip(at, best, strict=True))
+    choice = choose({**table, "val_accuracy": 0.9 - distance / 10})
+    assert choice[:2] == pytest.approx(best)
+    assert choice.edges == edges
 
 
 @pytest.fixture
 def stored(tmp_path):
-    """A folder with raw results that no training made."""
-    from experiments import files
-    from experiments.analysis import FINAL, MATCHED
-    from experiments.demo import ARMS
-    from experiments.figures import SHRINK_ARMS
+    """A folder with the results of a study that no training made."""
+    from experiments import cells, files
+    from experiments.demo import ARMS, study
+    from experiments.engine.study import new_manifest
+    from experiments.engine.workshop import workshop
+    from experiments.reports.demo_analysis import FINAL, MATCHED, NONE, SHRINK_ARMS
 
     rng = np.random.default_rng(0)
-    arrays = {
-        f"{arm.name}/{stage} weights": rng.normal(size=(5, 100))
-        for arm in ARMS
-        for stage in (FINAL, MATCHED)
-    }
+    kept = [(arm.name, FINAL) for arm in ARMS]
+    kept += [(arm.name, MATCHED) for arm in ARMS if arm.place == NONE]
+    for number, (arm, stage) in enumerate(kept):
+        arrays = {"label/arm": np.array(arm), "label/stage": np.array(stage)}
+        arrays |= {"keep/weights": rng.normal(size=(5, 100))}
+        files.write_arrays(tmp_path / f"final-{number:04d}.npz", arrays)
     for arm in SHRINK_ARMS:
         ones = np.ones(100, np.float32)
-        arrays |= {f"{arm}/{name}": ones for name in ("shrink", "rms_w", "rms_g")}
-        arrays |= {f"{arm}/root_v": 10.0 ** rng.uniform(-4, -1, 100)}
-        arrays |= {f"{arm}/rate": np.float32(0.01)}
-    files.write_arrays(tmp_path / "raw.npz", arrays)
+        arrays = {name: ones for name in ("shrink", "rms_w", "rms_g")}
+        arrays |= {"root_v": 10.0 ** rng.uniform(-4, -1, 100)}
+        arrays |= {"rate": np.float32(0.01)}
+        files.write_arrays(tmp_path / f"shrink-{arm}.npz", arrays)
     runs = made_up_runs(plan(), prefers(0.03, 0.1))
-    runs[0] = runs[0]._replace(diverged=True, train_loss=math.nan)
-    files.write_csv(tmp_path / "cells.csv", runs)
-    manifest = {"command": "made up", "seconds": {"all": 1.0}, "runs": len(runs)}
-    manifest |= {"plan": dataclasses.asdict(plan())} | files.provenance()
+    runs["diverged"][0], runs["train_loss"][0] = True, math.nan
+    cells.write(tmp_path / "cells.csv", runs)
+    manifest = new_manifest(study(plan()), workshop(), "made up")
+    manifest |= {"seconds": {"compile": 1.0, "run": 2.0}}
+    manifest |= {"made by": [files.provenance()]}
     files.write_json(tmp_path / "manifest.json", manifest)
     return tmp_path
 
 
 def test_report_is_made_again_from_files_alone(stored):
-    from experiments.analysis import read_runs
-    from experiments.report import write_report
+    from experiments import cells
+    from experiments.demo import write_report
 
-    runs = read_runs(stored / "cells.csv")
-    assert runs[1:] == made_up_runs(plan(), prefers(0.03, 0.1))[1:]
-    assert runs[0].diverged
-    write_report(stored)
-    names = {path.name for path in stored.iterdir()}
-    report = (stored / "report.md").read_bytes()
+    runs = cells.read(stored / "cells.csv")
+    expected = made_up_runs(plan(), prefers(0.03, 0.1))
+    assert list(runs) == list(expected)
+    for name, column in expected.items():
+        np.testing.assert_array_equal(runs[name][1:], column[1:])
+    assert runs["diverged"][0]
+    verdict = write_report(stored)
+    before = {path.name: path.read_bytes() for path in stored.iterdir()}
     for path in [*stored.glob("*.png"), stored / "report.md"]:
         path.unlink()
-    write_report(stored)
-    assert {path.name for path in stored.iterdir()} == names
-    assert (stored / "report.md").read_bytes() == report
-    text = report.decode()
+    assert write_report(stored) == verdict
+    assert {path.name: path.read_bytes() for path in stored.iterdir()} == before
+    text = before["report.md"].decode()
     assert "On the edge of the grid" in text
     assert "1 + 0 |" in text  # the diverged run is counted
+    assert verdict.partition("Verdict. ")[2] in text
 
 
-def test_report_of_an_empty_folder_says_what_is_missing(tmp_path, capsys):
-    from experiments.cli import report
+def test_a_report_without_its_pieces_says_which(stored):
+    from experiments.demo import write_report
+    from experiments.problem import Problem
 
-    with pytest.raises(SystemExit, match="no cells.csv, raw.npz, manifest.json in"):
-        report(tmp_path)
-
-
-# --- Statistics -------------------------------------------------------------------
-
-
-def test_estimate_is_students_t():
-    from scipy import stats
-
-    from experiments.statistics import estimate
-
-    values = np.random.default_rng(1).normal(0.3, 1, 12)
-    ours, theirs = estimate(values), stats.ttest_1samp(values, 0)
-    interval = theirs.confidence_interval(0.95)
-    assert ours.mean == pytest.approx(values.mean())
-    assert (ours.low, ours.high) == pytest.approx((interval.low, interval.high))
-    assert ours.p == pytest.approx(theirs.pvalue)
-    assert estimate([2.0, 2.0]) == (2.0, 2.0, 2.0, 0.0)
-    assert estimate([0.0, 0.0]).p == 1.0
+    for path in stored.glob("final-*.npz"):
+        path.unlink()
+    with pytest.raises(Problem, match=r"holds no final\*\.npz"):
+        write_report(stored)
+    assert not list(stored.glob("*.png"))
 
 
-def test_holm_by_hand():
-    from experiments.statistics import holm
-
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([0.9, 0.8]) == [1.0, 1.0]
+# --- Words ------------------------------------------------------------------------
 
 
 NOISE = np.array([-1.0, 0.5, 0.8, -0.6, 0.3, 0.1, -0.4, 0.3])
@@ -444,8 +488,9 @@ NOISE = np.array([-1.0, 0.5, 0.8, -0.6, 0.3, 0.1, -0.4, 0.3])
         (NOISE + 5, 1, "a clearly better"),
         (NOISE - 5, 1, "b clearly better"),
         (NOISE, 1, "no difference shown"),
-        (NOISE + 0.6, 1, "a clearly better"),
-        (NOISE + 0.6, 9, "not clear after correction"),
+        (NOISE + 0.8, 1, "a clearly better"),
+        (NOISE + 0.8, 9, "not clear after correction"),
+        (NOISE + 0.6, 1, "no difference shown"),  # p < 0.05, the interval holds 0
         (0 * NOISE, 1, "no difference shown"),
     ],
 )
@@ -454,48 +499,98 @@ def test_verdicts_follow_the_numbers(first, comparisons, words):
 
     values = {"a": first, "b": 0 * NOISE, "c": NOISE}
     pairs = [("a", "b")] + [("c", "b")] * (comparisons - 1)
-    assert verdict(compare(pairs, values)[0]) == words
+    compared = compare(pairs, values)[0]
+    assert verdict(compared) == words
+    larger, smaller = {"a": ("a", "b"), "b": ("b", "a")}.get(words[0], (None, None))
+    assert (compared.larger, compared.smaller) == (larger, smaller)
+    assert compared.clear == (larger is not None)
 
 
 def test_the_conclusion_follows_the_numbers():
-    from experiments.analysis import analyse, DECOUPLED, NONE
-    from experiments.report import conclusion
+    from experiments.reports.demo import conclusion
+    from experiments.reports.demo_analysis import analyse, DECOUPLED, NONE
 
     def rmspropw_wins(arm, cell):
         gain = {NONE: -0.2, DECOUPLED: 0.1 * (arm.base == "RMSprop")}.get(arm.place, 0)
-        wobble = 0.01 * math.sin(7 * cell.seed + len(arm.name))  # seed against seed
+        wobble = 0.01 * math.sin(7 * cell["seed"] + len(arm.name))  # seed against seed
         return prefers(0.01, 0.1)(arm, cell)[0], 0.8 + gain + wobble
 
-    analysis = analyse(made_up_runs(plan(), rmspropw_wins))
-    sgd, _, adam = (pair.difference for pair in analysis.pairs)
+    runs = made_up_runs(plan(), rmspropw_wins)
+    analysis = analyse(runs)
+    sgd, rmsprop, adam = (pair.difference for pair in analysis.pairs)
     text = conclusion(analysis)
-    assert "rmspropw is better than its twin by 9" in text
+    assert f"rmspropw is better than its twin by {rmsprop.mean:.1f}" in text
+    assert rmsprop.mean == pytest.approx(10, abs=1)
     assert "no difference in test accuracy is shown between sgdw and sgd_l2; " in text
     reach = max(-sgd.low, sgd.high, -adam.low, adam.high)
     assert reach > 0.1
     assert f"reach no further than {reach:.1f} points from 0" in text
     assert "6 of the 6 chains are clearly better and 0 clearly worse" in text
     assert "largest weight is clearly" not in text  # it is the same in all of them
-    assert "without decay is 2.40 (sgd), 2.40 (rmsprop) and 2.40 (adam)" in text
+    assert "without decay is 2.75 (sgd), 2.75 (rmsprop) and 2.75 (adam)" in text
+    assert "λ is 1 (SGD), 1 (RMSprop) and 1 (Adam) times" in text
+
+    harmed = np.where(runs["place"] == NONE, 0.9, runs["test_accuracy"] - 0.2)
+    wide = np.where(runs["arm"] == "adam_l2", 3.0, runs["max_abs_w"])
+    text = conclusion(analyse({**runs, "test_accuracy": harmed, "max_abs_w": wide}))
+    assert "0 of the 6 chains are clearly better and 6 clearly worse" in text
+    assert "is clearly larger with adam_l2 (3.00) than with adamw (1.25)." in text
+
+
+def test_the_conclusion_knows_unclear_from_null():
+    from experiments.reports.demo import conclusion
+    from experiments.reports.demo_analysis import analyse
+
+    analysis = analyse(made_up_runs(plan(), prefers(0.01, 0.1)))
+    text = conclusion(analysis)
+    assert "no difference in test accuracy is shown between sgdw and sgd_l2;" in text
+    sgd, *others = analysis.pairs
+    likely = sgd._replace(difference=sgd.difference._replace(low=0.1, high=0.7))
+    text = conclusion(analysis._replace(pairs=[likely, *others]))
+    assert "no clear difference in test accuracy is shown between sgdw and" in text
+    assert "reach no further than 0.7 points from 0" in text
+
+
+def test_the_ratio_of_the_strengths_is_that_of_the_choices():
+    from experiments.reports.demo import conclusion
+    from experiments.reports.demo_analysis import analyse, DECOUPLED
+
+    def apart(arm, cell):
+        strength = 1.0 if (arm.base, arm.place) == ("Adam", DECOUPLED) else 0.01
+        return prefers(0.01, strength)(arm, cell)
+
+    text = conclusion(analyse(made_up_runs(plan(), apart)))
+    assert "λ is 1 (SGD), 1 (RMSprop) and 100 (Adam) times the best λ of L2" in text
 
 
 # --- Interrupts and missing packages ----------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
-def test_an_interrupt_says_so_in_one_line_and_leaves_old_files_alone(tmp_path, name):
-    (tmp_path / "cells.csv").write_text("an older run")
+def test_an_interrupt_says_so_in_one_line_and_leaves_whole_files(tmp_path, name):
+    older = tmp_path / "demo" / "0123456789ab" / "cells.csv"
+    older.parent.mkdir(parents=True)
+    older.write_text("an older run")
     process = start("-m", "experiments", "demo", "--smoke", "--out", str(tmp_path))
     assert process.stdout is not None
-    assert process.stdout.readline().startswith("Digits")
+    assert process.stdout.readline().startswith("demo: 110 runs into ")
     time.sleep(0.5)
     process.send_signal(getattr(signal, name))
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=120)
     assert process.returncode == 128 + getattr(signal, name)
     (line,) = stderr.splitlines()
-    assert re.search(r"interrupted while .*, after \d+ of 108 runs", line)
-    assert [path.name for path in tmp_path.iterdir()] == ["cells.csv"]
-    assert (tmp_path / "cells.csv").read_text() == "an older run"
+    assert re.search(r"interrupted while .*, after \d+ of 110 runs", line)
+    assert f"demo --resume --smoke --out {tmp_path}" in line
+    assert older.read_text() == "an older run"
+    assert list(older.parent.iterdir()) == [older]
+    for folder in set(tmp_path.glob("demo/*")) - {older.parent}:
+        names = {path.name for path in folder.iterdir()}
+        assert not names & {"cells.csv", "report.md"}
+        assert not [each for each in names if each.endswith(".part")]
+        json.loads((folder / "manifest.json").read_text())
+        for path in folder.glob("*.npz"):
+            with np.load(path) as arrays:
+                assert all(arrays[each].ndim >= 0 for each in arrays.files)
 
 
 def test_a_file_is_whole_or_not_there(tmp_path):
@@ -519,6 +614,8 @@ def test_a_file_is_whole_or_not_there(tmp_path):
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs POSIX signals")
 def test_a_killed_write_does_not_touch_the_old_file(tmp_path):
+    from experiments import files
+
     path = tmp_path / "cells.csv"
     path.write_text("old")
     script = f"""
@@ -529,9 +626,25 @@ with files.whole(pathlib.Path({str(path)!r})) as temporary:
     os.kill(os.getpid(), signal.SIGKILL)
 """
     process = start("-c", script)
-    process.communicate(timeout=60)
+    process.communicate(timeout=120)
     assert process.returncode == -signal.SIGKILL
     assert path.read_text() == "old"
+    assert len(list(tmp_path.iterdir())) == 2
+    files.remove_abandoned(tmp_path)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_others_are_writing_is_not_abandoned(tmp_path):
+    from experiments import files
+
+    elsewhere = tmp_path / ".cells.csv.another-machine-1.part"
+    elsewhere.write_text("half")
+    with files.whole(tmp_path / "cells.csv") as temporary:
+        temporary.write_text("whole")
+        files.remove_abandoned(tmp_path)
+        assert temporary.exists()
+    assert (tmp_path / "cells.csv").read_text() == "whole"
+    assert elsewhere.exists()
 
 
 @pytest.mark.parametrize("module", EXTRAS)
@@ -554,7 +667,7 @@ def test_a_missing_package_is_exit_status_one():
     process = start(
         "-c", block + "runpy.run_module('experiments', run_name='__main__')"
     )
-    stdout, stderr = process.communicate(timeout=60)
+    stdout, stderr = process.communicate(timeout=120)
     assert process.returncode == 1
     assert stdout == ""
     (line,) = stderr.splitlines()

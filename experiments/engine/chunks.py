@@ -37,10 +37,14 @@ def pieces_of(block: Block, stage: str, first: int, size: int) -> list[Piece]:
 
     def piece(number: int, cells: tuple[Cell, ...]) -> Piece:
         expected = {f"label/{n}": np.array(text) for n, text in block.labels.items()}
-        expected |= {f"cell/{name}": x for name, x in columns(cells).items()}
+        expected |= {
+            f"cell/{name}": np.asarray([cell[name] for cell in cells])
+            for name in cells[0]
+        }
 
         def make(shop: workshop.Workshop, bar: Bar) -> dict[str, np.ndarray]:
-            bar.say(" ".join([stage, block.labels.get("arm", "")]))
+            names = [block.labels[x] for x in ("task", "arm") if x in block.labels]
+            bar.say(" ".join([stage, *names]))
             return expected | train(shop, block, cells, size, bar)
 
         return Piece(f"{stage}-{number:04d}", len(cells), make, expected)
