@@ -4,25 +4,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from experiments import cells, files
 from experiments.cells import Table
 from experiments.engine.store import read_manifest, read_pieces
-from experiments.reports.drawing import COLOURS, save
+from experiments.reports.drawing import save
+from experiments.reports.e02_figures import ARMS, dose_response, mechanism
 from experiments.reports.markdown import interval, table
 from experiments.reports.opening import closing, INTERVALS, listed, opening
-from experiments.reports.shrink import draw_shrinks, Shrink, shrink_line
+from experiments.reports.shrink import Shrink, shrink_line
 from experiments.selection import at_edge
 from experiments.statistics import compare, Comparison, Estimate, estimate, verdict
 
 
-ARMS = {
-    "adam": COLOURS["none"],
-    "adam_l2": COLOURS["L2"],
-    "adamw": COLOURS["decoupled"],
-}
 PAIRS = (("adamw", "adam_l2"), ("adam_l2", "adam"), ("adamw", "adam"))
 BETA_1 = 0.9  # Adam's, as every chain here has it
 
@@ -146,7 +140,9 @@ def write_report(folder: Path) -> str:
     runs, shrinks = read(folder)
     manifest = read_manifest(folder)
     analysis = analyse(runs, shrinks)
-    save(dose_response(analysis), folder / "gap.png")
+    errors = {(x.task, x.arm, x.spread): x.error for x in analysis.finals}
+    gaps = {place: pairs[0].difference for place, pairs in analysis.pairs.items()}
+    save(dose_response(errors, gaps), folder / "gap.png")
     save(mechanism(shrinks), folder / "mechanism.png")
     verdict_text = conclusion(analysis)
     question = """\
@@ -282,43 +278,3 @@ def _protocol(plan: dict[str, Any]) -> str:
 - Factors on inputs are one way to spread the scales of gradients, and a crude one:
   standardised inputs would undo it. Deep networks have spreads of their own.
 - One optimizer, small networks; the gap is that of these tasks."""
-
-
-def dose_response(analysis: Analysis) -> Figure:
-    """Errors and gaps against the spread, a column for each task."""
-    tasks = list(dict.fromkeys(each.task for each in analysis.finals))
-    figure = Figure(figsize=(11, 6), layout="constrained")
-    grid = figure.subplots(2, len(tasks), squeeze=False, sharex="col")
-    for column, task in enumerate(tasks):
-        for arm, colour in ARMS.items():
-            mine = [x for x in analysis.finals if (x.task, x.arm) == (task, arm)]
-            spreads = [x.spread for x in mine]
-            _band(grid[0, column], spreads, [x.error for x in mine], colour, arm)
-        pairs = {s: p[0] for (t, s), p in analysis.pairs.items() if t == task}
-        gaps = [pair.difference for pair in pairs.values()]
-        _band(grid[1, column], list(pairs), gaps, "black", "adamw − adam_l2")
-        grid[1, column].axhline(0, color="0.5", lw=0.8)
-        grid[0, column].set_title(task)
-        grid[1, column].set_xlabel("spread s of the inputs' scales")
-    grid[0, 0].set_ylabel("test error (%)")
-    grid[1, 0].set_ylabel("gap (points)")
-    for axes in grid[:, 0]:
-        axes.legend(frameon=False)
-    return figure
-
-
-def _band(
-    axes: Axes, x: list[float], values: list[Estimate], colour: str, label: str
-) -> None:
-    means, low, high = (np.array([v[i] for v in values]) for i in range(3))
-    axes.plot(x, means, "o-", color=colour, ms=4, label=label)
-    axes.fill_between(x, low, high, color=colour, alpha=0.2, lw=0)
-    axes.grid(alpha=0.3)
-
-
-def mechanism(shrinks: dict[str, Shrink]) -> Figure:
-    """Shrink of each weight in one step against the root of its second moment."""
-    figure = Figure(figsize=(7, 4.8), layout="constrained")
-    axes = figure.add_subplot(xscale="log", yscale="log")
-    draw_shrinks(axes, shrinks, {arm: ARMS[arm] for arm in shrinks})
-    return figure
