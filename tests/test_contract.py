@@ -38,10 +38,17 @@ def example(dtype=jnp.float32, seed=0):
 
 
 def steps(transform, params, grads, n=3, update=None):
-    """The n-th update and state, at unchanged parameters."""
+    """The n-th update and state, at unchanged parameters.
+
+    Without jit, but for several steps of track_decay: outside of it its branch is
+    compiled anew in each.
+    """
     state = transform.init(params)
+    if update is None:
+        many = n > 1 and isinstance(state, dx.TrackDecayState)
+        update = jax.jit(transform.update) if many else transform.update
     for _ in range(n):
-        updates, state = (update or transform.update)(grads, state, params)
+        updates, state = update(grads, state, params)
     return updates, state
 
 
@@ -91,8 +98,11 @@ def test_dtypes_never_change_between_steps(row: Row, param, grad):
         updates, state = part.update(grads, state, params)
         return state, updates
 
-    # scan refuses a carry whose type changes
-    _, updates = jax.lax.scan(step, part.init(params), length=3)
+    def run():
+        return jax.lax.scan(step, part.init(params), length=3)
+
+    # scan refuses a carry whose type changes, while it is traced
+    _, updates = jax.eval_shape(run)
     if not row.lands:
         chex.assert_trees_all_equal_dtypes(updates, grads)
 
@@ -254,7 +264,7 @@ def test_a_schedule_is_read_from_step_zero(row: Row):
 def test_jit_and_scan_equal_eager(row: Row):
     params, grads = example(), example(seed=1)
     part = row.part(0.1, MASK)
-    eager, eager_state = steps(part, params, grads)
+    eager, eager_state = steps(part, params, grads, update=part.update)
     jitted, jitted_state = steps(part, params, grads, update=jax.jit(part.update))
 
     def step(state, _):
