@@ -11,6 +11,8 @@ PYTHON ?= python3
 LOWEST := jax==0.5.3 jaxlib==0.5.3 optax==0.2.5
 VENV   := .venv
 RUN    := $(VENV)/bin/python -m
+# The long tests stand side by side in two files: who is done takes from who is not.
+PYTEST := pytest -n auto --maxprocesses 4 --dist worksteal
 UV     := $(shell command -v uv 2>/dev/null)
 
 .PHONY: help demo study data test check lint types layers format test-torch test-lowest clean
@@ -28,7 +30,7 @@ study: $(VENV)/demo.ready $(if $(filter e02 e03,$(NAME)),data)
 data: $(VENV)/data.ready
 
 test: $(VENV)/dev.ready
-	$(RUN) pytest -n auto --maxprocesses 4
+	$(RUN) $(PYTEST)
 
 check: lint types layers test
 
@@ -54,7 +56,7 @@ test-lowest:
 	rm -rf $(VENV)-lowest
 	$(call create,$(VENV)-lowest)
 	$(call install,$(VENV)-lowest,$(LOWEST) -e . pytest pytest-xdist chex hypothesis)
-	$(VENV)-lowest/bin/python -m pytest -n auto --maxprocesses 4 -m "not needs_extras"
+	$(VENV)-lowest/bin/python -m $(PYTEST) -m "not needs_extras"
 
 clean:
 	rm -rf $(VENV) $(VENV)-lowest results
