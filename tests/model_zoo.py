@@ -147,11 +147,16 @@ def _linen_init(module, *inputs):
     return jax.jit(module.init)(jax.random.key(0), *inputs)["params"]
 
 
+@functools.cache
+def _linen_params(scanned):
+    tokens, image = jnp.zeros((1, 3), int), jnp.ones((1, 4, 4, 3))
+    return _linen_init(_linen_class()(scanned), tokens, image)
+
+
 def linen_transformer(scanned=False, frozen=False):
     from flax.core import freeze
 
-    tokens, image = jnp.zeros((1, 3), int), jnp.ones((1, 4, 4, 3))
-    params = _linen_init(_linen_class()(scanned), tokens, image)
+    params = _linen_params(scanned)
     each = {"Block_0": LINEN_BLOCK, "Block_1": LINEN_BLOCK}
     blocks = {"layers": LINEN_SCANNED} if scanned else each
     return freeze(params) if frozen else params, LINEN_OUTSIDE | blocks

@@ -1,5 +1,6 @@
 """The audit: modes, rates and findings of real optimizers, and of planted mistakes."""
 
+import functools
 import math
 import warnings
 
@@ -24,6 +25,7 @@ PARAMS = {
 }
 ONE = {"kernel": jax.random.normal(KEY, (16, 16))}
 MASK = dx.masks.no_bias_or_norm
+L2_ADAM = optax.chain(optax.add_decayed_weights(WD), optax.adam(LR))
 
 
 def leaf_of(optimizer, params=ONE, **options):
@@ -32,6 +34,12 @@ def leaf_of(optimizer, params=ONE, **options):
 
 def kinds(audit):
     return [finding.kind for finding in audit.findings]
+
+
+@functools.cache
+def of_a_factory():
+    """The audit of an optimizer by its learning rate, for all who look at it."""
+    return dx.audit(lambda lr: dx.adamw(lr, weight_decay=WD, mask=MASK), PARAMS)
 
 
 # --- rates --------------------------------------------------------------------------
@@ -68,7 +76,7 @@ def test_strong_decays(rate):
 
 def test_l2_through_a_preconditioner():
     """λ/√v: as 1/|g| for large gradients, and cancelled by small ones."""
-    leaf = leaf_of(optax.chain(optax.add_decayed_weights(WD), optax.adam(LR)))
+    (leaf,) = of_mistake("gradient-dependent").leaves
     small, middle, large = (rate for _, rate in leaf.by_gradient_scale)
     assert leaf.mode == "gradient-dependent"
     assert middle == pytest.approx(1e-4, rel=0.1)
@@ -117,8 +125,8 @@ def test_steps_in_proportion_to_the_weights_are_no_decay(learning_rate):
 
 
 def test_it_follows_the_learning_rate_or_not():
-    coupled = dx.audit(lambda lr: dx.adamw(lr, weight_decay=WD, mask=MASK), PARAMS)
-    follows = {leaf.path: leaf.follows_learning_rate for leaf in coupled.leaves}
+    leaves = of_a_factory().leaves
+    follows = {leaf.path: leaf.follows_learning_rate for leaf in leaves}
     assert follows == {"dense/bias": None, "dense/kernel": True, "norm/scale": None}
     independent = lambda lr: optax.chain(optax.adam(lr), dx.independent_decay(1e-4))  # noqa: E731
     leaf = leaf_of(independent, learning_rate=0.1)
@@ -191,7 +199,6 @@ def test_models_of_flax_and_equinox():
 # --- planted mistakes ---------------------------------------------------------------
 
 BF16 = jax.tree.map(lambda x: x.astype(jnp.bfloat16), ONE)
-L2_ADAM = optax.chain(optax.add_decayed_weights(WD), optax.adam(LR))
 MISTAKES = {
     "growth": (
         optax.chain(optax.rmsprop(LR), optax.add_decayed_weights(WD * LR)),
@@ -249,10 +256,16 @@ MISTAKES = {
 HARMLESS = ("biases or norms decay", "scale-dependent")
 
 
+@functools.cache
+def of_mistake(kind):
+    """The audit of a planted mistake, made once for all who look at it."""
+    optimizer, params, _ = MISTAKES[kind]
+    return dx.audit(optimizer, params)
+
+
 @pytest.mark.parametrize("kind", MISTAKES)
 def test_planted_mistakes_are_found(kind):
-    optimizer, params, text = MISTAKES[kind]
-    audit = dx.audit(optimizer, params)
+    audit, text = of_mistake(kind), MISTAKES[kind][-1]
     assert kinds(audit) == [kind]
     (finding,) = audit.findings
     assert text in finding.text
@@ -544,7 +557,7 @@ def test_a_leaf_that_is_no_parameter():
 
 
 def test_it_is_a_table_for_people_and_for_notebooks():
-    audit = dx.audit(lambda lr: dx.adamw(lr, weight_decay=WD, mask=MASK), PARAMS)
+    audit = of_a_factory()
     assert str(audit).splitlines() == [
         "parameter     dtype    mode     rate/step  half-life   follows lr",
         "dense/bias    float32  none     0          never",
@@ -601,7 +614,7 @@ def rule(function):
 def test_the_scales_may_stand_in_any_order():
     scales = (100.0, 0.01, 1.0)
     leaf = leaf_of(L2_ADAM, gradient_scales=scales)
-    assert leaf.rate == leaf_of(L2_ADAM).rate
+    assert leaf.rate == of_mistake("gradient-dependent").leaves[0].rate
     assert [scale for scale, _ in leaf.by_gradient_scale] == sorted(scales)
 
 
@@ -717,7 +730,7 @@ def test_growth_here_and_decay_there_is_by_gradient():
 
 
 def test_growth_has_a_doubling_time():
-    audit = dx.audit(MISTAKES["growth"][0], ONE)
+    audit = of_mistake("growth")
     (leaf,) = audit.leaves
     assert math.isnan(leaf.timescale_steps)
     assert math.isnan(leaf.half_life_steps)
@@ -725,7 +738,7 @@ def test_growth_has_a_doubling_time():
 
 
 def test_a_rate_of_1_or_more_leaves_nothing():
-    (leaf,) = dx.audit(MISTAKES["rate of 1 or more"][0], ONE).leaves
+    (leaf,) = of_mistake("rate of 1 or more").leaves
     assert leaf.half_life_steps == 0.0
     assert kinds(dx.audit(dx.independent_decay(1.0), ONE)) == ["rate of 1 or more"]
 
