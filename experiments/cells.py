@@ -86,7 +86,10 @@ def pivot(table: Table, value: str, *axes: str) -> np.ndarray:
 
 def write(path: Path, table: Table) -> None:
     """As CSV; None is an empty field."""
-    with files.whole(path) as temporary, open(temporary, "w", newline="") as file:
+    with (
+        files.whole(path) as temporary,
+        open(temporary, "w", newline="", encoding="utf-8") as file,
+    ):
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(table)
         writer.writerows(
@@ -103,8 +106,9 @@ def read(path: Path) -> Table:
 
 
 def _parsed(fields: Sequence[str]) -> np.ndarray:
-    if set(fields) <= {"True", "False"}:
-        return np.array([field == "True" for field in fields], bool)
+    truths = {"True": True, "False": False, "": None}
+    if {""} < {"", *fields} <= set(truths):
+        return np.array([truths[field] for field in fields])
     for kind in (int, float):
         try:
             return np.array(

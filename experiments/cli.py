@@ -8,6 +8,7 @@ import importlib
 import io
 import itertools
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable
@@ -152,8 +153,7 @@ def write_report(folder: Path) -> int:
     manifest = read_manifest(folder)
     if not (folder / "cells.csv").exists():
         raise Problem(
-            f"{folder} is not finished: go on with {PROGRAM} {manifest['study']} "
-            "--resume."
+            f"{folder} is not finished: go on with {manifest['command']} --resume."
         )
     print(study_module(manifest["study"]).write_report(folder))
     show_files(folder)
@@ -202,6 +202,10 @@ def launch(
     def run() -> int:
         from experiments.engine.launch import launch_shards, Queue
 
+        if shards < 1:
+            raise Problem(f"--shards {shards}: at least one job.")
+        if options.dry_run:
+            return run_study(study, options)
         queue = Queue(cluster, partition, minutes)
         build(study, options)  # before any job: bad options end here
         jobs = [
@@ -251,8 +255,9 @@ def _command(name: str) -> Callable[..., Run]:
 
 def _one_line(box: str) -> str:
     """What tyro says in a box, without the box and what follows the first rule."""
-    lines = [line.strip("│ ") for line in box.splitlines()[1:]]
-    said = list(itertools.takewhile(lambda line: line and line[0] not in "─╰", lines))
+    lines = [line.strip("│|+ ") for line in box.splitlines()[1:]]
+    words = [line if re.search(r"\w", line) else "" for line in lines]  # no rules
+    said = itertools.takewhile(bool, itertools.dropwhile(lambda line: not line, words))
     hints = [b for a, b in itertools.pairwise(lines) if a == "Perhaps you meant:"]
     hint = f" Perhaps you meant {hints[0]}." if hints else ""
     return f"{' '.join(said).rstrip('.')}.{hint} See {PROGRAM} --help."

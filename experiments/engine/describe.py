@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import sys
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ def describe(value: Any) -> Any:
         return {"is": _name(type(value))} | _described(fields)
     if isinstance(value, functools.partial):
         call = {"call": describe(value.func), "with": describe(list(value.args))}
-        return call | _described(value.keywords)
+        return call | {"named": _described(value.keywords)}
     if isinstance(value, tuple) and (fields := getattr(value, "_fields", None)):
         named = dict(zip(fields, value, strict=True))
         return {"is": _name(type(value))} | _described(named)
@@ -49,10 +50,14 @@ def _described(items: dict[Any, Any]) -> dict[str, Any]:
 
 
 def _name(value: Any) -> str:
-    name = f"{value.__module__}.{value.__qualname__}"
-    if "<" in name:
+    """Where a function or class is found: what is not found there has no name."""
+    module, name = (getattr(value, x, "") for x in ("__module__", "__qualname__"))
+    found = sys.modules.get(module)
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    if found is not value:
         raise TypeError(
-            f"a plan cannot hold {name}: give it a name at the top of a module, and "
-            "its numbers with functools.partial"
+            f"a plan cannot hold {name or value!r}: give it a name at the top of a "
+            "module, and its numbers with functools.partial"
         )
-    return name
+    return f"{module}.{name}"

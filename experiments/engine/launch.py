@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from experiments import interrupts
 from experiments.problem import Problem
 
 
@@ -60,10 +61,15 @@ def launch_shards(
     while True:
         with executor.batch():  # on a cluster, one array
             jobs = [executor.submit(Job(each)) for each in work]
-        statuses = [
-            _wait(executor, jobs, index, each, failed, retries)
-            for index, each in enumerate(work)
-        ]
+        try:
+            statuses = [
+                _wait(executor, jobs, index, each, failed, retries)
+                for index, each in enumerate(work)
+            ]
+        except BaseException:
+            for job in jobs:
+                job.cancel()
+            raise
         if done in statuses:
             return
 
@@ -79,6 +85,7 @@ def _wait(
     """The status of a shard, which is started again when it fails."""
     while True:
         while not jobs[index].done():
+            interrupts.heed()
             time.sleep(SECONDS_BETWEEN_LOOKS)
         if (error := jobs[index].exception()) is None:
             return jobs[index].result()

@@ -11,7 +11,6 @@ was at. Processes on many machines may share a directory; merging is reading.
 """
 
 import json
-import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,8 +42,9 @@ def open_store(folder: Path, manifest: dict[str, Any], resume: bool) -> Store:
     """
     store = Store(folder, manifest["hash"])
     path = folder / "manifest.json"
+    there = list(folder.glob("[!.]*"))  # looked at first: another may begin meanwhile
     if not path.exists():
-        if list(folder.glob("[!.]*")):
+        if there:
             raise Problem(
                 f"{folder} holds files but no manifest.json, so it is not a results "
                 "directory: give another one with --out."
@@ -82,12 +82,13 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / "manifest.json"
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
-        wanted = {"format", "study", "hash"} - set(manifest)
+        held = set(manifest) if isinstance(manifest, dict) else set()
+        wanted = {"format", "study", "hash"} - held
     except FileNotFoundError:
         raise Problem(
             f"{folder} is not a results directory: it has no manifest.json."
         ) from None
-    except (ValueError, TypeError) as error:
+    except ValueError as error:
         raise Problem(
             f"{path} is damaged: {error}. The pieces beside it are whole; "
             "delete the directory to begin anew."
@@ -124,17 +125,21 @@ def load(store: Store, piece: Piece) -> dict[str, np.ndarray]:
     """
     path = _path(store, piece)
     cure = "delete this file, and --resume makes it again."
-    try:
-        with np.load(path) as stored:
-            arrays = {name: stored[name] for name in stored.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, KeyError) as error:
-        raise Problem(f"{path} is damaged ({error}): {cure}") from None
+    arrays = _read(path, cure)
     if arrays.get("plan") != np.array(store.digest):
         raise Problem(f"{path} belongs to another plan: {cure}")
     for name, expected in piece.expected.items():
         if not np.array_equal(arrays.get(name, np.array(None)), expected):
             raise Problem(f"{path} holds other cells than the plan ({name}): {cure}")
     return arrays
+
+
+def _read(path: Path, cure: str) -> dict[str, np.ndarray]:
+    try:
+        with open(path, "rb") as file, np.load(file) as stored:
+            return {name: stored[name] for name in stored.files}
+    except Exception as error:  # whatever zipfile, zlib and NumPy say of broken bytes
+        raise Problem(f"{path} is damaged ({error}): {cure}") from None
 
 
 def _path(store: Store, piece: Piece) -> Path:
@@ -160,8 +165,4 @@ def read_pieces(folder: Path, name: str) -> list[dict[str, np.ndarray]]:
             f"{folder} holds no {name}*.npz, which this report is made from: run the "
             "study anew."
         )
-    found = []
-    for path in paths:
-        with np.load(path) as stored:
-            found.append({name: stored[name] for name in stored.files})
-    return found
+    return [_read(path, "make the study anew.") for path in paths]

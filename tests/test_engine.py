@@ -1,0 +1,998 @@
+"""The sweep engine: one program per configuration, cells that never meet, honest sums.
+
+What is told about random numbers and the update rules is told of digits and an MLP;
+the rest of the regression line of `test_store.py`, which compiles in a second.
+"""
+
+import dataclasses
+import enum
+import functools
+import itertools
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import test_store as small
+
+
+pytestmark = [
+    pytest.mark.needs_extras,
+    pytest.mark.relaxed("scale_by_adam; the experiments run under JAX's defaults"),
+]
+WIDTH = 4
+INF = math.inf
+
+
+# --- Training cells ---------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def shop():
+    from experiments.engine import workshop
+
+    return workshop.workshop()
+
+
+@functools.cache
+def digits_recipe():
+    from experiments import tasks
+    from experiments.data import digits
+    from experiments.models.mlp import mlp
+
+    return tasks.Classification(
+        data=digits.load,
+        model=functools.partial(mlp, (64, 8, 10)),
+        classes=10,
+        train_size=100,
+        batch=50,
+        label_noise=0.4,
+    )
+
+
+def static_of(recipe, chain, **changes):
+    from experiments.engine.plan import cosine, Static
+
+    return Static(recipe, chain, 2, 1, cosine)._replace(**changes)
+
+
+def leaves(params):
+    """All parameters, named by their shape."""
+    return {str(leaf.shape): leaf for leaf in jax.tree.leaves(params)}
+
+
+def cells_of(*numbers):
+    names = ("learning_rate", "weight_decay", "seed")
+    return tuple(dict(zip(names, each, strict=True)) for each in numbers)
+
+
+def train(shop, static, cells, keep=None, size=WIDTH):
+    """The arrays of all chunks, one below the other, and how many there were."""
+    from experiments.engine.chunks import pieces_of
+    from experiments.engine.plan import Block
+    from experiments.terminal import SILENT
+
+    pieces = pieces_of(Block({}, static, cells, keep), "stage", 0, size)
+    made = [piece.make(shop, SILENT) for piece in pieces]
+    assert all(m["width"].shape == () for m in made)
+    return {
+        name: np.concatenate([np.atleast_1d(m[name]) for m in made]) for name in made[0]
+    }
+
+
+def assert_rows_equal(one, rows, other, others):
+    """Equal to the last bit; what is not a number is equal, too."""
+    assert set(one) == set(other)
+    for name in set(one) - {"width"}:
+        assert one[name].dtype == other[name].dtype
+        np.testing.assert_array_equal(one[name][rows], other[name][others], name)
+
+
+def arms_named(name):
+    from experiments import arms
+
+    return getattr(arms, name)
+
+
+# --- One program ------------------------------------------------------------------
+
+CALLS = []
+
+
+def counted(cell, eta, mask):
+    CALLS.append(sorted(cell))
+    return arms_named("sgdw")(cell, eta, mask)
+
+
+def test_one_trace_and_no_compilation_however_many_cells(shop, caplog):
+    static = static_of(small.Line(), counted)
+    train(shop, static, cells_of((0.1, 0.0, 0)))
+    before, compiled = len(CALLS), len(shop.compiling)
+    # Of init and segment, each looked at for its shapes and then lowered.
+    assert 2 <= before <= 4
+    with jax.log_compiles():
+        for count in (1, 4, 11):
+            cells = cells_of(*((0.1 / (i + 1), 0.01 * i, i) for i in range(count)))
+            found = train(shop, static, cells)
+            assert found["measure/train_loss"].shape == (count, 2)
+    assert (len(CALLS), len(shop.compiling)) == (before, compiled)
+    assert not [r for r in caplog.records if "compil" in r.getMessage().lower()]
+
+
+def test_cells_are_spread_over_the_devices_and_never_meet(shop):
+    from experiments.engine import program
+    from experiments.engine.plan import columns
+    from experiments.engine.workshop import batches_for, program_for
+
+    static = static_of(digits_recipe(), arms_named("sgd_l2"))
+    numbers = columns(cells_of(*((0.1, 0.1, seed) for seed in range(WIDTH))))
+    made = program_for(shop, static, numbers, WIDTH)
+    cell, part, carry = program.start(made, numbers)
+    batches = batches_for(shop, made, numbers["seed"], 0)
+    after = made.segment(carry, cell, part, np.int32(0), batches, made.bench.data)
+    for tree in (cell, part, batches, after):
+        for leaf in jax.tree.leaves(tree):
+            shapes = [shard.data.shape[0] for shard in leaf.addressable_shards]
+            assert shapes == [2, 2]
+    programs = (made.init, made.segment, made.bench.prepare, made.bench.measure)
+    for text in (each.as_text() for each in programs):
+        for word in ("all-gather", "all-reduce", "all-to-all", "collective-permute"):
+            assert word not in text
+
+
+@pytest.mark.parametrize(
+    ("width", "devices"), [(1, 1), (2, 2), (3, 1), (4, 2), (7, 1), (62, 2)]
+)
+def test_a_width_is_spread_over_the_devices_that_divide_it(width, devices):
+    from experiments.engine.devices import spread_over_devices
+
+    spread, copied = spread_over_devices(width)
+    assert spread.mesh.size == devices
+    assert copied.is_fully_replicated
+
+
+def test_an_odd_width_runs_on_one_device(shop):
+    static = static_of(small.Line(), small.sgdw)
+    cells = cells_of(*((0.1, 0.1, seed) for seed in range(7)))
+    odd, even = (train(shop, static, cells, size=n) for n in (3, 4))
+    assert odd["width"].tolist() == [3, 3, 3]
+    np.testing.assert_allclose(
+        odd["measure/train_loss"], even["measure/train_loss"], rtol=1e-5
+    )
+
+
+# --- A cell is by itself ----------------------------------------------------------
+
+GOOD = cells_of((0.1, 0.01, 3), (0.03, 0.1, 4), (0.1, 0.0, 5), (0.3, 0.01, 3))
+
+
+def test_a_run_does_not_depend_on_its_place(shop):
+    static = static_of(digits_recipe(), arms_named("sgd_l2"))
+    one = train(shop, static, GOOD, leaves)
+    order = [2, 0, 3, 1]
+    other = train(shop, static, tuple(GOOD[i] for i in order), leaves)
+    assert_rows_equal(one, order, other, [0, 1, 2, 3])
+
+
+def test_a_grown_grid_keeps_its_cells(shop):
+    from experiments.engine.plan import grid
+
+    static = static_of(digits_recipe(), arms_named("sgd_l2"))
+    small_grid = grid(learning_rate=(0.03, 0.3), weight_decay=(0.1,), seed=range(3))
+    large_grid = grid(
+        learning_rate=(0.01, 0.03, 0.3), weight_decay=(0.0, 0.1), seed=range(4)
+    )
+    one = train(shop, static, small_grid)
+    other = train(shop, static, large_grid)
+    assert (len(one["width"]), len(other["width"])) == (2, 6)
+    places = [large_grid.index(cell) for cell in small_grid]
+    assert places != sorted(range(6))
+    assert_rows_equal(one, range(6), other, places)
+
+
+def test_neighbours_that_diverge_disturb_nobody_and_score_chance(shop):
+    static = static_of(digits_recipe(), arms_named("sgd_l2"))
+    good = train(shop, static, GOOD)
+    assert not good["measure/diverged"].any()
+    assert (good["diverged_at"] == -1).all()
+    for rate in (INF, 1e30, math.nan):
+        cells = (GOOD[0], {**GOOD[1], "learning_rate": rate}, *GOOD[2:])
+        bad = train(shop, static, cells)
+        rest = [0, 2, 3]
+        assert_rows_equal(good, rest, bad, rest)
+        assert bad["measure/diverged"].tolist() == [
+            [number == 1] * 2 for number in range(4)
+        ]
+        assert bad["diverged_at"].tolist() == [-1, 1, -1, -1]  # after one step
+        for on in ("val", "test"):
+            accuracy, loss = (bad[f"measure/{on}_{x}"][1] for x in ("accuracy", "loss"))
+            np.testing.assert_array_equal(accuracy, np.float32([0.1, 0.1]))
+            np.testing.assert_array_equal(loss, np.float32([math.log(10)] * 2))
+
+
+def by_hand(rate, seed, steps=8):
+    """The losses of the line, float32: SGD with momentum under a cosine, no decay."""
+    data = small.points()
+    params = small.Line().task().init({"seed": seed})
+    w, b = np.asarray(params["weight"]), np.float32(0)
+    losses, m, n = [], np.zeros(4, np.float32), np.float32(0)
+    with np.errstate(all="ignore"):
+        for step in range(steps):
+            epoch, place = divmod(step, 4)
+            rows = (np.arange(32).reshape(4, 8)[place] * 5 + seed + epoch) % 32
+            error = data.x[rows] @ w + b - data.y[rows]
+            losses.append(np.mean(error**2, dtype=np.float32))
+            gamma = np.float32(rate * (1 + math.cos(math.pi * step / steps)) / 2)
+            m = np.float32(0.9) * m + 2 * data.x[rows].T @ error / np.float32(8)
+            n = np.float32(0.9) * n + 2 * error.mean(dtype=np.float32)
+            w, b = w - gamma * m, b - gamma * n
+    return np.array(losses), w
+
+
+@pytest.mark.parametrize("rate", [1e3, 1e4, 1e6, 1e12, 0.1])
+def test_diverged_at_is_the_first_step_whose_loss_is_not_finite(rate, shop):
+    losses, w = by_hand(rate, 2)
+    finite = np.isfinite(losses)
+    first = -1 if finite.all() else int(np.argmin(finite))
+    assert (first == -1) == (rate == 0.1)
+    static = static_of(small.Line(), small.sgd_l2)
+    found = train(shop, static, cells_of((0.1, 0.0, 1), (rate, 0.0, 2)), small.kept)
+    assert found["diverged_at"].tolist() == [-1, first]
+    after = [first != -1 and first < 4, first != -1]  # the two epochs
+    assert found["measure/diverged"][1].tolist() == after
+    for on in ("val", "test"):
+        scores = found[f"measure/{on}_accuracy"][1]
+        assert [score == 0 for score in scores] == after
+    if first == -1:
+        np.testing.assert_allclose(found["keep/weight"][1], w, rtol=1e-4)
+
+
+def in_the_last_step(done):
+    return jnp.where(done >= 7 / 8, 1e30, 0.0)
+
+
+def test_a_cell_that_its_last_step_breaks_has_diverged(shop):
+    static = static_of(small.Line(), small.sgd_l2, schedule=in_the_last_step)
+    found = train(shop, static, cells_of((0.0, 0.0, 1), (1e30, 0.0, 2)))
+    assert found["measure/diverged"].tolist() == [[False, False], [False, True]]
+    assert found["diverged_at"].tolist() == [-1, 8]  # as many as there are steps
+    assert found["measure/val_accuracy"][1, 1] == 0
+
+
+# --- Random numbers hang on the seed ----------------------------------------------
+
+
+def test_a_seed_means_the_same_for_every_rate_strength_and_arm(shop):
+    from experiments.engine import program
+    from experiments.engine.plan import columns
+    from experiments.engine.workshop import program_for
+
+    cells = cells_of((0.1, 0.0, 3), (0.5, 2.0, 3), (0.1, 0.0, 4), (9.0, 1.0, 3))
+    began = []
+    for arm in ("sgd_l2", "sgdw"):
+        static = static_of(digits_recipe(), arms_named(arm))
+        made = program_for(shop, static, columns(cells), WIDTH)
+        _, part, carry = program.start(made, columns(cells))
+        began.append(jax.tree.leaves(jax.device_get((part, carry.params))))
+    for leaf, other in zip(*began, strict=True):
+        np.testing.assert_array_equal(leaf, other)
+        np.testing.assert_array_equal(leaf[0], leaf[1])
+        np.testing.assert_array_equal(leaf[0], leaf[3])
+    shapes = {leaf.shape[1:]: (leaf[0] == leaf[2]).all() for leaf in began[0]}
+    for shape in ((100,), (1100,), (64, 8), (8, 10)):
+        assert not shapes[shape]  # another seed: other rows and weights
+
+
+def test_without_decay_the_places_are_one_run(shop):
+    cells = cells_of(*((0.1, 0.0, seed) for seed in (3, 4, 5)))
+    l2, decoupled = (
+        train(shop, static_of(digits_recipe(), arms_named(arm)), cells)
+        for arm in ("sgd_l2", "sgdw")
+    )
+    losses = l2["measure/train_loss"]
+    np.testing.assert_allclose(losses, decoupled["measure/train_loss"], rtol=1e-5)
+    assert len(np.unique(losses)) == losses.size
+
+
+def test_batches_hang_on_seed_and_epoch_and_are_kept_apart(shop, monkeypatch):
+    from experiments.data import labelled
+    from experiments.engine import workshop
+    from experiments.engine.plan import columns
+
+    static = static_of(digits_recipe(), arms_named("sgd_l2"))
+    numbers = columns(GOOD)
+    made = workshop.program_for(shop, static, numbers, WIDTH)
+    monkeypatch.setattr(workshop, "DRAWN_AT_MOST", 2)  # forgets and draws again
+    for epoch in (0, 1, 0):
+        drawn = np.asarray(workshop.batches_for(shop, made, numbers["seed"], epoch))
+        assert drawn.shape == (WIDTH, 2, 50)
+        for seed, rows in zip(numbers["seed"], drawn, strict=True):
+            np.testing.assert_array_equal(rows, labelled.batches(seed, epoch, 100, 50))
+
+
+def test_every_purpose_has_random_numbers_of_its_own():
+    from experiments.seeds import key_for, Purpose
+
+    keys = {
+        tuple(jax.random.key_data(key_for(seed, purpose)).tolist())
+        for seed in range(3)
+        for purpose in Purpose
+    }
+    assert len(keys) == 3 * len(Purpose)
+
+
+# --- The update rules -------------------------------------------------------------
+
+
+def network_by_hand(place, rate, strength, seed):
+    """Four steps in float64, gradients written out; weights by shape."""
+    from experiments.data import digits, labelled
+    from experiments.models.mlp import mlp
+    from experiments.seeds import key_for, Purpose
+
+    stored = digits.load()
+    split = labelled.split(seed, jnp.asarray(stored.pool_y), 100, 0.4, 10)
+    start = mlp((64, 8, 10)).init(key_for(seed, Purpose.INIT))
+    theta = {name: np.float64(leaf) for name, leaf in leaves(start).items()}
+    a, p, c, q = "(64, 8)", "(8,)", "(8, 10)", "(10,)"
+    momentum = dict.fromkeys(theta, 0.0)
+    for step in range(4):
+        order = labelled.batches(seed, step // 2, 100, 50)[step % 2]
+        x = np.float64(stored.pool_x[split.train_rows[order]])
+        y = np.asarray(split.train_y)[order]
+        before = x @ theta[a] + theta[p]
+        hidden = np.maximum(before, 0)
+        scores = np.exp(hidden @ theta[c] + theta[q])
+        error = (scores / scores.sum(1, keepdims=True) - np.eye(10)[y]) / 50
+        back = error @ theta[c].T * (before > 0)
+        gradient = {a: x.T @ back, p: back.sum(0), c: hidden.T @ error, q: error.sum(0)}
+        eta = (1 + math.cos(math.pi * step / 4)) / 2
+        for name, g in gradient.items():
+            decays = strength * (name in (a, c))  # weights, not biases
+            if place == "L2":
+                g = g + decays * theta[name]
+            momentum[name] = 0.9 * momentum[name] + g
+            shrink = {"L2": 0, "coupled": rate * decays, "independent": decays}[place]
+            theta[name] = (
+                theta[name] - eta * rate * momentum[name] - eta * shrink * theta[name]
+            )
+    return theta
+
+
+@pytest.mark.parametrize(
+    ("place", "arm"),
+    [("L2", "sgd_l2"), ("coupled", "sgdw"), ("independent", "sgd_independent")],
+)
+def test_a_cell_among_others_is_what_a_loop_by_hand_does(place, arm, shop):
+    static = static_of(digits_recipe(), arms_named(arm))
+    cells = cells_of((0.2, 0.05, 7), (0.1, 0.0, 7), (0.3, 0.02, 8))
+    found = train(shop, static, cells, leaves)
+    for number, cell in enumerate(cells):
+        expected = network_by_hand(place, *cell.values())
+        for name, leaf in expected.items():
+            ours = found[f"keep/{name}"][number]
+            np.testing.assert_allclose(ours, leaf, rtol=1e-5, atol=2e-7)
+    others = {"L2", "coupled", "independent"} - {place}
+    for other in others:  # which the tolerance tells apart
+        expected = network_by_hand(other, *cells[0].values())["(64, 8)"]
+        assert not np.allclose(found["keep/(64, 8)"][0], expected, rtol=1e-3)
+
+
+def test_lambda_cancels_where_adam_sees_no_other_gradient(shop):
+    cells = cells_of(*((0.01, strength, 1) for strength in (0.01, 0.1, 1.0, 10.0)))
+    l2, decoupled = (
+        train(shop, static_of(small.Line(), arms_named(arm)), cells, small.kept)
+        for arm in ("adam_l2", "adamw")
+    )
+    began = np.asarray(small.Line().task().init({"seed": 1})["idle"])
+    idle = l2["keep/idle"]
+    np.testing.assert_allclose(idle, np.broadcast_to(idle[3], (4, 2)), rtol=1e-5)
+    assert (np.abs(idle - began) > 0.01).all()
+    # A step of γ_t each, as √v is as large as the moment: Σ γ_t over the cosine.
+    assert idle[0] == pytest.approx(began - 0.01 * 4.5, abs=0.002)
+    etas = (1 + np.cos(np.pi * np.arange(8) / 8)) / 2
+    for row, cell in zip(decoupled["keep/idle"], cells, strict=True):
+        shrunk = began * np.prod(1 - 0.01 * cell["weight_decay"] * etas)
+        np.testing.assert_allclose(row, shrunk, rtol=1e-5)
+
+
+def plain_l2(cell, eta, mask):
+    import decayax as dx
+    from experiments import arms
+
+    return arms.scheduled(dx.sgd_l2, cell, eta, mask)
+
+
+def plain_decoupled(cell, eta, mask):
+    import decayax as dx
+    from experiments import arms
+
+    return arms.scheduled(dx.sgdw, cell, eta, mask)
+
+
+def test_under_plain_sgd_the_places_are_one_and_momentum_parts_them(shop):
+    cells = cells_of((0.1, 0.5, 1), (0.2, 1.0, 2))
+    plain, other, heavy, parted = (
+        train(shop, static_of(small.Line(), chain), cells, small.kept)["keep/weight"]
+        for chain in (plain_l2, plain_decoupled, small.sgd_l2, small.sgdw)
+    )
+    np.testing.assert_allclose(plain, other, rtol=1e-5)
+    assert not np.allclose(heavy, parted, rtol=0.05)
+
+
+@pytest.mark.parametrize(("done", "eta"), [(0, 1), (0.25, 0.85355), (0.5, 0.5), (1, 0)])
+def test_the_schedule_is_a_cosine_over_all_steps(done, eta):
+    from experiments.engine.plan import constant, multiplier
+
+    static = static_of(small.Line(), small.sgdw, epochs=6)
+    assert multiplier(static, 10)(60 * done) == pytest.approx(eta, abs=1e-5)
+    flat = static._replace(schedule=constant)
+    assert multiplier(flat, 10)(60 * done) == 1
+
+
+def test_a_run_ends_with_a_segment():
+    static = static_of(small.Line(), small.sgdw, epochs=5, epochs_per_segment=2)
+    with pytest.raises(ValueError, match="a multiple of epochs_per_segment"):
+        _ = static.segments
+
+
+def test_segments_are_one_run(shop):
+    cells = cells_of((0.1, 0.1, 1), (0.03, 1.0, 2))
+    static = static_of(small.Line(), small.sgd_l2, epochs=4)
+    parts = train(shop, static, cells)["measure/train_loss"]
+    whole = train(shop, static._replace(epochs_per_segment=4), cells)
+    assert parts.shape == (2, 4)
+    np.testing.assert_allclose(
+        parts[:, 3:], whole["measure/train_loss"], rtol=1e-5, atol=1e-7
+    )
+
+
+def test_cells_as_columns():
+    from experiments.engine.plan import columns, grid
+
+    cells = grid(learning_rate=(0.1, 0.2), weight_decay=(0,), seed=range(2))
+    assert [tuple(cell.values()) for cell in cells] == [
+        *((0.1, 0, 0), (0.1, 0, 1), (0.2, 0, 0), (0.2, 0, 1))
+    ]
+    found = columns(cells)
+    kinds = {name: str(array.dtype) for name, array in found.items()}
+    assert kinds["learning_rate"] == "float32"
+    assert kinds["seed"] == "int32"
+    with pytest.raises(ValueError, match="need the same numbers"):
+        columns((*cells, {"seed": 1}))
+
+
+# --- Memory -----------------------------------------------------------------------
+
+CELLS = cells_of(*((0.1 / (i + 1), 0.1 * i, i) for i in range(10)))
+
+
+@pytest.fixture(scope="module")
+def widths(shop):
+    """One static configuration, compiled for 8, 4, 2 and 1 cells side by side."""
+    from experiments.engine import workshop
+    from experiments.engine.plan import columns
+
+    static, numbers = static_of(small.Line(), small.sgdw), columns(CELLS)
+    return {w: workshop.program_for(shop, static, numbers, w) for w in (8, 4, 2, 1)}
+
+
+@pytest.fixture(scope="module")
+def by_two(shop, widths):
+    """What comes of cells side by side in pairs."""
+    return train(shop, widths[2].static, CELLS, size=2)
+
+
+@pytest.fixture
+def failing(shop, widths, monkeypatch):
+    """A workshop whose segments fail where more than `fit` run side by side."""
+
+    def prepared(fit, text):
+        tried = []
+
+        def segment(made, *arguments):
+            tried.append(made.bench.width)
+            assert len(tried) < 50, "tried again and again"
+            if made.bench.width > fit:
+                raise jax.errors.JaxRuntimeError(text)
+            return made.segment(*arguments)
+
+        programs = {
+            key: made._replace(segment=functools.partial(segment, made))
+            for key, made in shop.programs.items()
+        }
+        return shop._replace(programs=programs, narrowed={}), tried
+
+    monkeypatch.setattr("experiments.engine.devices.bytes_needed", lambda _: 0)
+    return prepared
+
+
+FULL = "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9 bytes."
+
+
+def test_where_memory_ends_cells_run_in_halves(failing, widths, by_two):
+    shop, tried = failing(2, FULL)
+    found = train(shop, widths[8].static, CELLS, size=8)
+    assert_rows_equal(found, range(10), by_two, range(10))
+    assert found["width"].tolist() == [2, 2]  # one number for each of the two chunks
+    assert found["cell/seed"].tolist() == list(range(10))
+    assert tried == [8, 4, *[2] * 10]  # what fits is remembered; two segments each
+
+
+def test_one_cell_that_does_not_fit_ends_the_run(failing, widths):
+    shop, tried = failing(0, FULL)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="RESOURCE_EXHAUSTED"):
+        train(shop, widths[8].static, CELLS, size=2)
+    assert tried == [2, 1]
+
+
+def test_other_failures_pass_through(failing, widths):
+    shop, tried = failing(0, "INTERNAL: the abacus is broken")
+    with pytest.raises(jax.errors.JaxRuntimeError, match="abacus"):
+        train(shop, widths[8].static, CELLS, size=2)
+    assert tried == [2]
+
+
+def test_memory_is_planned_before_anything_runs(shop, widths, by_two, monkeypatch):
+    from experiments.engine import devices, program
+
+    enough = {w: devices.bytes_needed(made.segment) for w, made in widths.items()}
+    assert 0 < enough[2] < enough[4] < enough[8]
+    monkeypatch.setattr(devices, "bytes_free", lambda: enough[2])
+    started, begin = [], program.start
+
+    def start(made, numbers):
+        started.append(made.bench.width)
+        return begin(made, numbers)
+
+    monkeypatch.setattr(program, "start", start)
+    narrow = shop._replace(narrowed={})
+    found = train(narrow, widths[8].static, CELLS, size=8)
+    assert set(started) == {2}
+    assert found["width"].tolist() == [2, 2]
+    assert_rows_equal(found, range(10), by_two, range(10))
+    monkeypatch.setattr(devices, "bytes_free", lambda: 1)
+    found = train(shop._replace(narrowed={}), widths[8].static, CELLS[:2], size=2)
+    assert found["width"].tolist() == [1]  # one cell is tried, whatever the plan says
+
+
+def test_there_is_memory():
+    from experiments.engine.devices import bytes_free
+
+    assert 2**20 < bytes_free() < 2**50
+
+
+# --- What a value is, as data -----------------------------------------------------
+
+
+class Colour(enum.Enum):
+    RED = 1
+
+
+class Source:
+    def __init__(self, count):
+        self.count = count
+
+    def load(self):
+        return self.count
+
+    def __call__(self):
+        return self.count
+
+
+@dataclasses.dataclass(frozen=True)
+class Inner:
+    numbers: tuple = (1, 2.5, None)
+    names: dict = dataclasses.field(default_factory=lambda: {"a": (0.1, 0.2), "b": 1})
+
+
+@dataclasses.dataclass(frozen=True)
+class Alike:
+    numbers: tuple = (1, 2.5, None)
+    names: dict = dataclasses.field(default_factory=lambda: {"a": (0.1, 0.2), "b": 1})
+
+
+@dataclasses.dataclass(frozen=True)
+class Outer:
+    inner: object = Inner()
+    make: object = functools.partial(small.points, count=32)
+    chain: object = small.sgdw
+    chunk: int = 4
+    on: bool = True
+
+
+def nested(**changes):
+    return dataclasses.replace(Outer(), **changes)
+
+
+DIFFERENT = [
+    Outer(),
+    nested(chunk=5),
+    nested(chunk=4.0),
+    nested(chunk="4"),
+    nested(on=False),
+    nested(on=1),
+    nested(on=None),
+    nested(chain=small.sgd_l2),
+    nested(make=small.points),
+    nested(make=functools.partial(small.points, count=33)),
+    nested(make=functools.partial(small.points, 32)),
+    nested(make=functools.partial(small.points, size=32)),
+    nested(make=functools.partial(small.sgdw, count=32)),
+    nested(inner=Alike()),
+    nested(inner=Inner(numbers=(1, 2.5))),
+    nested(inner=Inner(numbers=(2.5, 1, None))),
+    nested(inner=Inner(numbers=(1, 2.5, 0))),
+    nested(inner=Inner(numbers=(1, np.nextafter(2.5, 3), None))),
+    nested(inner=Inner(names={"a": (0.1, 0.3), "b": 1})),
+    nested(inner=Inner(names={"a": (0.1, 0.2), "c": 1})),
+    nested(inner=Inner(names={"a": (0.1, 0.2)})),
+    nested(inner=small.Points(1, 2)),
+    nested(inner=small.Points(2, 1)),
+    nested(inner=(1, 2)),
+    nested(inner=Inner),
+]
+
+
+def test_a_description_changes_with_anything_in_it():
+    from experiments.engine.describe import describe, digest
+
+    digests = [digest(value) for value in DIFFERENT]
+    assert len(set(digests)) == len(DIFFERENT)
+    assert all(len(each) == 12 and int(each, 16) >= 0 for each in digests)
+    for value in DIFFERENT:
+        assert json.loads(json.dumps(describe(value))) == describe(value)
+    assert describe(Outer())["make"] == {
+        "call": "test_store.points",
+        "with": [],
+        "named": {"count": 32},
+    }
+
+
+def test_a_description_is_of_values_and_not_of_their_kind_of_memory():
+    from experiments.engine.describe import digest
+
+    assert digest(Outer()) == digest(Outer(inner=Inner()))
+    turned = Inner(names={"b": 1, "a": (0.1, 0.2)})
+    assert digest(nested(inner=turned)) == digest(Outer())
+    assert digest(np.int32(4)) == digest(np.int64(4)) == digest(4)
+    assert digest(np.float64(0.1)) == digest(0.1)
+    assert digest(range(3)) == digest((0, 1, 2))
+
+
+def test_keywords_of_a_partial_do_not_hide_what_it_calls():
+    from experiments.engine.describe import digest
+
+    one, other = (functools.partial(f, call=1) for f in (small.points, small.sgdw))
+    assert digest(one) != digest(other)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        lambda: 1,
+        functools.partial(lambda x: x, 1),
+        pytest.param(Source(1).load, id="method"),
+        pytest.param(Source(1), id="callable"),
+    ],
+)
+def test_a_description_refuses_what_has_no_name_of_its_own(value):
+    from experiments.engine.describe import digest
+
+    def local():
+        return value
+
+    for each in (value, local, nested(make=value), {"a": [value]}):
+        with pytest.raises(TypeError, match="a plan cannot hold") as error:
+            digest(each)
+        if each is not value:
+            assert "\n" not in str(error.value)
+    with pytest.raises(TypeError, match="at the top of a module.*functools.partial"):
+        digest(local)
+
+
+@pytest.mark.parametrize("value", [{1, 2}, np.ones(2), object(), b"a", Colour.RED])
+def test_a_description_refuses_what_it_does_not_know(value):
+    from experiments.engine.describe import digest
+
+    with pytest.raises(TypeError, match="a plan cannot hold"):
+        digest(nested(inner=value))
+
+
+def test_a_description_is_the_same_in_every_process():
+    from experiments.engine.describe import digest
+    from experiments.engine.study import hash_of
+
+    code = "import test_engine as t, test_store as s; "
+    code += "from experiments.engine.describe import digest; "
+    code += "from experiments.engine.study import hash_of; "
+    code += "print(*map(digest, t.DIFFERENT), hash_of(s.study(s.SMOKE)))"
+    tests = Path(__file__).parent
+    paths = os.pathsep.join([str(tests), str(tests.parent)])
+    answer = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        env={**os.environ, "PYTHONPATH": paths, "PYTHONHASHSEED": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    here = [*map(digest, DIFFERENT), hash_of(small.study(small.SMOKE))]
+    assert answer.stdout.split() == here
+
+
+# --- The table of cells -----------------------------------------------------------
+
+
+def test_a_table_survives_its_file(tmp_path):
+    from experiments import cells
+
+    def column(*values):
+        return np.array(values, dtype=object)
+
+    table = {
+        "arm": column("adam, L2", 'so-called "w"', "λ"),
+        "task": column("digits", None, None),
+        "seed": np.array([0, -1, 2**31 - 1], np.int32),
+        "rate": np.array([0.1, 1e-30, 3.0]),
+        "loss": np.array([math.nan, INF, -INF]),
+        "diverged": np.array([True, False, True]),
+        "spread": column(0.5, None, 2.0),
+        "place": column(None, 3, 4),
+        "nothing": column(None, None, None),
+    }
+    path = tmp_path / "cells.csv"
+    cells.write(path, table)
+    first, *rows = path.read_text().splitlines()
+    assert first == ",".join(table)
+    assert rows[0] == '"adam, L2",digits,0,0.1,nan,True,0.5,,'
+    assert len(rows) == 3
+    again = cells.read(path)
+    assert list(again) == list(table)
+    for name, values in table.items():
+        for ours, theirs in zip(again[name].tolist(), values.tolist(), strict=True):
+            same = ours == theirs or (ours != ours and theirs != theirs)
+            assert same, (name, ours, theirs)
+            assert type(ours) is type(theirs), name
+    cells.write(path, {name: values[:0] for name, values in table.items()})
+    assert {n: len(x) for n, x in cells.read(path).items()} == dict.fromkeys(table, 0)
+
+
+def test_a_truth_that_one_stage_lacks_survives_its_file(tmp_path):
+    from experiments import cells
+
+    one, other = {"done": np.array([True, False])}, {"seed": np.array([3])}
+    cells.write(tmp_path / "cells.csv", cells.concatenate([one, other]))
+    again = cells.read(tmp_path / "cells.csv")
+    assert again["done"].tolist() == [True, False, None]
+
+
+def test_a_table_holds_the_shortest_decimals_of_the_last_measures(tmp_path):
+    from experiments import cells
+
+    pieces = [
+        {
+            "label/arm": np.array("sgd"),
+            "cell/learning_rate": np.array([0.003, 0.1], np.float32),
+            "cell/seed": np.array([0, 1], np.int32),
+            "measure/loss": np.array([[9, 1 / 3], [9, 2e-8]], np.float32),
+            "measure/diverged": np.array([[True, False], [False, True]]),
+            "keep/w": np.ones((2, 3)),
+            "diverged_at": np.array([-1, 5], np.int32),
+            "width": np.array(2),
+        },
+        {"shrink": np.ones(3)},  # a measurement, and no cells
+        {
+            "label/arm": np.array("adam"),
+            "label/task": np.array("digits"),
+            "cell/seed": np.array([7], np.int32),
+            "diverged_at": np.array([-1], np.int32),
+        },
+    ]
+    table = cells.from_pieces(pieces)
+    cells.write(tmp_path / "cells.csv", table)
+    assert (tmp_path / "cells.csv").read_text().splitlines() == [
+        "arm,learning_rate,seed,loss,diverged,diverged_at,task",
+        "sgd,0.003,0,0.33333334,False,-1,",
+        "sgd,0.1,1,2e-08,True,5,",
+        "adam,,7,,,-1,digits",
+    ]
+    assert cells.from_pieces([]) == {}
+    few = cells.where(table, arm="sgd", seed=1)
+    assert few["diverged_at"].tolist() == [5]
+    assert cells.unique(table, "arm") == ["sgd", "adam"]
+
+
+def test_pivot():
+    from experiments import cells
+
+    table = {
+        "rate": np.array([0.3, 0.1, 0.3]),
+        "seed": np.array([0, 1, 1]),
+        "score": np.array([1.0, 2.0, 3.0]),
+    }
+    grid = cells.pivot(table, "score", "rate", "seed")
+    np.testing.assert_array_equal(grid, [[math.nan, 2], [1, 3]])
+    with pytest.raises(ValueError, match="two runs have the same rate"):
+        cells.pivot(table, "score", "rate")
+
+
+# --- Selection --------------------------------------------------------------------
+
+
+def table_of(score, rates=(0.01, 0.1, 1.0), strengths=(0.0, 0.1, 0.2), seeds=(0, 1)):
+    rows = list(itertools.product(rates, strengths, seeds))
+    names = ("learning_rate", "weight_decay", "seed")
+    columns = {
+        n: np.array(c) for n, c in zip(names, zip(*rows, strict=True), strict=True)
+    }
+    values = np.array([score(*row) for row in rows], float)
+    return columns | {"val_accuracy": values, "test_accuracy": -values}
+
+
+def best_at(rate, strength):
+    return lambda r, s, seed: (r == rate) + (s == strength) + 0.01 * seed
+
+
+def test_the_best_mean_over_seeds_by_validation_alone():
+    from experiments.selection import choose
+
+    choice = choose(table_of(best_at(0.1, 0.1)))
+    assert choice == (0.1, 0.1, 2.005, ())
+    table = table_of(best_at(0.1, 0.1)) | {"test_accuracy": np.full(18, math.nan)}
+    assert choose(table) == choice
+    # One lucky seed does not make a mean.
+    lucky = table_of(lambda r, s, k: 0.9 if (r, s) == (1, 0.2) and k else 0.5)
+    steady = table_of(lambda r, s, k: 0.8 if (r, s) == (0.1, 0.1) else 0.5)
+    both = {"val_accuracy": np.maximum(lucky["val_accuracy"], steady["val_accuracy"])}
+    assert choose(lucky | both)[:3] == (0.1, 0.1, 0.8)
+    shuffled = np.random.default_rng(0).permutation(18)
+    assert choose({n: x[shuffled] for n, x in (lucky | both).items()})[:2] == (0.1, 0.1)
+
+
+def test_between_equals_the_smaller_strength_wins_then_the_smaller_rate():
+    from experiments.selection import choose
+
+    assert choose(table_of(lambda r, s, k: 0.5))[:2] == (0.01, 0.0)
+    tied = {(0.01, 0.2), (0.1, 0.1), (1.0, 0.1)}
+    assert choose(table_of(lambda r, s, k: (r, s) in tied))[:2] == (0.1, 0.1)
+    # Equal but for the order of summation: 0.1 + 0.2 + 0.3 > 0.3 + 0.2 + 0.1.
+    thirds = table_of(
+        lambda r, s, k: [0.1, 0.2, 0.3][k if s else 2 - k], seeds=range(3)
+    )
+    assert choose(thirds)[:2] == (0.01, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("rate", "strength", "edges"),
+    [
+        (0.1, 0.1, ()),
+        (0.1, 0.0, ()),  # below 0 there is nothing
+        (0.1, 0.2, ("λ",)),
+        (0.01, 0.1, ("learning rate",)),
+        (1.0, 0.2, ("λ", "learning rate")),
+    ],
+)
+def test_edges(rate, strength, edges):
+    from experiments.selection import choose
+
+    assert choose(table_of(best_at(rate, strength))).edges == edges
+
+
+def test_an_axis_of_one_value_has_no_edge_and_the_smallest_strength_does():
+    from experiments.selection import choose
+
+    alone = {"rates": (0.1,), "strengths": (0.3,)}
+    assert choose(table_of(best_at(0.1, 0.3), **alone)).edges == ()
+    positive = {"strengths": (0.1, 0.2, 0.3)}
+    assert choose(table_of(best_at(0.1, 0.1), **positive)).edges == ("λ",)
+
+
+# --- Statistics -------------------------------------------------------------------
+
+
+def test_intervals_hold_the_mean_as_often_as_they_say(monkeypatch):
+    from experiments import statistics
+
+    monkeypatch.setattr(statistics, "RESAMPLES", 999)
+    rng = np.random.default_rng(3)
+    for count in (6, 12):
+        held = [
+            found.low <= 0.7 <= found.high
+            for found in (
+                statistics.estimate(rng.normal(0.7, 2, count)) for _ in range(300)
+            )
+        ]
+        assert 0.925 <= np.mean(held) <= 0.975
+
+
+def test_an_interval_reaches_further_where_the_values_are_rarer():
+    from experiments.statistics import estimate
+
+    found = estimate([0.1, 0.2, 0.1, 0.3, 0.2, 0.1, 0.4, 3.0])
+    assert found.high - found.mean > 2 * (found.mean - found.low) > 0
+
+
+@pytest.mark.parametrize(
+    "values", [(1.0, 2.0, -0.5, 3.0, 0.7), (-1.0, -2.0, -3.0, -4.0, -0.5)]
+)
+def test_p_is_of_all_flips_of_the_signs(values):
+    from experiments.statistics import estimate
+
+    flips = itertools.product((-1, 1), repeat=5)
+    means = [abs(np.mean(np.multiply(values, signs))) for signs in flips]
+    p = np.mean([mean >= abs(np.mean(values)) - 1e-12 for mean in means])
+    found = estimate(values)
+    assert found.p == pytest.approx(p)
+    assert p in (4 / 32, 2 / 32)
+    assert found.mean == pytest.approx(np.mean(values))
+    assert found.low < found.mean < found.high
+    assert estimate(values) == found  # nothing of it is by chance
+    turned = estimate([-value for value in values])
+    assert turned.p == pytest.approx(p)
+    shifted = estimate([value + 10 for value in values])
+    assert shifted.low == pytest.approx(found.low + 10)
+
+
+def test_estimates_without_spread_or_from_few_values():
+    from experiments.statistics import compare, estimate
+
+    assert estimate([1.0, 2.0, 3.0]) == (2.0, -INF, INF, 1.0)
+    assert estimate([0.0] * 5) == (0.0, 0.0, 0.0, 1.0)
+    assert estimate([0.5] * 5) == (0.5, 0.5, 0.5, 0.0)
+    values = {"a": np.array([9.0, 9.1, 9.2]), "b": np.zeros(3)}
+    (few,) = compare([("a", "b")], values)
+    assert not few.clear
+    assert few.larger is few.smaller is None
+
+
+def test_holm_by_hand():
+    from experiments.statistics import holm
+
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([0.02, 0.02, 0.02]) == pytest.approx([0.06] * 3)
+    assert holm([0.3]) == [0.3]
+
+
+def test_comparisons_are_paired_and_corrected():
+    from experiments.statistics import compare, estimate
+
+    rng = np.random.default_rng(0)
+    seeds = rng.normal(0, 10, 8)  # larger than any difference
+    a, b = seeds + 1 + rng.normal(0, 0.1, 8), seeds
+    values = {"a": a, "b": b, "c": b + rng.normal(0, 1, 8)}
+    one, two = compare([("b", "a"), ("c", "b")], values)
+    assert one.difference == estimate(b - a)
+    assert (one.clear, one.larger, one.smaller) == (True, "a", "b")
+    assert one.p_holm == pytest.approx(2 * 2 / 2**8)
+    assert not two.clear
+    # Ten of them together, and it is clear no longer.
+    assert not compare([("b", "a")] * 10, values)[0].clear
+
+
+def test_a_statistic_over_seeds():
+    from experiments.statistics import over_seeds
+
+    rng = np.random.default_rng(0)
+    values = np.arange(5.0)[:, None] + rng.normal(0, 0.1, (5, 20))
+
+    def slope(means):
+        return float(np.polyfit(np.arange(5), means, 1)[0])
+
+    found = over_seeds(slope, values)
+    assert found.mean == pytest.approx(slope(values.mean(1)))
+    assert found.low < found.mean < found.high
+    assert found.high - found.low < 0.1
+    assert math.isnan(found.p)
+    assert over_seeds(slope, values) == found
+    none = over_seeds(lambda means: math.nan, values)
+    assert math.isnan(none.low)
+    assert math.isnan(none.high)
+    same = over_seeds(slope, np.repeat(values[:, :1], 4, axis=1))
+    assert same.low == pytest.approx(same.high)
