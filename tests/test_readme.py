@@ -4,6 +4,7 @@ import re
 import shlex
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import jax
@@ -11,7 +12,12 @@ import pytest
 
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = ["README.md", "decayax/README.md", "CONTRIBUTING.md"]
+DOCUMENTS = [
+    "README.md",
+    "decayax/README.md",
+    "experiments/README.md",
+    "CONTRIBUTING.md",
+]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -34,9 +40,11 @@ def check_commands(body: str):
 
 @pytest.mark.needs_extras
 @pytest.mark.parametrize("document", DOCUMENTS)
-def test_every_block_runs(document, capsys):
+def test_every_block_runs(document, capsys, monkeypatch):
     """In order, in one session; what a block prints is what the next one shows."""
-    session = {"__name__": "readme"}
+    module = types.ModuleType("readme")  # in which functions are found by their names
+    monkeypatch.setitem(sys.modules, "readme", module)
+    session = module.__dict__
     for language, body in BLOCK.findall((ROOT / document).read_text()):
         if printed := capsys.readouterr().out:
             assert language == "text"
