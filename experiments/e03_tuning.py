@@ -129,8 +129,8 @@ NORMALISED = Question(
     first_rate={"SGD": -12, "RMSprop": -16, "Adam": -16},
     first_decay={
         **{"sgd_l2": -8, "sgdw": -4, "sgd_independent": -14},
-        **{"rmsprop_l2": -11, "rmspropw": -2, "rmsprop_independent": -12},
-        **{"adam_l2": -11, "adamw": -2, "adam_independent": -12},
+        **{"rmsprop_l2": -8, "rmspropw": -2, "rmsprop_independent": -12},
+        **{"adam_l2": -8, "adamw": -2, "adam_independent": -12},
     },
 )
 FASHION = Question(
@@ -148,8 +148,8 @@ FASHION = Question(
     numbers={},
     first_rate={"SGD": -9, "RMSprop": -13, "Adam": -13},
     first_decay={
-        **{"sgd_l2": -14, "sgdw": -10, "sgd_independent": -16},
-        **{"rmsprop_l2": -13, "rmspropw": -6, "rmsprop_independent": -14},
+        **{"sgd_l2": -16, "sgdw": -14, "sgd_independent": -19},
+        **{"rmsprop_l2": -15, "rmspropw": -6, "rmsprop_independent": -14},
         **{"adam_l2": -13, "adamw": -6, "adam_independent": -14},
     },
 )
