@@ -25,8 +25,8 @@ import functools
 
 import numpy as np
 
-from experiments import arms, cells, tasks
-from experiments.data import digits, fashion_mnist, teacher
+from experiments import arms, cells, recipes, tasks
+from experiments.data import digits
 from experiments.engine.chunks import Bar, Piece
 from experiments.engine.plan import Block, Cell, Chain, cosine, grid, Static
 from experiments.engine.study import Stage, Study
@@ -83,14 +83,7 @@ class Plan:
 TEACHER = Question(
     name="teacher",
     title="Teacher and student",
-    recipe=tasks.Classification(
-        data=functools.partial(teacher.load, 3437),
-        model=functools.partial(mlp, (64, 128, 10)),
-        classes=teacher.CLASSES,
-        train_size=1437,
-        batch=128,
-        label_noise=0.25,
-    ),
+    recipe=recipes.STUDENT,
     epochs=40,
     spreads=(0.0, 0.5, 1.0, 1.5),
 )
@@ -111,14 +104,7 @@ DIGITS = Question(
 FASHION = Question(
     name="fashion",
     title="Fashion-MNIST",
-    recipe=tasks.Classification(
-        data=functools.partial(fashion_mnist.load, 5000, 5000),
-        model=functools.partial(mlp, (784, 64, 10)),
-        classes=fashion_mnist.CLASSES,
-        train_size=2000,
-        batch=100,
-        label_noise=0.4,
-    ),
+    recipe=recipes.FASHION,
     epochs=20,
     spreads=(0.0, 1.0),
 )

@@ -24,9 +24,9 @@ fresh seeds, test accuracy paired by seed.
 import dataclasses
 import functools
 
-from experiments import arms, cells, tasks
+from experiments import arms, cells, recipes, tasks
 from experiments.arms import Arm
-from experiments.data import digits, fashion_mnist, teacher
+from experiments.data import digits
 from experiments.engine.plan import Block, Cell, cosine, grid, Static
 from experiments.engine.study import Stage, Study
 from experiments.models.mlp import mlp
@@ -96,14 +96,7 @@ def powers(first: int, count: int) -> tuple[float, ...]:
 TEACHER = Question(
     name="teacher",
     title="Teacher and student, inputs of unlike scales.",
-    recipe=tasks.Classification(
-        data=functools.partial(teacher.load, 3437),
-        model=functools.partial(mlp, (64, 128, 10)),
-        classes=teacher.CLASSES,
-        train_size=1437,
-        batch=128,
-        label_noise=0.25,
-    ),
+    recipe=recipes.STUDENT,
     epochs=40,
     numbers={"spread": 0.5},
     first_rate={"SGD": -8, "RMSprop": -11, "Adam": -11},
@@ -136,14 +129,7 @@ NORMALISED = Question(
 FASHION = Question(
     name="fashion",
     title="Fashion-MNIST.",
-    recipe=tasks.Classification(
-        data=functools.partial(fashion_mnist.load, 5000, 5000),
-        model=functools.partial(mlp, (784, 64, 10)),
-        classes=fashion_mnist.CLASSES,
-        train_size=2000,
-        batch=100,
-        label_noise=0.4,
-    ),
+    recipe=recipes.FASHION,
     epochs=20,
     numbers={},
     first_rate={"SGD": -9, "RMSprop": -13, "Adam": -13},
