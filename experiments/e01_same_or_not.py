@@ -17,6 +17,7 @@ Nothing is tuned and nothing generalises here: these are statements about update
 
 import dataclasses
 import functools
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -95,6 +96,7 @@ def study(plan: Plan) -> Study:
         plan=plan,
         stages=(Stage("measurements", 1 + len(apart), lambda _: [still, *apart]),),
         report=write_report,
+        recipes=(plan.recipe(),),
     )
 
 
@@ -173,7 +175,10 @@ def two_runs(
     over_all = jax.jit(jax.vmap(over_seeds, (0, None, None)))
     ratios = jnp.asarray(plan.ratios, jnp.float32)
     all_of_them = ratios, jnp.arange(plan.seeds, dtype=jnp.int32), data
-    found = over_all.lower(*all_of_them).compile(program.LIGHTLY)(*all_of_them)
+    begun = time.perf_counter()
+    compiled = over_all.lower(*all_of_them).compile(program.LIGHTLY)
+    shop.compiling.append(time.perf_counter() - begun)
+    found = jax.device_get(compiled(*all_of_them))
     bar.advance(1)
     return {"ratio": np.array(plan.ratios), "distance": np.asarray(found)}
 

@@ -39,6 +39,7 @@ from experiments.selection import choose
 
 TUNING, FINAL = "tuning", "final"
 CHAINS: dict[str, Chain] = {"adam_l2": arms.adam_l2, "adamw": arms.adamw}
+BETA_2 = 0.999  # Adam's, as every chain here has it
 NO_DECAY = "adam"  # the L2 chain with λ = 0
 
 
@@ -67,7 +68,7 @@ class Plan:
     mechanism: tuple[str, float]  # the task and the spread of the mechanism
     tuning_seeds: int = 3
     final_seeds: int = 20
-    chunk: int = 62  # cells side by side; another number, other last bits
+    chunk: int = 64  # cells side by side; another number, other last bits
 
     def tuning_cells(self, question: Question, arm: str) -> tuple[Cell, ...]:
         """The grid of an arm, all spreads; λ = 0 is run once, with L2."""
@@ -203,6 +204,10 @@ def shrinks(plan: Plan, table: cells.Table) -> list[Piece]:
                 "seed": plan.tuning_seeds,
             }
             found = measure_shrink(shop, question.static(chain), cell, plan.chunk)
+            # Adam divides by √v̂; t is the middle of the epoch that is measured.
+            steps = question.recipe.train_size // question.recipe.batch
+            t = (question.epochs // 2 + 0.5) * steps
+            found["root_v"] = found["root_v"] / np.float32((1 - BETA_2**t) ** 0.5)
             bar.advance(1)
             return found | {name: np.array(value) for name, value in cell.items()}
 

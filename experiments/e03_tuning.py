@@ -72,7 +72,7 @@ class Plan:
     points: int = 11  # powers of two along each axis
     tuning_seeds: int = 3
     final_seeds: int = 20
-    chunk: int = 62  # cells side by side; another number, other last bits
+    chunk: int = 64  # cells side by side; another number, other last bits
 
     def arms(self) -> list[Arm]:
         """Those of the bases."""

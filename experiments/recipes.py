@@ -19,7 +19,7 @@ STUDENT = Classification(
 # Of Fashion-MNIST 2000 images train, 3000 validate, 5000 test.
 FASHION = Classification(
     data=functools.partial(fashion_mnist.load, 5000, 5000),
-    model=functools.partial(mlp, (784, 64, 10)),
+    model=functools.partial(mlp, (784, 32, 10)),
     classes=fashion_mnist.CLASSES,
     train_size=2000,
     batch=100,

@@ -20,13 +20,13 @@ class Choice(NamedTuple):
     edges: tuple[str, ...]  # axes of the grid on whose edge it lies: extend them
 
 
-def choose(table: cells.Table, score: str = "val_accuracy") -> Choice:
-    """The cell with the best mean score over the seeds of the table's grid.
+def choose(table: cells.Table) -> Choice:
+    """The cell with the best mean accuracy over the seeds of the table's grid.
 
     Between equals the smaller strength wins, then the smaller learning rate.
     """
     strengths, rates = (np.unique(table[axis]) for axis in AXES)
-    means = cells.pivot(table, score, *AXES, "seed").mean(-1).round(9)
+    means = cells.pivot(table, "val_accuracy", *AXES, "seed").mean(-1).round(9)
     row, column = np.unravel_index(np.nanargmax(means), means.shape)
     best = float(strengths[row]), float(rates[column])
     edges = tuple(

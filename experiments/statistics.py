@@ -67,11 +67,11 @@ def estimate(values: Sequence[float] | np.ndarray) -> Estimate:
     """The mean over independent values; without an interval from fewer than four."""
     values = np.asarray(values, np.float64)
     count, mean = len(values), float(np.mean(values))
-    if count < FEWEST:
+    if count < FEWEST or not np.isfinite(values).all():
         return Estimate(mean, -np.inf, np.inf, 1.0)
     error = float(np.std(values, ddof=1)) / count**0.5
     if error < 1e-12 * max(abs(mean), 1e-12):
-        return Estimate(mean, mean, mean, p=1.0 if mean == 0 else 0.0)
+        return Estimate(mean, mean, mean, p=1.0 if mean == 0 else 2.0 ** (1 - count))
     low, high = _quantiles_of_t(values, mean, error).tolist()
     test = stats.permutation_test(
         (values,),

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 import decayax as dx
@@ -60,7 +61,13 @@ class Classification:
     dtype: str = "float32"  # of parameters, activations and gradients; losses float32
 
     def load(self) -> Labelled:
-        return self.data()
+        data = self.data()
+        if not self.batch <= self.train_size < len(data.pool_y):
+            raise Problem(
+                f"train_size={self.train_size}: write at least batch={self.batch} and "
+                f"less than the pool's {len(data.pool_y)}, as the rest validates."
+            )
+        return data
 
     def task(self) -> Task:
         model = self.model()
@@ -71,7 +78,8 @@ class Classification:
                 x = x * part.scales.reshape(x.shape[1:])
             if jnp.issubdtype(x.dtype, jnp.floating):  # and not numbers of symbols
                 x = x.astype(self.dtype)
-            return model.logits(params, x).astype(jnp.float32)
+            logits = model.logits(params, x).astype(jnp.float32)
+            return logits if logits.ndim == 2 else logits[:, -1]  # of the last symbol
 
         def loss(params: Any, batch: Any, part: Part, data: Labelled) -> jax.Array:
             rows, y = part.split.train_rows[batch], part.split.train_y[batch]
@@ -169,9 +177,9 @@ class Language:
 
     def _evenly(self, tokens: jax.Array) -> jax.Array:
         """Windows to evaluate on, from all over a part of the text."""
-        windows = corpus.consecutive(tokens, self.length)
-        every = max(len(windows) // self.evaluated, 1)
-        return windows[::every][: self.evaluated]
+        last = len(tokens) - self.length - 1
+        starts = np.linspace(0, last, self.evaluated, dtype=np.int32)
+        return tokens[starts[:, None] + np.arange(self.length + 1)]
 
 
 def decayed_vector(params: Any) -> jax.Array:

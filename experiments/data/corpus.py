@@ -49,8 +49,9 @@ def shakespeare(*, check: bool = True) -> Corpus:
     return _corpus(data, folder)
 
 
-def text_file(path: Path) -> Corpus:
-    """Any file of UTF-8 text, taken as it is."""
+def text_file(path: str | Path) -> Corpus:
+    """Any file of UTF-8 text, taken as it is; in a recipe its path is a string."""
+    path = Path(path)
     try:
         data = path.read_bytes()
     except OSError as error:

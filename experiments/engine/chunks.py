@@ -70,9 +70,10 @@ def train(
     """
     parts: list[dict[str, np.ndarray]] = []
     while cells:
-        made = workshop.program_for(shop, block.static, columns(cells), size)
-        width = made.bench.width
+        width = workshop.width_for(shop, block.static, size)
         try:
+            made = workshop.program_for(shop, block.static, columns(cells), size)
+            width = made.bench.width
             parts.append(_train_side_by_side(shop, made, block, cells[:width], bar))
         except jax.errors.JaxRuntimeError as error:
             if not out_of_memory(error) or width == 1:

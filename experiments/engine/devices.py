@@ -11,7 +11,7 @@ SHARE = 0.7  # of a device's memory that a program may take; the rest is the run
 
 
 def use_all_cores() -> None:
-    """Make every CPU core a device; without effect once JAX is in use."""
+    """Make every CPU core a device; before JAX is used for the first time."""
     if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         cores = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))
         jax.config.update("jax_num_cpu_devices", len(cores(0)))
@@ -48,15 +48,19 @@ def bytes_needed(compiled: Any) -> int:
 
 
 def bytes_free() -> float:
-    """What a program may take of each device; CPU devices share the machine's."""
+    """What a program may take of each device; CPU devices share the machine's.
+
+    Of all the memory, not of what is free just now: the width decides last bits, and is
+    to be the same when a run is resumed.
+    """
     devices = jax.local_devices()
     if stats := devices[0].memory_stats():
         return SHARE * stats["bytes_limit"]
     try:
-        available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):
         return float("inf")
-    return SHARE * available / len(devices)
+    return SHARE * memory / len(devices)
 
 
 def out_of_memory(error: Exception) -> bool:

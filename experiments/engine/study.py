@@ -38,6 +38,7 @@ class Study(NamedTuple):
     plan: Any  # frozen dataclass: all numbers that decide the results, and `chunk`
     stages: tuple[Stage, ...]
     report: Callable[[Path], str]  # writes report and figures; the verdict
+    recipes: tuple[Recipe, ...] = ()  # of pieces that are no blocks
 
     @property
     def runs(self) -> int:
@@ -94,6 +95,12 @@ def folder_of(study: Study, out: Path) -> Path:
     return out / study.name / hash_of(study)
 
 
+def recipes_of(study: Study) -> list[Recipe]:
+    """What is trained: by the blocks of the first stage, or as the study says."""
+    blocks = [b for b in study.stages[0].make({}) if isinstance(b, Block)]
+    return [block.static.recipe for block in blocks] + list(study.recipes)
+
+
 def data_name(recipe: Recipe) -> str:
     """Where a recipe's data come from."""
     source = describe(recipe.data)
@@ -102,8 +109,7 @@ def data_name(recipe: Recipe) -> str:
 
 def new_manifest(study: Study, shop: workshop.Workshop, command: str) -> dict[str, Any]:
     """What is known before the first run; it loads the data to note their checksums."""
-    blocks = [b for b in study.stages[0].make({}) if isinstance(b, Block)]
-    recipes = {digest(b.static.recipe): b.static.recipe for b in blocks}
+    recipes = {digest(recipe): recipe for recipe in recipes_of(study)}
     return {
         "format": stores.FORMAT,
         "study": study.name,
@@ -136,7 +142,7 @@ def preview(study: Study, out: Path) -> str:
         f"{len({digest(block.static) for block in blocks})} programs to compile, "
         f"{len(pieces)} pieces of {first.name}",
     ]
-    recipes = {data_name(block.static.recipe): block.static.recipe for block in blocks}
+    recipes = {data_name(recipe): recipe for recipe in recipes_of(study)}
     for name, recipe in recipes.items():
         try:
             workshop.data_of(shop, recipe)
@@ -184,8 +190,8 @@ def run(
         if missing:
             return folder, Missing(stage.name, missing)
         made += [stores.load(store, piece) for piece in pieces]
-    cells.write(folder / "cells.csv", cells.from_pieces(made))
     files.write_json(folder / "manifest.json", _finished(folder, made))
+    cells.write(folder / "cells.csv", cells.from_pieces(made))
     return folder, None
 
 
@@ -217,9 +223,11 @@ def _finished(folder: Path, made: Sequence[dict[str, np.ndarray]]) -> dict[str, 
     origins = [json.loads(arrays["origin"].item()) for arrays in made]
     seconds = [origin.pop("seconds") for origin in origins]
     distinct = {json.dumps(origin, sort_keys=True): origin for origin in origins}
+    runs = sum(len(arrays.get("diverged_at", ())) for arrays in made)
     widths = [int(arrays["width"]) for arrays in made if "width" in arrays]
-    return stores.read_manifest(folder) | {
-        "runs": sum(len(arrays.get("diverged_at", ())) for arrays in made),
+    manifest = stores.read_manifest(folder)
+    return manifest | {
+        "runs": runs or manifest["runs"],
         "pieces": len(made),
         "seconds": {
             kind: round(sum(each[kind] for each in seconds), 1)

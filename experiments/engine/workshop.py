@@ -44,13 +44,23 @@ def program_for(
     shop: Workshop, static: Static, numbers: Cell, width: int
 ) -> program.Program:
     """The program of a static configuration, as wide as asked or as memory allows."""
-    name = digest(static)
-    width = min(width, shop.narrowed.get(name, width))
+    width = width_for(shop, static, width)
     made = _compiled(shop, static, numbers, width)
-    while width > 1 and devices.bytes_needed(made.segment) > devices.bytes_free():
+    while width > 1 and _bytes_needed(made) > devices.bytes_free():
         width = narrow(shop, static, width)
         made = _compiled(shop, static, numbers, width)
     return made
+
+
+def width_for(shop: Workshop, static: Static, width: int) -> int:
+    """As wide as asked, or as memory has allowed so far."""
+    return min(width, shop.narrowed.get(digest(static), width))
+
+
+def _bytes_needed(made: program.Program) -> int:
+    """Of each device, by the hungriest of a program's parts."""
+    parts = made.segment, made.bench.measure, made.bench.prepare
+    return max(map(devices.bytes_needed, parts))
 
 
 def narrow(shop: Workshop, static: Static, width: int) -> int:
