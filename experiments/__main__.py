@@ -1,5 +1,6 @@
 """The command line, python -m experiments: what can go wrong ends in one line."""
 
+import errno
 import importlib
 import sys
 
@@ -17,6 +18,9 @@ EXTRAS = {
 }
 
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no room for a file
+
+
 def main() -> None:
     interrupts.listen()
     try:
@@ -27,10 +31,10 @@ def main() -> None:
     except Problem as problem:
         sys.exit(f"experiments: {problem}")
     except OSError as error:
-        sys.exit(
-            f"experiments: {error.strerror or error}: {error.filename or 'writing'}. "
-            "Files written before are whole; --resume goes on from them."
-        )
+        said = f"experiments: {error.strerror or error}: {error.filename or 'writing'}."
+        if error.errno in FULL:
+            said += " Files written before are whole; --resume goes on from them."
+        sys.exit(said)
     except interrupts.Interrupted as stop:
         why = f"interrupted {'; '.join(getattr(stop, '__notes__', ()))}".strip()
         print(f"experiments: {why}. No file is left half-written.", file=sys.stderr)

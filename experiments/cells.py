@@ -4,13 +4,16 @@ Rows are in the order of the plan; what the last measurement of a run said is in
 """
 
 import csv
+import gzip
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, IO
 
 import numpy as np
 
 from experiments import files
+from experiments.problem import Problem
 
 
 Table = dict[str, np.ndarray]
@@ -98,11 +101,30 @@ def write(path: Path, table: Table) -> None:
 
 
 def read(path: Path) -> Table:
-    """What `write` wrote: a column is numbers if all its fields are."""
-    with open(path, newline="", encoding="utf-8") as file:
-        names, *rows = csv.reader(file)
-    columns = zip(*rows, strict=True) if rows else [()] * len(names)
-    return {n: _parsed(c) for n, c in zip(names, columns, strict=True)}
+    """What `write` wrote: a column is numbers if all its fields are.
+
+    Where only a compressed copy is there, as with what is published, that.
+
+    Raises:
+        Problem: the file is damaged.
+    """
+    try:
+        with _opened(path) as file:
+            names, *rows = csv.reader(file)
+        columns = list(zip(*rows, strict=True)) if rows else [()] * len(names)
+        return {n: _parsed(c) for n, c in zip(names, columns, strict=True)}
+    except (ValueError, EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise Problem(
+            f"{path} is damaged ({error}): delete it, and --resume makes it again from "
+            "the pieces."
+        ) from None
+
+
+def _opened(path: Path) -> IO[str]:
+    packed = path.with_name(f"{path.name}.gz")
+    if packed.exists() and not path.exists():
+        return gzip.open(packed, "rt", newline="", encoding="utf-8")
+    return open(path, newline="", encoding="utf-8")
 
 
 def _parsed(fields: Sequence[str]) -> np.ndarray:

@@ -79,8 +79,11 @@ def build(name: str, options: Options) -> Any:
     if options.seeds is not None:
         if not hasattr(plan, "final_seeds"):
             raise Problem(f"{name} has no final runs: leave --seeds out.")
-        if options.seeds < 4:
-            raise Problem(f"--seeds {options.seeds}: an interval needs 4 or more.")
+        if options.seeds < 10:
+            raise Problem(
+                f"--seeds {options.seeds}: take 10 or more, as fewer can hardly show a "
+                "difference."
+            )
         plan = dataclasses.replace(plan, final_seeds=options.seeds)
     if options.chunk is not None:
         if options.chunk < 1:
@@ -104,9 +107,11 @@ def run_study(name: str, options: Options) -> int:
         print(engine.preview(study, options.out))
         return DONE
     print(f"{study.name}: {study.runs} runs into {folder}", flush=True)
+    if options.resume and not folder.exists():
+        print("Nothing is there to go on with: this begins it.", flush=True)
     command = shlex.join(["python", "-m", "experiments", *sys.argv[1:]])
     try:
-        with terminal.progress(study.runs) as bar:
+        with terminal.progress(-(-study.runs // shard.count)) as bar:
             folder, missing = engine.run(
                 study, options.out, command, bar, options.resume, shard
             )
@@ -151,7 +156,7 @@ def write_report(folder: Path) -> int:
     from experiments.engine.store import read_manifest
 
     manifest = read_manifest(folder)
-    if not (folder / "cells.csv").exists():
+    if not any(folder.glob("cells.csv*")):
         raise Problem(
             f"{folder} is not finished: go on with {manifest['command']} --resume."
         )
@@ -185,6 +190,9 @@ def launch(
     cluster: Annotated[str, tyro.conf.arg(metavar="local|slurm")] = "slurm",
     partition: str | None = None,
     minutes: int = 60,
+    gpus: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None,
+    cpus: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None,
+    gigabytes: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None,
     retries: int = 2,
 ) -> Run:
     """Run a study's shards as jobs, here or on a SLURM cluster, until it is whole.
@@ -196,24 +204,30 @@ def launch(
         cluster: local for processes on this machine, slurm for a cluster's queue.
         partition: of the cluster; its standard one without this.
         minutes: after which a job is ended, or put back into the queue.
+        gpus: of each job.
+        cpus: of each job.
+        gigabytes: of each job.
         retries: how often a shard that failed is started again.
     """
 
     def run() -> int:
+        from experiments.engine import study as engine
         from experiments.engine.launch import launch_shards, Queue
 
         if shards < 1:
             raise Problem(f"--shards {shards}: at least one job.")
         if options.dry_run:
             return run_study(study, options)
-        queue = Queue(cluster, partition, minutes)
-        build(study, options)  # before any job: bad options end here
+        queue = Queue(cluster, partition, minutes, gpus, cpus, gigabytes)
+        built = build(study, options)  # before any job: bad options end here
+        go_on = dataclasses.replace(options, resume=True)  # after a restart, too
         jobs = [
-            dataclasses.replace(options, shard=f"{i}/{shards}") for i in range(shards)
+            dataclasses.replace(go_on, shard=f"{i}/{shards}") for i in range(shards)
         ]
         work = [functools.partial(run_study, study, each) for each in jobs]
         launch_shards(work, options.out / study / "jobs", queue, retries, DONE)
-        return run_study(study, dataclasses.replace(options, resume=True))
+        # Not run_study: this machine's devices may be others than the jobs'.
+        return write_report(engine.folder_of(built, options.out))
 
     return run
 
@@ -227,6 +241,8 @@ def show_files(folder: Path) -> None:
 
 def main() -> int:
     """Parse the command line and run; returns the exit status."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # λ where it cannot be shown
     commands: dict[str, Callable[..., Run]] = {n: _command(n) for n in STUDIES}
     commands |= {"launch": launch, "report": report, "list": list_studies}
     told = io.StringIO()

@@ -29,6 +29,8 @@ def whole(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{writer}.part")
     try:
         yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())  # on the disk before it has its name
         os.replace(temporary, path)
     except OSError as error:
         error.filename = error.filename or str(path)

@@ -148,7 +148,7 @@ def test_help_of_the_other_commands(call):
         (("demo", "--chunk", "many"), ("--chunk", "many", "--help")),
         (("demo", "--chunk", "0"), ("--chunk 0", "at least one")),
         (("demo", "--chunk", "-3"), ("--chunk -3", "at least one")),
-        (("demo", "--seeds", "3"), ("--seeds 3", "4 or more")),
+        (("demo", "--seeds", "3"), ("--seeds 3", "10 or more")),
         (("demo", "--seeds", "some"), ("--seeds", "some")),
         (("e01", "--seeds", "8"), ("e01 has no final runs", "leave --seeds out")),
         (("demo", "--shard", "2/2"), ("--shard 2/2", "0/4 to 3/4")),

@@ -219,10 +219,28 @@ def test_a_ridge_needs_three_good_rows():
     from experiments.separability import GOOD, ridge_slope
 
     errors = valley(1.0)
-    errors[:-2] += 2 * GOOD
+    errors[:-3] += 2 * GOOD  # three are left, the best λ of the last on the edge
     assert math.isnan(ridge_slope(errors, LOGS, LOGS))
-    errors[-3] -= 2 * GOOD - 1
+    errors[-4] -= 2 * GOOD
     assert ridge_slope(errors, LOGS, LOGS) == pytest.approx(1)
+
+
+def test_a_best_strength_on_the_edge_is_no_point_of_the_ridge():
+    from experiments.separability import ridge, ridge_slope
+
+    rates, decays = ridge(valley(1.0), LOGS, LOGS)
+    assert rates.tolist() == decays.tolist() == LOGS[1:-1].tolist()
+    falling = np.tile(np.arange(11.0), (11, 1))  # the less λ the better, everywhere
+    assert math.isnan(ridge_slope(falling, LOGS, LOGS))
+
+
+def test_where_strength_gains_no_more_than_the_noise_there_is_no_slope():
+    from experiments.separability import gain, ridge_slope
+
+    errors = valley(1.0)
+    assert gain(errors) == pytest.approx(25)
+    assert ridge_slope(errors, LOGS, LOGS, noise=24.0) == pytest.approx(1)
+    assert math.isnan(ridge_slope(errors, LOGS, LOGS, noise=26.0))
 
 
 def test_regret_and_sensitivity_by_hand():

@@ -20,11 +20,14 @@ SECONDS_BETWEEN_LOOKS = 0.5
 
 @dataclasses.dataclass(frozen=True)
 class Queue:
-    """Where jobs run."""
+    """Where jobs run, and what each asks of a cluster; None is the cluster's own."""
 
     cluster: str  # "local" or "slurm"
     partition: str | None
     minutes: int
+    gpus: int | None = None
+    cpus: int | None = None
+    gigabytes: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,46 +61,53 @@ def launch_shards(
     """
     executor = _executor(logs, queue)
     failed = [0] * len(work)
-    while True:
+    statuses: list[int | None] = [None]
+    while done not in statuses:
         with executor.batch():  # on a cluster, one array
             jobs = [executor.submit(Job(each)) for each in work]
+        statuses = [None] * len(work)
         try:
-            statuses = [
-                _wait(executor, jobs, index, each, failed, retries)
-                for index, each in enumerate(work)
-            ]
+            while None in statuses:
+                interrupts.heed()
+                time.sleep(SECONDS_BETWEEN_LOOKS)
+                _look(executor, jobs, work, statuses, failed, retries)
         except BaseException:
             for job in jobs:
                 job.cancel()
             raise
-        if done in statuses:
-            return
 
 
-def _wait(
+def _look(
     executor: Any,
     jobs: list[Any],
-    index: int,
-    work: Callable[[], int],
+    work: Sequence[Callable[[], int]],
+    statuses: list[int | None],
     failed: list[int],
     retries: int,
-) -> int:
-    """The status of a shard, which is started again when it fails."""
-    while True:
-        while not jobs[index].done():
-            interrupts.heed()
-            time.sleep(SECONDS_BETWEEN_LOOKS)
-        if (error := jobs[index].exception()) is None:
-            return jobs[index].result()
+) -> None:
+    """Note the statuses of shards that have ended; start those again that failed."""
+    for index, job in enumerate(jobs):
+        if statuses[index] is not None or not job.done():
+            continue
+        if (error := job.exception()) is None:
+            statuses[index] = job.result()
+            continue
         failed[index] += 1
-        last = str(error).strip().splitlines()[-1:]
         if failed[index] > retries:
             raise Problem(
-                f"shard {index} failed {failed[index]} times ({' '.join(last)}); what "
-                f"it said is in {jobs[index].paths.stderr}."
+                f"shard {index} failed {failed[index]} times ({_reason(error)}); what "
+                f"it said is in {job.paths.stderr}."
             )
-        print(f"shard {index} failed ({' '.join(last)}): started again", flush=True)
-        jobs[index] = executor.submit(Job(work))
+        print(f"shard {index} failed ({_reason(error)}): started again", flush=True)
+        jobs[index] = executor.submit(Job(work[index]))
+
+
+def _reason(error: BaseException) -> str:
+    """The last line of the job's traceback, or the first of what submitit says."""
+    said, _, log = str(error).partition("Traceback")
+    trace, _, _ = log.partition("-----")
+    lines = [line.strip() for line in (trace or said).splitlines() if line.strip()]
+    return lines[-1 if trace else 0] if lines else type(error).__name__
 
 
 def _executor(logs: Path, queue: Queue) -> Any:
@@ -114,7 +124,12 @@ def _executor(logs: Path, queue: Queue) -> Any:
         executor = submitit.AutoExecutor(folder=logs, cluster=queue.cluster)
     except RuntimeError as error:
         raise Problem(f"--cluster {queue.cluster}: {error}.") from None
-    executor.update_parameters(timeout_min=queue.minutes)
-    if queue.cluster == "slurm" and queue.partition:
-        executor.update_parameters(slurm_partition=queue.partition)
+    asked = {
+        "timeout_min": queue.minutes,
+        "gpus_per_node": queue.gpus,
+        "cpus_per_task": queue.cpus,
+        "mem_gb": queue.gigabytes,
+        "slurm_partition": queue.partition,
+    }
+    executor.update_parameters(**{n: x for n, x in asked.items() if x is not None})
     return executor

@@ -182,9 +182,11 @@ def run(
     for stage in study.stages:
         pieces = _pieces(study, stage, cells.from_pieces(made))
         for number, piece in enumerate(pieces):
+            if number % shard.count != shard.index:
+                continue
             if stores.has(store, piece):
                 bar.advance(piece.runs)
-            elif number % shard.count == shard.index:
+            else:
                 stores.save(store, piece, *_made(piece, shop, bar))
         missing = sum(not stores.has(store, piece) for piece in pieces)
         if missing:

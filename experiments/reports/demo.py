@@ -270,7 +270,7 @@ def _maps() -> str:
 
 *Mean validation accuracy of the tuning seeds, one colour scale for all panels, which
 ends {figures.HEATMAP_RANGE:g} points below the best. Star: the cell chosen. Grey: at
-least one seed diverged.*
+least one seed diverged. Red frame: the choice lies on an edge of the grid.*
 
 ![Distribution of the sizes of the weights](weights.png)
 

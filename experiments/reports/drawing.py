@@ -39,8 +39,8 @@ def heatmap(
 ) -> AxesImage:
     """Mean validation accuracy (%) over strength and learning rate.
 
-    A star marks the choice, circles the best cells, an arrow an edge of the grid on
-    which the choice lies; grey cells have a run that diverged.
+    A star marks the choice, circles the best cells, a red frame a choice on an edge of
+    the grid; grey cells have a run that diverged.
     """
     names = ("learning_rate", "weight_decay")
     rates, strengths = (np.unique(grid[name]) for name in names)
@@ -57,6 +57,8 @@ def heatmap(
     row = int(np.flatnonzero(rates == choice.learning_rate)[0])
     column = int(np.flatnonzero(strengths == choice.weight_decay)[0])
     axes.plot(column, row, "*", ms=13, color="white", mec="black")
+    if choice.edges:
+        axes.spines[:].set(color="red", linewidth=2)
     return image
 
 

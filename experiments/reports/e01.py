@@ -45,27 +45,23 @@ def pairs(folder: Path, manifest: dict[str, Any]) -> list[Pair]:
 
 def conclusion(still: dict[str, np.ndarray], found: list[Pair]) -> str:
     """The answer, derived from the numbers."""
-    told = []
     cancels = [name for name, left in still.items() if _spread(left) < 0.01]
     matters = [name for name, left in still.items() if _spread(left) >= 0.01]
-    if cancels:
-        left = still[cancels[0]][:, -1]
-        told.append(
-            f"Without gradients λ cancels under {listed(_said(cancels))}: whatever λ, "
-            f"the weight ends between {left.min():.4f} and {left.max():.4f}."
-        )
-    told.append(f"It matters under {listed(_said(matters))}.")
+    ends = [f"{_said(name)} (it ends at {still[name][-1, -1]:.2f})" for name in cancels]
     same = [p for p in found if p.same < ROUNDING]
     parted = [p for p in found if p.same >= ROUNDING]
-    told.append(
-        f"Two runs with the same λ stay together up to rounding under "
-        f"{listed(_named(same)) or 'none'} and part under {listed(_named(parted))}."
-    )
-    if parted:
-        closer = min(p.closest / p.none for p in parted)
+    told = [
+        f"Without gradients λ cancels under {listed(ends) or 'none'}, whatever λ, and "
+        f"matters under {listed(list(map(_said, matters))) or 'none'}.",
+        "Two runs with the same λ stay together up to rounding under "
+        f"{listed(_named(same)) or 'none'} and part under "
+        f"{listed(_named(parted)) or 'none'}.",
+    ]
+    for base in dict.fromkeys(p.base for p in parted):
+        closer = min(p.closest / p.none for p in parted if p.base == base)
         told.append(
-            "With the best other λ the parted ones still end at least "
-            f"{closer:.0%} as far apart as L2 is from no decay at all."
+            f"Under {base} the best other λ still leaves them {closer:.0%} as far "
+            "apart as L2 is from no decay at all."
         )
     return " ".join(told)
 
@@ -136,8 +132,9 @@ def _spread(left: np.ndarray) -> float:
     return float(np.ptp(left[:, -1]))
 
 
-def _said(names: list[str]) -> list[str]:
-    return [f"{base} with {place}" for base, place in (n.split("/") for n in names)]
+def _said(name: str) -> str:
+    base, place = name.split("/")
+    return f"{base} with {place}"
 
 
 def _named(found: list[Pair]) -> list[str]:

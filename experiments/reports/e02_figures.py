@@ -1,6 +1,6 @@
 """The figures of e02: error and gap against the spread, and the mechanism."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -21,8 +21,12 @@ ARMS = {
 def dose_response(
     errors: Mapping[tuple[str, str, float], Estimate],
     gaps: Mapping[tuple[str, float], Estimate],
+    edges: Collection[tuple[str, str, float]],
 ) -> Figure:
-    """Errors by task, arm and spread, gaps by task and spread; a column a task."""
+    """Errors by task, arm and spread, gaps by task and spread; a column a task.
+
+    Hollow: an error whose choice lies on an edge of its grid.
+    """
     tasks = list(dict.fromkeys(task for task, _ in gaps))
     figure = Figure(figsize=(11, 6), layout="constrained")
     grid = figure.subplots(2, len(tasks), squeeze=False, sharex="col")
@@ -30,6 +34,9 @@ def dose_response(
         for arm, colour in ARMS.items():
             mine = {s: e for (t, a, s), e in errors.items() if (t, a) == (task, arm)}
             _band(grid[0, column], mine, colour, arm)
+            hollow = [s for s in mine if (task, arm, s) in edges]
+            at = [mine[s].mean for s in hollow]
+            grid[0, column].plot(hollow, at, "o", ms=4, mec=colour, mfc="white")
         gap = {s: e for (t, s), e in gaps.items() if t == task}
         _band(grid[1, column], gap, "black", "adamw − adam_l2")
         grid[1, column].axhline(0, color="0.5", lw=0.8)

@@ -33,8 +33,6 @@ def heatmaps(grids: dict[str, cells.Table], choices: dict[str, Choice]) -> Figur
         _level(axes, grid, choice)
         edge = f", edge: {' and '.join(choice.edges)}" if choice.edges else ""
         axes.set_title(f"{arm}: {100 * choice.score:.1f} %{edge}", fontsize=10)
-        if choice.edges:
-            axes.spines[:].set(color="red", linewidth=2)
     for axes in panels[-1]:
         axes.set_xlabel("strength λ")
     for axes in panels[:, 0]:
@@ -67,12 +65,11 @@ def ridges(runs: cells.Table, tasks: list[str]) -> Figure:
             grid = cells.where(tuning, task=task, arm=arm)
             marker, style = LOOKS[grid["base"][0]]
             colour = PLACE_COLOURS[grid["place"][0]]
-            rates, decays = ridge(grid)
-            axes.plot(rates, decays, marker, color=colour, ms=5, alpha=0.7)
+            rates, decays = separability.ridge(*errors_of(grid))
+            axes.plot(2**rates, 2**decays, marker, color=colour, ms=5, alpha=0.7)
             if len(rates) > 2:
-                line = np.polyfit(np.log2(rates), np.log2(decays), 1)
-                fitted = 2 ** np.polyval(line, np.log2(rates))
-                axes.plot(rates, fitted, style, color=colour, lw=1.3)
+                fitted = np.polyval(np.polyfit(rates, decays, 1), rates)
+                axes.plot(2**rates, 2**fitted, style, color=colour, lw=1.3)
         axes.set(xscale="log", yscale="log", title=task, xlabel="learning rate")
         axes.grid(alpha=0.3)
     panels[0].set_ylabel("best λ")
@@ -84,10 +81,9 @@ def ridges(runs: cells.Table, tasks: list[str]) -> Figure:
     return figure
 
 
-def ridge(grid: cells.Table) -> tuple[np.ndarray, np.ndarray]:
-    """The learning rates that are good, and the best λ of each."""
+def errors_of(grid: cells.Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean validation errors in percent, and the logarithms of the grid's axes."""
     names = ("learning_rate", "weight_decay")
     errors = 100 - 100 * cells.pivot(grid, "val_accuracy", *names, "seed").mean(-1)
-    rates, decays = (np.unique(grid[name]) for name in names)
-    good = errors.min(1) <= errors.min() + separability.GOOD
-    return rates[good], decays[errors.argmin(1)][good]
+    rates, decays = (np.log2(np.unique(grid[name])) for name in names)
+    return errors, rates, decays
