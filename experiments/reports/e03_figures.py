@@ -66,11 +66,15 @@ def ridges(runs: cells.Table, tasks: list[str]) -> Figure:
             marker, style = LOOKS[grid["base"][0]]
             colour = PLACE_COLOURS[grid["place"][0]]
             rates, decays = separability.ridge(*errors_of(grid))
+            if len(rates) == 0:
+                continue
             axes.plot(2**rates, 2**decays, marker, color=colour, ms=5, alpha=0.7)
             if len(rates) > 2:
                 fitted = np.polyval(np.polyfit(rates, decays, 1), rates)
                 axes.plot(2**rates, 2**fitted, style, color=colour, lw=1.3)
-        axes.set(xscale="log", yscale="log", title=task, xlabel="learning rate")
+        if axes.lines:  # else there is no ridge, and nothing to take a logarithm of
+            axes.set(xscale="log", yscale="log")
+        axes.set(title=task, xlabel="learning rate")
         axes.grid(alpha=0.3)
     panels[0].set_ylabel("best λ")
     for place, colour in PLACE_COLOURS.items():
