@@ -34,10 +34,9 @@ from experiments.engine.workshop import Workshop
 from experiments.mechanism import measure_shrink
 from experiments.models.mlp import mlp
 from experiments.reports.e02 import write_report as write_report
-from experiments.selection import choose
+from experiments.selection import choose, FINAL, TUNING
 
 
-TUNING, FINAL = "tuning", "final"
 CHAINS: dict[str, Chain] = {"adam_l2": arms.adam_l2, "adamw": arms.adamw}
 BETA_2 = 0.999  # Adam's, as every chain here has it
 NO_DECAY = "adam"  # the L2 chain with λ = 0

@@ -31,10 +31,9 @@ from experiments.engine.plan import Block, Cell, cosine, grid, Static
 from experiments.engine.study import Stage, Study
 from experiments.models.mlp import mlp
 from experiments.reports.e03 import write_report as write_report
-from experiments.selection import choose
+from experiments.selection import choose, FINAL, TUNING
 
 
-TUNING, FINAL = "tuning", "final"
 L2, COUPLED, INDEPENDENT = "L2", "lr-coupled", "independent"
 ARMS = (
     Arm("sgd_l2", "SGD", L2, arms.sgd_l2),

@@ -8,6 +8,7 @@ import numpy as np
 from experiments import cells
 
 
+TUNING, FINAL = "tuning", "final"  # the two stages of the protocol
 AXES = {"weight_decay": "λ", "learning_rate": "learning rate"}
 
 

@@ -6,11 +6,10 @@ import numpy as np
 
 from experiments import cells
 from experiments.cells import Table
-from experiments.selection import Choice, choose
+from experiments.selection import Choice, choose, FINAL, TUNING
 from experiments.statistics import compare, Comparison, Estimate, estimate
 
 
-TUNING, FINAL = "tuning", "final"  # the two stages of the protocol
 MATCHED = "same rate"  # no decay at the learning rate of the decoupled chain
 NONE, L2, DECOUPLED = "none", "L2", "decoupled"  # the places
 SHRINK_ARMS = ("rmsprop_l2", "rmspropw")  # whose mechanism is measured

@@ -11,7 +11,13 @@ from experiments.engine.store import read_manifest, read_pieces
 from experiments.reports.drawing import save
 from experiments.reports.e02_figures import ARMS, dose_response, mechanism
 from experiments.reports.markdown import interval, table
-from experiments.reports.opening import closing, INTERVALS, listed, opening
+from experiments.reports.opening import (
+    closing,
+    INTERVALS,
+    listed,
+    opening,
+    trained,
+)
 from experiments.reports.shrink import Shrink, shrink_line
 from experiments.selection import at_edge
 from experiments.statistics import compare, Comparison, Estimate, estimate, verdict
@@ -289,15 +295,7 @@ positive shrink.*"""
 
 
 def _protocol(plan: dict[str, Any]) -> str:
-    lines = []
-    for each in plan["questions"]:
-        recipe = each["recipe"]
-        sizes = "-".join(map(str, recipe["model"]["with"][0]))
-        lines.append(
-            f"- **{each['title']}.** Layers {sizes}, {recipe['train_size']} examples, "
-            f"{recipe['label_noise']:.0%} of their labels redrawn, {each['epochs']} "
-            f"epochs of batches of {recipe['batch']}."
-        )
+    lines = [f"- **{each['title']}.** {trained(each)}." for each in plan["questions"]]
     rates = ", ".join(f"{x:.2g}" for x in plan["learning_rates"])
     decays = "; ".join(
         f"`{arm}` 0, {', '.join(f'{x:.2g}' for x in values)}"

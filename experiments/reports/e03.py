@@ -11,8 +11,14 @@ from experiments.engine.store import read_manifest
 from experiments.reports.drawing import save
 from experiments.reports.e03_figures import heatmaps, ridges
 from experiments.reports.markdown import interval, table
-from experiments.reports.opening import closing, INTERVALS, listed, opening
-from experiments.selection import Choice, choose
+from experiments.reports.opening import (
+    closing,
+    INTERVALS,
+    listed,
+    opening,
+    trained,
+)
+from experiments.selection import Choice, choose, FINAL, TUNING
 from experiments.statistics import (
     compare,
     Comparison,
@@ -23,7 +29,6 @@ from experiments.statistics import (
 )
 
 
-TUNING, FINAL = "tuning", "final"
 PLACES = ("L2", "lr-coupled", "independent")
 SEPARATE = 0.25  # a ridge slope smaller than this is called separable
 
@@ -288,11 +293,5 @@ slopes are the ridge slopes, where λ gains more than the noise.*
 
 
 def _recipe(question: dict[str, Any]) -> str:
-    recipe = question["recipe"]
-    sizes = "-".join(map(str, recipe["model"]["with"][0]))
     numbers = "".join(f", {k} {v:g}" for k, v in question["numbers"].items())
-    return (
-        f"Layers {sizes}, {recipe['train_size']} examples, {recipe['label_noise']:.0%} "
-        f"of their labels redrawn, {question['epochs']} epochs of batches of "
-        f"{recipe['batch']}{numbers}"
-    )
+    return trained(question) + numbers

@@ -35,6 +35,17 @@ def opening(title: str, question: str, verdict: str, manifest: dict[str, Any]) -
     return f"# {title}\n\n**Question.** {question}\n\n**Verdict.** {verdict}\n\n{table}"
 
 
+def trained(question: dict[str, Any]) -> str:
+    """A question of a plan in words: the network, its data and how long it trains."""
+    recipe = question["recipe"]
+    sizes = "-".join(map(str, recipe["model"]["with"][0]))
+    return (
+        f"Layers {sizes}, {recipe['train_size']} examples, {recipe['label_noise']:.0%} "
+        f"of their labels redrawn, {question['epochs']} epochs of batches of "
+        f"{recipe['batch']}"
+    )
+
+
 def closing(manifest: dict[str, Any], files: str) -> str:
     """Where the numbers are."""
     return (
