@@ -13,6 +13,9 @@ VENV   := .venv
 RUN    := $(VENV)/bin/python -m
 # The long tests stand side by side in two files: who is done takes from who is not.
 PYTEST := pytest -n auto --maxprocesses 4 --dist worksteal
+# XLA at its quickest to compile, which is most of what the tests do; flags of the pinned
+# jaxlib. `pytest` by itself compiles as users do.
+QUICK  := XLA_FLAGS="$(XLA_FLAGS) --xla_backend_optimization_level=1 --xla_cpu_use_fusion_emitters=false"
 UV     := $(shell command -v uv 2>/dev/null)
 
 .PHONY: help demo study data test check lint types layers format test-torch test-lowest clean
@@ -30,7 +33,7 @@ study: $(VENV)/demo.ready $(if $(filter e02 e03,$(NAME)),data)
 data: $(VENV)/data.ready
 
 test: $(VENV)/dev.ready
-	$(RUN) $(PYTEST)
+	$(QUICK) $(RUN) $(PYTEST)
 
 check: lint types layers test
 

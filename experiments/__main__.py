@@ -1,7 +1,7 @@
 """The command line, python -m experiments: what can go wrong ends in one line."""
 
 import errno
-import importlib
+import importlib.util
 import sys
 
 from experiments import interrupts
@@ -44,11 +44,7 @@ def main() -> None:
 def _require_extras() -> None:
     """End with one line, before any work, where a package is missing."""
     for module, package in EXTRAS.items():
-        try:
-            importlib.import_module(module)
-        except ModuleNotFoundError as error:
-            if error.name != module:
-                raise
+        if importlib.util.find_spec(module) is None:
             sys.exit(
                 f"experiments: {package} is not installed. Install what the "
                 "experiments need with: pip install 'decayax[experiments]' "

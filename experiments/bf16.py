@@ -102,6 +102,7 @@ ARMS = (
 class Plan(DigitsPlan):
     """All that decides the numbers."""
 
+    arms: tuple[str, ...] = tuple(arm.name for arm in ARMS)
     rates: tuple[float, ...]  # γλ of part 1
     kept_steps: int = 1000
     kept_weights: int = 2**16
@@ -111,6 +112,10 @@ class Plan(DigitsPlan):
     epochs: int = 200
     epochs_per_segment: int = 50
     chunk: int = 30
+
+    def chosen(self) -> list[Arm]:
+        """The arms by these names."""
+        return [arm for arm in ARMS if arm.name in self.arms]
 
     def cells(self) -> tuple[Cell, ...]:
         """The runs of an arm in part 2."""
@@ -123,6 +128,7 @@ class Plan(DigitsPlan):
 
 FULL = Plan(rates=(1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2))
 SMOKE = Plan(
+    arms=("float32", "bf16", "bf16, float32 inside", "stochastic", "compensated"),
     rates=(1e-4, 1e-2),
     kept_steps=100,
     kept_weights=2**12,
@@ -136,12 +142,13 @@ SMOKE = Plan(
 
 def study(plan: Plan) -> Study:
     """Part 2 first, as it is the longer."""
+    count = len(plan.arms)
     return Study(
         name="bf16",
         plan=plan,
         stages=(
-            Stage(TRAINING, len(ARMS) * len(plan.cells()), lambda _: trained(plan)),
-            Stage(DECAYING, len(ARMS), lambda _: decayed(plan)),
+            Stage(TRAINING, count * len(plan.cells()), lambda _: trained(plan)),
+            Stage(DECAYING, count, lambda _: decayed(plan)),
             Stage(MEMORY, 1, lambda _: [Piece("memory", 1, memory(plan), {})]),
         ),
         report=write_report,
@@ -152,7 +159,7 @@ def trained(plan: Plan) -> list[Block]:
     """Part 2: every arm on the same seeds."""
     return [
         Block({"arm": arm.name}, plan.static(arm.chain, arm.dtype), plan.cells())
-        for arm in ARMS
+        for arm in plan.chosen()
     ]
 
 
@@ -173,7 +180,7 @@ def decayed(plan: Plan) -> list[Piece]:
 
         return Piece(f"kept-{number}", 1, make, {})
 
-    return [piece(number, arm) for number, arm in enumerate(ARMS)]
+    return [piece(number, arm) for number, arm in enumerate(plan.chosen())]
 
 
 def kept_share(plan: Plan, arm: Arm, rate: float) -> float:
@@ -207,16 +214,16 @@ def memory(plan: Plan) -> Callable[[Workshop, Bar], dict[str, np.ndarray]]:
 
     def make(shop: Workshop, bar: Bar) -> dict[str, np.ndarray]:
         bar.say("counting bytes")
-        found = np.array([_bytes_of(plan, arm) for arm in ARMS])
-        names = np.array([arm.name for arm in ARMS])
+        found = np.array([bytes_per_weight(plan, arm) for arm in plan.chosen()])
+        names = np.array([arm.name for arm in plan.chosen()])
         bar.advance(1)
         return {"arm": names, "weights": found[:, 0], "state": found[:, 1]}
 
     return make
 
 
-def _bytes_of(plan: Plan, arm: Arm) -> tuple[float, float]:
-    """Of weights and of the optimizer's state, per weight."""
+def bytes_per_weight(plan: Plan, arm: Arm) -> tuple[float, float]:
+    """Of weights and of the optimizer's state."""
     task = plan.recipe(arm.dtype).task()
     params = jax.eval_shape(task.init, {"seed": jnp.int32(0)})
     optimizer = wrapped(arm.wrap, 1e-3, weight_decay=0.1, mask=None)

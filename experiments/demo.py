@@ -72,6 +72,10 @@ class Plan(DigitsPlan):
     epochs_per_segment: int = 15
     chunk: int = 20
 
+    def arms(self) -> list[Arm]:
+        """Those of the bases that have learning rates."""
+        return [arm for arm in ARMS if arm.base in self.learning_rates]
+
     def seeds(self, stage: str) -> range:
         """The seeds of a stage; none is in both."""
         fresh = range(self.tuning_seeds, self.tuning_seeds + self.final_seeds)
@@ -95,11 +99,7 @@ FULL = Plan(
     weight_decays=(0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0),
 )
 SMOKE = Plan(
-    learning_rates={
-        "SGD": (0.03, 0.1),
-        "RMSprop": (0.001, 0.003),
-        "Adam": (0.003, 0.01),
-    },
+    learning_rates={"RMSprop": (0.001, 0.003)},
     weight_decays=(0.01, 1.0),
     tuning_seeds=2,
     final_seeds=4,
@@ -111,8 +111,8 @@ SMOKE = Plan(
 
 def study(plan: Plan) -> Study:
     """Tuning, fresh seeds, and the shrink of each weight under RMSprop."""
-    grids = sum(len(plan.tuning_cells(arm)) for arm in ARMS)
-    finals = (len(ARMS) + len(plan.learning_rates)) * plan.final_seeds
+    grids = sum(len(plan.tuning_cells(arm)) for arm in plan.arms())
+    finals = (len(plan.arms()) + len(plan.learning_rates)) * plan.final_seeds
     return Study(
         name="demo",
         plan=plan,
@@ -130,15 +130,15 @@ write_report = reporting.write_report
 
 def tuning(plan: Plan) -> list[Block]:
     """Every arm on its grid."""
-    return [_block(plan, TUNING, arm, plan.tuning_cells(arm)) for arm in ARMS]
+    return [_block(plan, TUNING, arm, plan.tuning_cells(arm)) for arm in plan.arms()]
 
 
 def fresh(plan: Plan, table: cells.Table) -> list[Block]:
     """Each winner on fresh seeds, and no decay at the rates of the decoupled chains."""
     chosen = choices(table)
-    decoupled = {arm.base: arm.name for arm in ARMS if arm.place == DECOUPLED}
+    decoupled = {arm.base: arm.name for arm in plan.arms() if arm.place == DECOUPLED}
     blocks = []
-    for arm in ARMS:
+    for arm in plan.arms():
         rates = {FINAL: chosen[arm.name].learning_rate}
         if arm.place == NONE:
             rates[MATCHED] = chosen[decoupled[arm.base]].learning_rate

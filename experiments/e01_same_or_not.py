@@ -60,6 +60,7 @@ class Plan(DigitsPlan):
     still_steps: int = 400
     # (b) two runs of a network
     learning_rates: dict[str, float]
+    schedules: tuple[str, ...] = ("constant", "cosine")
     weight_decay: float = 0.01
     ratios: tuple[float, ...]  # decoupled λ over λ of L2; 0 is no decay, 1 the same λ
     seeds: int = 10
@@ -76,6 +77,7 @@ FULL = Plan(
 SMOKE = dataclasses.replace(
     FULL,
     learning_rates={"SGD": 0.1, "Adam": 1e-3},
+    schedules=("cosine",),
     ratios=(0.0, 1.0, 8.0),
     seeds=4,
     steps=20,
@@ -85,10 +87,12 @@ SMOKE = dataclasses.replace(
 
 def study(plan: Plan) -> Study:
     """Measurements only, no runs to choose from."""
-    pairs = [(base, rate) for base in plan.learning_rates for rate in SCHEDULES]
+    pairs = [(base, rate) for base in plan.learning_rates for rate in plan.schedules]
     still = Piece("still", 1, functools.partial(without_gradients, plan), {})
+    over_seeds = jax.vmap(functools.partial(beginning, plan), (0, None))
+    begin = jax.jit(over_seeds, compiler_options=program.LIGHTLY)
     apart = [
-        Piece(f"apart-{b}-{s}", 1, functools.partial(two_runs, plan, b, s), {})
+        Piece(f"apart-{b}-{s}", 1, functools.partial(two_runs, plan, b, s, begin), {})
         for b, s in pairs
     ]
     return Study(
@@ -136,8 +140,20 @@ def _still(plan: Plan, chain: Chain) -> np.ndarray:
     return np.asarray(run(jnp.array(plan.still_decays)))
 
 
+def beginning(plan: Plan, seed: jax.Array, data: Any) -> tuple[Any, Any, Any]:
+    """What all pairs of a seed share: training part, initial parameters, batches."""
+    task, cell = plan.recipe().task(), {"seed": seed}
+    batches = program.draw_epochs(task, plan.epochs, seed, 0, data)[: plan.steps]
+    return task.part(cell, data), task.init(cell), batches
+
+
 def two_runs(
-    plan: Plan, base: str, schedule: str, shop: workshop.Workshop, bar: Bar
+    plan: Plan,
+    base: str,
+    schedule: str,
+    begin: Callable[..., tuple[Any, Any, Any]],
+    shop: workshop.Workshop,
+    bar: Bar,
 ) -> dict[str, np.ndarray]:
     """(b): how far the runs of a pair get from one another, [ratios, seeds].
 
@@ -149,15 +165,13 @@ def two_runs(
     static = plan.static(PAIRS[base]["L2"])._replace(schedule=SCHEDULES[schedule])
     eta = multiplier(static, task.steps_per_epoch)
 
-    def distance(ratio: jax.Array, seed: jax.Array, data: Any) -> jax.Array:
-        cell = {"learning_rate": plan.learning_rates[base], "seed": seed}
+    def distance(ratio: jax.Array, part: Any, params: Any, batches: Any, data: Any):
         decays = {"L2": plan.weight_decay, "decoupled": plan.weight_decay * ratio}
-        optimizers = [
-            chain({**cell, "weight_decay": jnp.float32(decays[place])}, eta, task.mask)
-            for place, chain in PAIRS[base].items()
-        ]
-        part, params = task.part(cell, data), task.init(cell)
-        batches = program.draw_epochs(task, plan.epochs, seed, 0, data)[: plan.steps]
+        optimizers = []
+        for place, chain in PAIRS[base].items():
+            rate, decay = plan.learning_rates[base], jnp.float32(decays[place])
+            cell = {"learning_rate": rate, "weight_decay": decay}
+            optimizers.append(chain(cell, eta, task.mask))
 
         def step(runs: Any, batch: Any) -> Any:
             runs = [
@@ -171,10 +185,10 @@ def two_runs(
         start = [(params, optimizer.init(params)) for optimizer in optimizers]
         return jnp.max(jax.lax.scan(step, start, batches)[1])
 
-    over_seeds = jax.vmap(distance, (None, 0, None))
-    over_all = jax.jit(jax.vmap(over_seeds, (0, None, None)))
-    ratios = jnp.asarray(plan.ratios, jnp.float32)
-    all_of_them = ratios, jnp.arange(plan.seeds, dtype=jnp.int32), data
+    over_seeds = jax.vmap(distance, (None, 0, 0, 0, None))
+    over_all = jax.jit(jax.vmap(over_seeds, (0, None, None, None, None)))
+    seeds = jnp.arange(plan.seeds, dtype=jnp.int32)
+    all_of_them = jnp.asarray(plan.ratios, jnp.float32), *begin(seeds, data), data
     begun = time.perf_counter()
     compiled = over_all.lower(*all_of_them).compile(program.LIGHTLY)
     shop.compiling.append(time.perf_counter() - begun)

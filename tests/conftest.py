@@ -3,10 +3,9 @@
 import os
 
 
+TWO_DEVICES = " --xla_force_host_platform_device_count=2"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
-)
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + TWO_DEVICES
 
 import contextlib  # noqa: E402
 

@@ -28,6 +28,12 @@ MASK = dx.masks.no_bias_or_norm
 L2_ADAM = optax.chain(optax.add_decayed_weights(WD), optax.adam(LR))
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch):
+    """On a slow machine, too, no warning of how long it takes."""
+    monkeypatch.setattr("decayax._audit.measure.LONG", math.inf)
+
+
 def leaf_of(optimizer, params=ONE, **options):
     return dx.audit(optimizer, params, **options).leaves[0]
 
@@ -378,6 +384,17 @@ def test_nothing_of_the_callers_is_changed_and_results_repeat():
     assert repr(first) == repr(second)
     for a, b in zip(first.leaves, second.leaves, strict=True):
         assert a == b
+
+
+@pytest.mark.parametrize("at_once", [1, 1000])
+def test_steps_in_one_call_are_as_few_as_memory_asks_for(at_once, monkeypatch):
+    def rates():
+        audit = dx.audit(L2_ADAM, PARAMS, steps=60, seeds=1)
+        return [leaf.by_gradient_scale for leaf in audit.leaves]
+
+    expected = rates()
+    monkeypatch.setattr("decayax._audit.probe.AT_ONCE", at_once)
+    np.testing.assert_allclose(rates(), expected, rtol=1e-5)
 
 
 def test_shapes_are_enough_and_large_models_are_sampled():

@@ -30,7 +30,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess:
 
 
 def test_smoke_run_end_to_end(tmp_path):
-    from experiments.bf16 import ARMS, SMOKE, study
+    from experiments.bf16 import SMOKE, study
 
     done = run("bf16", "--smoke", "--out", str(tmp_path))
     assert done.returncode == 0, done.stderr
@@ -39,8 +39,8 @@ def test_smoke_run_end_to_end(tmp_path):
     files = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert set(files) == {
         *("cells.csv", "manifest.json", "report.md", "kept.png", "training.png"),
-        *(f"training-{number:04d}.npz" for number in range(len(ARMS))),
-        *(f"kept-{number}.npz" for number in range(len(ARMS))),
+        *(f"training-{number:04d}.npz" for number in range(len(SMOKE.arms))),
+        *(f"kept-{number}.npz" for number in range(len(SMOKE.arms))),
         "memory.npz",
     }
     manifest = json.loads(files["manifest.json"])
@@ -57,18 +57,18 @@ def test_smoke_run_end_to_end(tmp_path):
 def check_runs(folder: Path, count: int):
     """Every arm on the same seeds and strengths, and the arrays as planned."""
     from experiments import cells
-    from experiments.bf16 import ARMS, SMOKE
+    from experiments.bf16 import SMOKE
     from experiments.reports.bf16 import read
 
     stored = read(folder)
     runs = stored.runs
-    assert len(runs["seed"]) == count == len(ARMS) * 2 * 2
+    assert len(runs["seed"]) == count == len(SMOKE.arms) * 2 * 2
     assert not runs["diverged"].any()
     assert np.isfinite(runs["train_loss"]).all()
     numbers = ("learning_rate", "weight_decay", "seed")
     (same,) = {
-        tuple(tuple(cells.where(runs, arm=arm.name)[name]) for name in numbers)
-        for arm in ARMS
+        tuple(tuple(cells.where(runs, arm=arm)[name]) for name in numbers)
+        for arm in SMOKE.arms
     }
     assert set(zip(*same, strict=True)) == {
         (SMOKE.learning_rate, strength, seed)
@@ -76,19 +76,11 @@ def check_runs(folder: Path, count: int):
         for seed in range(SMOKE.seeds)
     }
     assert [(kept.arm, kept.rate) for kept in stored.kept] == [
-        (arm.name, rate) for arm in ARMS for rate in SMOKE.rates
+        (arm, rate) for arm in SMOKE.arms for rate in SMOKE.rates
     ]
     for kept in stored.kept:
         assert kept.exact == pytest.approx((1 - kept.rate) ** SMOKE.kept_steps)
-    assert {memory.arm: (memory.weights, memory.state) for memory in stored.memory} == {
-        "float32": (4, 8),
-        "bf16": (2, 4),
-        "bf16, float32 inside": (2, 8),
-        "stochastic": (2, 8),
-        "compensated": (2, 10),
-        "stochastic, moments too": (2, 4),
-        "compensated, moments too": (2, 6),
-    }
+    assert [memory.arm for memory in stored.memory] == list(SMOKE.arms)
 
 
 def check_words(folder: Path, stdout: str):
@@ -112,8 +104,22 @@ def test_arms_differ_in_dtype_and_chain_alone():
         }
         assert "chain=None" in same
         dtypes = [block.static.recipe.dtype for block in blocks]
-        assert dtypes == [arm.dtype for arm in ARMS]
+        assert dtypes == [arm.dtype for arm in ARMS if arm.name in plan.arms]
     assert FULL.seeds >= 10
+
+
+def test_bytes_of_every_arm():
+    from experiments.bf16 import ARMS, bytes_per_weight, FULL
+
+    assert {arm.name: bytes_per_weight(FULL, arm) for arm in ARMS} == {
+        "float32": (4, 8),
+        "bf16": (2, 4),
+        "bf16, float32 inside": (2, 8),
+        "stochastic": (2, 8),
+        "compensated": (2, 10),
+        "stochastic, moments too": (2, 4),
+        "compensated, moments too": (2, 6),
+    }
 
 
 # --- Words ------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import TWO_DEVICES
 
 
 ROOT = Path(__file__).parents[1]
@@ -40,10 +41,12 @@ def test_smoke_run_end_to_end(name, tmp_path):
     from experiments import cells
 
     arguments = ["-m", "experiments", name, "--smoke", "--out", str(tmp_path)]
+    # The command itself makes every core a device.
+    flags = os.environ["XLA_FLAGS"].replace(TWO_DEVICES, "")
     done = subprocess.run(
         [sys.executable, "-W", "error", *arguments],
         cwd=ROOT,
-        env={**os.environ, "XLA_FLAGS": ""},
+        env={**os.environ, "XLA_FLAGS": flags},
         capture_output=True,
         text=True,
         timeout=600,

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from decayax._audit.probe import normal, Run
+from decayax._audit.noise import count, normal, shaped
+from decayax._audit.probe import Run
 from decayax._audit.readings import Setting
 from decayax._dtypes import compute_dtype, dtype_of, is_inexact, widened
 from decayax._mask import require_parameters
@@ -22,8 +23,7 @@ from decayax._tree import flatten, is_hole, Path, show
 
 MOST = 2**15  # weights followed of an elementwise optimizer, over all leaves
 OF_ONE = 64, 4096  # fewest and most of each leaf
-
-
+BEFORE = np.array([2**31], np.uint32)  # the step, as it were, that draws the weights
 LACKS = "missing|required|must be provided|need to pass"  # an argument of update
 
 
@@ -130,11 +130,16 @@ def _sizes(params: Any) -> dict[Path, float]:
             return 1.0
         if not is_inexact(leaf) or np.size(leaf) == 0:
             return 1.0
-        wide = jnp.asarray(leaf, compute_dtype(leaf))
-        rms = float(jnp.sqrt(jnp.mean(jnp.abs(wide) ** 2)))
+        rms = float(_root_mean_square(leaf))
         return rms if 0 < rms < np.inf else 1.0
 
     return {path: size(leaf) for path, leaf in flatten(params)[0] if not is_hole(leaf)}
+
+
+@jax.jit
+def _root_mean_square(leaf: Any) -> jax.Array:
+    wide = jnp.asarray(leaf, compute_dtype(leaf))
+    return jnp.sqrt(jnp.mean(jnp.abs(wide) ** 2))
 
 
 def weights(plan: Plan, shapes: Any, setting: Setting, draw: int = 0) -> Any:
@@ -143,8 +148,9 @@ def weights(plan: Plan, shapes: Any, setting: Setting, draw: int = 0) -> Any:
     The same for every setting: single weights are compared from one to the next.
     """
     flat, treedef = flatten(shapes)
-    key = jax.random.fold_in(jax.random.key(draw), 2**31)
-    noise = normal(key, [leaf for _, leaf in flat])
+    leaves = [leaf for _, leaf in flat]
+    numbers = normal(jax.random.key(draw), BEFORE, count(leaves))
+    noise = shaped(numbers[0], leaves)
 
     def scaled(path: Path, leaf: Any, noise: Any) -> Any:
         if is_hole(leaf):

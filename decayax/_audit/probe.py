@@ -13,7 +13,6 @@ what a derivative does not: signs, gates, rounding.
 
 import functools
 import itertools
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -22,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from decayax._audit.noise import count, normal, shaped
 from decayax._dtypes import cast_like, compute_dtype, is_inexact
 from decayax._halves import joined, split
 from decayax._tree import flatten, is_hole, Path
@@ -29,7 +29,8 @@ from decayax._tree import flatten, is_hole, Path
 
 SHOWN = 256  # weights of each leaf that are followed one by one
 NUDGE = 0.1  # h of the difference: curvature enters as h², rounding as 1/h
-CHUNK = 25  # steps in one compiled call
+CHUNK = 25  # steps in one compiled call, or as few as keep within
+AT_ONCE = 2**22  # normal numbers
 
 
 class Run(NamedTuple):
@@ -54,10 +55,10 @@ class Trace(NamedTuple):
     weights: Any = None  # (T, n) the n weights themselves; of the difference only
 
 
-def gradients(run: Run, params: Any, key: jax.Array, scale: Any, step: Any) -> Any:
-    """Normal gradients of one step; 0 for still leaves and integers."""
+def gradients(run: Run, params: Any, numbers: Any, scale: Any) -> Any:
+    """The gradients that normal numbers make; 0 for still leaves and integers."""
     flat, treedef = flatten(params)
-    noise = normal(jax.random.fold_in(key, step), [leaf for _, leaf in flat])
+    noise = shaped(numbers, [leaf for _, leaf in flat])
 
     def scaled(path: Path, param: Any, noise: Any) -> Any:
         if is_hole(param):
@@ -71,42 +72,18 @@ def gradients(run: Run, params: Any, key: jax.Array, scale: Any, step: Any) -> A
     )
 
 
-def normal(key: jax.Array, leaves: list[Any]) -> list[Any]:
-    """Normal numbers like each inexact leaf, None for others, in float32 or wider.
-
-    Cut from one long vector: to compile many small generators takes long.
-    """
-    chosen = [not is_hole(leaf) and is_inexact(leaf) for leaf in leaves]
-    sizes = [
-        (2 if jnp.issubdtype(leaf.dtype, jnp.complexfloating) else 1)
-        * math.prod(leaf.shape)
-        for leaf, live in zip(leaves, chosen, strict=True)
-        if live
-    ]
-    ends = list(itertools.accumulate(sizes, initial=0))
-    pool = jax.random.normal(key, (ends[-1],), jnp.float32)
-    parts = iter(pool[a:b] for a, b in itertools.pairwise(ends))
-
-    def cut(leaf: Any) -> jax.Array:
-        twice = jnp.issubdtype(leaf.dtype, jnp.complexfloating)
-        part = next(parts).reshape(2 if twice else 1, *leaf.shape)
-        return jax.lax.complex(part[0], part[1]) if twice else part[0]
-
-    return [
-        cut(leaf).astype(compute_dtype(leaf)) if live else None
-        for leaf, live in zip(leaves, chosen, strict=True)
-    ]
-
-
 def follow(
     probe: "Probe", params: Any, key: jax.Array, scale: float, steps: int
 ) -> list[Trace]:
     """The traces of all inexact leaves, in order, over a number of steps."""
     carry = probe.start(params)
     parts = []
-    for first in range(0, steps, CHUNK):
-        times = np.arange(first, first + CHUNK, dtype=np.int32)
-        carry, part = probe.advance(carry, params, key, np.float32(scale), times)
+    needed = count(jax.tree.leaves(params))
+    chunk = int(np.clip(AT_ONCE // max(needed, 1), 1, CHUNK))
+    for first in range(0, steps, chunk):
+        times = np.arange(first, first + chunk, dtype=np.int32)
+        noise = normal(key, times, needed)
+        carry, part = probe.advance(carry, params, noise, np.float32(scale), times)
         parts.append(jax.device_get(part))
     whole = jax.tree.map(lambda *x: np.concatenate(x)[:steps].astype(float), *parts)
     counts = [min(leaf.size, SHOWN) for leaf in split(params).live]
@@ -131,9 +108,9 @@ class Probe(NamedTuple):
 
 
 def _compiled(start: Callable[..., Any], step: Callable[..., Any]) -> Probe:
-    def advance(carry: Any, initial: Any, key: jax.Array, scale: Any, times: Any):
-        follow = functools.partial(step, split(initial).live, key, scale)
-        return jax.lax.scan(follow, carry, times)
+    def advance(carry: Any, initial: Any, noise: jax.Array, scale: Any, times: Any):
+        follow = functools.partial(step, split(initial).live, scale)
+        return jax.lax.scan(follow, carry, (noise, times))
 
     return Probe(jax.jit(start), jax.jit(advance))
 
@@ -151,9 +128,10 @@ def derivative(run: Run) -> Probe:
         nothing = [jnp.zeros_like(x) for x in whole.live]
         return params, run.optimizer.init(params), whole.live, moved, nothing
 
-    def step(initial, key, scale, carry, time):
+    def step(initial, scale, carry, drawn):
         params, state, moving, moving_state, lost = carry
-        grads = gradients(run, params, key, scale, time)
+        numbers, time = drawn
+        grads = gradients(run, params, numbers, scale)
         whole, held = split(params), split(state)
 
         def update(live, live_state):
@@ -189,9 +167,10 @@ def difference(run: Run) -> Probe:
             sides.append((moved, run.optimizer.init(moved)))
         return tuple(sides), _apart(*sides)
 
-    def step(initial, key, scale, carry, time):
+    def step(initial, scale, carry, drawn):
         sides, at_first = carry
-        grads = gradients(run, sides[0][0], key, scale, time)
+        numbers, time = drawn
+        grads = gradients(run, sides[0][0], numbers, scale)
         before = _apart(*sides)
         moved = []
         for params, state in sides:

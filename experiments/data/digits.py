@@ -4,7 +4,6 @@ The test part of UCI's optical recognition of handwritten digits, CC BY 4.0.
 """
 
 import numpy as np
-from sklearn.datasets import load_digits
 
 from experiments.data.labelled import Labelled
 
@@ -15,6 +14,8 @@ TEST_SPLIT_SEED = 2024
 
 def load(pool_size: int = 1200) -> Labelled:
     """The digits, cut once into a pool and a test part; float32[N, 64]."""
+    from sklearn.datasets import load_digits  # takes seconds to import
+
     x, y = load_digits(return_X_y=True)
     order = np.random.default_rng(TEST_SPLIT_SEED).permutation(len(y))
     x = (x[order] / 16).astype(np.float32)

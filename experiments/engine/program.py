@@ -52,6 +52,7 @@ class Bench(NamedTuple):
     prepare: Callable[..., tuple[Part, Params]]  # cell, data
     measure: Callable[..., dict[str, jax.Array]]  # params, diverged_at, part, data
     draw: Callable[..., Any]  # seed, first epoch, data -> batches [steps, ...]
+    shapes: tuple[Part, Params, Any]  # of what they make, batches of all cells
 
 
 class Program(NamedTuple):
@@ -140,14 +141,17 @@ def prepare_bench(
         return score(task, params, diverged_at, part, data)
 
     draw = jax.jit(functools.partial(draw_epochs, task, epochs))
-    part, params = jax.eval_shape(prepare, cell, data)
     number = jax.ShapeDtypeStruct((), jnp.int32)
     at = jax.ShapeDtypeStruct((width,), jnp.int32)
+    preparing = prepare.lower(cell, data)
+    drawing = draw.lower(number, number, data)
+    part, params = _shapes(preparing.out_info)
     return Bench(
         *(task, data, width),
-        prepare=prepare.lower(cell, data).compile(LIGHTLY),
+        prepare=preparing.compile(LIGHTLY),
         measure=measure.lower(params, at, part, data).compile(LIGHTLY),
-        draw=draw.lower(number, number, data).compile(LIGHTLY),
+        draw=drawing.compile(LIGHTLY),
+        shapes=(part, params, _shapes(drawing.out_info, width)),
     )
 
 
@@ -174,21 +178,15 @@ def compile_program(bench: Bench, static: Static, shapes: Cell) -> Program:
         return run_epochs(static, task, carry, cell, part, first, batches, data)
 
     cell = _widened(shapes, bench.width)
-    part, params = jax.eval_shape(functools.partial(_prepare, task), cell, bench.data)
+    part, params, batches = bench.shapes
+    beginning = init.lower(cell, params)
     at = jax.ShapeDtypeStruct((bench.width,), jnp.int32)
-    carry = Carry(params, jax.eval_shape(init, cell, params), at)
+    carry = Carry(params, _shapes(beginning.out_info), at)
     first = jax.ShapeDtypeStruct((), jnp.int32)
-    drawn = jax.eval_shape(
-        functools.partial(draw_epochs, task, static.epochs_per_segment),
-        *(first, first, bench.data),
-    )
-    batches = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct((bench.width, *x.shape), x.dtype), drawn
-    )
     return Program(
         bench,
         static,
-        init=init.lower(cell, params).compile(LIGHTLY),
+        init=beginning.compile(LIGHTLY),
         segment=segment.lower(carry, cell, part, first, batches, bench.data).compile(),
     )
 
@@ -206,6 +204,13 @@ def start(program: Program, cell: Cell) -> tuple[Cell, Part, Carry]:
 def _prepare(task: Task, cell: Cell, data: Data) -> tuple[Part, Params]:
     """What many cells train on, and their initial parameters."""
     return jax.vmap(task.part, (0, None))(cell, data), jax.vmap(task.init)(cell)
+
+
+def _shapes(arrays: Any, *leading: int) -> Any:
+    """Shapes and dtypes alone, with leading axes before."""
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct((*leading, *x.shape), x.dtype), arrays
+    )
 
 
 def _widened(shapes: Cell, width: int) -> Cell:

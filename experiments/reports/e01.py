@@ -14,6 +14,7 @@ from experiments.reports.opening import closing, listed, opening
 
 
 ROUNDING = 1e-5  # of the weights, after a hundred float32 steps: a hundred gaps
+COLOURS = {"constant": "#0072B2", "cosine": "#D55E00"}
 WIDTHS = (5.0, 2.6, 1.0)  # one line within the other, where they are the same
 
 
@@ -32,7 +33,7 @@ def pairs(folder: Path, manifest: dict[str, Any]) -> list[Pair]:
     """Read and reduced."""
     found = []
     for base in manifest["plan"]["learning_rates"]:
-        for schedule in ("constant", "cosine"):
+        for schedule in manifest["plan"]["schedules"]:
             (stored,) = read_pieces(folder, f"apart-{base}-{schedule}")
             ratios = stored["ratio"]
             median = np.median(stored["distance"], axis=1)
@@ -201,8 +202,8 @@ def parting(folder: Path, manifest: dict[str, Any]) -> Figure:
     drawn = Figure(figsize=(11, 3.4), layout="constrained")
     grid = drawn.subplots(1, len(bases), sharey=True)
     for axes, base in zip(grid, bases, strict=True):
-        schedules = {"constant": "#0072B2", "cosine": "#D55E00"}
-        for schedule, colour in schedules.items():
+        for schedule in manifest["plan"]["schedules"]:
+            colour = COLOURS[schedule]
             (stored,) = read_pieces(folder, f"apart-{base}-{schedule}")
             some = stored["ratio"] > 0
             ratios, distance = stored["ratio"][some], stored["distance"][some]
