@@ -6,6 +6,7 @@ its random numbers from its own seed, and the compiled text holds no collective.
 
 import functools
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -143,16 +144,13 @@ def prepare_bench(
     draw = jax.jit(functools.partial(draw_epochs, task, epochs))
     number = jax.ShapeDtypeStruct((), jnp.int32)
     at = jax.ShapeDtypeStruct((width,), jnp.int32)
-    preparing = prepare.lower(cell, data)
-    drawing = draw.lower(number, number, data)
+    preparing, drawing = prepare.lower(cell, data), draw.lower(number, number, data)
     part, params = _shapes(preparing.out_info)
-    return Bench(
-        *(task, data, width),
-        prepare=preparing.compile(LIGHTLY),
-        measure=measure.lower(params, at, part, data).compile(LIGHTLY),
-        draw=drawing.compile(LIGHTLY),
-        shapes=(part, params, _shapes(drawing.out_info, width)),
-    )
+    three = preparing, measure.lower(params, at, part, data), drawing
+    with ThreadPoolExecutor() as threads:
+        made = threads.map(lambda lowered: lowered.compile(LIGHTLY), three)
+    batches = _shapes(drawing.out_info, width)
+    return Bench(task, data, width, *made, shapes=(part, params, batches))
 
 
 def compile_program(bench: Bench, static: Static, shapes: Cell) -> Program:
