@@ -107,8 +107,8 @@ def run_study(name: str, options: Options) -> int:
         print(engine.preview(study, options.out))
         return DONE
     print(f"{study.name}: {study.runs} runs into {folder}", flush=True)
-    if options.resume and not folder.exists():
-        print("Nothing is there to go on with: this begins it.", flush=True)
+    if options.resume and (told := about_going_on(folder)):
+        print(told, flush=True)
     command = shlex.join(["python", "-m", "experiments", *sys.argv[1:]])
     try:
         with terminal.progress(-(-study.runs // shard.count)) as bar:
@@ -128,6 +128,21 @@ def run_study(name: str, options: Options) -> int:
     print(study.report(folder))
     show_files(folder)
     return DONE
+
+
+def about_going_on(folder: Path) -> str | None:
+    """What a person should know before a run is gone on with."""
+    from experiments import files
+    from experiments.engine.store import read_manifest
+
+    if not (folder / "manifest.json").exists():
+        return "Nothing is there to go on with: this begins it."
+    begun = read_manifest(folder).get("git_revision")
+    now = files.provenance()["git_revision"]
+    if begun == now:
+        return None
+    short = [str(revision)[:7] for revision in (begun, now)]
+    return f"Begun at revision {short[0]}, going on at {short[1]}: the report says so."
 
 
 def again(name: str, options: Options) -> str:

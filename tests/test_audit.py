@@ -397,6 +397,22 @@ def test_steps_in_one_call_are_as_few_as_memory_asks_for(at_once, monkeypatch):
     np.testing.assert_allclose(rates(), expected, rtol=1e-5)
 
 
+def test_numbers_are_cut_into_leaves_in_order():
+    from decayax._audit.noise import count, shaped
+
+    kinds = [((2,), jnp.float32), ((3,), jnp.int32), ((2, 2), jnp.bfloat16)]
+    leaves = [jax.ShapeDtypeStruct(*kind) for kind in kinds]
+    leaves += [None, jax.ShapeDtypeStruct((2,), jnp.complex64)]
+    assert count(leaves) == 2 + 4 + 2 * 2
+    first, integers, narrow, hole, both = shaped(jnp.arange(10.0), leaves)
+    assert integers is None
+    assert hole is None
+    np.testing.assert_array_equal(first, [0, 1])
+    np.testing.assert_array_equal(narrow, [[2, 3], [4, 5]])
+    assert narrow.dtype == jnp.float32
+    np.testing.assert_array_equal(both, [6 + 8j, 7 + 9j])
+
+
 def test_shapes_are_enough_and_large_models_are_sampled():
     shapes = {
         "wte": jax.ShapeDtypeStruct((1_000_000, 1000), jnp.float32),

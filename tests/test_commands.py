@@ -7,6 +7,7 @@ the place of the demo.
 
 import errno
 import functools
+import json
 import os
 import re
 import shlex
@@ -255,8 +256,22 @@ def test_a_run_and_what_is_said_when_it_is_called_again(
     assert status == 1
     assert f"{folder} has been begun" in line
     assert "--resume" in line
-    assert call(*arguments, "--resume")[0] == 0
+    status, out, _ = call(*arguments, "--resume")
+    assert status == 0
+    assert "evision" not in out
     assert_same(folder, finished)
+
+
+def test_going_on_at_another_revision_is_said(call, as_demo, finished, tmp_path):
+    arguments = ("demo", "--smoke", "--out", tmp_path, "--resume")
+    assert "Nothing is there to go on with: this begins it." in call(*arguments)[1]
+    path = tmp_path / "small" / finished.name / "manifest.json"
+    manifest = json.loads(path.read_text())
+    path.write_text(json.dumps(manifest | {"git_revision": "0123456789"}))
+    status, out, told = call(*arguments)
+    assert (status, told) == (0, [])
+    assert "Begun at revision 0123456, going on at " in out
+    assert json.loads(path.read_text())["git_revision"] == "0123456789"
 
 
 def test_a_shard_says_what_is_missing_and_how_to_go_on(
