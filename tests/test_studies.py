@@ -280,6 +280,29 @@ def test_decoupled_decay_of_a_still_weight_is_a_power(base):
         np.testing.assert_allclose(row, exact, rtol=1e-4)
 
 
+def test_e01_begins_each_seed_as_the_engine_does():
+    import jax
+
+    from experiments.e01_same_or_not import beginning, PAIRS, SMOKE
+    from experiments.engine import program, workshop
+    from experiments.engine.plan import columns, grid
+
+    static = SMOKE.static(PAIRS["SGD"]["L2"])
+    numbers = columns(grid(learning_rate=[0.1], weight_decay=[0.1], seed=range(2)))
+    shop = workshop.workshop()
+    made = workshop.program_for(shop, static, numbers, 2)
+    _, part, carry = program.start(made, numbers)
+    batches = workshop.batches_for(shop, made, numbers["seed"], 0)
+    batches = jax.tree.map(lambda x: x[:, : SMOKE.steps], batches)
+    begin = jax.vmap(functools.partial(beginning, SMOKE), (0, None))
+    mine = jax.jit(begin)(numbers["seed"], made.bench.data)
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-6),
+        mine,
+        (part, carry.params, batches),
+    )
+
+
 def test_lambda_cancels_under_adam_and_rmsprop_with_l2():
     adam, rmsprop = still()["Adam/L2"], still()["RMSprop/L2"]
     # Measured elsewhere with λ = 1: 0.9017, 0.8085, 0.6378 after 100, 200, 400 steps.
