@@ -14,7 +14,7 @@ RUN    := $(VENV)/bin/python -m
 # The long tests stand side by side in two files: who is done takes from who is not.
 PYTEST := pytest -n auto --maxprocesses 4 --dist worksteal
 # XLA at its quickest to compile, which is most of what the tests do; flags of the pinned
-# jaxlib. `pytest` by itself compiles as users do.
+# jaxlib. `make test QUICK=` compiles as users do.
 QUICK  := XLA_FLAGS="$(XLA_FLAGS) --xla_backend_optimization_level=1 --xla_cpu_use_fusion_emitters=false"
 UV     := $(shell command -v uv 2>/dev/null)
 

@@ -115,7 +115,8 @@ class Plan(DigitsPlan):
 
     def chosen(self) -> list[Arm]:
         """The arms by these names."""
-        return [arm for arm in ARMS if arm.name in self.arms]
+        named = {arm.name: arm for arm in ARMS}
+        return [named[name] for name in self.arms]
 
     def cells(self) -> tuple[Cell, ...]:
         """The runs of an arm in part 2."""

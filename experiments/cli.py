@@ -135,14 +135,12 @@ def about_going_on(folder: Path) -> str | None:
     from experiments import files
     from experiments.engine.store import read_manifest
 
-    if not (folder / "manifest.json").exists():
+    if not folder.exists():
         return "Nothing is there to go on with: this begins it."
-    begun = read_manifest(folder).get("git_revision")
-    now = files.provenance()["git_revision"]
-    if begun == now:
-        return None
-    short = [str(revision)[:7] for revision in (begun, now)]
-    return f"Begun at revision {short[0]}, going on at {short[1]}: the report says so."
+    if not (folder / "manifest.json").exists():
+        return None  # which is refused
+    then, now = map(files.revision_of, (read_manifest(folder), files.provenance()))
+    return None if then == now else f"It was begun at {then}; this is {now}."
 
 
 def again(name: str, options: Options) -> str:

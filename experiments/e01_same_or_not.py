@@ -188,8 +188,8 @@ def two_runs(
     over_seeds = jax.vmap(distance, (None, 0, 0, 0, None))
     over_all = jax.jit(jax.vmap(over_seeds, (0, None, None, None, None)))
     seeds = jnp.arange(plan.seeds, dtype=jnp.int32)
-    all_of_them = jnp.asarray(plan.ratios, jnp.float32), *begin(seeds, data), data
     begun = time.perf_counter()
+    all_of_them = jnp.asarray(plan.ratios, jnp.float32), *begin(seeds, data), data
     compiled = over_all.lower(*all_of_them).compile(program.LIGHTLY)
     shop.compiling.append(time.perf_counter() - begun)
     found = jax.device_get(compiled(*all_of_them))

@@ -95,6 +95,12 @@ def provenance() -> dict[str, Any]:
     return dict(_origin())
 
 
+def revision_of(origin: dict[str, Any]) -> str:
+    """In words, from what `provenance` says."""
+    changes = " with local changes" if origin["git_changed"] else ""
+    return (origin["git_revision"] or "not in a git checkout") + changes
+
+
 def _git(*arguments: str) -> str | None:
     """What git says of the folder this file is in, if there is git and a checkout."""
     here = Path(__file__).parent

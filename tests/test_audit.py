@@ -393,8 +393,23 @@ def test_steps_in_one_call_are_as_few_as_memory_asks_for(at_once, monkeypatch):
         return [leaf.by_gradient_scale for leaf in audit.leaves]
 
     expected = rates()
-    monkeypatch.setattr("decayax._audit.probe.AT_ONCE", at_once)
+    monkeypatch.setattr("decayax._audit.noise.AT_ONCE", at_once)
     np.testing.assert_allclose(rates(), expected, rtol=1e-5)
+
+
+def test_leaves_that_only_become_arrays():
+    class Duck:
+        shape, dtype = (4, 4), np.dtype(np.float32)
+
+        def __array__(self, dtype=None, copy=None):
+            return np.full(self.shape, 3.0, dtype or self.dtype)
+
+    lamb = optax.lamb(LR, weight_decay=WD)
+    (duck,) = dx.audit(lamb, {"kernel": Duck()}, steps=20, seeds=1).leaves
+    (array,) = dx.audit(
+        lamb, {"kernel": jnp.full((4, 4), 3.0)}, steps=20, seeds=1
+    ).leaves
+    assert duck == array
 
 
 def test_numbers_are_cut_into_leaves_in_order():

@@ -108,6 +108,20 @@ def test_arms_differ_in_dtype_and_chain_alone():
     assert FULL.seeds >= 10
 
 
+def test_every_cure_decays_and_plain_bfloat16_does_not():
+    from experiments.bf16 import ARMS, kept_share, SMOKE
+    from experiments.reports.bf16 import CURES, EXACT, INSIDE, PLAIN
+
+    rate = 1e-3
+    exact = (1 - rate) ** SMOKE.kept_steps
+    kept = {arm.name: kept_share(SMOKE, arm, rate) for arm in ARMS}
+    for name in (EXACT, *CURES):
+        assert kept[name] == pytest.approx(exact, abs=0.002)
+    for name in (PLAIN, INSIDE):
+        assert kept[name] == 1.0
+    assert set(kept) == {EXACT, *CURES, PLAIN, INSIDE}
+
+
 def test_bytes_of_every_arm():
     from experiments.bf16 import ARMS, bytes_per_weight, FULL
 

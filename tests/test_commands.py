@@ -258,7 +258,7 @@ def test_a_run_and_what_is_said_when_it_is_called_again(
     assert "--resume" in line
     status, out, _ = call(*arguments, "--resume")
     assert status == 0
-    assert "evision" not in out
+    assert "begun" not in out
     assert_same(folder, finished)
 
 
@@ -267,11 +267,21 @@ def test_going_on_at_another_revision_is_said(call, as_demo, finished, tmp_path)
     assert "Nothing is there to go on with: this begins it." in call(*arguments)[1]
     path = tmp_path / "small" / finished.name / "manifest.json"
     manifest = json.loads(path.read_text())
-    path.write_text(json.dumps(manifest | {"git_revision": "0123456789"}))
-    status, out, told = call(*arguments)
-    assert (status, told) == (0, [])
-    assert "Begun at revision 0123456, going on at " in out
-    assert json.loads(path.read_text())["git_revision"] == "0123456789"
+    for begun, words in {
+        ("0123456789", False): "It was begun at 0123456789; this is ",
+        ("0123456789", True): "It was begun at 0123456789 with local changes; this is ",
+        (None, False): "It was begun at not in a git checkout; this is ",
+    }.items():
+        there = dict(zip(("git_revision", "git_changed"), begun, strict=True))
+        path.write_text(json.dumps(manifest | there))
+        status, out, told = call(*arguments)
+        assert (status, told) == (0, [])
+        assert words in out
+    path.unlink()
+    status, out, (line,) = call(*arguments)
+    assert status == 1
+    assert "going on" not in out
+    assert "holds files but no manifest.json" in line
 
 
 def test_a_shard_says_what_is_missing_and_how_to_go_on(

@@ -7,28 +7,42 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from decayax._dtypes import compute_dtype, is_inexact
 from decayax._tree import is_hole
 
 
-@functools.partial(jax.jit, static_argnames="count")
-def normal(key: jax.Array, steps: Any, count: int) -> jax.Array:
-    """Normal numbers of each step, (steps, count).
+STEPS = 25  # drawn at once, and followed in one compiled call
+AT_ONCE = 2**24  # numbers drawn at most: of many weights fewer steps
 
-    A program of its own: to compile the generator takes as long as an optimizer, and
-    all optimizers of the same weights have it in common.
+
+def normal(key: jax.Array, steps: np.ndarray, size: int) -> jax.Array:
+    """Normal numbers of each step, (steps, size)."""
+    return _drawn_by(key, steps.astype(np.uint32), size)
+
+
+@functools.partial(jax.jit, static_argnames="size")
+def _drawn_by(key: jax.Array, steps: Any, size: int) -> jax.Array:
+    """A program of its own: the generator takes as long to compile as an optimizer.
+
+    All optimizers of as many weights have it in common.
     """
 
     def of_one(step: Any) -> jax.Array:
-        return jax.random.normal(jax.random.fold_in(key, step), (count,), jnp.float32)
+        return jax.random.normal(jax.random.fold_in(key, step), (size,), jnp.float32)
 
     return jax.vmap(of_one)(steps)
 
 
+def steps_at_once(size: int) -> int:
+    """How many steps to draw and to follow in one call."""
+    return max(1, min(STEPS, AT_ONCE // max(size, 1)))
+
+
 def count(leaves: list[Any]) -> int:
     """How many normal numbers the leaves need."""
-    return sum(_parts(leaf) * math.prod(leaf.shape) for leaf in leaves if _drawn(leaf))
+    return sum(_parts(leaf) * math.prod(leaf.shape) for leaf in leaves if _live(leaf))
 
 
 def shaped(numbers: jax.Array, leaves: list[Any]) -> list[Any]:
@@ -37,7 +51,7 @@ def shaped(numbers: jax.Array, leaves: list[Any]) -> list[Any]:
     ends = itertools.accumulate(sizes)
 
     def cut(leaf: Any, size: int, end: int) -> Any:
-        if not _drawn(leaf):
+        if not _live(leaf):
             return None
         part = numbers[end - size : end].reshape(_parts(leaf), *leaf.shape)
         whole = part[0] if _parts(leaf) == 1 else jax.lax.complex(part[0], part[1])
@@ -46,7 +60,7 @@ def shaped(numbers: jax.Array, leaves: list[Any]) -> list[Any]:
     return [cut(*each) for each in zip(leaves, sizes, ends, strict=True)]
 
 
-def _drawn(leaf: Any) -> bool:
+def _live(leaf: Any) -> bool:
     return not is_hole(leaf) and is_inexact(leaf)
 
 

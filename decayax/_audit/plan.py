@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from decayax._audit.noise import count, normal, shaped
+from decayax._audit.noise import count, normal, shaped, steps_at_once
 from decayax._audit.probe import Run
 from decayax._audit.readings import Setting
 from decayax._dtypes import compute_dtype, dtype_of, is_inexact, widened
@@ -23,7 +23,7 @@ from decayax._tree import flatten, is_hole, Path, show
 
 MOST = 2**15  # weights followed of an elementwise optimizer, over all leaves
 OF_ONE = 64, 4096  # fewest and most of each leaf
-BEFORE = np.array([2**31], np.uint32)  # the step, as it were, that draws the weights
+BEFORE = np.uint32(2**31)  # the step, as it were, that draws the weights
 LACKS = "missing|required|must be provided|need to pass"  # an argument of update
 
 
@@ -130,15 +130,14 @@ def _sizes(params: Any) -> dict[Path, float]:
             return 1.0
         if not is_inexact(leaf) or np.size(leaf) == 0:
             return 1.0
-        rms = float(_root_mean_square(leaf))
+        rms = float(_root_mean_square(jnp.asarray(leaf, compute_dtype(leaf))))
         return rms if 0 < rms < np.inf else 1.0
 
     return {path: size(leaf) for path, leaf in flatten(params)[0] if not is_hole(leaf)}
 
 
 @jax.jit
-def _root_mean_square(leaf: Any) -> jax.Array:
-    wide = jnp.asarray(leaf, compute_dtype(leaf))
+def _root_mean_square(wide: jax.Array) -> jax.Array:
     return jnp.sqrt(jnp.mean(jnp.abs(wide) ** 2))
 
 
@@ -149,8 +148,9 @@ def weights(plan: Plan, shapes: Any, setting: Setting, draw: int = 0) -> Any:
     """
     flat, treedef = flatten(shapes)
     leaves = [leaf for _, leaf in flat]
-    numbers = normal(jax.random.key(draw), BEFORE, count(leaves))
-    noise = shaped(numbers[0], leaves)
+    size = count(leaves)
+    many = np.full(steps_at_once(size), BEFORE)  # as for gradients: the same program
+    noise = shaped(normal(jax.random.key(draw), many, size)[0], leaves)
 
     def scaled(path: Path, leaf: Any, noise: Any) -> Any:
         if is_hole(leaf):

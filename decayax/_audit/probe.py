@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from decayax._audit.noise import count, normal, shaped
+from decayax._audit.noise import count, normal, shaped, steps_at_once
 from decayax._dtypes import cast_like, compute_dtype, is_inexact
 from decayax._halves import joined, split
 from decayax._tree import flatten, is_hole, Path
@@ -29,8 +29,6 @@ from decayax._tree import flatten, is_hole, Path
 
 SHOWN = 256  # weights of each leaf that are followed one by one
 NUDGE = 0.1  # h of the difference: curvature enters as h², rounding as 1/h
-CHUNK = 25  # steps in one compiled call, or as few as keep within
-AT_ONCE = 2**22  # normal numbers
 
 
 class Run(NamedTuple):
@@ -78,11 +76,11 @@ def follow(
     """The traces of all inexact leaves, in order, over a number of steps."""
     carry = probe.start(params)
     parts = []
-    needed = count(jax.tree.leaves(params))
-    chunk = int(np.clip(AT_ONCE // max(needed, 1), 1, CHUNK))
+    size = count(jax.tree.leaves(params))
+    chunk = steps_at_once(size)
     for first in range(0, steps, chunk):
         times = np.arange(first, first + chunk, dtype=np.int32)
-        noise = normal(key, times, needed)
+        noise = normal(key, times, size)
         carry, part = probe.advance(carry, params, noise, np.float32(scale), times)
         parts.append(jax.device_get(part))
     whole = jax.tree.map(lambda *x: np.concatenate(x)[:steps].astype(float), *parts)

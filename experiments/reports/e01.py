@@ -29,11 +29,16 @@ class Pair(NamedTuple):
     none: float  # without any decoupled decay
 
 
+def schedules_of(manifest: dict[str, Any]) -> list[str]:
+    """Those of the plan; plans that do not name them had both."""
+    return manifest["plan"].get("schedules", list(COLOURS))
+
+
 def pairs(folder: Path, manifest: dict[str, Any]) -> list[Pair]:
     """Read and reduced."""
     found = []
     for base in manifest["plan"]["learning_rates"]:
-        for schedule in manifest["plan"]["schedules"]:
+        for schedule in schedules_of(manifest):
             (stored,) = read_pieces(folder, f"apart-{base}-{schedule}")
             ratios = stored["ratio"]
             median = np.median(stored["distance"], axis=1)
@@ -202,7 +207,7 @@ def parting(folder: Path, manifest: dict[str, Any]) -> Figure:
     drawn = Figure(figsize=(11, 3.4), layout="constrained")
     grid = drawn.subplots(1, len(bases), sharey=True)
     for axes, base in zip(grid, bases, strict=True):
-        for schedule in manifest["plan"]["schedules"]:
+        for schedule in schedules_of(manifest):
             colour = COLOURS[schedule]
             (stored,) = read_pieces(folder, f"apart-{base}-{schedule}")
             some = stored["ratio"] > 0

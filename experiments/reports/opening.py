@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from experiments.files import revision_of
+
 
 INTERVALS = """\
 - **Intervals** are 95 %, bootstrap-t over seeds, one for each comparison by itself. The
@@ -57,12 +59,7 @@ def closing(manifest: dict[str, Any], files: str) -> str:
 
 def _revisions(manifest: dict[str, Any]) -> str:
     """Of all processes that made pieces: more than one is said."""
-    names = {
-        (each["git_revision"] or "not in a git checkout")
-        + (" with local changes" if each["git_changed"] else "")
-        for each in manifest["made by"]
-    }
-    return ", ".join(sorted(names))
+    return ", ".join(sorted({revision_of(each) for each in manifest["made by"]}))
 
 
 def listed(parts: list[str]) -> str:
