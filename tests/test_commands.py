@@ -280,7 +280,8 @@ def test_going_on_at_another_revision_is_said(call, as_demo, finished, tmp_path)
     path.unlink()
     status, out, (line,) = call(*arguments)
     assert status == 1
-    assert "going on" not in out
+    assert "begun" not in out
+    assert "begins" not in out
     assert "holds files but no manifest.json" in line
 
 

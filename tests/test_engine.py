@@ -943,12 +943,8 @@ def test_estimates_without_spread_or_from_few_values():
 
     assert estimate([1.0, 2.0, 3.0]) == (2.0, -INF, INF, 1.0)
     assert estimate([0.0] * 5) == (0.0, 0.0, 0.0, 1.0)
-    assert estimate([0.5] * 5) == (
-        0.5,
-        0.5,
-        0.5,
-        2 / 2**5,
-    )  # of all flips two are so far
+    two_of_all_flips = 2 / 2**5
+    assert estimate([0.5] * 5) == (0.5, 0.5, 0.5, two_of_all_flips)
     assert estimate([1.0, 2.0, np.nan, 4.0, 5.0])[1:] == (-INF, INF, 1.0)
     values = {"a": np.array([9.0, 9.1, 9.2]), "b": np.zeros(3)}
     (few,) = compare([("a", "b")], values)

@@ -83,8 +83,12 @@ def _growth(
     places: list[tuple[str, float]], accuracy: dict[str, np.ndarray]
 ) -> list[Comparison]:
     """Whether the gap grows with the spread: seeds are the same at every spread."""
+
+    def named(task: str, spread: float) -> str:
+        return f"the gap on {task} at {spread:g}"
+
     gaps = {
-        f"the gap on {task} at {spread:g}": accuracy[f"{task} {spread:g} adamw"]
+        named(task, spread): accuracy[f"{task} {spread:g} adamw"]
         - accuracy[f"{task} {spread:g} adam_l2"]
         for task, spread in places
     }
@@ -92,11 +96,11 @@ def _growth(
     for task, spread in places:
         spreads.setdefault(task, []).append(spread)
     wanted = [
-        tuple(f"the gap on {task} at {end(mine):g}" for end in (max, min))
+        (named(task, max(mine)), named(task, min(mine)))
         for task, mine in spreads.items()
         if len(mine) > 1
     ]
-    return compare([(first, second) for first, second in wanted], gaps)
+    return compare(wanted, gaps)
 
 
 def _edges(
