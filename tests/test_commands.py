@@ -119,7 +119,7 @@ def test_list_says_what_each_study_asks(call):
     assert all(len(line) > 20 for line in lines)
 
 
-@pytest.mark.parametrize("name", ["demo", "bf16", "e01", "e02", "e03"])
+@pytest.mark.parametrize("name", ["demo", "bf16", "same", "why", "tuning"])
 def test_every_study_has_help(name, call):
     from experiments.cli import STUDIES
 
@@ -151,12 +151,12 @@ def test_help_of_the_other_commands(call):
         (("demo", "--chunk", "-3"), ("--chunk -3", "at least one")),
         (("demo", "--seeds", "3"), ("--seeds 3", "10 or more")),
         (("demo", "--seeds", "some"), ("--seeds", "some")),
-        (("e01", "--seeds", "8"), ("e01 has no final runs", "leave --seeds out")),
+        (("same", "--seeds", "8"), ("same has no final runs", "leave --seeds out")),
         (("demo", "--shard", "2/2"), ("--shard 2/2", "0/4 to 3/4")),
         (("demo", "--shard", "first"), ("--shard first", "i/n")),
         (("demos",), ("demos", "--help")),
         ((), ("--help",)),
-        (("launch", "demos"), ("no study 'demos'", "demo, bf16, e01")),
+        (("launch", "demos"), ("no study 'demos'", "demo, bf16, same")),
         (("launch", "demo", "--cluster", "moon"), ("--cluster moon", "local or slurm")),
         (("launch", "demo", "--shards", "0"), ("--shards 0",)),
         (("launch", "demo", "--chunk", "0"), ("--chunk 0",)),
@@ -321,7 +321,7 @@ def test_the_command_that_goes_on_says_what_was_asked():
         *("-m", "experiments", "demo", "--resume")
     ]
     options = Options(smoke=True, shard="1/3", out=PurePosixPath("a b"), seeds=9)
-    assert shlex.split(again("e03", options))[4:] == [
+    assert shlex.split(again("tuning", options))[4:] == [
         *("--resume", "--smoke", "--shard", "1/3", "--out", "a b", "--seeds", "9")
     ]
 

@@ -45,7 +45,7 @@ def start(*arguments: str, **options) -> subprocess.Popen:
 
 
 def test_smoke_run_end_to_end(tmp_path):
-    from experiments.demo import SMOKE, study
+    from experiments.studies.demo import SMOKE, study
 
     arms = [arm.name for arm in SMOKE.arms()]
     process = start("-m", "experiments", "demo", "--smoke", "--out", str(tmp_path))
@@ -135,8 +135,8 @@ def check_measured_shrinks(folder: Path):
 
 
 def test_pairs_share_their_grid_and_the_seeds_of_the_stages_are_disjoint():
-    from experiments.demo import ARMS, FULL, SMOKE
     from experiments.reports.demo_analysis import FINAL, NONE, TUNING
+    from experiments.studies.demo import ARMS, FULL, SMOKE
 
     assert set(FULL.learning_rates) == {"SGD", "RMSprop", "Adam"}
     for plan in (FULL, SMOKE):
@@ -155,8 +155,8 @@ def test_pairs_share_their_grid_and_the_seeds_of_the_stages_are_disjoint():
 
 
 def test_arms_differ_in_nothing_but_the_chain():
-    from experiments.demo import ARMS, fresh, FULL, study, tuning
     from experiments.reports.demo_analysis import FINAL, MATCHED
+    from experiments.studies.demo import ARMS, fresh, FULL, study, tuning
 
     blocks = [
         *tuning(FULL),
@@ -179,7 +179,7 @@ def test_arms_differ_in_nothing_but_the_chain():
 def test_data_and_weights_hang_on_the_seed_and_only_training_labels_are_wrong():
     import jax
 
-    from experiments.demo import FULL
+    from experiments.studies.demo import FULL
 
     recipe = FULL.recipe()
     task, data = recipe.task(), recipe.load()
@@ -211,7 +211,7 @@ def test_data_and_weights_hang_on_the_seed_and_only_training_labels_are_wrong():
 def test_measures_take_wrong_labels_for_training_and_right_ones_else():
     import jax
 
-    from experiments.demo import FULL
+    from experiments.studies.demo import FULL
 
     recipe = FULL.recipe()
     task, data = recipe.task(), recipe.load()
@@ -247,10 +247,10 @@ def test_measures_take_wrong_labels_for_training_and_right_ones_else():
 
 
 def test_a_seed_is_the_same_run_in_every_arm():
-    from experiments.demo import ARMS, SMOKE
     from experiments.engine.chunks import train
     from experiments.engine.plan import Block, grid
     from experiments.engine.workshop import workshop
+    from experiments.studies.demo import ARMS, SMOKE
     from experiments.terminal import SILENT
 
     # With λ = 0 both places are plain SGD: init, data, noise and order must agree.
@@ -272,8 +272,8 @@ def test_a_seed_is_the_same_run_in_every_arm():
 
 def made_up_runs(plan, accuracy):
     """Every run of a plan, `accuracy(arm, cell)` for (validation, test)."""
-    from experiments.demo import ARMS
     from experiments.reports.demo_analysis import FINAL, MATCHED, NONE, TUNING
+    from experiments.studies.demo import ARMS
 
     rows = []
     for arm in ARMS:
@@ -301,7 +301,7 @@ def made_up_runs(plan, accuracy):
 
 @functools.cache
 def plan():
-    from experiments.demo import SMOKE
+    from experiments.studies.demo import SMOKE
 
     return dataclasses.replace(
         SMOKE,
@@ -328,8 +328,8 @@ def prefers(rate, strength):
 
 
 def test_no_decay_also_runs_at_the_rate_of_the_decoupled_chain():
-    from experiments.demo import ARMS, fresh
     from experiments.reports.demo_analysis import choices, FINAL, MATCHED, NONE
+    from experiments.studies.demo import ARMS, fresh
 
     runs = made_up_runs(plan(), prefers(0.03, 0.1))
     # The decoupled chain likes another learning rate than its base without decay.
@@ -427,10 +427,10 @@ def test_a_choice_on_an_edge_is_told(best, edges):
 def stored(tmp_path):
     """A folder with the results of a study that no training made."""
     from experiments import cells, files
-    from experiments.demo import ARMS, study
     from experiments.engine.study import new_manifest
     from experiments.engine.workshop import workshop
     from experiments.reports.demo_analysis import FINAL, MATCHED, NONE, SHRINK_ARMS
+    from experiments.studies.demo import ARMS, study
 
     rng = np.random.default_rng(0)
     kept = [(arm.name, FINAL) for arm in ARMS]
@@ -457,7 +457,7 @@ def stored(tmp_path):
 
 def test_report_is_made_again_from_files_alone(stored):
     from experiments import cells
-    from experiments.demo import write_report
+    from experiments.studies.demo import write_report
 
     runs = cells.read(stored / "cells.csv")
     expected = made_up_runs(plan(), prefers(0.03, 0.1))
@@ -478,8 +478,8 @@ def test_report_is_made_again_from_files_alone(stored):
 
 
 def test_a_report_without_its_pieces_says_which(stored):
-    from experiments.demo import write_report
     from experiments.problem import Problem
+    from experiments.studies.demo import write_report
 
     for path in stored.glob("final-*.npz"):
         path.unlink()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.needs_extras
 
 
@@ -51,7 +51,7 @@ def test_imports_go_up_only():
         ),
         (
             "../experiments/engine/study.py",
-            "import experiments.demo",
+            "import experiments.studies.demo",
             "studies stand on the engine",
         ),
         (

@@ -15,12 +15,13 @@ import decayax as dx
 
 
 nnx = pytest.importorskip("flax.nnx")
+from experiments.models.vit import vit  # noqa: E402
+
 from experiments.models.conv import Conv  # noqa: E402
 from experiments.models.mlp import mlp  # noqa: E402
 from experiments.models.model import from_nnx, Model  # noqa: E402
 from experiments.models.resnet import resnet  # noqa: E402
 from experiments.models.transformer import transformer  # noqa: E402
-from experiments.models.vit import vit  # noqa: E402
 
 
 pytestmark = [

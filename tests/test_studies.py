@@ -17,9 +17,9 @@ from conftest import TWO_DEVICES
 ROOT = Path(__file__).parents[1]
 PUBLISHED = ROOT / "experiments" / "results"
 FIGURES = {
-    "e01": {"cancels.png", "parting.png"},
-    "e02": {"gap.png", "mechanism.png"},
-    "e03": {"heatmaps-teacher.png", "ridges.png"},
+    "same": {"cancels.png", "parting.png"},
+    "why": {"gap.png", "mechanism.png"},
+    "tuning": {"heatmaps-teacher.png", "ridges.png"},
 }
 pytestmark = [
     pytest.mark.needs_extras,
@@ -60,7 +60,7 @@ def test_smoke_run_end_to_end(name, tmp_path):
     assert set(re.findall(r"\((\S+\.png)\)", report)) == FIGURES[name]
     module = module_of(name)
     study = module.study(module.SMOKE)
-    if name != "e01":
+    if name != "same":
         runs = cells.read(folder / "cells.csv")
         trained = [s for s in study.stages if s.name in ("tuning", "final")]
         assert len(runs["seed"]) == sum(stage.runs for stage in trained)
@@ -107,7 +107,7 @@ def blocks_of(name):
     return [item for item in found if isinstance(item, Block)]
 
 
-@pytest.mark.parametrize("name", ["e02", "e03"])
+@pytest.mark.parametrize("name", ["why", "tuning"])
 def test_arms_of_a_task_differ_in_the_chain_and_the_place_of_the_grid(name):
     from experiments.engine.describe import describe
 
@@ -131,9 +131,9 @@ def test_arms_of_a_task_differ_in_the_chain_and_the_place_of_the_grid(name):
 
 
 def test_e03_is_what_it_was_asked_to_be():
-    from experiments.e03_tuning import FULL, study
+    from experiments.studies.tuning import FULL, study
 
-    blocks = blocks_of("e03")
+    blocks = blocks_of("tuning")
     assert len(blocks) == 9 * 3
     assert {len(block.cells) for block in blocks} == {11 * 11 * 3}
     assert {b.labels["base"] for b in blocks} == {"SGD", "RMSprop", "Adam"}
@@ -151,7 +151,7 @@ def test_e03_is_what_it_was_asked_to_be():
 def table():
     """Runs of e03's smoke plan that no training made."""
     from experiments import cells
-    from experiments.e03_tuning import SMOKE, tuning
+    from experiments.studies.tuning import SMOKE, tuning
 
     columns = []
     for block in tuning(SMOKE):
@@ -166,7 +166,7 @@ def table():
 
 
 def test_winners_are_chosen_on_validation_and_run_on_fresh_seeds(table):
-    from experiments.e03_tuning import fresh, SMOKE
+    from experiments.studies.tuning import fresh, SMOKE
 
     for block in fresh(SMOKE, table):
         middle = {"adam_l2": 2**-8, "adamw": 1.0, "adam_independent": 2**-8}
@@ -179,7 +179,7 @@ def test_winners_are_chosen_on_validation_and_run_on_fresh_seeds(table):
 
 
 def test_no_decay_is_a_candidate_of_every_arm():
-    from experiments.e02_why import candidates, SMOKE
+    from experiments.studies.why import candidates, SMOKE
 
     at = SMOKE.tuning_cells(SMOKE.questions[0], "adam_l2")
     rows = [(c, "adam_l2") for c in at]
@@ -263,15 +263,15 @@ def test_regret_and_sensitivity_by_hand():
 @functools.cache
 def still():
     from experiments import terminal
-    from experiments.e01_same_or_not import FULL, without_gradients
     from experiments.engine.workshop import workshop
+    from experiments.studies.same import FULL, without_gradients
 
     return without_gradients(FULL, workshop(), terminal.SILENT)
 
 
 @pytest.mark.parametrize("base", ["SGD", "momentum", "RMSprop", "Adam"])
 def test_decoupled_decay_of_a_still_weight_is_a_power(base):
-    from experiments.e01_same_or_not import FULL
+    from experiments.studies.same import FULL
 
     left = still()[f"{base}/decoupled"]
     steps = np.arange(FULL.still_steps + 1)
@@ -283,9 +283,9 @@ def test_decoupled_decay_of_a_still_weight_is_a_power(base):
 def test_e01_begins_each_seed_as_the_engine_does():
     import jax
 
-    from experiments.e01_same_or_not import beginning, PAIRS, SMOKE
     from experiments.engine import program, workshop
     from experiments.engine.plan import columns, grid
+    from experiments.studies.same import beginning, PAIRS, SMOKE
 
     static = SMOKE.static(PAIRS["SGD"]["L2"])
     numbers = columns(grid(learning_rate=[0.1], weight_decay=[0.1], seed=range(2)))

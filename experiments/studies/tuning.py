@@ -5,7 +5,7 @@ Question    On a grid of learning rate × λ: where is the best cell for L2, for
             Adam? Does the best λ move with the learning rate (ridge slope), what does
             tuning one after the other cost (regret), and how much worse is a wrong
             learning rate (sensitivity)?
-Command     python -m experiments e03        (--smoke for a run of seconds)
+Command     python -m experiments tuning        (--smoke for a run of seconds)
             `make data` first, for Fashion-MNIST
 Cost        about 12 minutes on 2 CPU cores
 Expected    Often promised: decoupled decay separates the two. An earlier trial on one
@@ -30,7 +30,7 @@ from experiments.data import digits
 from experiments.engine.plan import Block, Cell, cosine, grid, Static
 from experiments.engine.study import Stage, Study
 from experiments.models.mlp import mlp
-from experiments.reports.e03 import write_report as write_report
+from experiments.reports.tuning import write_report as write_report
 from experiments.selection import choose, FINAL, TUNING
 
 
@@ -160,7 +160,7 @@ def study(plan: Plan) -> Study:
     """Every arm on its grid, then the best cells on fresh seeds."""
     arms_in_all = len(plan.arms()) * len(plan.questions)
     return Study(
-        name="e03",
+        name="tuning",
         plan=plan,
         stages=(
             Stage(

@@ -4,7 +4,7 @@ Question    (a) Of a weight that gets no gradient, what do 400 steps leave, and 
             matter? (b) A network trained twice from the same start on the same batches,
             with λθ in the gradient and with λθ behind the preconditioner: how far apart
             do the two runs get, and is there another λ with which they would agree?
-Command     python -m experiments e01        (--smoke for a run of seconds)
+Command     python -m experiments same        (--smoke for a run of seconds)
 Cost        under half a minute on 2 CPU cores
 Expected    (a) With L2 under RMSprop and Adam λ cancels, over four decades: the step is
             λθ/√(average of λ²θ²). (b) The same up to rounding under plain SGD whatever
@@ -33,7 +33,7 @@ from experiments.engine import program, workshop
 from experiments.engine.chunks import Bar, Piece
 from experiments.engine.plan import Chain, constant, cosine, multiplier
 from experiments.engine.study import Stage, Study
-from experiments.reports.e01 import write_report as write_report
+from experiments.reports.same import write_report as write_report
 
 
 PLAIN_SGD = {
@@ -96,7 +96,7 @@ def study(plan: Plan) -> Study:
         for b, s in pairs
     ]
     return Study(
-        name="e01",
+        name="same",
         plan=plan,
         stages=(Stage("measurements", 1 + len(apart), lambda _: [still, *apart]),),
         report=write_report,

@@ -1,4 +1,4 @@
-"""The report of e01: what a weight without gradients becomes, and how far runs part."""
+"""The report of `same`: what a weight without gradients becomes, how far runs part."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -125,7 +125,7 @@ is the same (proposition 2): every weight would need its own.
 
 - One network, {plan["steps"]} steps, one λ; learning rates
   {", ".join(f"{k} {v:g}" for k, v in plan["learning_rates"].items())}.
-- A small distance is no statement about accuracy: that is e02's and e03's.
+- A small distance is no statement about accuracy: for that see `why` and `tuning`.
 
 {closing(manifest, "`still.npz`, `apart-*.npz`")}
 """

@@ -1,4 +1,4 @@
-"""The report of e03: heatmaps, separability in numbers, winners on fresh seeds."""
+"""The report of `tuning`: heatmaps, separability in numbers, winners on fresh seeds."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,7 +9,6 @@ from experiments import cells, files, separability
 from experiments.cells import Table
 from experiments.engine.store import read_manifest
 from experiments.reports.drawing import save
-from experiments.reports.e03_figures import heatmaps, ridges
 from experiments.reports.markdown import interval, table
 from experiments.reports.opening import (
     closing,
@@ -18,6 +17,7 @@ from experiments.reports.opening import (
     opening,
     trained,
 )
+from experiments.reports.tuning_figures import heatmaps, ridges
 from experiments.selection import Choice, choose, FINAL, TUNING
 from experiments.statistics import (
     compare,

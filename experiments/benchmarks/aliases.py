@@ -2,7 +2,8 @@
 
 Question    Which rate does a strength give, in which mode, and does it follow the
             learning rate, for every alias and contributed optimizer of Optax?
-Command     python -m experiments.aliases     (prints the table of decayax/README.md)
+Command     python -m experiments.benchmarks.aliases
+            (prints the table of decayax/README.md)
 Cost        about three minutes on 2 CPU cores
 Expected    The modes below, which were read from Optax's code.
 Reference   Optax 0.2.8, ``_src/alias.py`` and ``contrib``.

@@ -2,7 +2,7 @@
 
 Question    How many runs of the digits network a second with cells side by side and
             cores as devices, against a Python loop over cells and jitted steps?
-Command     python -m experiments.sweep_speed [CELLS]     (64 without a number)
+Command     python -m experiments.benchmarks.sweep [CELLS]     (64 without a number)
 Cost        about two minutes on 2 CPU cores
 Expected    2.5 times as many or more on 2 cores; on a GPU with 256 cells 30 times.
             One compilation for each static configuration, however many cells.
@@ -26,9 +26,9 @@ import numpy as np
 import optax
 
 from experiments import arms
-from experiments.demo import SMOKE
 from experiments.engine import devices, program, workshop
 from experiments.engine.plan import columns, grid
+from experiments.studies.demo import SMOKE
 
 
 ROUNDS = 7

@@ -3,7 +3,7 @@
 Question    Inputs are multiplied, each by its own factor 10^U(-s, s), so that the
             gradients of the first layer differ in scale and the labels do not change.
             Does the gap between Adam with L2 and AdamW grow with the spread s?
-Command     python -m experiments e02        (--smoke for a run of seconds)
+Command     python -m experiments why        (--smoke for a run of seconds)
             `make data` first, for Fashion-MNIST
 Cost        about 5 minutes on 2 CPU cores
 Expected    No gap at s = 0, growing with s: weights with large gradients hardly decay
@@ -33,7 +33,7 @@ from experiments.engine.study import Stage, Study
 from experiments.engine.workshop import Workshop
 from experiments.mechanism import measure_shrink
 from experiments.models.mlp import mlp
-from experiments.reports.e02 import write_report as write_report
+from experiments.reports.why import write_report as write_report
 from experiments.selection import choose, FINAL, TUNING
 
 
@@ -133,7 +133,7 @@ def study(plan: Plan) -> Study:
     spreads = sum(len(question.spreads) for question in plan.questions)
     finals = spreads * (len(CHAINS) + 1) * plan.final_seeds
     return Study(
-        name="e02",
+        name="why",
         plan=plan,
         stages=(
             Stage(TUNING, sum(map(len, grids)), lambda _: tuning(plan)),

@@ -1,4 +1,4 @@
-"""The report of e02: error and gap against the spread, and the mechanism."""
+"""The report of `why`: error and gap against the spread, and the mechanism."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,7 +9,6 @@ from experiments import cells, files
 from experiments.cells import Table
 from experiments.engine.store import read_manifest, read_pieces
 from experiments.reports.drawing import save
-from experiments.reports.e02_figures import ARMS, dose_response, mechanism
 from experiments.reports.markdown import interval, table
 from experiments.reports.opening import (
     closing,
@@ -19,6 +18,7 @@ from experiments.reports.opening import (
     trained,
 )
 from experiments.reports.shrink import Shrink, shrink_line
+from experiments.reports.why_figures import ARMS, dose_response, mechanism
 from experiments.selection import at_edge
 from experiments.statistics import compare, Comparison, Estimate, estimate, verdict
 

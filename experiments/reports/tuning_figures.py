@@ -1,4 +1,4 @@
-"""The heatmaps of e03, and the ridges in them."""
+"""The heatmaps of the study `tuning`, and the ridges in them."""
 
 import numpy as np
 from matplotlib.axes import Axes

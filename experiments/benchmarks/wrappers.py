@@ -2,7 +2,7 @@
 
 Question    How much longer takes a jitted step of optax.adamw on 10 million weights
             with stochastic rounding, with compensation, with track_decay?
-Command     python -m experiments.speed
+Command     python -m experiments.benchmarks.wrappers
 Cost        under a minute on 2 CPU cores
 Expected    Stochastic rounding at most 1.5 times the plain bfloat16 step, compensation
             about twice, as XLA on CPU calculates weight and residual in two passes;

@@ -1,4 +1,4 @@
-"""The figures of e02: error and gap against the spread, and the mechanism."""
+"""The figures of `why`: error and gap against the spread, and the mechanism."""
 
 from collections.abc import Collection, Mapping
 

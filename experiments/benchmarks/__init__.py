@@ -1,0 +1,1 @@
+"""Scripts that measure speed or tabulate other libraries; no study needs them."""
