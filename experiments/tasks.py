@@ -103,6 +103,7 @@ class Classification:
             return {
                 "train_loss": train["loss"],
                 "val_accuracy": val["accuracy"],
+                "val_count": jnp.int32(len(split.val_rows)),
                 "val_loss": val["loss"],
                 "test_accuracy": test["accuracy"],
                 "test_loss": test["loss"],

@@ -8,9 +8,10 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 
+from experiments.mechanism import NO_GRADIENT
+
 
 Shrink = dict[str, np.ndarray]
-NO_GRADIENT = 1e-6  # 100 times the optimizers' ε, which must not matter to v
 TINY = 1e-3  # of the root mean square of all weights: too small to measure a shrink
 
 
