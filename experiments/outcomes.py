@@ -14,7 +14,14 @@ import numpy as np
 
 from experiments import cells, protocol, search, statistics
 from experiments.cells import Table
-from experiments.protocol import Contrast, Entry, FINAL, Plan, TUNING, VALIDATION
+from experiments.protocol import (
+    Contrast,
+    Entry,
+    FINAL,
+    Plan,
+    TUNING,
+    VALIDATION,
+)
 from experiments.search import Axis, Point
 from experiments.statistics import Estimate
 

@@ -3,7 +3,8 @@
     tuning       every point of an entry's coarse grid, on a few seeds
     bracketing   rounds that add points around the best ones: the grid grows, and
                  becomes finer, where they are
-    validation   the best points again, on seeds of their own, which alone decide
+    screening    the best points on as many seeds more: most of the lucky ones drop out
+    validation   the best of these on seeds of their own, which alone decide
     final        the point chosen, on fresh seeds: their test scores are reported
 
 The best of a hundred points on three seeds is a lucky one. So tuning only proposes, and
@@ -17,7 +18,7 @@ Reference:
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -30,7 +31,7 @@ from experiments.engine.study import Stage
 from experiments.search import Axis, Point
 
 
-TUNING, VALIDATION, FINAL = "tuning", "validation", "final"
+TUNING, SCREENING, VALIDATION, FINAL = "tuning", "screening", "validation", "final"
 
 Keep = Callable[[Any], dict[str, jax.Array]]  # params -> arrays
 
@@ -75,20 +76,29 @@ class Plan:
     entries: tuple[Entry, ...]
     contrasts: tuple[Contrast, ...]
     measure: Measure = ACCURACY
-    tuning_seeds: int = 3
+    tuning_seeds: int = 3  # and as many for screening
     rounds: int = 3  # of bracketing
     added: int = 8  # points for each entry in a round
-    candidates: int = 8  # points that are validated again
+    screened: int = 16  # points
+    candidates: int = 8  # points that are validated
     validation_seeds: int = 10
     final_seeds: int = 20
     chunk: int = 16  # cells side by side
 
     def seeds(self, stage: str) -> range:
         """The seeds of a stage. No seed belongs to two stages."""
-        sizes = self.tuning_seeds, self.validation_seeds, self.final_seeds
-        ends = list(itertools.accumulate(sizes, initial=0))
-        place = (TUNING, VALIDATION, FINAL).index(stage)
+        sizes = {
+            TUNING: self.tuning_seeds,
+            SCREENING: self.tuning_seeds,
+            VALIDATION: self.validation_seeds,
+            FINAL: self.final_seeds,
+        }
+        ends = list(itertools.accumulate(sizes.values(), initial=0))
+        place = list(sizes).index(stage)
         return range(ends[place], ends[place + 1])
+
+
+Points = Callable[[Entry, Table], list[Point]]
 
 
 def difference(first: str, second: str, one: str, other: str) -> Contrast:
@@ -102,59 +112,49 @@ def difference(first: str, second: str, one: str, other: str) -> Contrast:
 
 
 def stages(plan: Plan, keep: Keep | None = None) -> tuple[Stage, ...]:
-    """Tuning, the rounds of bracketing, validation and the final runs.
+    """Tuning, the rounds of bracketing, screening, validation and the final runs.
 
     `keep` says what the engine keeps of the final runs.
     """
-    grids = sum(len(search.coarse(entry.axes)) for entry in plan.entries)
     count = len(plan.entries)
+    grids = sum(len(search.coarse(entry.axes)) for entry in plan.entries)
 
-    def first(_: Table) -> list[Block]:
-        return _blocks(plan, TUNING, lambda entry: search.coarse(entry.axes))
+    def stage(name: str, label: str, runs: int, points: Points) -> Stage:
+        kept = keep if label == FINAL else None
 
-    def bracketing(table: Table) -> list[Block]:
-        return _blocks(plan, TUNING, lambda entry: _added(plan, entry, table))
+        def make(table: Table) -> list[Block]:
+            found = [(entry, points(entry, table)) for entry in plan.entries]
+            seeds = plan.seeds(label)
+            return [block(entry, label, p, seeds, kept) for entry, p in found if p]
 
-    def validation(table: Table) -> list[Block]:
-        return _blocks(
-            plan,
-            VALIDATION,
-            lambda entry: proposed(plan, entry, table)[: plan.candidates],
-        )
+        return Stage(name, runs * len(plan.seeds(label)), make)
 
-    def final(table: Table) -> list[Block]:
-        return _blocks(
-            plan, FINAL, lambda entry: candidates(plan, entry, table)[:1], keep
-        )
+    def coarse(entry: Entry, _: Table) -> list[Point]:
+        return search.coarse(entry.axes)
 
-    added = count * plan.added * plan.tuning_seeds
+    def added(entry: Entry, table: Table) -> list[Point]:
+        found = scores(plan, entry, table, TUNING)
+        return search.additions(found, entry.axes, plan.added)
+
+    def best(entry: Entry, table: Table) -> list[Point]:
+        return tuned(plan, entry, table)[: plan.screened]
+
+    def screened(entry: Entry, table: Table) -> list[Point]:
+        return proposed(plan, entry, table)[: plan.candidates]
+
+    def chosen(entry: Entry, table: Table) -> list[Point]:
+        return candidates(plan, entry, table)[:1]
+
     return (
-        Stage(TUNING, grids * plan.tuning_seeds, first),
+        stage(TUNING, TUNING, grids, coarse),
         *(
-            Stage(f"bracketing {number}", added, bracketing)
+            stage(f"bracketing {number}", TUNING, count * plan.added, added)
             for number in range(1, plan.rounds + 1)
         ),
-        Stage(VALIDATION, count * plan.candidates * plan.validation_seeds, validation),
-        Stage(FINAL, count * plan.final_seeds, final),
+        stage(SCREENING, SCREENING, count * plan.screened, best),
+        stage(VALIDATION, VALIDATION, count * plan.candidates, screened),
+        stage(FINAL, FINAL, count, chosen),
     )
-
-
-def _added(plan: Plan, entry: Entry, table: Table) -> list[Point]:
-    return search.additions(scores(plan, entry, table, TUNING), entry.axes, plan.added)
-
-
-def _blocks(
-    plan: Plan,
-    stage: str,
-    points: Callable[[Entry], Sequence[Point]],
-    keep: Keep | None = None,
-) -> list[Block]:
-    found = [(entry, points(entry)) for entry in plan.entries]
-    return [
-        block(entry, stage, chosen, plan.seeds(stage), keep)
-        for entry, chosen in found
-        if chosen
-    ]
 
 
 def block(
@@ -203,9 +203,17 @@ def values(
     return {point: np.array(each) for point, each in found.items()}
 
 
-def proposed(plan: Plan, entry: Entry, table: Table) -> list[Point]:
+def tuned(plan: Plan, entry: Entry, table: Table) -> list[Point]:
     """All points of tuning, the best first."""
     return search.ranked(scores(plan, entry, table, TUNING))
+
+
+def proposed(plan: Plan, entry: Entry, table: Table) -> list[Point]:
+    """The points of screening, the best on the seeds of both stages first."""
+    before = scores(plan, entry, table, TUNING)
+    again = scores(plan, entry, table, SCREENING)
+    both = {p: np.concatenate([before[p], again[p]]) for p in again}
+    return search.ranked(both)
 
 
 def candidates(plan: Plan, entry: Entry, table: Table) -> list[Point]:

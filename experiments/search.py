@@ -40,7 +40,19 @@ def powers(first: int, last: int, step: int = 1) -> tuple[float, ...]:
 
 
 def coarse(axes: Sequence[Axis]) -> list[Point]:
-    """Every combination of the axes' values."""
+    """Every combination of the axes' values.
+
+    Raises:
+        ValueError: neighbours of an axis are more than two steps apart. An optimum that
+            is one step wide could lie between them and show at neither.
+    """
+    for axis in axes:
+        for value, after in itertools.pairwise(v for v in axis.values if v > 0):
+            if axis.ratio and after > 1.001 * value * axis.ratio**2:
+                raise ValueError(
+                    f"axis {axis.name}: {value:g} and {after:g} are more than two "
+                    f"steps of {axis.ratio:g} apart. Write the values between them."
+                )
     return list(itertools.product(*(axis.values for axis in axes)))
 
 

@@ -19,6 +19,8 @@ from experiments.reports.opening import (
 )
 from experiments.reports.shrink import Shrink, shrink_line
 from experiments.reports.why_figures import ARMS, dose_response, mechanism
+from experiments.selection import at_edge
+from experiments.statistics import compare, Comparison, Estimate, estimate, verdict
 
 
 PAIRS = (("adamw", "adam_l2"), ("adam_l2", "adam"), ("adamw", "adam"))

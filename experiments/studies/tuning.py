@@ -172,6 +172,7 @@ SMOKE = plan_of(
     tuning_seeds=2,
     rounds=1,
     added=2,
+    screened=4,
     candidates=2,
     validation_seeds=2,
     final_seeds=4,
@@ -201,7 +202,7 @@ def surfaces(plan: protocol.Plan, table: Table) -> list[Block]:
 
 def around(plan: protocol.Plan, entry: Entry, table: Table) -> list[Point]:
     """A patch of the grid that leans with the ridge, of points that tuning tried."""
-    order = protocol.proposed(plan, entry, table)
+    order = protocol.tuned(plan, entry, table)
     (_, best), tried = order[0], set(order)
     found = []
     for step in AROUND:

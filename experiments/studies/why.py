@@ -36,10 +36,10 @@ from experiments.tasks import Classification
 
 NONE, L2, DECOUPLED = "adam", "adam_l2", "adamw"
 CHAINS: dict[str, Chain] = {NONE: arms.adam_l2, L2: arms.adam_l2, DECOUPLED: arms.adamw}
-RATES = Axis("learning_rate", powers(-11, -3, 2), 2.0**-14, 2.0**1)
+RATES = Axis("learning_rate", powers(-11, -1, 2), 2.0**-14, 2.0**2)
 DECAYS = {
-    L2: Axis("weight_decay", powers(-12, -3), 2.0**-17, 2.0**3),
-    DECOUPLED: Axis("weight_decay", powers(-3, 6), 2.0**-8, 2.0**12),
+    L2: Axis("weight_decay", (0.0, *powers(-14, 2)), 2.0**-18, 2.0**6),
+    DECOUPLED: Axis("weight_decay", (0.0, *powers(-6, 10)), 2.0**-10, 2.0**14),
 }
 
 
@@ -131,6 +131,7 @@ SMOKE = plan_of(
     tuning_seeds=2,
     rounds=1,
     added=2,
+    screened=4,
     candidates=2,
     validation_seeds=2,
     final_seeds=4,
