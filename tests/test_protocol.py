@@ -287,7 +287,7 @@ def test_screening_drops_what_was_lucky_on_three_seeds():
     from experiments import protocol
 
     axes = [named("learning_rate", -3, 3)]
-    plan = plan_of(entry("a", axes), rounds=0, screened=4, candidates=2)
+    plan = plan_of(entry("a", axes), rounds=0, screened=4, candidates=1)
     asked = []
 
     def truth(arm, point, count, rng):
