@@ -1,4 +1,4 @@
-"""What does ``weight_decay`` mean in each of Optax's optimizers?
+"""What does `weight_decay` mean in each of Optax's optimizers?
 
 Question    Which rate does a strength give, in which mode, and does it follow the
             learning rate, for every alias and contributed optimizer of Optax?
