@@ -57,7 +57,7 @@ STANDARD = Options()
 
 @dataclasses.dataclass(frozen=True)
 class Jobs:
-    """What `launch` takes besides."""
+    """What `launch` takes as well."""
 
     shards: int = option(2, "How many jobs share the pieces.", metavar="INT", type=int)
     cluster: str = option(

@@ -89,10 +89,8 @@ def _import_file(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     # Before it runs: dataclasses, and the description of a plan, find modules there.
     sys.modules[name] = module
-    if str(path.parent) not in sys.path:
-        sys.path.append(
-            str(path.parent)
-        )  # the modules beside it; last, to hide nothing
+    if str(path.parent) not in sys.path:  # for modules beside it; last hides nothing
+        sys.path.append(str(path.parent))
     try:
         spec.loader.exec_module(module)
     except BaseException:

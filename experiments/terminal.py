@@ -32,22 +32,25 @@ def progress(total: int) -> Iterator[Bar]:
     doing, done, diverged = "starting", 0.0, 0
     with (_bar if Console().is_terminal else _lines)(total) as show:
 
+        def show_progress() -> None:
+            show(doing, min(round(done), total), diverged)
+
         def say(text: str) -> None:
             nonlocal doing
             interrupts.heed()
             doing = text
-            show(doing, min(round(done), total), diverged)
+            show_progress()
 
         def advance(runs: float) -> None:
             nonlocal done
             interrupts.heed()
             done += runs
-            show(doing, min(round(done), total), diverged)
+            show_progress()
 
         def count_diverged(runs: int) -> None:
             nonlocal diverged
             diverged += runs
-            show(doing, min(round(done), total), diverged)
+            show_progress()
 
         try:
             yield Bar(say, advance, count_diverged)

@@ -9,6 +9,7 @@ import pickle
 import runpy
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -253,18 +254,25 @@ def test_a_report_where_the_file_is_gone(tiny, tmp_path, call):
 
 
 def test_a_study_of_the_package_by_its_path(call, tmp_path):
+    from experiments import study_files
+
     path = ROOT / "experiments" / "studies" / "bf16.py"
     options = ("--smoke", "--dry-run", "--out", tmp_path)
     assert call(path, *options)[1] == call("bf16", *options)[1] != ""
     assert "bf16" not in sys.modules
+    assert study_files.place_in_manifest(str(path), tmp_path) is None
 
 
-def test_modules_beside_it_are_found(tiny, tmp_path, call):
+def test_modules_beside_it_are_found(tiny, tmp_path, call, monkeypatch):
     (tmp_path / "beside.py").write_text('SAID = "One is beside."\n')
-    (tmp_path / "json.py").write_text("raise AssertionError('hides a module')\n")
-    (tmp_path / "tiny").mkdir()  # a folder of results, say
+    (tmp_path / "colorsys.py").write_text("raise AssertionError('hides Python's')\n")
+    monkeypatch.delitem(sys.modules, "colorsys", raising=False)
+    (tmp_path / "elsewhere" / "tiny").mkdir(parents=True)  # results, say
+    monkeypatch.syspath_prepend(tmp_path / "elsewhere")
     text = TINY.replace('"One is one."', "beside.SAID")
-    tiny.write_text(text.replace("import numpy", "import beside\nimport numpy"))
+    tiny.write_text(
+        text.replace("import numpy", "import beside, colorsys\nimport numpy")
+    )
     status, said, _ = call(tiny, "--out", tmp_path)
     assert status == 0
     assert "One is beside.\n" in said
@@ -319,6 +327,22 @@ def test_what_is_not_a_file(tiny, tmp_path, call, monkeypatch):
         refused(call(name, "--smoke"), f"there is no Python file {name}")
         refused(call("launch", name), f"there is no Python file {name}")
     refused(call("tiny"), "no study 'tiny'. Do you mean tiny.py?")
+
+
+def test_a_file_that_uses_jax_as_it_is_imported(tiny, tmp_path):
+    """As a script, it does so before the cores can become devices."""
+    tiny.write_text(TINY.replace("\nFULL", "\nimport jax\njax.devices()\nFULL"))
+    flags = {"XLA_FLAGS": "", "PYTHONPATH": str(ROOT)}
+    answer = subprocess.run(
+        [sys.executable, "-W", "error", tiny, "--out", tmp_path / "out"],
+        env=os.environ | flags,
+        capture_output=True,
+        text=True,
+    )
+    (line,) = answer.stderr.splitlines()
+    assert line.startswith("experiments: JAX ran before the study did")
+    assert answer.returncode == 1
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_file_that_fails_can_be_mended(tiny, tmp_path, call):

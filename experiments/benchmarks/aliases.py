@@ -6,7 +6,7 @@ Command     python -m experiments.benchmarks.aliases
             (prints the table of decayax/README.md)
 Cost        about three minutes on 2 CPU cores
 Expected    The modes below, which were read from Optax's code.
-Reference   Optax 0.2.8, ``_src/alias.py`` and ``contrib``.
+Reference   Optax 0.2.8, `_src/alias.py` and `contrib`.
 
 Every optimizer is built with γ and λ as below and audited on one matrix of unit
 weights. Those without a decay of their own are in `WITHOUT`.
