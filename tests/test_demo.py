@@ -18,7 +18,7 @@ import pytest
 
 
 ROOT = Path(__file__).parents[1]
-EXTRAS = ("flax", "sklearn", "matplotlib", "rich", "tyro")
+EXTRAS = ("flax", "sklearn", "matplotlib", "rich")
 MEASURES = (
     *("val_accuracy", "val_loss", "test_accuracy", "test_loss"),
     *("train_loss", "max_abs_w", "rms_w"),
@@ -661,7 +661,8 @@ def test_what_others_are_writing_is_not_abandoned(tmp_path):
 
 @pytest.mark.parametrize("module", EXTRAS)
 def test_a_missing_package_ends_in_one_line(module, monkeypatch):
-    from experiments.__main__ import EXTRAS as needed, main
+    from experiments.cli import main
+    from experiments.endings import EXTRAS as needed
 
     monkeypatch.setitem(sys.modules, module, None)
     monkeypatch.setattr("experiments.interrupts.listen", lambda: None)
@@ -687,7 +688,7 @@ def test_a_missing_package_is_exit_status_one():
 
 
 def test_the_command_names_what_it_needs():
-    from experiments.__main__ import EXTRAS as needed
+    from experiments.endings import EXTRAS as needed
 
     assert set(needed) == set(EXTRAS)
     assert all(importlib.util.find_spec(module) for module in needed)

@@ -39,6 +39,7 @@ class Study(NamedTuple):
     stages: tuple[Stage, ...]
     report: Callable[[Path], str]  # writes report and figures; the verdict
     recipes: tuple[Recipe, ...] = ()  # of pieces that are no blocks
+    file: str | None = None  # outside the package: its place, seen from its results
 
     @property
     def runs(self) -> int:
@@ -113,6 +114,7 @@ def new_manifest(study: Study, shop: workshop.Workshop, command: str) -> dict[st
     return {
         "format": stores.FORMAT,
         "study": study.name,
+        "file": study.file,
         "hash": hash_of(study),
         "command": command,
         **files.provenance(),
