@@ -30,7 +30,8 @@ STUDIES = {
     "tuning": "tuning",
 }
 PROGRAM = "python -m experiments"
-DONE, UNFINISHED = 0, 3  # exit status; 3: other shards have pieces to make
+DONE, UNFINISHED = 0, 3  # exit status; 3: other shards have cells to train
+MINUTES_IN_A_JOB = 3  # that a job of `launch` waits for the others
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,8 +44,13 @@ class Options:
     """Say what would be run and where its results would go; run nothing."""
     resume: bool = False
     """Go on with a results directory that has been begun."""
+    mix_revisions: bool = False
+    """Use runs that other code, versions, devices or data have made; the manifest and
+    the report say so."""
     shard: Annotated[str, tyro.conf.arg(metavar="I/N")] = "0/1"
-    """Make the pieces of shard I of N, counted from 0; all share one directory."""
+    """Train the cells of shard I of N, counted from 0; all share one directory."""
+    wait: Annotated[int, tyro.conf.arg(metavar="MINUTES")] = 7 * 24 * 60
+    """How long a shard waits for the cells of other shards, in each stage."""
     out: Path = Path("results")
     """Where results go: in OUT/STUDY/HASH."""
     data: Path | None = None
@@ -98,30 +104,48 @@ def run_study(name: str, options: Options) -> int:
 
     devices.use_all_cores()
     from experiments import interrupts, terminal
-    from experiments.engine import study as engine
+    from experiments.engine import (
+        compiled,
+        manifest as manifests,
+        preview,
+        study as engine,
+    )
 
     shard = engine.parse_shard(options.shard)
     study = build(name, options)
     folder = engine.folder_of(study, options.out)
     if options.dry_run:
-        print(engine.preview(study, options.out))
+        print(preview.preview(study, options.out))
         return DONE
-    print(f"{study.name}: {study.runs} runs into {folder}", flush=True)
-    if options.resume and (told := about_going_on(folder)):
-        print(told, flush=True)
+    if manifests.is_finished(folder):
+        return show_finished(folder)
+    if manifests.is_begun(folder) and not options.resume and shard == engine.WHOLE:
+        raise Problem(
+            f"{folder} has been begun and is not finished: go on with: "
+            f"{again(name, options)}"
+        )
+    compiled.keep_compiled(options.out / "compiled")
+    print(f"{study.name}: {study.size} into {folder}", flush=True)
     command = shlex.join(["python", "-m", "experiments", *sys.argv[1:]])
     try:
         with terminal.progress(-(-study.runs // shard.count)) as bar:
             folder, missing = engine.run(
-                study, options.out, command, bar, options.resume, shard
+                study,
+                options.out,
+                command,
+                bar,
+                resume=options.resume,
+                shard=shard,
+                wait=60 * options.wait,
+                mix_revisions=options.mix_revisions,
             )
     except interrupts.Interrupted as stop:
         stop.add_note(f"go on with: {again(name, options)}")
         raise
     if missing:
         print(
-            f"Shard {options.shard} has made its pieces. Of {missing.stage}, "
-            f"{missing.pieces} pieces of other shards are missing: once they are "
+            f"Shard {options.shard} has trained its cells. Of {missing.stage}, "
+            f"{missing.cells} cells of other shards are missing: once they are "
             f"there, go on with: {again(name, options)}"
         )
         return UNFINISHED
@@ -130,17 +154,14 @@ def run_study(name: str, options: Options) -> int:
     return DONE
 
 
-def about_going_on(folder: Path) -> str | None:
-    """What a person should know before a run is gone on with."""
-    from experiments import files
-    from experiments.engine.store import read_manifest
-
-    if not folder.exists():
-        return "Nothing is there to go on with: this begins it."
-    if not (folder / "manifest.json").exists():
-        return None  # which is refused
-    then, now = map(files.revision_of, (read_manifest(folder), files.provenance()))
-    return None if then == now else f"It was begun at {then}; this is {now}."
+def show_finished(folder: Path) -> int:
+    """The verdict that the report of a finished run has, and where it is."""
+    report = (folder / "report.md").read_text(encoding="utf-8")
+    for paragraph in report.split("\n\n"):
+        if paragraph.startswith("**Verdict.**"):
+            print(" ".join(paragraph.replace("**", "").split()))
+    show_files(folder)
+    return DONE
 
 
 def again(name: str, options: Options) -> str:
@@ -233,7 +254,10 @@ def launch(
             return run_study(study, options)
         queue = Queue(cluster, partition, minutes, gpus, cpus, gigabytes)
         built = build(study, options)  # before any job: bad options end here
-        go_on = dataclasses.replace(options, resume=True)  # after a restart, too
+        # Short waits: in a queue with few places, a shard must not keep one from those
+        # that it waits for. It is started again for the next stage.
+        wait = min(options.wait, MINUTES_IN_A_JOB)
+        go_on = dataclasses.replace(options, resume=True, wait=wait)
         jobs = [
             dataclasses.replace(go_on, shard=f"{i}/{shards}") for i in range(shards)
         ]

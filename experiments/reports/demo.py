@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from experiments import cells, files
 from experiments.engine.store import read_manifest, read_pieces
 from experiments.reports import demo_figures as figures
@@ -14,6 +12,7 @@ from experiments.reports.demo_analysis import (
     DECOUPLED,
     L2,
     SHRINK_ARMS,
+    TUNING,
 )
 from experiments.reports.drawing import save
 from experiments.reports.markdown import (
@@ -29,7 +28,7 @@ from experiments.reports.shrink import NO_GRADIENT, shrink_line, TINY
 def write_report(folder: Path) -> str:
     """Figures first, then report.md, from the files of a run; returns the verdict."""
     runs = cells.read(folder / "cells.csv")
-    manifest, arrays = read_manifest(folder), stored_arrays(folder)
+    manifest, arrays = read_manifest(folder), stored_arrays(folder, runs)
     analysis = analyse(runs)
     save(figures.accuracy(runs, analysis), folder / "accuracy.png")
     save(figures.mechanism(arrays), folder / "mechanism.png")
@@ -49,13 +48,13 @@ def write_report(folder: Path) -> str:
     return f"{_summary(analysis)}\n\nVerdict. {conclusion(analysis)}"
 
 
-def stored_arrays(folder: Path) -> figures.Arrays:
+def stored_arrays(folder: Path, runs: cells.Table) -> figures.Arrays:
     """Weights by arm and stage, and the measured shrinks."""
     arrays = {}
-    for piece in read_pieces(folder, "final"):
-        name = f"{piece['label/arm'].item()}/{piece['label/stage'].item()} weights"
-        kept = piece["keep/weights"]
-        arrays[name] = np.concatenate([arrays[name], kept]) if name in arrays else kept
+    for arm, stage in dict.fromkeys(zip(runs["arm"], runs["stage"], strict=True)):
+        if stage != TUNING:
+            kept = cells.kept(folder, arm=arm, stage=stage)
+            arrays[f"{arm}/{stage} weights"] = kept["weights"]
     for arm in SHRINK_ARMS:
         (piece,) = read_pieces(folder, f"shrink-{arm}")
         arrays |= {f"{arm}/{name}": array for name, array in piece.items()}
@@ -293,4 +292,4 @@ def _limits(manifest: dict[str, Any]) -> str:
 - The learning rate is tuned as well: without decay, a small one is a regulariser.
 - The last bits depend on device and chunk size; `manifest.json` notes both.
 
-{closing(manifest, "`cells.csv` (every run), `final-*.npz`, `shrink-*.npz`")}"""
+{closing(manifest, "`cells.csv` (every run), `kept.npz` (weights), `shrink-*.npz`")}"""

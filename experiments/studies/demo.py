@@ -119,7 +119,7 @@ def study(plan: Plan) -> Study:
         stages=(
             Stage(TUNING, grids, lambda _: tuning(plan)),
             Stage(FINAL, finals, lambda table: fresh(plan, table)),
-            Stage("mechanism", len(SHRINK_ARMS), lambda table: shrinks(plan, table)),
+            Stage("mechanism", 0, lambda table: shrinks(plan, table)),
         ),
         report=write_report,
     )
