@@ -126,6 +126,8 @@ def run_study(name: str, options: Options) -> int:
         )
     compiled.keep_compiled(options.out / "compiled")
     print(f"{study.name}: {study.size} into {folder}", flush=True)
+    if options.resume and (told := about_going_on(folder)):
+        print(told, flush=True)
     command = shlex.join(["python", "-m", "experiments", *sys.argv[1:]])
     try:
         with terminal.progress(-(-study.runs // shard.count)) as bar:
@@ -162,6 +164,21 @@ def show_finished(folder: Path) -> int:
             print(" ".join(paragraph.replace("**", "").split()))
     show_files(folder)
     return DONE
+
+
+def about_going_on(folder: Path) -> str | None:
+    """What a person should know before a run is gone on with."""
+    from experiments import files
+    from experiments.engine.manifest import is_begun, read_manifest
+
+    if not is_begun(folder):
+        return "Nothing is there to go on with: this begins it."
+    try:
+        manifest = read_manifest(folder)
+    except Problem:
+        return None  # which the store deals with
+    then, now = map(files.revision_of, (manifest, files.provenance()))
+    return None if then == now else f"It was begun at {then}; this is {now}."
 
 
 def again(name: str, options: Options) -> str:

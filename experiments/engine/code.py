@@ -124,14 +124,18 @@ def _read(name: str, without: tuple[str, ...]) -> Source | None:
     content = path.read_bytes()
     if path.suffix != ".py":
         return Source(_digest(content), ())
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    return _parsed(content, package, without)
+
+
+@functools.cache
+def _parsed(content: bytes, package: str, without: tuple[str, ...]) -> Source:
     try:
         tree = ast.parse(content)
     except SyntaxError:  # a module that nothing can have imported
         return Source(_digest(content), ())
-    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-    imports = tuple(dict.fromkeys(_imports(tree, package)))
     text = _rest(content, tree, without) if without else content
-    return Source(_digest(text), imports)
+    return Source(_digest(text), tuple(dict.fromkeys(_imports(tree, package))))
 
 
 def _rest(content: bytes, tree: ast.Module, without: tuple[str, ...]) -> bytes:
@@ -144,7 +148,8 @@ def _rest(content: bytes, tree: ast.Module, without: tuple[str, ...]) -> bytes:
 
 
 def _assigned(node: ast.stmt) -> set[str]:
-    targets = node.targets if isinstance(node, ast.Assign) else []
+    targets = [node.target] if isinstance(node, ast.AnnAssign) else []
+    targets = node.targets if isinstance(node, ast.Assign) else targets
     return {target.id for target in targets if isinstance(target, ast.Name)}
 
 

@@ -85,7 +85,7 @@ def _parsed(path: Path) -> dict[str, Any]:
     if manifest["format"] != FORMAT:
         raise Problem(
             f"{path} has format {manifest['format']}, this program reads {FORMAT}: "
-            "give another directory with --out."
+            "run the study anew, with another --out."
         )
     return manifest
 

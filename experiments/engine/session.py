@@ -180,7 +180,7 @@ def finish(session: Session, rows: Sequence[stores.Arrays]) -> None:
         for kind in KINDS
     }
     widths = {int(arrays["width"]) for arrays, _ in used if "width" in arrays}
-    makers = [_maker(origin, manifest["code"]) for origin in origins]
+    makers = [_maker(origin, manifest.get("code") or {}) for origin in origins]
     distinct = {json.dumps(maker, sort_keys=True): maker for maker in makers}
     mixed = sorted({text for texts in session.others.values() for text in texts})
     cells.write_more(store.folder, rows)

@@ -28,7 +28,7 @@ from experiments.reports.shrink import NO_GRADIENT, shrink_line, TINY
 def write_report(folder: Path) -> str:
     """Figures first, then report.md, from the files of a run; returns the verdict."""
     runs = cells.read(folder / "cells.csv")
-    manifest, arrays = read_manifest(folder), stored_arrays(folder, runs)
+    manifest, arrays = read_manifest(folder), stored_arrays(folder)
     analysis = analyse(runs)
     save(figures.accuracy(runs, analysis), folder / "accuracy.png")
     save(figures.mechanism(arrays), folder / "mechanism.png")
@@ -48,9 +48,9 @@ def write_report(folder: Path) -> str:
     return f"{_summary(analysis)}\n\nVerdict. {conclusion(analysis)}"
 
 
-def stored_arrays(folder: Path, runs: cells.Table) -> figures.Arrays:
+def stored_arrays(folder: Path) -> figures.Arrays:
     """Weights by arm and stage, and the measured shrinks."""
-    arrays = {}
+    arrays, runs = {}, cells.read(folder / "cells.csv")
     for arm, stage in dict.fromkeys(zip(runs["arm"], runs["stage"], strict=True)):
         if stage != TUNING:
             kept = cells.kept(folder, arm=arm, stage=stage)
