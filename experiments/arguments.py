@@ -27,10 +27,21 @@ class Options:
         False, "Print what would run and where its results would go, and run nothing."
     )
     resume: bool = option(False, "Go on with a results directory that was begun.")
+    mix_revisions: bool = option(
+        False,
+        "Use runs that other code, versions, devices or data have made; the manifest "
+        "and the report say so.",
+    )
     shard: str = option(
         "0/1",
-        "Make the pieces of shard I of N, counted from 0; all share one directory.",
+        "Train the cells of shard I of N, counted from 0; all share one directory.",
         metavar="I/N",
+    )
+    wait: float = option(
+        7 * 24 * 60.0,
+        "How long a shard waits for the cells of other shards, in each stage.",
+        metavar="MINUTES",
+        type=float,
     )
     out: Path = option(
         Path("results"), "Where results go: in OUT/STUDY/HASH.", type=Path

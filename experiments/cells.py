@@ -5,8 +5,10 @@ Rows are in the order of the plan; what the last measurement of a run said is in
 
 import csv
 import gzip
+import importlib
+import itertools
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, IO
 
@@ -17,6 +19,7 @@ from experiments.problem import Problem
 
 
 Table = dict[str, np.ndarray]
+KEPT, CURVES = "kept.npz", "curves.npz"
 
 
 def from_pieces(pieces: Iterable[Mapping[str, np.ndarray]]) -> Table:
@@ -60,10 +63,15 @@ def _nothing(table: Table) -> np.ndarray:
 
 def where(table: Table, **values: Any) -> Table:
     """The rows in which every named column has the value."""
+    rows = _rows(table, values)
+    return {name: column[rows] for name, column in table.items()}
+
+
+def _rows(table: Table, values: Mapping[str, Any]) -> np.ndarray:
     rows = np.ones(len(next(iter(table.values()))), bool)
     for name, value in values.items():
         rows &= table[name] == value
-    return {name: column[rows] for name, column in table.items()}
+    return rows
 
 
 def unique(table: Table, name: str) -> list[Any]:
@@ -85,6 +93,121 @@ def pivot(table: Table, value: str, *axes: str) -> np.ndarray:
     out = np.full(shape, np.nan).ravel()
     out[flat] = table[value].astype(float)
     return out.reshape(shape)
+
+
+def write_more(folder: Path, parts: Sequence[Mapping[str, np.ndarray]]) -> None:
+    """What has more than one number for each run, beside cells.csv.
+
+    kept.npz has what blocks keep, curves.npz every measure after each segment; both by
+    parts that share labels and shapes, with `row`, the places in the table.
+    """
+    kinds: dict[str, dict[str, np.ndarray]] = {KEPT: {}, CURVES: {}}
+    first = 0
+    for number, (_, group) in enumerate(itertools.groupby(parts, _kind)):
+        alike = list(group)
+        count = sum(len(part["diverged_at"]) for part in alike)
+        row, first = np.arange(first, first + count), first + count
+        for file, kind in ((KEPT, "keep/"), (CURVES, "measure/")):
+            found = {
+                f"{number}/{name.removeprefix(kind)}": np.concatenate(
+                    [part[name] for part in alike]
+                )
+                for name in alike[0]
+                if name.startswith(kind)
+            }
+            if found:
+                kinds[file] |= found | {f"{number}/row": row}
+        kinds[CURVES][f"{number}/epoch"] = alike[0]["epoch"]
+    for file, arrays in kinds.items():
+        if arrays:
+            files.write_arrays(folder / file, arrays)
+
+
+def _kind(part: Mapping[str, np.ndarray]) -> Any:
+    """Equal for parts that can stand one below the other."""
+    labels = [(n, x.item()) for n, x in part.items() if n.startswith("label/")]
+    several = [n for n in part if n.startswith(("keep/", "measure/"))]
+    return labels, part["epoch"].tolist(), [(n, part[n].shape[1:]) for n in several]
+
+
+def kept(folder: Path, **labels: Any) -> dict[str, np.ndarray]:
+    """What was kept of the runs with these labels: [runs, ...], in the table's order.
+
+    Raises:
+        Problem: nothing was, or the file is missing or damaged.
+    """
+    table = _table(folder)
+    chosen = np.flatnonzero(_rows(table, labels))
+    parts = [
+        {name: array[np.isin(part["row"], chosen)] for name, array in part.items()}
+        for part in _more(folder, KEPT, chosen)
+    ]
+    if not parts:
+        raise Problem(f"{folder / KEPT} holds no run with {labels}.")
+    names = [name for name in parts[0] if name != "row"]
+    return {name: np.concatenate([part[name] for part in parts]) for name in names}
+
+
+def to_pandas(folder: Path, curves: bool = False) -> Any:
+    """The table of a results directory as a DataFrame.
+
+    Args:
+        folder: such as results/demo/0123456789ab.
+        curves: a row for each run and measured segment, with a column `epoch`, instead
+            of a row for each run with its last measures.
+
+    Raises:
+        Problem: pandas is not installed, or the directory is not finished.
+    """
+    try:
+        pandas = importlib.import_module("pandas")
+    except ModuleNotFoundError:
+        raise Problem("to_pandas needs pandas: pip install pandas.") from None
+    table = _table(folder)
+    return pandas.DataFrame(_curves(folder, table) if curves else table)
+
+
+def _curves(folder: Path, table: Table) -> Table:
+    tables = []
+    for part in _more(folder, CURVES, np.arange(len(table["diverged_at"]))):
+        count = len(part["epoch"])
+        rows = np.repeat(part["row"], count)
+        found = {name: column[rows] for name, column in table.items()}
+        found["epoch"] = np.tile(part["epoch"], len(part["row"]))
+        measures = {n: _shortest(x.ravel()) for n, x in part.items() if x.ndim == 2}
+        tables.append(found | measures)
+    return concatenate(tables)
+
+
+def _more(folder: Path, name: str, rows: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
+    """The parts of a file that `write_more` wrote which have any of the rows."""
+    path = folder / name
+    if not path.exists():
+        raise Problem(f"{folder} holds no {name}: run the study anew.")
+    try:
+        arrays = files.read_arrays(path)
+    except ValueError as error:
+        raise Problem(
+            f"{path} is damaged ({error}): delete it and report.md, and run the study "
+            "again with --resume."
+        ) from None
+    for number in dict.fromkeys(each.partition("/")[0] for each in arrays):
+        part = {
+            each.removeprefix(f"{number}/"): array
+            for each, array in arrays.items()
+            if each.startswith(f"{number}/")
+        }
+        if np.isin(part["row"], rows).any():
+            yield part
+
+
+def _table(folder: Path) -> Table:
+    try:
+        return read(folder / "cells.csv")
+    except FileNotFoundError:
+        raise Problem(
+            f"{folder} is not a finished results directory: it has no cells.csv."
+        ) from None
 
 
 def write(path: Path, table: Table) -> None:

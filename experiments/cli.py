@@ -25,7 +25,8 @@ from experiments.problem import Problem
 from experiments.study_files import STUDIES, study_module
 
 
-DONE, UNFINISHED = 0, 3  # exit status; 3: other shards have pieces to make
+DONE, UNFINISHED = 0, 3  # exit status; 3: other shards have cells to train
+MINUTES_IN_A_JOB = 3  # that a job of `launch` waits for the others
 COMMANDS = ("list", "report", "launch")
 HELP = f"""\
 usage: {PROGRAM} STUDY [options]
@@ -73,30 +74,50 @@ def run_study(name: str, options: Options) -> int:
 
     devices.use_all_cores()
     from experiments import interrupts, terminal
-    from experiments.engine import study as engine
+    from experiments.engine import (
+        compiled,
+        manifest as manifests,
+        preview,
+        study as engine,
+    )
 
     shard = engine.parse_shard(options.shard)
     study = build(name, options)
     folder = engine.folder_of(study, options.out)
     if options.dry_run:
-        print(engine.preview(study, options.out))
+        print(preview.preview(study, options.out))
         return DONE
-    print(f"{study.name}: {study.runs} runs into {folder}", flush=True)
+    if manifests.is_finished(folder):
+        return show_finished(study, folder)
+    if manifests.is_begun(folder) and not options.resume and shard == engine.WHOLE:
+        raise Problem(
+            f"{folder} has been begun and is not finished: go on with: "
+            f"{again(name, options)}"
+        )
+    compiled.keep_compiled(options.out / "compiled")
+    print(f"{study.name}: {study.size} into {folder}", flush=True)
     if options.resume and (told := about_going_on(folder)):
         print(told, flush=True)
     command = shlex.join([*PROGRAM.split(), name, *words_of(options)])
     try:
         with terminal.progress(-(-study.runs // shard.count)) as bar:
             folder, missing = engine.run(
-                study, options.out, command, bar, options.resume, shard
+                study,
+                options.out,
+                command,
+                bar,
+                resume=options.resume,
+                shard=shard,
+                wait=60 * options.wait,
+                mix_revisions=options.mix_revisions,
             )
     except interrupts.Interrupted as stop:
         stop.add_note(f"go on with: {again(name, options)}")
         raise
     if missing:
         print(
-            f"Shard {options.shard} has made its pieces. Of {missing.stage}, "
-            f"{missing.pieces} pieces of other shards are missing: once they are "
+            f"Shard {options.shard} has trained its cells. Of {missing.stage}, "
+            f"{missing.cells} cells of other shards are missing: once they are "
             f"there, go on with: {again(name, options)}"
         )
         return UNFINISHED
@@ -105,16 +126,39 @@ def run_study(name: str, options: Options) -> int:
     return DONE
 
 
+def show_finished(study: Any, folder: Path) -> int:
+    """The verdict that the report of a finished run has, and where it is."""
+    from experiments.engine.code import code_of
+    from experiments.engine.manifest import read_manifest
+    from experiments.engine.study import made_with
+
+    now = code_of(made_with(study), type(study.plan).__module__, {})
+    then = read_manifest(folder)["code"]
+    if other := [n for n in sorted({**then, **now}) if then.get(n) != now.get(n)]:
+        print(
+            f"Finished by other code: {', '.join(other)} changed since. To run the "
+            "code as it is now, give another directory with --out."
+        )
+    report = (folder / "report.md").read_text(encoding="utf-8")
+    for paragraph in report.split("\n\n"):
+        if paragraph.startswith("**Verdict.**"):
+            print(" ".join(paragraph.replace("**", "").split()))
+    show_files(folder)
+    return DONE
+
+
 def about_going_on(folder: Path) -> str | None:
     """What a person should know before a run is gone on with."""
     from experiments import files
-    from experiments.engine.store import read_manifest
+    from experiments.engine.manifest import is_begun, read_manifest
 
-    if not folder.exists():
+    if not is_begun(folder):
         return "Nothing is there to go on with: this begins it."
-    if not (folder / "manifest.json").exists():
-        return None  # which is refused
-    then, now = map(files.revision_of, (read_manifest(folder), files.provenance()))
+    try:
+        manifest = read_manifest(folder)
+    except Problem:
+        return None  # which the store deals with
+    then, now = map(files.revision_of, (manifest, files.provenance()))
     return None if then == now else f"It was begun at {then}; this is {now}."
 
 
@@ -171,7 +215,10 @@ def launch(study: str, options: Options, jobs: Jobs) -> int:
     asked = dataclasses.asdict(jobs)
     shards, retries = asked.pop("shards"), asked.pop("retries")
     built = build(study, options)  # before any job: bad options end here
-    go_on = dataclasses.replace(options, resume=True)  # after a restart, too
+    # Short waits: in a queue with few places, a shard must not keep one from those that
+    # it waits for. It is started again for the next stage.
+    wait = min(options.wait, MINUTES_IN_A_JOB)
+    go_on = dataclasses.replace(options, resume=True, wait=wait)
     work = [
         functools.partial(
             run_study, study, dataclasses.replace(go_on, shard=f"{i}/{shards}")

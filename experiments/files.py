@@ -3,10 +3,12 @@
 import contextlib
 import functools
 import importlib.metadata
+import io
 import json
 import os
 import platform
 import subprocess
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -69,6 +71,26 @@ def write_json(path: Path, value: Any) -> None:
 def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
     with whole(path) as temporary, open(temporary, "wb") as file:
         np.savez_compressed(file, allow_pickle=False, **arrays)
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """What `write_arrays` wrote, with all checksums verified.
+
+    Raises:
+        ValueError: the file is damaged.
+        OSError: the file cannot be read now, which says nothing about its content.
+    """
+    content = io.BytesIO(path.read_bytes())
+    try:
+        if bad := zipfile.ZipFile(content).testzip():
+            raise ValueError(f"bad checksum of {bad}")
+        content.seek(0)
+        with np.load(content) as stored:
+            return {name: stored[name] for name in stored.files}
+    except MemoryError:
+        raise
+    except Exception as error:  # zipfile, zlib and NumPy raise many kinds
+        raise ValueError(str(error) or type(error).__name__) from None
 
 
 @functools.cache

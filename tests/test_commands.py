@@ -24,7 +24,10 @@ from test_store import (
     assert_same,
     assert_whole,
     cache as cache,
+    contents,
+    files_of,
     finished as finished,
+    hidden,
     shop as shop,
     start,
 )
@@ -48,8 +51,9 @@ def command(*arguments: str, wait: float = 0.0, largest: int | None = None) -> N
     save = stores.save
 
     def slow(*rest):
-        save(*rest)
+        arrays = save(*rest)
         time.sleep(wait)
+        return arrays
 
     stores.save = slow
     cli.study_module = lambda name: small
@@ -75,6 +79,10 @@ def call(monkeypatch, capsys):
         from experiments.__main__ import main
 
         monkeypatch.setattr("experiments.interrupts.listen", lambda: None)
+        # JAX's cache belongs to the process, and so to the other tests, too.
+        monkeypatch.setattr(
+            "experiments.engine.compiled.keep_compiled", lambda folder: None
+        )
         monkeypatch.setattr(sys, "argv", ["experiments", *map(str, arguments)])
         with pytest.raises(SystemExit) as end:
             main()
@@ -135,6 +143,8 @@ def test_every_study_has_help(name, call):
     text = " ".join(out.split())
     for option in ("smoke", "dry-run", "resume", "shard", "out", "seeds", "chunk"):
         assert f"--{option}" in text
+    assert "--wait" in text
+    assert "--mix-revisions" in text
     assert "A tiny plan" in text
 
 
@@ -205,7 +215,7 @@ def test_a_report_of_what_is_no_results_directory(call, tmp_path):
     missing = tmp_path / "nowhere"
     refused(call("report", missing), str(missing), "is not a results directory")
     refused(call("report", tmp_path), str(tmp_path), "it has no manifest.json")
-    (tmp_path / "manifest.json").write_text('{"format": 1')
+    (tmp_path / "manifest.json").write_text('{"format": 2')
     refused(call("report", tmp_path), "manifest.json is damaged")
     (tmp_path / "manifest.json").write_text('{"start_url": "/"}')
     refused(call("report", tmp_path), "is no manifest of a study")
@@ -225,11 +235,15 @@ def test_a_report_is_made_again(call, as_demo, finished, tmp_path):
     shutil.copytree(finished, folder)
     status, out, told = call("report", folder)
     assert (status, told) == (0, [])
-    assert out == f"Verdict. None.\n\n  {folder / 'report.md'}\n"
-    assert (folder / "report.md").read_text() == "23 runs\n"
+    assert out == f"Verdict. None, so far.\n\n  {folder / 'report.md'}\n"
+    assert "23 runs\n" in (folder / "report.md").read_text()
 
 
 # --- Runs -------------------------------------------------------------------------
+
+
+def times(folder: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
 
 
 def test_a_dry_run_writes_nothing(call, as_demo, finished, tmp_path):
@@ -239,47 +253,88 @@ def test_a_dry_run_writes_nothing(call, as_demo, finished, tmp_path):
     assert list(tmp_path.iterdir()) == []
     folder = tmp_path / "small" / finished.name
     for words in (
-        f"small, plan {finished.name}: 24 runs, 4 side by side on 2 x",
+        f"small, plan {finished.name}: 23 runs, 4 side by side on 2 x",
         "tuning: 18 runs",
-        "2 programs to compile, 6 pieces of tuning",
+        "measured: no runs",
+        "2 programs to compile; 0 of 18 different cells of tuning are there",
         "data test_store.points: there",
         f"results in {folder}: nothing there yet",
     ):
         assert words in out
-    shutil.copytree(finished, folder)
-    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
-    assert "9 pieces there" in call(*arguments)[1]
+    shutil.copytree(finished.parent, folder.parent)
+    damaged = files_of(folder)[0]
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    before = times(tmp_path)
+    out = call(*arguments)[1]
+    assert "14 of 18 different cells of tuning are there" in out
+    assert out.endswith(f"{folder}: begun\n")
+    assert times(tmp_path) == before
     (folder / "report.md").write_text("")
-    before |= {p: p.stat().st_mtime_ns for p in (folder, folder / "report.md")}
-    assert "finished" in call(*arguments)[1]
-    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+    assert call(*arguments)[1].endswith(f"{folder}: finished\n")
+    grown = call(*arguments, "--seeds", "20")[1]
+    assert "38 runs" in grown
+    assert "14 of 18" in grown
+    assert "nothing there yet" in grown
 
 
-def test_a_run_and_what_is_said_when_it_is_called_again(
+def test_a_finished_run_that_is_called_again_says_what_it_found(
     call, as_demo, finished, tmp_path
 ):
     arguments = ("demo", "--smoke", "--out", tmp_path)
     folder = tmp_path / "small" / finished.name
     status, out, told = call(*arguments)
     assert (status, told) == (0, [])
-    assert out.startswith(f"small: 24 runs into {folder}\nloading the data: 0 of 24 ")
-    assert "\ntuning sgd_l2: 0 of 24 runs, 0 diverged\nfinal sgdw: 18 of" in out
-    assert "runs, 0 diverged\nVerdict. None.\n" in out
+    assert out.startswith(f"small: 23 runs into {folder}\nloading the data: 0 of 23 ")
+    assert "\ntuning sgd_l2: 0 of 23 runs, 0 diverged\nfinal sgdw: 18 of" in out
+    assert "runs, 0 diverged\nVerdict. None, so far.\n" in out
     assert_same(folder, finished)
+    before = times(tmp_path)
+    for options in ([], ["--resume"], ["--shard", "1/2"]):
+        status, out, told = call(*arguments, *options)
+        assert (status, told) == (0, [])
+        assert out == f"Verdict. None, so far.\n\n  {folder / 'report.md'}\n"
+    assert times(tmp_path) == before
+
+
+def test_a_run_that_is_not_finished_says_how_to_go_on(
+    call, as_demo, finished, tmp_path
+):
+    arguments = ("demo", "--smoke", "--out", tmp_path)
+    folder = tmp_path / "small" / finished.name
+    shutil.copytree(finished.parent, folder.parent)
+    for name in ("report.md", "cells.csv", "manifest.json"):
+        (folder / name).unlink(missing_ok=True)
+        status, out, (line,) = call(*arguments)
+        assert status == 1
+        assert out == ""
+        assert f"{folder} has been begun and is not finished" in line
+        words = shlex.split(line.rpartition("go on with: ")[2])
+        assert words[1:] == [
+            *("-m", "experiments", "demo", "--resume", "--smoke", "--out"),
+            str(tmp_path),
+        ]
+        assert call(*words[3:])[0] == 0
+        assert_same(folder, finished)
+
+
+def test_other_code_is_refused_and_mixed_if_asked_to(call, as_demo, finished, tmp_path):
+    arguments = ("demo", "--smoke", "--out", tmp_path, "--resume")
+    shutil.copytree(finished.parent, tmp_path / "small")
+    folder = tmp_path / "small" / finished.name
+    small.change_origin(files_of(folder)[7], "code", **{"experiments.arms": "0"})
     status, _, (line,) = call(*arguments)
     assert status == 1
-    assert f"{folder} has been begun" in line
-    assert "--resume" in line
-    status, out, _ = call(*arguments, "--resume")
-    assert status == 0
-    assert "begun" not in out
-    assert_same(folder, finished)
+    assert "with other code (experiments.arms)" in line
+    assert call(*arguments, "--mix-revisions")[0] == 0
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["mixed"] == ["code (experiments.arms)"]
 
 
 def test_going_on_at_another_revision_is_said(call, as_demo, finished, tmp_path):
     arguments = ("demo", "--smoke", "--out", tmp_path, "--resume")
     assert "Nothing is there to go on with: this begins it." in call(*arguments)[1]
-    path = tmp_path / "small" / finished.name / "manifest.json"
+    folder = tmp_path / "small" / finished.name
+    path = folder / "manifest.json"
     manifest = json.loads(path.read_text())
     for begun, words in {
         ("0123456789", False): "It was begun at 0123456789; this is ",
@@ -288,33 +343,111 @@ def test_going_on_at_another_revision_is_said(call, as_demo, finished, tmp_path)
     }.items():
         there = dict(zip(("git_revision", "git_changed"), begun, strict=True))
         path.write_text(json.dumps(manifest | there))
+        (folder / "cells.csv").unlink()
         status, out, told = call(*arguments)
         assert (status, told) == (0, [])
         assert words in out
-    path.unlink()
-    status, out, (line,) = call(*arguments)
-    assert status == 1
-    assert "begun" not in out
-    assert "begins" not in out
-    assert "holds files but no manifest.json" in line
+    path.write_text("{")
+    status, out, told = call(*arguments)
+    assert (status, told) == (0, [])
+    assert "It was begun" not in out
+    assert "this begins it" not in out
+    assert "is missing or damaged: written again" in out
 
 
 def test_a_shard_says_what_is_missing_and_how_to_go_on(
     call, as_demo, finished, tmp_path
 ):
-    arguments = ("demo", "--smoke", "--out", tmp_path)
+    arguments = ("demo", "--smoke", "--out", tmp_path, "--wait", "0")
     status, out, told = call(*arguments, "--shard", "1/2")
     assert (status, told) == (3, [])
-    assert "Of tuning, 3 pieces of other shards are missing" in out
+    assert "Of tuning, 9 cells of other shards are missing" in out
     words = shlex.split(out.rpartition("go on with: ")[2])
     assert words[1:4] == ["-m", "experiments", "demo"]
     assert words[4:] == [
-        *("--resume", "--smoke", "--shard", "1/2", "--out", str(tmp_path))
+        *("--resume", "--smoke", "--shard", "1/2", "--wait", "0"),
+        *("--out", str(tmp_path)),
     ]
-    assert call(*arguments, "--shard", "0/2")[0] == 3  # a piece of the second stage
+    assert call(*arguments, "--shard", "0/2")[0] == 3  # a chunk of the second stage
     assert call(*words[3:])[0] == 3
     assert call(*arguments, "--shard", "0/2")[0] == 0
     assert_same(tmp_path / "small" / finished.name, finished)
+
+
+def test_shards_wait_a_week_and_jobs_a_few_minutes(
+    call, as_demo, tmp_path, monkeypatch
+):
+    from experiments.engine import study as engine
+
+    waited = []
+
+    def run(study, out, command, bar, *, wait, **options):
+        waited.append(wait)
+        return engine.folder_of(study, out), engine.Missing("tuning", 1)
+
+    def launch(work, *rest):
+        for each in work:
+            each()
+
+    monkeypatch.setattr("experiments.engine.study.run", run)
+    monkeypatch.setattr("experiments.engine.launch.launch_shards", launch)
+    call("demo", "--smoke", "--out", tmp_path)
+    call("demo", "--smoke", "--out", tmp_path, "--wait", "2")
+    call("launch", "demo", "--smoke", "--out", tmp_path)
+    call("launch", "demo", "--smoke", "--out", tmp_path, "--wait", "1")
+    assert waited == [7 * 24 * 3600, 120, 180, 180, 60, 60]
+
+
+# --- Compiled programs ------------------------------------------------------------
+
+
+@pytest.fixture
+def jax_options(monkeypatch):
+    """What is set in JAX, which is left as it is."""
+    import jax
+
+    options, update = {}, jax.config.update
+    update("jax_compilation_cache_dir", None)
+    monkeypatch.setattr(jax.config, "update", options.__setitem__)
+    monkeypatch.setattr("warnings.filterwarnings", lambda *_, **__: None)
+    yield options
+    update("jax_compilation_cache_dir", None)
+
+
+def test_a_compilation_cache_of_the_user_is_used(jax_options, tmp_path):
+    import jax
+
+    from experiments.engine import compiled
+
+    type(jax.config).update(jax.config, "jax_compilation_cache_dir", str(tmp_path))
+    compiled.keep_compiled(tmp_path / "compiled")
+    assert jax_options == {}
+
+
+def test_compiled_programs_are_kept_by_kind_of_processor(
+    jax_options, tmp_path, monkeypatch
+):
+    from experiments.engine import compiled
+
+    info, keys = tmp_path / "cpuinfo", []
+    monkeypatch.setattr(compiled, "CPU", info)
+    for text in (
+        "processor : 0\nflags : fpu sse avx\n\nprocessor : 1\nflags : fpu\n",
+        "processor : 0\nflags : avx fpu sse\nmhz : 17\n",
+        "processor : 0\nflags : fpu sse\n",
+        "Features : asimd fp\n",
+        "nothing known\n",
+    ):
+        info.write_text(text)
+        keys.append(compiled.processor())
+    info.unlink()
+    keys.append(compiled.processor())
+    assert keys[0] == keys[1]
+    assert keys[-1] == keys[-2]
+    assert len(set(keys)) == 4
+    compiled.keep_compiled(tmp_path / "compiled")
+    place = str(tmp_path / "compiled" / keys[-1])
+    assert jax_options["jax_compilation_cache_dir"] == place
 
 
 def test_out_is_a_file(call, as_demo, tmp_path):
@@ -346,7 +479,7 @@ def test_ctrl_c_leaves_a_directory_and_the_command_that_goes_on(
     running = process(cache, "demo", "--smoke", "--out", str(tmp_path), wait=0.3)
     folder = tmp_path / "small" / finished.name
     deadline = time.monotonic() + 120
-    while not (folder / "tuning-0000.npz").exists():
+    while not contents(folder):
         assert running.poll() is None, running.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -355,10 +488,10 @@ def test_ctrl_c_leaves_a_directory_and_the_command_that_goes_on(
     assert running.returncode == 128 + signal.SIGINT
     (line,) = stderr.splitlines()
     assert re.search(
-        r"interrupted while tuning \w+, after \d+ of 24 runs ?; go on", line
+        r"interrupted while tuning \w+, after \d+ of 23 runs ?; go on", line
     )
-    assert 1 <= assert_whole(folder, finished) < len(small.PIECES)
-    assert list(folder.glob(".*")) == []
+    assert 1 <= assert_whole(folder, finished) < 11
+    assert hidden(folder) == []
     found = re.search(r"go on with: (.*)\. No file is left half-written\.$", line)
     assert found is not None
     words = shlex.split(found[1])
@@ -370,15 +503,13 @@ def test_ctrl_c_leaves_a_directory_and_the_command_that_goes_on(
 
 
 def test_a_full_disk_is_one_line_and_a_run_to_go_on_with(
-    call, as_demo, finished, tmp_path, cache
+    call, as_demo, finished, tmp_path
 ):
-    manifest, piece = (
-        (finished / name).stat().st_size for name in ("manifest.json", "final-0000.npz")
-    )
-    others = max(p.stat().st_size for p in finished.glob("tuning*.npz"))
-    largest = (others + piece) // 2
-    assert manifest < others < largest < piece
-    # Nothing is cached, as what is compiled is larger than that, too.
+    pieces = [path.stat().st_size for path in files_of(finished)]
+    manifest, others = (finished / "manifest.json").stat().st_size, max(pieces[:6])
+    largest = (max(others, manifest) + pieces[6]) // 2
+    assert max(others, manifest) < largest < pieces[6]
+    # What is compiled is larger than that, too: it is not kept, and nothing is said.
     arguments = ("demo", "--smoke", "--out", str(tmp_path))
     full = process(None, *arguments, largest=largest)
     stdout, stderr = full.communicate(timeout=120)
@@ -388,9 +519,14 @@ def test_a_full_disk_is_one_line_and_a_run_to_go_on_with(
     assert "--resume goes on" in line
     folder = tmp_path / "small" / finished.name
     assert assert_whole(folder, finished) == 6
-    assert list(folder.glob(".*")) == []
-    assert call("demo", "--smoke", "--resume", "--out", tmp_path)[0] == 0
+    assert hidden(folder) == []
+    # So it is compiled again: nor is anything said of the rest of these files.
+    again = process(None, *arguments, "--resume")
+    stdout, stderr = again.communicate(timeout=120)
+    assert (again.returncode, stderr) == (0, "")
     assert_same(folder, finished)
+    kept = {path.name for path in (tmp_path / "compiled").glob("*/*")}
+    assert [name for name in kept if name.startswith("jit_segment")]
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
@@ -439,7 +575,7 @@ def job(out: Path, index: int, count: int, killed: Path | None) -> int:
     study = small.study(small.SMOKE)
     study = study._replace(stages=study.stages[:1])
     shard = engine.Shard(index, count)
-    _, missing = engine.run(study, out, "made by a job", SILENT, shard=shard)
+    _, missing = engine.run(study, out, "made by a job", SILENT, shard=shard, wait=0)
     return 3 if missing else 0
 
 
@@ -463,8 +599,8 @@ def test_a_job_that_is_killed_is_started_again(
     assert killed.exists()
     assert "shard 0 failed" in capsys.readouterr().out
     folder = tmp_path / "small" / finished.name
-    assert assert_whole(folder, finished) == 6
-    assert list(folder.glob(".*")) == []
+    assert assert_whole(folder, finished) == 7
+    assert hidden(folder) == []
 
 
 class Never:

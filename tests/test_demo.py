@@ -55,14 +55,12 @@ def test_smoke_run_end_to_end(tmp_path):
     assert "Verdict." in stdout
     assert len(stdout.splitlines()) < 60  # no progress bar where there is no terminal
 
-    (folder,) = tmp_path.glob("demo/*")
+    (folder,) = (path.parent for path in tmp_path.glob("demo/*/manifest.json"))
     assert str(folder) in stdout
     assert {path.name for path in folder.iterdir()} == {
         *("cells.csv", "manifest.json", "report.md"),
         *("accuracy.png", "mechanism.png", "heatmaps.png", "weights.png"),
-        *(f"tuning-{number:04d}.npz" for number in range(len(arms))),
-        *(f"final-{number:04d}.npz" for number in range(len(arms) + 1)),
-        *("shrink-rmsprop_l2.npz", "shrink-rmspropw.npz"),
+        *("kept.npz", "curves.npz", "shrink-rmsprop_l2.npz", "shrink-rmspropw.npz"),
     }
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["stages"] == {s.name: s.runs for s in study(SMOKE).stages}
@@ -435,18 +433,20 @@ def stored(tmp_path):
     rng = np.random.default_rng(0)
     kept = [(arm.name, FINAL) for arm in ARMS]
     kept += [(arm.name, MATCHED) for arm in ARMS if arm.place == NONE]
+    runs = made_up_runs(plan(), prefers(0.03, 0.1))
+    runs["diverged"][0], runs["train_loss"][0] = True, math.nan
+    weights = {}
     for number, (arm, stage) in enumerate(kept):
-        arrays = {"label/arm": np.array(arm), "label/stage": np.array(stage)}
-        arrays |= {"keep/weights": rng.normal(size=(5, 100))}
-        files.write_arrays(tmp_path / f"final-{number:04d}.npz", arrays)
+        (rows,) = np.nonzero((runs["arm"] == arm) & (runs["stage"] == stage))
+        weights[f"{number}/row"] = rows
+        weights[f"{number}/weights"] = rng.normal(size=(len(rows), 100))
+    files.write_arrays(tmp_path / "kept.npz", weights)
     for arm in SHRINK_ARMS:
         ones = np.ones(100, np.float32)
         arrays = {name: ones for name in ("shrink", "rms_w", "rms_g")}
         arrays |= {"root_v": 10.0 ** rng.uniform(-4, -1, 100)}
         arrays |= {"rate": np.float32(0.01)}
         files.write_arrays(tmp_path / f"shrink-{arm}.npz", arrays)
-    runs = made_up_runs(plan(), prefers(0.03, 0.1))
-    runs["diverged"][0], runs["train_loss"][0] = True, math.nan
     cells.write(tmp_path / "cells.csv", runs)
     manifest = new_manifest(study(plan()), workshop(), "made up")
     manifest |= {"seconds": {"compile": 1.0, "run": 2.0}}
@@ -481,9 +481,8 @@ def test_a_report_without_its_pieces_says_which(stored):
     from experiments.problem import Problem
     from experiments.studies.demo import write_report
 
-    for path in stored.glob("final-*.npz"):
-        path.unlink()
-    with pytest.raises(Problem, match=r"holds no final\*\.npz"):
+    (stored / "kept.npz").unlink()
+    with pytest.raises(Problem, match=r"holds no kept\.npz"):
         write_report(stored)
     assert not list(stored.glob("*.png"))
 
@@ -585,13 +584,13 @@ def test_an_interrupt_says_so_in_one_line_and_leaves_whole_files(tmp_path, name)
     older.write_text("an older run")
     process = start("-m", "experiments", "demo", "--smoke", "--out", str(tmp_path))
     assert process.stdout is not None
-    assert process.stdout.readline().startswith("demo: 38 runs into ")
+    assert process.stdout.readline().startswith("demo: 36 runs into ")
     time.sleep(0.5)
     process.send_signal(getattr(signal, name))
     _, stderr = process.communicate(timeout=120)
     assert process.returncode == 128 + getattr(signal, name)
     (line,) = stderr.splitlines()
-    assert re.search(r"interrupted while .*, after \d+ of 38 runs", line)
+    assert re.search(r"interrupted while .*, after \d+ of 36 runs", line)
     assert f"demo --resume --smoke --out {tmp_path}" in line
     assert older.read_text() == "an older run"
     assert list(older.parent.iterdir()) == [older]

@@ -74,12 +74,15 @@ def cells_of(*numbers):
 
 def train(shop, static, cells, keep=None, size=WIDTH):
     """The arrays of all chunks, one below the other, and how many there were."""
-    from experiments.engine.chunks import pieces_of
+    from experiments.engine import chunks
     from experiments.engine.plan import Block
+    from experiments.engine.wanted import chunks as divided
     from experiments.terminal import SILENT
 
-    pieces = pieces_of(Block({}, static, cells, keep), "stage", 0, size)
-    made = [piece.make(shop, SILENT) for piece in pieces]
+    block = Block({}, static, cells, keep)
+    made = [
+        chunks.train(shop, block, some, size, SILENT) for some in divided(cells, size)
+    ]
     assert all(m["width"].shape == () for m in made)
     return {
         name: np.concatenate([np.atleast_1d(m[name]) for m in made]) for name in made[0]
@@ -520,7 +523,6 @@ def test_where_memory_ends_cells_run_in_halves(failing, widths, by_two):
     found = train(shop, widths[8].static, CELLS, size=8)
     assert_rows_equal(found, range(10), by_two, range(10))
     assert found["width"].tolist() == [2, 2]  # one number for each of the two chunks
-    assert found["cell/seed"].tolist() == list(range(10))
     assert tried == [8, 4, *[2] * 10]  # what fits is remembered; two segments each
 
 

@@ -188,7 +188,7 @@ def test_all_options_of_a_study(tiny, tmp_path, call):
     assert (status, told) == (0, [])
     assert "\nIs one one?\n" in said
     assert "What follows" not in said
-    status, said, _ = call(tiny, "--shard", "0/2", "--out", out)
+    status, said, _ = call(tiny, "--shard", "0/2", "--wait", "0", "--out", out)
     assert status == 3
     assert (
         f"go on with: {os.path.relpath(sys.executable)} -m experiments {tiny}" in said

@@ -7,6 +7,8 @@ The study here is a regression line, which compiles in a second. `test_engine.py
 import dataclasses
 import functools
 import gc
+import importlib
+import itertools
 import json
 import os
 import platform
@@ -18,6 +20,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -51,6 +54,11 @@ def mask(params: dict[str, Any]) -> dict[str, bool]:
 
 def kept(params: dict[str, Any]) -> dict[str, Any]:
     return dict(params)
+
+
+def kept_wide(params: dict[str, Any]) -> dict[str, Any]:
+    """More, so that a final chunk is the largest file."""
+    return params | {"wide": jnp.sin(params["weight"][0] + jnp.arange(4096.0))}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -106,6 +114,12 @@ def sgdw(cell, eta, mask):
     return arms.sgdw(cell, eta, mask)
 
 
+def sgd_independent(cell, eta, mask):
+    from experiments import arms
+
+    return arms.sgd_independent(cell, eta, mask)
+
+
 ARMS = {"sgd_l2": sgd_l2, "sgdw": sgdw}
 
 
@@ -140,7 +154,7 @@ def study(plan: Plan):
         best = choose(cells.where(table, arm="sgdw"))
         rest = {"learning_rate": [best.learning_rate], "seed": range(1, 1 + count)}
         fresh = grid(weight_decay=[best.weight_decay], **rest)
-        return [block("final", "sgdw", fresh, kept)]
+        return [block("final", "sgdw", fresh, kept_wide)]
 
     def measurement(table):
         def make(shop, bar):
@@ -151,23 +165,23 @@ def study(plan: Plan):
 
     count = plan.final_seeds
     stages = (
-        Stage("tuning", 18, lambda _: grids),
+        Stage("tuning", sum(len(grid.cells) for grid in grids), lambda _: grids),
         Stage("final", count, finals),
-        Stage("measured", 1, measurement),
+        Stage("measured", 0, measurement),
     )
     return Study("small", plan, stages, write_report)
 
 
-PIECES = [*(f"tuning-{i:04d}" for i in range(6)), "final-0000", "final-0001", "mean"]
-RUNS = 18 + 5 + 1
+RUNS = 18 + 5
 
 
 def write_report(folder: Path) -> str:
     from experiments import cells, files
 
     table = cells.read(folder / "cells.csv")
-    files.write_text(folder / "report.md", f"{len(table['seed'])} runs\n")
-    return "Verdict. None."
+    text = f"# Small\n\n**Verdict.** None,\nso far.\n\n{len(table['seed'])} runs\n"
+    files.write_text(folder / "report.md", text)
+    return "Verdict. None, so far."
 
 
 # --- Runs of it, here and in processes of their own --------------------------------
@@ -259,16 +273,46 @@ def quick(finished, shop, monkeypatch):
 
 @pytest.fixture
 def copy(finished, tmp_path, quick):
-    """A finished directory of one's own, where `run(tmp_path)` looks for it."""
-    folder = tmp_path / finished.parent.name / finished.name
-    shutil.copytree(finished, folder)
-    return folder
+    """A finished study of one's own, where `run(tmp_path)` looks for it."""
+    shutil.copytree(finished.parent, tmp_path / "small")
+    return tmp_path / "small" / finished.name
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """The cells that are trained from now on, by chunk."""
+    from experiments.engine import session
+
+    chunks, train = [], session.train
+
+    def count(shop, block, cells, *rest):
+        chunks.append(cells)
+        return train(shop, block, cells, *rest)
+
+    monkeypatch.setattr(session, "train", count)
+    return chunks
+
+
+def files_of(folder: Path) -> list[Path]:
+    """The pieces of a finished directory, in the order in which they are made."""
+    from experiments import cells
+    from experiments.engine.wanted import chunk_digest, chunks, pools_of
+
+    table = cells.where(cells.read(folder / "cells.csv"), stage="tuning")
+    names = [
+        f"{chunk_digest(names)}.npz"
+        for stage in study(SMOKE).stages[:2]
+        for pool in pools_of(stage.make(table))
+        for names in chunks(list(pool.cells), SMOKE.chunk)
+    ]
+    return [*(folder.parent / "pieces" / n for n in names), folder / "mean.npz"]
 
 
 def contents(folder: Path) -> dict[str, dict[str, np.ndarray]]:
     """Every piece, but for what it says of its making."""
     found = {}
-    for path in sorted(folder.glob("*.npz")):
+    pieces = folder.parent / "pieces"
+    for path in sorted([*pieces.glob("*.npz"), *folder.glob("*.npz")]):
         with np.load(path) as stored:
             found[path.stem] = {n: stored[n] for n in stored.files if n != "origin"}
     return found
@@ -285,7 +329,12 @@ def assert_same(folder: Path, other: Path) -> None:
             np.testing.assert_array_equal(ours[piece][name], array, f"{piece} {name}")
     cells = "cells.csv"
     assert (folder / cells).read_bytes() == (other / cells).read_bytes()
-    assert list(folder.glob(".*")) == []
+    assert hidden(folder) == []
+
+
+def hidden(folder: Path) -> list[Path]:
+    """What is left half-written."""
+    return [*folder.glob(".*"), *(folder.parent / "pieces").glob(".*")]
 
 
 # --- What a directory holds -------------------------------------------------------
@@ -295,26 +344,50 @@ def test_a_finished_directory(finished):
     from experiments import cells
 
     names = {path.name for path in finished.iterdir()}
-    assert names == {*(f"{p}.npz" for p in PIECES), "manifest.json", "cells.csv"}
-    arrays = contents(finished)
-    widths = [len(arrays[p]["diverged_at"]) for p in PIECES[:-1]]
+    assert names == {
+        *("manifest.json", "cells.csv", "mean.npz", "kept.npz", "curves.npz")
+    }
+    *chunks, mean = files_of(finished)
+    assert mean.exists()
+    assert {path.name for path in chunks} == set(
+        path.name for path in (finished.parent / "pieces").iterdir()
+    )
+    arrays = [contents(finished)[path.stem] for path in chunks]
+    widths = [len(each["diverged_at"]) for each in arrays]
     assert widths == [4, 4, 1, 4, 4, 1, 4, 1]  # what fills a chunk up is dropped
-    assert arrays["tuning-0002"]["measure/train_loss"].shape == (1, 2)
-    assert arrays["final-0000"]["keep/weight"].shape == (4, 4)
+    assert arrays[2]["measure/train_loss"].shape == (1, 2)
+    assert arrays[6]["keep/weight"].shape == (4, 4)
     table = cells.read(finished / "cells.csv")
     assert len(table["seed"]) == 23
     assert table["arm"].tolist() == ["sgd_l2"] * 9 + ["sgdw"] * 14
     assert table["learning_rate"][:9].tolist() == [0.01] * 3 + [0.03] * 3 + [0.1] * 3
     assert table["seed"][-5:].tolist() == [1, 2, 3, 4, 5]
-    last = [arrays[p]["measure/train_loss"][:, -1] for p in PIECES[:-1]]
+    last = [each["measure/train_loss"][:, -1] for each in arrays]
     written = table["train_loss"].astype(np.float32)
     np.testing.assert_array_equal(written, np.concatenate(last))
+
+
+def test_a_finished_manifest(finished):
     manifest = json.loads((finished / "manifest.json").read_text())
+    assert manifest["format"] == 2
     assert manifest["hash"] == finished.name
     assert (manifest["runs"], manifest["pieces"]) == (23, 9)
+    assert manifest["stages"] == {"tuning": 18, "final": 5, "measured": 0}
     assert manifest["cells side by side"] == [4]
     assert len(manifest["made by"]) == 1
+    assert not {"other code", "seconds"} & set(manifest["made by"][0])
+    assert "mixed" not in manifest
     assert set(manifest["data"]) == {"test_store.points"}
+    code = manifest["code"]
+    assert {"test_store", "experiments.arms", "experiments.engine.program"} <= set(code)
+    assert {"decayax._sgd", "experiments.engine.chunks"} <= set(code)
+    assert not [name for name in code if name.startswith("experiments.reports")]
+    seconds = [
+        json.loads(np.load(path)["origin"].item())["seconds"]
+        for path in files_of(finished)
+    ]
+    total = sum(each["run"] for each in seconds)
+    assert manifest["seconds"]["run"] == pytest.approx(total, abs=0.06)
 
 
 def test_progress_counts_every_run_once(tmp_path, quick):
@@ -329,55 +402,357 @@ def test_progress_counts_every_run_once(tmp_path, quick):
         assert sum(steps) == study(SMOKE).runs == RUNS
 
 
+# --- What has more than one number for each run -----------------------------------
+
+
+def test_what_is_kept_comes_in_the_order_of_the_table(finished):
+    from experiments import cells
+    from experiments.problem import Problem
+
+    first, second = [contents(finished)[path.stem] for path in files_of(finished)[6:8]]
+    found = cells.kept(finished, stage="final", arm="sgdw")
+    assert set(found) == {"weight", "bias", "idle", "wide"}
+    both = np.concatenate([first["keep/weight"], second["keep/weight"]])
+    np.testing.assert_array_equal(found["weight"], both)
+    some = cells.kept(finished, stage="final", seed=4)["weight"]
+    np.testing.assert_array_equal(some, both[3:4])
+    with pytest.raises(Problem, match="holds no run with .*tuning"):
+        cells.kept(finished, stage="tuning")
+    with pytest.raises(Problem, match="holds no run with .*sgd_l2"):
+        cells.kept(finished, stage="final", arm="sgd_l2")
+
+
+def test_a_report_of_damaged_arrays_is_one_line(copy):
+    from experiments import cells
+    from experiments.engine.store import read_pieces
+    from experiments.problem import Problem
+
+    assert len(read_pieces(copy, "mean")) == 1
+    with pytest.raises(Problem, match=r"holds no shrink\*\.npz"):
+        read_pieces(copy, "shrink")
+    for name, read in (
+        ("mean.npz", lambda: read_pieces(copy, "mean")),
+        ("kept.npz", lambda: cells.kept(copy, stage="final")),
+    ):
+        path = copy / name
+        path.write_bytes(truncated(path.read_bytes()))
+        with pytest.raises(Problem, match=f"{name} is damaged.*--resume"):
+            read()
+        path.unlink()
+        with pytest.raises(Problem, match="run the study anew"):
+            read()
+
+
+def test_a_table_for_pandas(finished, tmp_path, monkeypatch):
+    from experiments import cells
+    from experiments.problem import Problem
+
+    monkeypatch.setitem(sys.modules, "pandas", SimpleNamespace(DataFrame=dict))
+    table = cells.to_pandas(finished)
+    assert len(table["seed"]) == 23
+    assert "epoch" not in table
+    curves = cells.to_pandas(finished, curves=True)
+    assert list(curves) == [*table, "epoch"]
+    assert curves["epoch"].tolist() == [1, 2] * 23
+    first = [contents(finished)[path.stem] for path in files_of(finished)[:8]]
+    both = np.concatenate([each["measure/train_loss"] for each in first])
+    assert (both[:, 0] != both[:, 1]).all()
+    ours = curves["train_loss"].reshape(23, 2).astype(np.float32)
+    np.testing.assert_array_equal(ours, both)
+    for name in ("learning_rate", "seed", "arm"):
+        assert curves[name].tolist() == np.repeat(table[name], 2).tolist()
+    with pytest.raises(Problem, match=r"not a finished results directory.*cells\.csv"):
+        cells.to_pandas(tmp_path)
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(Problem, match="pip install pandas"):
+        cells.to_pandas(finished)
+
+
+# --- A study grows: what is new is trained, and nothing else ----------------------
+
+
+def grown(**changes: Any) -> Plan:
+    return dataclasses.replace(SMOKE, **changes)
+
+
+@pytest.mark.parametrize(
+    ("plan", "chunks"),
+    [
+        (grown(final_seeds=15), [4, 4, 2]),  # ten more
+        (grown(final_seeds=3), []),
+        # Three more cells of each arm.
+        (grown(learning_rates=(0.003, 0.01, 0.03, 0.1)), [3, 3]),
+        (grown(weight_decays=(0.0, 1.0)), []),
+        (grown(chunk=9), []),
+    ],
+)
+def test_a_grown_plan_trains_what_is_new(plan, chunks, copy, tmp_path, trained):
+    from experiments import cells
+
+    before = cells.read(copy / "cells.csv")
+    folder, missing = run(tmp_path, plan)
+    assert missing is None
+    assert folder != copy
+    assert [len(each) for each in trained] == chunks
+    table = cells.read(folder / "cells.csv")
+    rows = list(zip(*table.values(), strict=True))
+    shared = set(rows) & set(zip(*before.values(), strict=True))
+    assert len(shared) >= min(len(rows), 23) - 3 * (len(plan.weight_decays) < 3)
+    orders = [(*x[:2], *(x[2:5])) for x in rows]
+    assert len(set(orders)) == len(rows)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["runs"] == len(rows)
+    assert manifest["cells side by side"] == [4]
+
+
+def test_a_grown_plan_has_the_rows_of_one_from_nothing(copy, tmp_path, quick):
+    plan = grown(final_seeds=7, learning_rates=(0.003, 0.01, 0.03, 0.1))
+    ours, _ = run(tmp_path, plan)
+    theirs, _ = run(tmp_path / "anew", plan)
+    for name in ("cells.csv", "kept.npz", "curves.npz"):
+        assert (ours / name).read_bytes() == (theirs / name).read_bytes(), name
+
+
+def test_one_more_arm_trains_itself_alone(copy, tmp_path, trained, monkeypatch):
+    monkeypatch.setitem(ARMS, "sgd_independent", sgd_independent)
+    folder, _ = run(tmp_path)
+    assert folder != copy
+    assert [len(each) for each in trained] == [4, 4, 1]
+
+
+def with_blocks(make: Callable[[list[Any]], list[Any]]):
+    """The small study with a first stage alone, of other blocks."""
+    whole = study(SMOKE)
+    blocks = make(list(whole.stages[0].make({})))
+    stage = whole.stages[0]._replace(make=lambda _: blocks)
+    return whole._replace(stages=(stage,))
+
+
+def run_study(study: Any, out: Path, **options: Any):
+    from experiments.engine import study as engine
+    from experiments.terminal import SILENT
+
+    return engine.run(study, out, "made by a test", SILENT, **options)
+
+
+def test_a_cell_that_two_blocks_want_is_trained_once(tmp_path, quick, trained):
+    from experiments import cells
+
+    def make(blocks):
+        again = blocks[0]._replace(
+            labels={"stage": "again", "arm": "other"}, cells=blocks[0].cells[4:6]
+        )
+        return [*blocks, again]
+
+    folder, _ = run_study(with_blocks(make), tmp_path)
+    assert sum(map(len, trained)) == 18
+    table = cells.read(folder / "cells.csv")
+    assert table["arm"].tolist() == ["sgd_l2"] * 9 + ["sgdw"] * 9 + ["other"] * 2
+    assert table["train_loss"][18:].tolist() == table["train_loss"][4:6].tolist()
+    assert json.loads((folder / "manifest.json").read_text())["runs"] == 20
+
+
+def test_small_blocks_share_chunks(tmp_path, quick, trained):
+    from experiments import cells
+
+    def make(blocks):
+        block = blocks[0]
+        return [
+            block._replace(labels={"arm": str(i)}, cells=block.cells[i : i + 1])
+            for i in (5, 3, 0, 1, 2)
+        ]
+
+    folder, _ = run_study(with_blocks(make), tmp_path)
+    assert [len(each) for each in trained] == [4, 1]
+    table = cells.read(folder / "cells.csv")
+    assert table["arm"].tolist() == [5, 3, 0, 1, 2]
+    assert table["weight_decay"].tolist() == [1.0, 0.0, 0.0, 0.1, 1.0]
+
+
+def test_the_identity_of_a_cell():
+    from experiments.engine import plan as plans
+    from experiments.engine.wanted import pools_of
+
+    block = study(SMOKE).stages[0].make({})[0]
+
+    def identities(**changes):
+        (pool,) = pools_of([block._replace(**changes)])
+        return list(pool.cells)
+
+    first = identities()
+    assert len(set(first)) == 9
+    assert identities(labels={"stage": "other"}) == first
+    turned = [dict(reversed(cell.items())) for cell in block.cells]
+    assert identities(cells=tuple(turned)) == first
+    other = [
+        identities(keep=kept),
+        identities(static=block.static._replace(schedule=plans.constant)),
+        identities(static=block.static._replace(recipe=Line(batch=16))),
+        identities(cells=tuple({**cell, "seed": 1} for cell in block.cells)),
+        identities(cells=tuple({**cell, "b2": 0.9} for cell in block.cells)),
+    ]
+    assert len({*first, *itertools.chain(*other)}) == 6 * 9
+
+
+def test_whole_numbers_among_others_are_those_numbers():
+    from experiments.engine.wanted import pools_of
+
+    block = study(SMOKE).stages[0].make({})[0]
+    mixed = tuple({**block.cells[0], "weight_decay": x} for x in (0, 0.5))
+    (pool,) = pools_of([block._replace(cells=mixed)])
+    values = [cell["weight_decay"] for cell in pool.cells.values()]
+    assert [type(value) for value in values] == [float, float]
+    assert pools_of([block._replace(cells=())]) == []
+
+
 # --- Going on ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("there", range(len(PIECES)))
-def test_going_on_from_every_boundary_gives_the_same_bits(
-    there, copy, finished, tmp_path
-):
+@pytest.mark.parametrize("there", [0, 1, 2, 5, 6, 8])
+def test_going_on_from_a_boundary_gives_the_same_bits(there, copy, finished, tmp_path):
+    pieces = files_of(copy)
     (copy / "cells.csv").unlink()
-    for piece in PIECES[there:]:
-        (copy / f"{piece}.npz").unlink()
-    left = {path: path.stat().st_mtime_ns for path in copy.glob("*.npz")}
+    for path in pieces[there:]:
+        path.unlink()
+    left = {path: path.stat().st_mtime_ns for path in pieces[:there]}
     assert run(tmp_path, resume=True) == (copy, None)
     assert_same(copy, finished)
     assert {path: path.stat().st_mtime_ns for path in left} == left  # and no more
 
 
-def test_going_on_fills_a_hole(copy, finished, tmp_path):
-    for piece in ("tuning-0001", "tuning-0005", "final-0000"):
-        (copy / f"{piece}.npz").unlink()
+def test_going_on_fills_holes(copy, finished, tmp_path, trained):
+    pieces = files_of(copy)
+    for place in (1, 5, 6):
+        pieces[place].unlink()
     run(tmp_path, resume=True)
     assert_same(copy, finished)
+    assert [len(each) for each in trained] == [4, 1, 4]
 
 
-def test_shards_make_every_piece_once_and_the_same(tmp_path, finished, quick):
+# --- Shards -----------------------------------------------------------------------
+
+
+def test_shards_share_the_cells_and_depend_on_the_plan_alone():
+    from experiments.engine.wanted import pools_of, Shard, share_of, WHOLE
+
+    pools = pools_of(study(SMOKE).stages[0].make({}))
+    assert share_of(pools, 4, WHOLE) == pools
+    for count in (2, 3, 4, 7):
+        shares = [share_of(pools, 4, Shard(i, count)) for i in range(count)]
+        cells = [[c for pool in share for c in pool.cells] for share in shares]
+        everything = [cell for each in cells for cell in each]
+        assert sorted(everything) == sorted(c for pool in pools for c in pool.cells)
+        assert max(map(len, cells)) - min(map(len, cells)) <= 4
+    # Whole pools where that is even: each shard compiles one of two programs.
+    assert [len(share_of(pools, 4, Shard(i, 2))) for i in (0, 1)] == [1, 1]
+
+
+def test_shards_that_do_not_wait(tmp_path, finished, quick, trained):
     from experiments.engine.study import Missing, Shard
 
     first, second = Shard(0, 2), Shard(1, 2)
-    folder, missing = run(tmp_path, shard=first)
-    assert missing == Missing("tuning", 3)
-    assert sorted(contents(folder)) == ["tuning-0000", "tuning-0002", "tuning-0004"]
-    assert run(tmp_path, shard=first)[1] == missing  # and nothing that is another's
+    folder, missing = run(tmp_path, shard=first, wait=0)
+    assert missing == Missing("tuning", 9)
     assert len(contents(folder)) == 3
-    _, missing = run(tmp_path, shard=second)
-    assert missing == Missing("final", 1)
-    assert sorted(contents(folder)) == ["final-0001", *PIECES[:6]]
+    assert run(tmp_path, shard=first, wait=0)[1] == missing
+    assert len(contents(folder)) == 3  # and nothing that is another's
+    _, missing = run(tmp_path, shard=second, wait=0)
+    assert missing == Missing("final", 4)
+    assert len(contents(folder)) == 7
     assert not (folder / "cells.csv").exists()
-    assert run(tmp_path, shard=first) == (folder, None)
+    assert run(tmp_path, shard=first, wait=0) == (folder, None)
     assert_same(folder, finished)
-    assert run(tmp_path, shard=second) == (folder, None)
+    assert run(tmp_path, shard=second, wait=0) == (folder, None)
+    assert sum(map(len, trained)) == 23
 
 
-def test_more_shards_than_pieces(tmp_path, finished, quick):
+def test_more_shards_than_chunks(tmp_path, finished, quick):
     from experiments.engine.study import Shard
 
     for _ in study(SMOKE).stages:
         for index in range(7):
-            folder, missing = run(tmp_path, shard=Shard(index, 7))
+            folder, missing = run(tmp_path, shard=Shard(index, 7), wait=0)
     assert missing is None
     assert_same(folder, finished)
+
+
+def test_a_shard_waits_for_the_others(tmp_path, finished, quick, monkeypatch, trained):
+    from experiments.engine import session, study as engine
+    from experiments.engine.chunks import Bar
+
+    slept, told = [], []
+
+    def sleep(seconds):
+        slept.append(seconds)
+        run(tmp_path, shard=engine.Shard(1, 2), wait=0)
+
+    monkeypatch.setattr(session.time, "sleep", sleep)
+    bar = Bar(told.append, lambda _: None, lambda _: None)
+    options = {"shard": engine.Shard(0, 2), "wait": 60}
+    folder, missing = engine.run(study(SMOKE), tmp_path, "", bar, **options)
+    assert missing is None
+    assert slept == [1.0]  # the second shard has made its part of the final stage, too
+    assert "waiting for 9 cells of other shards" in told
+    assert_same(folder, finished)
+    assert sum(map(len, trained)) == 23
+
+
+def test_a_wait_has_an_end_and_can_be_interrupted(tmp_path, quick, monkeypatch):
+    from experiments import interrupts
+    from experiments.engine import session, study as engine
+    from experiments.engine.chunks import Bar
+
+    monkeypatch.setattr(session, "SECONDS_BETWEEN_LOOKS", 0.01)
+    shard = engine.Shard(0, 2)
+    begun = time.monotonic()
+    _, missing = run(tmp_path, shard=shard, wait=0.1)
+    assert missing == engine.Missing("tuning", 9)
+    assert time.monotonic() - begun >= 0.1
+
+    def say(text):
+        if text.startswith("waiting"):
+            monkeypatch.setattr(interrupts, "_received", [signal.SIGINT])
+        interrupts.heed()
+
+    bar = Bar(say, lambda _: None, lambda _: None)
+    with pytest.raises(interrupts.Interrupted):
+        engine.run(study(SMOKE), tmp_path, "", bar, shard=shard)
+
+
+def test_two_processes_at_once(tmp_path, finished, quick, cache):
+    from experiments.engine.study import Shard
+
+    code = f"import pathlib, test_store as t; out = pathlib.Path({str(tmp_path)!r}); "
+    code += "from experiments.engine.study import Shard; "
+    other = start(
+        code + "assert t.run(out, shard=Shard(1, 2), wait=60)[1] is None", cache
+    )
+    folder, missing = run(tmp_path, shard=Shard(0, 2), wait=60)
+    _, stderr = other.communicate(timeout=60)
+    assert (other.returncode, stderr, missing) == (0, "", None)
+    assert_same(folder, finished)
+
+
+def test_two_that_begin_at_once(tmp_path, finished, quick, monkeypatch, capsys):
+    from experiments.engine import manifest as manifests
+    from experiments.engine.study import Missing, Shard
+
+    # The other shard writes the manifest after this one has looked for it.
+    look, looked = manifests.found_in, []
+
+    def found_in(folder):
+        found = look(folder)
+        if not looked:
+            looked.append(folder)
+            assert found is None
+            run(tmp_path, shard=Shard(0, 2), wait=0)
+        return found
+
+    monkeypatch.setattr(manifests, "found_in", found_in)
+    folder, missing = run(tmp_path, shard=Shard(1, 2), wait=0)
+    assert missing == Missing("final", 4)
+    assert folder == tmp_path / "small" / finished.name
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize("text", ["0/4", "3/4", "0/1"])
@@ -413,15 +788,15 @@ def assert_whole(folder: Path, reference: Path) -> int:
     return len(found)
 
 
-def test_killed_amid_a_write(tmp_path, finished, quick, cache):
+def test_killed_while_it_writes(tmp_path, finished, quick, cache):
     code = f"import pathlib, test_store; out = pathlib.Path({str(tmp_path)!r}); "
     process = start(code + "test_store.run_and_be_killed(out, 4, 0.5)", cache)
     _, stderr = process.communicate(timeout=120)
     assert process.returncode == -signal.SIGKILL, stderr
     folder = tmp_path / "small" / finished.name
     assert assert_whole(folder, finished) == 4
-    (half,) = folder.glob(".*.part")  # what the killed one was writing
-    assert half.name.startswith(".tuning-0004.npz.")
+    (half,) = hidden(folder)  # what the killed one was writing
+    assert half.name.startswith(f".{files_of(finished)[4].name}.")
     assert half.stat().st_size > 100
     run(tmp_path, resume=True)
     assert_same(folder, finished)
@@ -432,7 +807,7 @@ def test_killed_at_any_moment(tmp_path, finished, quick, cache):
     process = start(code + "test_store.run_slowly(out)", cache)
     folder = tmp_path / "small" / finished.name
     deadline = time.monotonic() + 120
-    while not (folder / "tuning-0000.npz").exists():
+    while not contents(folder):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.002)
@@ -450,28 +825,31 @@ def test_what_dead_processes_left_goes_and_what_the_living_write_stays(copy, tmp
     dead.wait()
     host = platform.node() or "here"
     names = {
-        f".final-0000.npz.{host}-{dead.pid}.part": False,
-        f".cells.csv.{host}-{dead.pid}.part": False,
-        f".final-0000.npz.{host}-{os.getpid()}.part": True,
-        f".final-0000.npz.other-{host}x-{dead.pid}.part": True,  # another machine's
-        f".final-0000.npz.other-{dead.pid}.part": True,
-        ".notes": True,
+        f"pieces/.0123456789ab.npz.{host}-{dead.pid}.part": False,
+        f"{copy.name}/.cells.csv.{host}-{dead.pid}.part": False,
+        f"pieces/.0123456789ab.npz.{host}-{os.getpid()}.part": True,
+        # Another machine's.
+        f"{copy.name}/.mean.npz.other-{host}x-{dead.pid}.part": True,
+        f"pieces/.0123456789ab.npz.other-{dead.pid}.part": True,
+        f"{copy.name}/.notes": True,
     }
     for name in names:
-        (copy / name).write_text("half")
+        (copy.parent / name).write_text("half")
     run(tmp_path, resume=True)
-    assert {name: (copy / name).exists() for name in names} == names
+    assert {name: (copy.parent / name).exists() for name in names} == names
 
 
 # --- Not its own, or damaged ------------------------------------------------------
 
 
-def problem_of(out: Path, *words: str, resume: bool = True, plan: Plan = SMOKE) -> str:
+def problem_of(
+    out: Path, *words: str, plan: Plan = SMOKE, resume: bool = True, **options: Any
+) -> str:
     """The one line that a run ends in."""
     from experiments.problem import Problem
 
     with pytest.raises(Problem) as error:
-        run(out, plan, resume=resume)
+        run(out, plan, resume=resume, **options)
     text = str(error.value)
     assert "\n" not in text
     for word in words:
@@ -483,22 +861,37 @@ def test_a_folder_of_something_else(tmp_path, finished, quick):
     folder = tmp_path / "small" / finished.name
     folder.mkdir(parents=True)
     (folder / "thesis.tex").write_text("years of work")
-    problem_of(tmp_path, str(folder), "holds files but no manifest.json", "--out")
-    assert [path.name for path in folder.iterdir()] == ["thesis.tex"]
+    (folder / "report.md").write_text("months of work")
+    words = ("holds thesis.tex and no manifest.json", "--out")
+    problem_of(tmp_path, str(folder), *words)
+    (folder / "manifest.json").write_text("{")
+    problem_of(tmp_path, str(folder), *words)
+    assert len(list(folder.iterdir())) == 3
+    assert (folder / "manifest.json").read_text() == "{"
+
+
+def test_pieces_among_somebody_elses_files(copy, tmp_path):
+    path = copy.parent / "pieces" / "thesis.npz"
+    path.write_bytes(b"years of work")
+    problem_of(tmp_path, str(path), "is not a file of a study", "--out")
+    assert path.read_bytes() == b"years of work"
 
 
 def test_a_folder_with_hidden_files_only_is_free(tmp_path, finished, quick):
-    folder = tmp_path / "small" / finished.name
-    folder.mkdir(parents=True)
-    (folder / ".gitignore").write_text("*")
-    assert run(tmp_path) == (folder, None)
+    for name in (finished.name, "pieces"):
+        folder = tmp_path / "small" / name
+        folder.mkdir(parents=True)
+        (folder / ".gitignore").write_text("*")
+    assert run(tmp_path)[1] is None
 
 
-def test_a_directory_that_has_been_begun(copy, tmp_path):
-    before = {path: path.stat().st_mtime_ns for path in copy.iterdir()}
-    words = (str(copy), "has been begun", "--resume", "delete it")
+def test_a_directory_that_has_been_begun(copy, tmp_path, trained):
+    before = {path: path.stat().st_mtime_ns for path in copy.parent.rglob("*")}
+    words = (str(copy), "has been begun", "made by a test --resume", "--out")
     problem_of(tmp_path, *words, resume=False)
-    assert {path: path.stat().st_mtime_ns for path in copy.iterdir()} == before
+    after = {path: path.stat().st_mtime_ns for path in copy.parent.rglob("*")}
+    assert after == before
+    assert trained == []
 
 
 def change_manifest(folder: Path, **values: Any) -> None:
@@ -506,61 +899,49 @@ def change_manifest(folder: Path, **values: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
-def test_another_plan_has_another_directory(copy, tmp_path):
-    other = dataclasses.replace(SMOKE, learning_rates=(0.01, 0.03))
-    folder, _ = run(tmp_path, other)
-    assert folder.parent == copy.parent
-    assert folder != copy
-
-
 def test_the_directory_of_another_plan(copy, tmp_path):
     change_manifest(copy, hash="0123456789ab", study="other")
     words = ("belongs to another plan", "other 0123456789ab", copy.name, "--out")
     problem_of(tmp_path, str(copy), *words)
-    assert len(contents(copy)) == 9
+    assert len(contents(copy)) == 11
+
+
+@pytest.mark.parametrize(
+    "text", ['{"format": 2, "stu', "", "null", "[1]", "\xff\xfe", None]
+)
+def test_a_manifest_that_is_missing_or_damaged_is_written_again(
+    text, copy, finished, tmp_path, trained, capsys
+):
+    path = copy / "manifest.json"
+    path.unlink()
+    if text is not None:
+        path.write_bytes(text.encode("latin1"))
+    problem_of(tmp_path, "has been begun", resume=False)
+    assert run(tmp_path, resume=True) == (copy, None)
+    assert trained == []
+    assert capsys.readouterr().out.splitlines() == [
+        f"{path} is missing or damaged: written again."
+    ]
+    ours, theirs = (json.loads((f / path.name).read_text()) for f in (copy, finished))
+    assert ours == theirs
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ('{"format": 1, "stu', ("is damaged", "delete the directory")),
-        ("", ("is damaged", "delete the directory")),
-        ("[1, 2]", ("is no manifest of a study", "format, hash, study")),
-        ('["format", "study", "hash"]', ("manifest",)),
-        ("null", ("is no manifest of a study", "format, hash, study")),
-        ('"format study hash"', ("is no manifest of a study",)),
-        ('{"format": 1}', ("is no manifest of a study", "it lacks hash, study")),
-        ('{"format": 7, "study": "small", "hash": ""}', ("format 7", "reads 1")),
-        ("\xff\xfe", ("is damaged", "delete the directory")),
+        ('{"start_url": "/"}', ("is no manifest of a study", "format, hash, study")),
+        ('{"format": 2}', ("is no manifest of a study", "it lacks hash, study")),
+        (
+            '{"format": 1, "study": "small", "hash": ""}',
+            ("format 1", "reads 2", "--out"),
+        ),
     ],
 )
-def test_a_damaged_manifest(text, words, copy, tmp_path):
-    (copy / "manifest.json").write_bytes(text.encode("latin1"))
+def test_the_manifest_of_something_else(text, words, copy, tmp_path):
+    (copy / "manifest.json").write_text(text)
     problem_of(tmp_path, str(copy / "manifest.json"), *words)
-    assert len(contents(copy)) == 9
-
-
-@pytest.mark.parametrize(
-    ("key", "part", "value"),
-    [
-        ("versions", "jax", "0.0.1"),
-        ("versions", "decayax", "9"),
-        ("device", "count", 64),
-        ("device", "kind", "abacus"),
-        ("data", "test_store.points", "0" * 64),
-    ],
-)
-def test_what_the_bits_depend_on(key, part, value, copy, tmp_path):
-    stored = json.loads((copy / "manifest.json").read_text())
-    now = stored[key][part]
-    change_manifest(copy, **{key: {**stored[key], part: value}})
-    words = (f"with other {key}", f"{part} {value}, now {now}", "--out")
-    problem_of(tmp_path, str(copy), *words)
-
-
-def test_a_manifest_that_does_not_say_what_the_bits_depend_on(copy, tmp_path):
-    change_manifest(copy, device=None)
-    problem_of(tmp_path, "with other device", "None, now")
+    assert (copy / "manifest.json").read_text() == text
+    assert len(contents(copy)) == 11
 
 
 def truncated(data: bytes) -> bytes:
@@ -576,104 +957,240 @@ def no_archive(data: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("change", [truncated, emptied, no_archive])
-@pytest.mark.parametrize("piece", ["tuning-0002", "mean"])
-def test_a_damaged_piece(change, piece, copy, finished, tmp_path):
-    path = copy / f"{piece}.npz"
-    path.write_bytes(change(path.read_bytes()))
-    problem_of(tmp_path, str(path), "is damaged", "delete this file", "--resume")
+def test_damage_is_found_before_anything_is_trained(
+    change, copy, finished, tmp_path, trained, capsys, monkeypatch
+):
+    from experiments.engine import session
+
+    pieces = files_of(copy)
+    pieces[0].unlink()
+    damaged = [pieces[6], pieces[8]]
+    for path in damaged:
+        path.write_bytes(change(path.read_bytes()))
+    train, told = session.train, []
+
+    def look(*arguments):
+        told.append([path.exists() for path in damaged])
+        return train(*arguments)
+
+    monkeypatch.setattr(session, "train", look)
+    assert run(tmp_path, resume=True) == (copy, None)
     gc.collect()  # a file left open would be a warning
-    path.unlink()
-    run(tmp_path, resume=True)
+    assert told[0] == [False, False]
+    assert [len(each) for each in trained] == [4, 4]
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2
+    for path, line in zip(damaged, lines, strict=True):
+        assert line.startswith(f"{path} is damaged (")
+        assert line.endswith("): removed, and made again.")
     assert_same(copy, finished)
 
 
-def test_a_flipped_byte_is_seen_or_without_effect(copy, tmp_path):
+def test_a_flipped_byte_is_seen_or_without_effect(copy, capsys):
     from experiments.engine import store as stores
-    from experiments.engine.chunks import Piece
-    from experiments.problem import Problem
 
-    path = copy / "tuning-0002.npz"
-    whole, told = path.read_bytes(), []
-    expected = contents(copy)["tuning-0002"]
-    cells = {n: x for n, x in expected.items() if n.startswith(("cell/", "label/"))}
-    store = stores.Store(copy, copy.name)
-    piece = Piece("tuning-0002", 1, lambda shop, bar: {}, cells)
+    path = files_of(copy)[2]
+    whole, expected = path.read_bytes(), contents(copy)[path.stem]
+    shutil.rmtree(path.parent)
+    path.parent.mkdir()
+    seen = 0
     for place in range(0, len(whole), 7):
         path.write_bytes(
             whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :]
         )
-        try:
-            found = stores.load(store, piece)
-        except Problem as problem:
-            told.append(str(problem))
-        else:
+        store = stores.Store(copy / "none", path.parent, "", {}, {}, {})
+        stores.look(store)
+        seen += not path.exists()
+        assert bool(store.chunks) == path.exists()
+        for found in store.chunks.values():
             for name, array in expected.items():
                 np.testing.assert_array_equal(found[name], array, f"{place} {name}")
-    assert len(told) > len(whole) / 7 / 2
-    assert all(str(path) in text and "\n" not in text for text in told)
+    assert seen > len(whole) / 7 / 2
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == seen
+    assert all(line.startswith(str(path)) for line in lines)
 
 
-def test_a_piece_of_another_plan(copy, tmp_path):
-    other = dataclasses.replace(SMOKE, final_seeds=6)
-    foreign, _ = run(tmp_path / "other", other)
-    name = "tuning-0000.npz"  # the same cells
-    shutil.copy(foreign / name, copy / name)
-    words = ("belongs to another plan", "delete this file", "--resume")
-    problem_of(tmp_path, str(copy / name), *words)
+def rewrite(path: Path, **changes: Any) -> None:
+    """Other arrays in a file; None removes one."""
+    with np.load(path) as stored:
+        arrays = {name: stored[name] for name in stored.files} | changes
+    arrays = {n: np.asarray(x) for n, x in arrays.items() if x is not None}
+    np.savez_compressed(path, allow_pickle=False, **arrays)
 
 
 @pytest.mark.parametrize(
-    ("path", "name"),
+    ("change", "words"),
     [
-        ("tuning-0001", "cell/learning_rate"),  # other numbers
-        ("tuning-0003", "label/arm"),  # another arm's
-        ("tuning-0002", "cell/learning_rate"),  # more of them
+        ({"static": None}, "is not a chunk of cells"),
+        ({"origin": None}, "is not a chunk of cells"),
+        ({"static": "0123456789ab"}, "holds other cells than its name says"),
+        ({"cell/seed": [1, 0, 0, 0]}, "holds other cells than its name says"),
+        ({"cell/seed": [0, 0, 0]}, "is damaged (zip() argument"),
     ],
 )
-def test_a_piece_with_other_cells(path, name, copy, tmp_path):
-    shutil.copy(copy / "tuning-0000.npz", copy / f"{path}.npz")
-    words = (f"other cells than the plan ({name})", "delete this file", "--resume")
-    problem_of(tmp_path, str(copy / f"{path}.npz"), *words)
+def test_a_foreign_chunk_is_made_again(change, words, copy, finished, tmp_path, capsys):
+    path = files_of(copy)[3]
+    rewrite(path, **change)
+    run(tmp_path, resume=True)
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith(f"{path} {words}")
+    assert_same(copy, finished)
 
 
-def test_a_piece_without_the_name_of_its_plan(copy, tmp_path):
-    path = copy / "tuning-0000.npz"
+def test_a_renamed_chunk_is_not_used(copy, finished, tmp_path, trained):
+    pieces = files_of(copy)
+    shutil.copy(pieces[0], pieces[3])
+    run(tmp_path, resume=True)
+    assert [len(each) for each in trained] == [4]
+    assert_same(copy, finished)
+
+
+def test_a_measurement_of_another_plan_is_made_again(copy, finished, tmp_path, capsys):
+    rewrite(copy / "mean.npz", plan="0123456789ab", mean=7.0)
+    run(tmp_path, resume=True)
+    assert "mean.npz belongs to another plan: removed" in capsys.readouterr().out
+    assert_same(copy, finished)
+
+
+def test_a_chunk_of_another_format_is_left_alone(copy, tmp_path):
+    path = files_of(copy)[3]
+    rewrite(path, format=3)
+    problem_of(tmp_path, str(path), "has format 3, this program reads 2", "--out")
+    assert path.exists()
+
+
+def test_what_another_process_has_just_replaced_is_not_removed(copy, monkeypatch):
+    from experiments import files
+    from experiments.engine import store as stores
+
+    path = files_of(copy)[3]
+    whole = path.read_bytes()
+    path.write_bytes(truncated(whole))
+    read = files.read_arrays
+
+    def slowly(each):
+        try:
+            return read(each)
+        finally:
+            if each == path:
+                files.write_arrays(path.with_name("new"), {})
+                path.with_name("new").write_bytes(whole)
+                os.replace(path.with_name("new"), path)
+
+    monkeypatch.setattr(files, "read_arrays", slowly)
+    store = stores.Store(copy, path.parent, copy.name, {}, {}, {})
+    stores.look(store)
+    assert path.name not in store.chunks
+    assert path.read_bytes() == whole
+    stores.look(store)
+    assert path.name in store.chunks
+
+
+# --- Made by others ---------------------------------------------------------------
+
+
+def change_origin(path: Path, key: str, **values: Any) -> None:
     with np.load(path) as stored:
-        arrays = {n: stored[n] for n in stored.files if n != "plan"}
-    np.savez(path, **arrays)
-    problem_of(tmp_path, str(path), "belongs to another plan")
+        origin = json.loads(stored["origin"].item())
+    origin[key] = {**origin[key], **values} if origin[key] else values
+    rewrite(path, origin=json.dumps(origin))
 
 
-def test_a_report_of_damaged_pieces_is_one_line(copy):
-    from experiments.engine.store import read_pieces
-    from experiments.problem import Problem
+@pytest.mark.parametrize("piece", [1, 7, 8])
+@pytest.mark.parametrize(
+    ("key", "name", "value"),
+    [
+        ("versions", "jax", "0.0.1"),
+        ("device", "count", 64),
+        ("data", "test_store.points", "0" * 64),
+        ("code", "experiments.arms", "0123456789ab"),
+    ],
+)
+def test_cells_made_in_another_way(key, name, value, piece, copy, tmp_path, trained):
+    files_of(copy)[0].unlink()  # there is something to train
+    change_origin(files_of(copy)[piece], key, **{name: value})
+    words = [f"with other {key} ({name}", "--out", "--mix-revisions"]
+    words += [] if key == "code" else [f"{value}, now "]
+    problem_of(tmp_path, *words)
+    stage = 0 if piece == 1 else 4  # what comes before is trained
+    assert sum(map(len, trained)) == stage
+    folder, missing = run(tmp_path, resume=True, mix_revisions=True)
+    assert missing is None
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (mixed,) = manifest["mixed"]
+    assert mixed.startswith(f"{key} ({name}")
+    assert len(manifest["made by"]) == (1 if key == "data" else 2)
+    others = [
+        each["other code"] for each in manifest["made by"] if "other code" in each
+    ]
+    assert others == ([{name: value}] if key == "code" else [])
+    problem_of(tmp_path, *words)  # once more
 
-    assert len(read_pieces(copy, "final")) == 2
-    with pytest.raises(Problem, match=r"holds no shrink\*\.npz"):
-        read_pieces(copy, "shrink")
-    path = copy / "final-0001.npz"
-    path.write_bytes(truncated(path.read_bytes()))
-    with pytest.raises(Problem, match="is damaged"):
-        read_pieces(copy, "final")
+
+@pytest.mark.parametrize("key", ["versions", "device", "data", "code"])
+def test_a_directory_begun_in_another_way(key, copy, tmp_path, trained):
+    for path in files_of(copy):
+        path.unlink()
+    value = json.loads((copy / "manifest.json").read_text())[key]
+    name = next(iter(value))
+    change_manifest(copy, **{key: {**value, name: "other"}})
+    problem_of(
+        tmp_path, f"{copy} was begun with other {key} ({name}", "--mix-revisions"
+    )
+    change_manifest(copy, **{key: None})
+    problem_of(tmp_path, f"{copy} was begun with other {key} (", "--out")
+    assert trained == []
+    assert run(tmp_path, resume=True, mix_revisions=True) == (copy, None)
 
 
-def test_two_that_begin_at_once(tmp_path, finished, quick, monkeypatch):
-    from experiments.engine.study import Missing, Shard
+CHAINS = """
+from experiments import arms
 
-    # The other shard writes the manifest after this one has looked for it.
-    folder, look = tmp_path / "small" / finished.name, Path.exists
-    looked = []
+def sgdw(cell, eta, mask):
+    return arms.sgdw({**cell, "weight_decay": FACTOR * cell["weight_decay"]}, eta, mask)
+"""
 
-    def exists(path, **options):
-        found = look(path, **options)
-        if path == folder / "manifest.json" and not looked:
-            looked.append(path)
-            assert not found
-            run(tmp_path, shard=Shard(0, 2))
-        return found
 
-    monkeypatch.setattr(Path, "exists", exists)
-    assert run(tmp_path, shard=Shard(1, 2)) == (folder, Missing("final", 1))
+def test_code_that_was_edited_between_begin_and_resume(
+    tmp_path, quick, trained, monkeypatch
+):
+    monkeypatch.syspath_prepend(tmp_path)
+    path = tmp_path / "edited_chains.py"
+
+    def edit(factor):
+        path.write_text(CHAINS.replace("FACTOR", factor))
+        importlib.invalidate_caches()
+        sys.modules.pop(path.stem, None)
+        monkeypatch.setitem(ARMS, "sgdw", importlib.import_module(path.stem).sgdw)
+
+    from experiments.engine.study import Shard
+
+    edit("2")
+    folder, _ = run(tmp_path, shard=Shard(1, 2), wait=0)
+    begun, count = json.loads((folder / "manifest.json").read_text()), len(trained)
+    edit("55555")
+    words = ("with other code (edited_chains)", "--out", "--mix-revisions")
+    problem_of(tmp_path, str(folder), *words)
+    problem_of(tmp_path, *words, plan=grown(final_seeds=6))  # which has no manifest yet
+    path.write_text(path.read_text() + "\n# no comment\n")
+    problem_of(tmp_path, *words)
+    assert len(trained) == count
+    monkeypatch.delitem(sys.modules, path.stem)
+    edit("55555")
+    assert run(tmp_path, resume=True, mix_revisions=True) == (folder, None)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["mixed"] == ["code (edited_chains)"]
+    ours, others = manifest["made by"]
+    if "other code" in ours:
+        ours, others = others, ours
+    # Git sees nothing of it.
+    assert ours == {n: x for n, x in others.items() if n != "other code"}
+    assert {n: begun[n] for n in ours} == ours
+    assert list(others["other code"]) == ["edited_chains"]
+    problem_of(tmp_path, *words)
+    edit("2")  # as it was begun: now the cells made since are the others
+    problem_of(tmp_path, *words)
 
 
 # --- The hash of a plan -----------------------------------------------------------

@@ -1,7 +1,7 @@
-"""A block's cells in chunks of one size: each chunk is a piece, and so a file.
+"""Cells side by side, as many as a chunk has: each chunk is a file.
 
-The last chunk is filled up with copies, which are dropped: a remainder would be a
-program of its own. A chunk that does not fit into memory is run in halves.
+A chunk with fewer cells is filled up with copies, which are dropped: a remainder would
+be a program of its own. A chunk that does not fit into memory is run in halves.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ import numpy as np
 
 from experiments.engine import program, workshop
 from experiments.engine.devices import out_of_memory
-from experiments.engine.plan import Block, Cell, chunks, columns
+from experiments.engine.plan import Block, Cell, columns
 
 
 class Bar(NamedTuple):
@@ -24,35 +24,12 @@ class Bar(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """What one file holds: made in one go, by one process."""
+    """What is measured and not trained, in one go and into one file."""
 
     name: str
-    runs: int
+    runs: int  # of no effect: a measurement is not a run
     make: Callable[[workshop.Workshop, Bar], dict[str, np.ndarray]]
     expected: dict[str, np.ndarray]  # what the file must hold, to the bit
-
-
-def pieces_of(block: Block, stage: str, first: int, size: int) -> list[Piece]:
-    """The chunks of a block, numbered from `first` within the stage."""
-
-    def piece(number: int, cells: tuple[Cell, ...]) -> Piece:
-        expected = {f"label/{n}": np.array(text) for n, text in block.labels.items()}
-        expected |= {
-            f"cell/{name}": np.asarray([cell[name] for cell in cells])
-            for name in cells[0]
-        }
-
-        def make(shop: workshop.Workshop, bar: Bar) -> dict[str, np.ndarray]:
-            names = [block.labels[x] for x in ("task", "arm") if x in block.labels]
-            bar.say(" ".join([stage, *names]))
-            return expected | train(shop, block, cells, size, bar)
-
-        return Piece(f"{stage}-{number:04d}", len(cells), make, expected)
-
-    return [
-        piece(number, cells)
-        for number, cells in enumerate(chunks(block.cells, size), start=first)
-    ]
 
 
 def train(

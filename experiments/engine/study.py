@@ -1,33 +1,35 @@
-"""Stages of pieces: what is missing is made, by one process or by many.
+"""A study: stages of cells that are trained, and of pieces that are measured.
 
 A study asks one question. Its stages follow one another, as the second may need what
-the first has found; the pieces of a stage need nothing of one another. Piece j of a
-stage is made by shard j mod n.
+the first has found; the cells of a stage need nothing of one another.
 """
 
-import json
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
-import numpy as np
-
-from experiments import cells, files
-from experiments.data.checksum import checksum
-from experiments.engine import store as stores, workshop
-from experiments.engine.chunks import Bar, Piece, pieces_of
+from experiments import cells
+from experiments.engine import manifest as manifests, session, store as stores, workshop
+from experiments.engine.chunks import Bar, Piece
+from experiments.engine.code import Sources
 from experiments.engine.describe import describe, digest
 from experiments.engine.plan import Block, Recipe
-from experiments.problem import Problem
+from experiments.engine.session import Missing as Missing
+from experiments.engine.wanted import (
+    parse_shard as parse_shard,
+    Shard as Shard,
+    WHOLE as WHOLE,
+)
+
+
+WEEK = 7 * 24 * 3600.0  # seconds
 
 
 class Stage(NamedTuple):
-    """Blocks, whose cells are trained, and other pieces, which are measured."""
+    """Blocks, whose cells are trained, and pieces, which are measured."""
 
     name: str
-    runs: int
+    runs: int  # at most; a measurement is not a run
     make: Callable[[cells.Table], Sequence[Block | Piece]]  # from the stages before
 
 
@@ -46,34 +48,10 @@ class Study(NamedTuple):
         """Of all stages."""
         return sum(stage.runs for stage in self.stages)
 
-
-class Shard(NamedTuple):
-    """This process makes every `count`-th piece."""
-
-    index: int
-    count: int
-
-
-class Missing(NamedTuple):
-    """What the other shards have still to make before this one can go on."""
-
-    stage: str
-    pieces: int
-
-
-WHOLE = Shard(0, 1)
-
-
-def parse_shard(text: str) -> Shard:
-    """From "0/4" to the first of four.
-
-    Raises:
-        Problem: it is something else.
-    """
-    index, _, count = text.partition("/")
-    if index.isdecimal() and count.isdecimal() and int(index) < int(count):
-        return Shard(int(index), int(count))
-    raise Problem(f"--shard {text}: write i/n with 0 <= i < n, such as 0/4 to 3/4.")
+    @property
+    def size(self) -> str:
+        """In words."""
+        return f"{self.runs} runs" if self.runs else "measurements"
 
 
 def hash_of(study: Study) -> str:
@@ -102,26 +80,26 @@ def recipes_of(study: Study) -> list[Recipe]:
     return [block.static.recipe for block in blocks] + list(study.recipes)
 
 
-def data_name(recipe: Recipe) -> str:
-    """Where a recipe's data come from."""
-    source = describe(recipe.data)
-    return source if isinstance(source, str) else json.dumps(source)
+def made_with(study: Study) -> list[Any]:
+    """The functions behind the first stage, and the data that hold them."""
+    return [
+        (item.static, item.keep) if isinstance(item, Block) else item.make
+        for item in study.stages[0].make({})
+    ]
 
 
-def new_manifest(study: Study, shop: workshop.Workshop, command: str) -> dict[str, Any]:
+def new_manifest(
+    study: Study, shop: workshop.Workshop, command: str, sources: Sources | None = None
+) -> dict[str, Any]:
     """What is known before the first run; it loads the data to note their checksums."""
-    recipes = {digest(recipe): recipe for recipe in recipes_of(study)}
+    module, read = type(study.plan).__module__, {} if sources is None else sources
     return {
-        "format": stores.FORMAT,
+        "format": manifests.FORMAT,
         "study": study.name,
         "file": study.file,
         "hash": hash_of(study),
         "command": command,
-        **files.provenance(),
-        "data": {
-            data_name(recipe): checksum(workshop.data_of(shop, recipe))
-            for recipe in recipes.values()
-        },
+        **manifests.origin_of(shop, module, made_with(study), recipes_of(study), read),
         "plan": describe(study.plan),
         "chunk": study.plan.chunk,
         "stages": {stage.name: stage.runs for stage in study.stages},
@@ -129,114 +107,59 @@ def new_manifest(study: Study, shop: workshop.Workshop, command: str) -> dict[st
     }
 
 
-def preview(study: Study, out: Path) -> str:
-    """What would be run, where to, and what of it is there."""
-    folder = folder_of(study, out)
-    shop = workshop.workshop()
-    first = study.stages[0]
-    pieces = _pieces(study, first, {})
-    blocks = [item for item in first.make({}) if isinstance(item, Block)]
-    devices = f"{jax.local_device_count()} x {jax.local_devices()[0].device_kind}"
-    lines = [
-        f"{study.name}, plan {hash_of(study)}: {study.runs} runs, "
-        f"{study.plan.chunk} side by side on {devices}",
-        *(f"  {stage.name}: {stage.runs} runs" for stage in study.stages),
-        f"{len({digest(block.static) for block in blocks})} programs to compile, "
-        f"{len(pieces)} pieces of {first.name}",
-    ]
-    recipes = {data_name(recipe): recipe for recipe in recipes_of(study)}
-    for name, recipe in recipes.items():
-        try:
-            workshop.data_of(shop, recipe)
-            there = "there"
-        except Problem as problem:
-            there = str(problem)
-        lines.append(f"data {name}: {there}")
-    done = len(list(folder.glob("*.npz")))
-    state = "nothing there yet"
-    if (folder / "report.md").exists():
-        state = "finished"
-    elif done:
-        state = f"{done} pieces there"
-    return "\n".join([*lines, f"results in {folder}: {state}"])
-
-
 def run(
     study: Study,
     out: Path,
     command: str,
     bar: Bar,
+    *,
     resume: bool = False,
     shard: Shard = WHOLE,
+    wait: float = WEEK,
+    mix_revisions: bool = False,
 ) -> tuple[Path, Missing | None]:
-    """Make what is missing of this shard's pieces, stage by stage.
+    """Train what is missing of this shard's cells, stage by stage.
+
+    Args:
+        study: what is asked.
+        out: where results go.
+        command: what a person wrote, for the manifest.
+        bar: what a person sees.
+        resume: whether to go on with a directory that has been begun.
+        shard: which cells this process trains; it waits for the others.
+        wait: for how many seconds at most, in each stage.
+        mix_revisions: whether to use cells that other code, versions, devices or data
+            have made.
 
     Returns:
         The results directory, and what other shards have still to make; once nothing
         is missing, the directory has its cells.csv and its final manifest.
     """
-    shop = workshop.workshop()
+    shop, sources = workshop.workshop(), Sources()
     bar.say("loading the data")
-    manifest = new_manifest(study, shop, command)
-    folder = folder_of(study, out)
-    store = stores.open_store(folder, manifest, resume or shard.count > 1)
-    made: list[dict[str, np.ndarray]] = []
+    manifest = new_manifest(study, shop, command, sources)
+    folder, go_on = folder_of(study, out), resume or shard.count > 1
+    store = stores.open_store(folder, manifest, go_on, mix_revisions)
+    this = session.Session(
+        shop=shop,
+        store=store,
+        bar=bar,
+        chunk=study.plan.chunk,
+        shard=shard,
+        wait=wait,
+        mix=mix_revisions,
+        study=type(study.plan).__module__,
+        recipes=recipes_of(study),
+        sources=sources,
+        origins={},
+        others={},
+    )
+    rows: list[stores.Arrays] = []
     for stage in study.stages:
-        pieces = _pieces(study, stage, cells.from_pieces(made))
-        for number, piece in enumerate(pieces):
-            if number % shard.count != shard.index:
-                continue
-            if stores.has(store, piece):
-                bar.advance(piece.runs)
-            else:
-                stores.save(store, piece, *_made(piece, shop, bar))
-        missing = sum(not stores.has(store, piece) for piece in pieces)
-        if missing:
-            return folder, Missing(stage.name, missing)
-        made += [stores.load(store, piece) for piece in pieces]
-    files.write_json(folder / "manifest.json", _finished(folder, made))
-    cells.write(folder / "cells.csv", cells.from_pieces(made))
+        items = stage.make(cells.from_pieces(rows))
+        made = session.make(this, stage.name, items)
+        if isinstance(made, Missing):
+            return folder, made
+        rows += made
+    session.finish(this, rows)
     return folder, None
-
-
-def _pieces(study: Study, stage: Stage, table: cells.Table) -> list[Piece]:
-    pieces: list[Piece] = []
-    for item in stage.make(table):
-        if isinstance(item, Block):
-            first = len(pieces)
-            pieces += pieces_of(item, stage.name, first, study.plan.chunk)
-        else:
-            pieces.append(item)
-    return pieces
-
-
-def _made(
-    piece: Piece, shop: workshop.Workshop, bar: Bar
-) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """A piece's arrays, and what made them."""
-    begun, compiled = time.perf_counter(), sum(shop.compiling)
-    arrays = piece.make(shop, bar)
-    compiling = sum(shop.compiling) - compiled
-    running = time.perf_counter() - begun - compiling
-    seconds = {"compile": round(compiling, 3), "run": round(running, 3)}
-    return arrays, files.provenance() | {"seconds": seconds}
-
-
-def _finished(folder: Path, made: Sequence[dict[str, np.ndarray]]) -> dict[str, Any]:
-    """The manifest with what the pieces tell of their making."""
-    origins = [json.loads(arrays["origin"].item()) for arrays in made]
-    seconds = [origin.pop("seconds") for origin in origins]
-    distinct = {json.dumps(origin, sort_keys=True): origin for origin in origins}
-    runs = sum(len(arrays.get("diverged_at", ())) for arrays in made)
-    widths = [int(arrays["width"]) for arrays in made if "width" in arrays]
-    manifest = stores.read_manifest(folder)
-    return manifest | {
-        "runs": runs or manifest["runs"],
-        "pieces": len(made),
-        "seconds": {
-            kind: round(sum(each[kind] for each in seconds), 1)
-            for kind in ("compile", "run")
-        },
-        "cells side by side": sorted(set(widths)),
-        "made by": list(distinct.values()),
-    }

@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from experiments import cells, files
 from experiments.engine.store import read_manifest, read_pieces
 from experiments.reports import demo_figures as figures
@@ -14,6 +12,7 @@ from experiments.reports.demo_analysis import (
     DECOUPLED,
     L2,
     SHRINK_ARMS,
+    TUNING,
 )
 from experiments.reports.drawing import save
 from experiments.reports.markdown import (
@@ -51,11 +50,11 @@ def write_report(folder: Path) -> str:
 
 def stored_arrays(folder: Path) -> figures.Arrays:
     """Weights by arm and stage, and the measured shrinks."""
-    arrays = {}
-    for piece in read_pieces(folder, "final"):
-        name = f"{piece['label/arm'].item()}/{piece['label/stage'].item()} weights"
-        kept = piece["keep/weights"]
-        arrays[name] = np.concatenate([arrays[name], kept]) if name in arrays else kept
+    arrays, runs = {}, cells.read(folder / "cells.csv")
+    for arm, stage in dict.fromkeys(zip(runs["arm"], runs["stage"], strict=True)):
+        if stage != TUNING:
+            kept = cells.kept(folder, arm=arm, stage=stage)
+            arrays[f"{arm}/{stage} weights"] = kept["weights"]
     for arm in SHRINK_ARMS:
         (piece,) = read_pieces(folder, f"shrink-{arm}")
         arrays |= {f"{arm}/{name}": array for name, array in piece.items()}
@@ -293,4 +292,4 @@ def _limits(manifest: dict[str, Any]) -> str:
 - The learning rate is tuned as well: without decay, a small one is a regulariser.
 - The last bits depend on device and chunk size; `manifest.json` notes both.
 
-{closing(manifest, "`cells.csv` (every run), `final-*.npz`, `shrink-*.npz`")}"""
+{closing(manifest, "`cells.csv` (every run), `kept.npz` (weights), `shrink-*.npz`")}"""

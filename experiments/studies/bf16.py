@@ -149,8 +149,8 @@ def study(plan: Plan) -> Study:
         plan=plan,
         stages=(
             Stage(TRAINING, count * len(plan.cells()), lambda _: trained(plan)),
-            Stage(DECAYING, count, lambda _: decayed(plan)),
-            Stage(MEMORY, 1, lambda _: [Piece("memory", 1, memory(plan), {})]),
+            Stage(DECAYING, 0, lambda _: decayed(plan)),
+            Stage(MEMORY, 0, lambda _: [Piece("memory", 1, memory(plan), {})]),
         ),
         report=write_report,
     )

@@ -1,0 +1,249 @@
+"""The code behind a cell's numbers: a hash of every module that it can reach.
+
+A description knows a function by its name; two versions of a function have one name.
+So what trains a cell is followed through the imports, without running anything, and the
+source of each module is hashed: the chain, the recipe, `keep` and the engine. Left out
+are Python's library, installed packages (the versions tell them apart), and modules
+that only show results or move files.
+"""
+
+import ast
+import dataclasses
+import functools
+import hashlib
+import importlib.util
+import inspect
+import sys
+import types
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+
+OURS = ("decayax", "experiments")  # wherever they are installed
+INSTALLED = ("site-packages", "dist-packages")
+TRAINING = "experiments.engine.chunks"  # it imports all that trains
+NOT_TRAINING = (
+    "experiments.__main__",
+    "experiments.benchmarks",
+    "experiments.cli",
+    "experiments.reports",
+    "experiments.terminal",
+    *(
+        f"experiments.engine.{name}"
+        for name in ("code", "compiled", "launch", "manifest", "preview", "rows")
+        + ("session", "store", "study", "wanted")
+    ),
+)
+NUMBERS = ("FULL", "SMOKE")  # a study's plans: a cell's own numbers are its identity
+
+
+class Source(NamedTuple):
+    """A module that is read once in a run."""
+
+    digest: str
+    imports: tuple[str, ...]  # what may be modules
+
+    @property
+    def draws(self) -> bool:
+        """Whether it makes figures."""
+        return any(_top(name) == "matplotlib" for name in self.imports)
+
+
+Sources = dict[str, Source | None]  # None: not ours
+
+
+def code_of(values: Iterable[Any], study: str, read: Sources) -> dict[str, str]:
+    """Module -> twelve hex digits of its source, of all that `values` can reach.
+
+    Args:
+        values: what a cell is made with: functions, and data that hold functions.
+        study: the module of the study, which is reached only if it holds one of the
+            functions. Its `FULL` and `SMOKE` are left out of its hash, so that a larger
+            grid keeps its cells.
+        read: the modules that this run has read; more are added.
+    """
+    found: dict[str, str] = {}
+    roots = {TRAINING}
+    for function in _functions(list(values)):
+        module = getattr(function, "__module__", None) or ""
+        if _is_typed_in(module):
+            roots |= _without_source(function, found)
+        else:
+            roots.add(module)
+    seen: set[str] = set()
+    ahead = sorted(roots)
+    while ahead:
+        name = ahead.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        if name not in read:
+            read[name] = _read(name, NUMBERS if name == study else ())
+        source = read[name]
+        if source is None or (name not in roots and (_shows(name) or source.draws)):
+            continue
+        found[name] = source.digest
+        ahead += [*source.imports, name.rpartition(".")[0]]
+    return dict(sorted(found.items()))
+
+
+def _functions(value: Any) -> Iterator[Any]:
+    """The functions and classes that a value holds."""
+    if isinstance(value, functools.partial):
+        yield from _functions([value.func, value.args, value.keywords])
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        yield type(value)
+        for field in dataclasses.fields(value):
+            yield from _functions(getattr(value, field.name))
+    elif isinstance(value, dict):
+        yield from _functions(list(value.values()))
+    elif isinstance(value, list | tuple):
+        if hasattr(value, "_fields"):
+            yield type(value)
+        for item in value:
+            yield from _functions(item)
+    elif callable(value):
+        yield inspect.unwrap(value)
+
+
+def _shows(name: str) -> bool:
+    return any(name == each or name.startswith(f"{each}.") for each in NOT_TRAINING)
+
+
+def _top(name: str) -> str:
+    return name.partition(".")[0]
+
+
+# --- Modules that are files -------------------------------------------------------
+
+
+def _read(name: str, without: tuple[str, ...]) -> Source | None:
+    path = _path(name)
+    if path is None:
+        return None
+    content = path.read_bytes()
+    if path.suffix != ".py":
+        return Source(_digest(content), ())
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    return _parsed(content, package, without)
+
+
+@functools.cache
+def _parsed(content: bytes, package: str, without: tuple[str, ...]) -> Source:
+    try:
+        tree = ast.parse(content)
+    except SyntaxError:  # a module that nothing can have imported
+        return Source(_digest(content), ())
+    text = _rest(content, tree, without) if without else content
+    return Source(_digest(text), tuple(dict.fromkeys(_imports(tree, package))))
+
+
+def _rest(content: bytes, tree: ast.Module, without: tuple[str, ...]) -> bytes:
+    """The lines that do not assign these names at the top of the module."""
+    lines = content.splitlines(keepends=True)
+    for node in reversed(tree.body):
+        if _assigned(node) & set(without):
+            del lines[node.lineno - 1 : node.end_lineno]
+    return b"".join(lines)
+
+
+def _assigned(node: ast.stmt) -> set[str]:
+    targets = [node.target] if isinstance(node, ast.AnnAssign) else []
+    targets = node.targets if isinstance(node, ast.Assign) else targets
+    return {target.id for target in targets if isinstance(target, ast.Name)}
+
+
+def _imports(tree: ast.AST, package: str) -> Iterator[str]:
+    """Wherever they stand, also those inside functions."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parents = package.split(".")
+            above = parents[: len(parents) - node.level + 1] if node.level else []
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            yield base
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def _path(name: str) -> Path | None:
+    """The file of a module that is ours; found without importing it."""
+    top = _top(name)
+    if not name or (top in sys.stdlib_module_names and top not in OURS):
+        return None
+    file = getattr(sys.modules.get(name), "__file__", None)
+    if file is None and name == top and name not in sys.modules:
+        file = getattr(importlib.util.find_spec(name), "origin", None)
+    elif file is None and name != top:
+        file = _beside(_path(name.rpartition(".")[0]), name.rpartition(".")[2])
+    path = Path(file) if file is not None else None
+    if path is None or not path.is_file():
+        return None
+    return path if top in OURS or not set(INSTALLED) & set(path.parts) else None
+
+
+def _beside(package: Path | None, name: str) -> Path | None:
+    if package is None or package.name != "__init__.py":
+        return None
+    places = package.with_name(f"{name}.py"), package.parent / name / "__init__.py"
+    return next((place for place in places if place.is_file()), None)
+
+
+# --- Functions that were typed in -------------------------------------------------
+
+
+def _is_typed_in(module: str) -> bool:
+    """Whether a module has no file: a notebook's, or that of `python -c`."""
+    loaded = module in sys.modules and module not in sys.stdlib_module_names
+    return loaded and getattr(sys.modules[module], "__file__", None) is None
+
+
+def _without_source(value: Any, found: dict[str, str]) -> set[str]:
+    """Note the code objects of a function or class; the modules that they use."""
+    name = f"{value.__module__}.{value.__qualname__}"
+    if name in found:
+        return set()
+    found[name] = ""
+    members = vars(value).values() if isinstance(value, type) else [value]
+    functions = [x for x in members if isinstance(x, types.FunctionType)]
+    modules: set[str] = set()
+    texts = [repr(getattr(value, "__annotations__", ""))]
+    for function in functions:
+        texts.append(_code(function.__code__))
+        texts += [_plain(x) for x in function.__defaults__ or ()]
+        for used in _names(function.__code__):
+            other = function.__globals__.get(used)
+            texts.append(f"{used} {_plain(other)}")
+            home = getattr(other, "__module__", None)
+            if isinstance(other, types.ModuleType):
+                modules.add(other.__name__)
+            elif callable(other) and home == value.__module__:
+                modules |= _without_source(inspect.unwrap(other), found)
+            elif isinstance(home, str):
+                modules.add(home)
+    found[name] = _digest("\n".join(texts).encode())
+    return modules
+
+
+def _code(code: types.CodeType) -> str:
+    """Without file names and line numbers, which change when a cell is run again."""
+    inner = [
+        _code(x) if isinstance(x, types.CodeType) else repr(x) for x in code.co_consts
+    ]
+    return f"{code.co_code.hex()} {code.co_names} {code.co_varnames} {inner}"
+
+
+def _names(code: types.CodeType) -> list[str]:
+    inner = [_names(x) for x in code.co_consts if isinstance(x, types.CodeType)]
+    return [*code.co_names, *(name for names in inner for name in names)]
+
+
+def _plain(value: Any) -> str:
+    """A number or text as it is; of others the type."""
+    plain = value is None or isinstance(value, bool | int | float | str)
+    return repr(value) if plain else type(value).__name__
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:12]

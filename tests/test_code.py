@@ -1,0 +1,214 @@
+"""The code that a cell's numbers come from: every module that can be reached."""
+
+import functools
+import hashlib
+import importlib
+import sys
+import types
+
+import pytest
+
+
+pytestmark = pytest.mark.needs_extras
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """Write modules of a package `ours`; import one of them."""
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in list(sys.modules):
+        if name.partition(".")[0] in ("ours", "lonely"):
+            monkeypatch.delitem(sys.modules, name)
+
+    def write(name, text):
+        path = tmp_path.joinpath(*name.split(".")).with_suffix(".py")
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+        importlib.invalidate_caches()
+        return path
+
+    write("ours.__init__", "")
+    yield write
+    for name in list(sys.modules):
+        if name.partition(".")[0] in ("ours", "lonely"):
+            del sys.modules[name]
+
+
+def code_of(*values, study="ours.study"):
+    from experiments.engine.code import code_of as of
+
+    return of(values, study, {})
+
+
+def ours(code):
+    return {name for name in code if name.partition(".")[0] in ("ours", "lonely")}
+
+
+def test_every_import_is_followed_and_nothing_is_run(package):
+    package("ours.study", "from ours import chains")
+    package("ours.chains", "import functools\nfrom .deep import a\ndef chain(): pass")
+    package(
+        "ours.deep", "def a():\n    import ours.lazy as b\n    from lonely import c"
+    )
+    package("ours.lazy", "raise RuntimeError('imported')")
+    package("lonely", "import not_installed_at_all\nimport numpy, jax.numpy, json")
+    package("ours.unused", "")
+    chain = importlib.import_module("ours.chains").chain
+    code = code_of(chain)
+    names = {f"ours.{name}" for name in ("study", "chains", "deep", "lazy")}
+    assert ours(code) == {"ours", "lonely", *names}
+    assert "ours.lazy" not in sys.modules
+    tops = {name.partition(".")[0] for name in code}
+    assert tops == {"ours", "lonely", "experiments"}
+    assert "experiments.engine.program" in code
+    assert list(code) == sorted(code)
+
+
+def test_a_hash_is_of_the_source_file(package):
+    package("ours.study", "")
+    path = package("ours.chains", "def chain(): pass")
+    chain = importlib.import_module("ours.chains").chain
+    before = code_of(chain)
+    assert before["ours.chains"] == hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    path.write_text("def chain(): return 1")
+    after = code_of(chain)
+    assert {n for n in before if before[n] != after[n]} == {"ours.chains"}
+
+
+@pytest.mark.parametrize("place", ["partial", "argument", "field", "tuple", "class"])
+def test_functions_are_found_wherever_a_value_holds_them(place, package):
+    package("ours.study", "")
+    package(
+        "ours.recipes",
+        "import dataclasses\n@dataclasses.dataclass\nclass R:\n    x: object = 1\n"
+        "def f(): pass",
+    )
+    module, here = importlib.import_module("ours.recipes"), types.SimpleNamespace
+    value = {
+        "partial": functools.partial(module.f, 1),
+        "argument": functools.partial(here, a=(module.f,)),
+        "field": {"model": [module.f]},
+        "tuple": (None, 1, "text", (module.f,)),
+        "class": module.R(),
+    }[place]
+    assert ours(code_of(value)) == {"ours", "ours.study", "ours.recipes"}
+    assert ours(code_of(None)) == {"ours", "ours.study"}
+
+
+def test_what_shows_is_left_out_unless_it_holds_the_chain(package):
+    package(
+        "ours.study", "import ours.figures, experiments.cli, experiments.reports.demo"
+    )
+    path = package("ours.figures", "import matplotlib.pyplot, ours.colours")
+    package("ours.colours", "")
+    code = code_of()
+    assert ours(code) == {"ours", "ours.study"}
+    hidden = ("experiments.cli", "experiments.reports", "experiments.engine.store")
+    assert not [name for name in code if name.startswith(hidden)]
+    path.write_text(f"{path.read_text()}\ndef chain(): pass")
+    chain = importlib.import_module("ours.figures").chain
+    assert ours(code_of(chain)) == {
+        "ours",
+        "ours.study",
+        "ours.figures",
+        "ours.colours",
+    }
+
+
+PLANS = """
+A = 1
+FULL = dict(
+    rates=(1, 2),
+)
+B = 2
+SMOKE: dict = {}
+"""
+
+
+def test_the_numbers_of_a_plan_are_not_code(package):
+    path = package("ours.study", PLANS)
+    before = code_of()
+    path.write_text(
+        PLANS.replace("(1, 2),", "(1, 2,\n\n 3, 4),").replace("{}", "{1: 2}")
+    )
+    assert code_of() == before
+    path.write_text(PLANS.replace("B = 2", "B = 3"))
+    assert code_of()["ours.study"] != before["ours.study"]
+    package("ours.other", "")
+    assert code_of(study="ours.other") != code_of()
+    # In another module these names mean something else.
+    path.write_text("from ours.other import FULL")
+    package("ours.other", "FULL = 1")
+    before = code_of()
+    package("ours.other", "FULL = 2")
+    assert code_of()["ours.other"] != before["ours.other"]
+
+
+TYPED = """
+import functools
+from ours import chains
+RATE = 0.5
+def helper(x):
+    return RATE * x
+def chain(cell, factor=2):
+    return chains.chain(helper(cell)) * factor
+@functools.cache
+def wrapped(): return helper
+class Recipe:
+    def task(self): return helper(1)
+def idle(): pass
+"""
+
+
+@pytest.fixture
+def typed_in(package, monkeypatch):
+    """The session of a notebook, after some text was typed in."""
+    package("ours.study", "")
+    package("ours.chains", "def chain(): pass")
+
+    def run(text, file="<one>"):
+        module = types.ModuleType("session")
+        monkeypatch.setitem(sys.modules, "session", module)
+        exec(compile(text, file, "exec"), module.__dict__)
+        return module
+
+    return run
+
+
+def test_a_function_that_was_typed_in_is_known_by_its_code(typed_in):
+    session = typed_in(TYPED)
+    code = code_of(session.chain)
+    assert {n for n in code if n.startswith("session")} == {
+        *("session.chain", "session.helper")
+    }
+    assert "ours.chains" in code
+    moved = typed_in(f"\n\n{TYPED}", "<two>")
+    assert code_of(moved.chain) == code
+    for value, name in (
+        (session.wrapped, "session.wrapped"),
+        (session.Recipe(), "session.Recipe"),
+    ):
+        found = code_of(type(value) if name.endswith("Recipe") else value)
+        assert {name, "session.helper"} <= set(found)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "changed"),
+    [
+        ("RATE * x", "RATE + x", "session.helper"),
+        ("RATE = 0.5", "RATE = 0.25", "session.helper"),
+        ("factor=2", "factor=3", "session.chain"),
+        ("* factor", "* 2 * factor", "session.chain"),
+        ("helper(cell)", "helper(helper(cell))", "session.chain"),
+        ("def idle(): pass", "def idle(): return 1", None),
+    ],
+)
+def test_a_function_that_was_typed_in_otherwise(old, new, changed, typed_in):
+    before = code_of(typed_in(TYPED).chain)
+    assert old in TYPED
+    after = code_of(typed_in(TYPED.replace(old, new)).chain)
+    assert {n for n in before if before[n] != after[n]} == ({changed} - {None})
+    recipe = [
+        code_of(typed_in(text).Recipe) for text in (TYPED, TYPED.replace(old, new))
+    ]
+    assert (recipe[0] != recipe[1]) == (changed == "session.helper")
