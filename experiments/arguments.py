@@ -37,11 +37,11 @@ class Options:
         "Train the cells of shard I of N, counted from 0; all share one directory.",
         metavar="I/N",
     )
-    wait: float = option(
-        7 * 24 * 60.0,
+    wait: int = option(
+        7 * 24 * 60,
         "How long a shard waits for the cells of other shards, in each stage.",
         metavar="MINUTES",
-        type=float,
+        type=int,
     )
     out: Path = option(
         Path("results"), "Where results go: in OUT/STUDY/HASH.", type=Path
