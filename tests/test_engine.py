@@ -59,7 +59,7 @@ def digits_recipe():
 def static_of(recipe, chain, **changes):
     from experiments.engine.plan import cosine, Static
 
-    return Static(recipe, chain, 2, 1, cosine)._replace(**changes)
+    return Static(recipe, chain, 2, 1, cosine, curves=True)._replace(**changes)
 
 
 def leaves(params):
@@ -252,7 +252,7 @@ def test_diverged_at_is_the_first_step_whose_loss_is_not_finite(rate, shop):
         np.testing.assert_allclose(found["keep/weight"][1], w, rtol=1e-4)
 
 
-def in_the_last_step(done):
+def in_the_last_step(done, cell):
     return jnp.where(done >= 7 / 8, 1e30, 0.0)
 
 
@@ -430,9 +430,9 @@ def test_the_schedule_is_a_cosine_over_all_steps(done, eta):
     from experiments.engine.plan import constant, multiplier
 
     static = static_of(small.Line(), small.sgdw, epochs=6)
-    assert multiplier(static, 10)(60 * done) == pytest.approx(eta, abs=1e-5)
+    assert multiplier(static, 10, {})(60 * done) == pytest.approx(eta, abs=1e-5)
     flat = static._replace(schedule=constant)
-    assert multiplier(flat, 10)(60 * done) == 1
+    assert multiplier(flat, 10, {})(60 * done) == 1
 
 
 def test_a_run_ends_with_a_segment():

@@ -15,8 +15,6 @@ import decayax as dx
 
 
 nnx = pytest.importorskip("flax.nnx")
-from experiments.models.vit import vit  # noqa: E402
-
 from experiments.models.conv import Conv  # noqa: E402
 from experiments.models.mlp import mlp  # noqa: E402
 from experiments.models.model import from_nnx, Model  # noqa: E402
@@ -37,7 +35,6 @@ BUILDERS = {
     "mlp": functools.partial(mlp, sizes=(36, 8, 8, 3)),
     "mlp, norm": functools.partial(mlp, sizes=(36, 8, 8, 3), norm=True),
     "resnet": functools.partial(resnet, classes=3, width=4),
-    "vit": functools.partial(vit, 3, size=6, patch=3, width=8, heads=2, layers=1),
     "transformer": functools.partial(transformer, **DECODER, layers=2),
     "transformer, no norm": functools.partial(
         transformer, **DECODER, layers=1, norm=False
@@ -48,7 +45,7 @@ BUILDERS = {
 quick = functools.partial(
     jax.jit, compiler_options={"xla_backend_optimization_level": 0}
 )
-NORMED = ["mlp, norm", "resnet", "vit", "transformer"]
+NORMED = ["mlp, norm", "resnet", "transformer"]
 every_model = pytest.mark.parametrize("name", BUILDERS)
 
 
@@ -139,38 +136,30 @@ def resnet_reference(p, x):
     return linear(x.mean((1, 2)), p["head"])
 
 
-def attention(x, p, causal):
+def attention(x, p):
     heads = []
     for columns in np.split(np.arange(x.shape[-1]), 2):
         q, k, v = (x @ p[n]["kernel"][:, columns] for n in ("query", "key", "value"))
         scores = q @ k.swapaxes(1, 2) / np.sqrt(len(columns))
-        if causal:
-            scores = np.where(np.tri(x.shape[1]) == 1, scores, -np.inf)
+        scores = np.where(np.tri(x.shape[1]) == 1, scores, -np.inf)
         weights = np.exp(scores)
         heads.append(weights / weights.sum(-1, keepdims=True) @ v)
     return linear(np.concatenate(heads, -1), p["out"])
 
 
-def blocks(x, p, causal):
+def blocks(x, p):
     for b in p["blocks"].values():
-        x = x + attention(layer_norm(x, b.get("norm1")), b["attention"], causal)
+        x = x + attention(layer_norm(x, b.get("norm1")), b["attention"])
         h = linear(layer_norm(x, b.get("norm2")), b["up"])
         h = h / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (h + 0.044715 * h**3)))
         x = x + linear(h, b["down"])
     return layer_norm(x, p.get("norm"))
 
 
-def vit_reference(p, x):
-    corners = [(i, j) for i in (0, 3) for j in (0, 3)]
-    cut = [x[:, i : i + 3, j : j + 3].reshape(len(x), -1) for i, j in corners]
-    x = linear(np.stack(cut, 1), p["patch"]) + p["position"]["embedding"]
-    return linear(blocks(x, p, causal=False).mean(1), p["head"])
-
-
 def transformer_reference(p, tokens):
     x = p["token"]["embedding"][tokens] + p["position"]["embedding"]
     head = p.get("head", {"kernel": p["token"]["embedding"].T})
-    return linear(blocks(x, p, causal=True), head)
+    return linear(blocks(x, p), head)
 
 
 @every_model
@@ -327,7 +316,7 @@ def test_parameters_of_the_others():
     a, b, c = 36, 8, 3
     assert count(mlp((a, b, c))) == a * b + b + b * c + c
     assert count(mlp((a, b, c), norm=True)) == a * b + 3 * b + b * c + c
-    d, length, v, k = 16, 7, 11, 10
+    d, length, v = 16, 7, 11
     layer = 12 * d * d + 5 * d
     same = {"width": d, "heads": 4, "layers": 3}
     bare = v * d + length * d + 3 * layer
@@ -335,10 +324,6 @@ def test_parameters_of_the_others():
     assert count(transformer(v, length, **same)) == with_norm + d * v
     assert count(transformer(v, length, **same, norm=False)) == bare + d * v
     assert count(transformer(v, length, **same, tied=True)) == with_norm
-    patches = 5 * 5 * 2 * d + d + 4 * d
-    norms = (3 * 2 + 1) * 2 * d
-    expected = patches + 3 * layer + norms + d * k + k
-    assert count(vit(k, size=10, channels=2, patch=5, **same)) == expected
 
 
 @pytest.mark.parametrize("name", NORMED)
@@ -359,10 +344,8 @@ def test_kernels_and_embeddings_decay_and_nothing_else(name):
         assert (row.multiplier, row.sure) == (float(decays), True), row
         assert decays == (len(row.shape) > 1), row
     tables = {row.path for row in rows if row.role == "embedding"}
-    assert tables == {
-        "vit": {"position/embedding"},
-        "transformer": {"position/embedding", "token/embedding"},
-    }.get(name.split(",")[0], set())
+    both = {"position/embedding", "token/embedding"}
+    assert tables == (both if name.startswith("transformer") else set())
     norms = [row for row in rows if row.role == "norm_scale"]
     assert bool(norms) == (name not in ("mlp", "transformer, no norm"))
 
@@ -383,17 +366,6 @@ def test_the_transformer_does_not_look_ahead():
     np.testing.assert_allclose(short, full, rtol=1e-4, atol=1e-5)
 
 
-def test_only_positions_tell_the_vit_where_a_patch_is():
-    _, logits, params, x, _ = case("vit")
-    swapped = np.roll(x, 3, 2)  # left patches and right patches
-    blind = changed(params, position=0.0)
-    np.testing.assert_allclose(
-        logits(blind, x), logits(blind, swapped), rtol=1e-4, atol=1e-5
-    )
-    change = logits(params, x) - logits(params, swapped)
-    assert np.abs(change).max() > 0.01
-
-
 STREAM = ("position", "token", "out", "down")
 CONVS = ("conv", "conv1", "conv2", "conv3")
 
@@ -408,7 +380,6 @@ CONVS = ("conv", "conv1", "conv2", "conv3")
         ("transformer", STREAM, True),
         ("transformer", ("down",), False),
         ("transformer, no norm", STREAM, False),
-        ("vit", ("patch", *STREAM), True),
     ],
 )
 def test_a_norm_takes_the_scale_out_of_what_comes_before(name, parts, invariant):
@@ -439,7 +410,6 @@ def test_bfloat16_stays_bfloat16(name):
     ("build", "message"),
     [
         (lambda: transformer(5, 6, 9, 2, 1), "width 9 is no multiple of 2 heads"),
-        (lambda: vit(3, 28, patch=5), "size 28 is no multiple of patch size 5"),
         (lambda: resnet(10, width=6), "does not divide the number of channels"),
         (
             lambda: case("transformer").logits(
