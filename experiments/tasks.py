@@ -66,6 +66,8 @@ class Classification:
     )
 
     def load(self) -> Labelled:
+        if not 0 <= self.ema < 1:
+            raise Problem(f"ema={self.ema}: write 0 (none) or a decay, such as 0.999.")
         data = self.data()
         if not self.batch <= self.train_size < len(data.pool_y):
             raise Problem(

@@ -220,11 +220,11 @@ def _compile_record(
     spread, _ = devices.spread_over_devices(bench.width)
     record = jax.jit(jax.vmap(static.record), in_shardings=spread, out_shardings=spread)
     lowered = record.lower(opt_state, bench.shapes[1])
-    taken = set(lowered.out_info) & {*bench.measure.out_info, "diverged"}
+    taken = set(lowered.out_info) & set(bench.measure.out_info)
     if taken:
         raise Problem(
-            f"record: {', '.join(sorted(taken))} is a measure of the task: return "
-            "another name."
+            f"record: {', '.join(sorted(taken))} are measures of the task; return "
+            "other names."
         )
     return lowered.compile(LIGHTLY)
 

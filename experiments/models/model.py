@@ -74,7 +74,9 @@ def from_nnx(make: Callable[[nnx.Rngs], nnx.Module]) -> AnyModel:
     def train(
         params: Any, state: Any, x: jax.Array, make_key: MakeKey
     ) -> tuple[jax.Array, Any]:
-        network = nnx.merge(training, params, _streams(streams, make_key), state)
+        variables = params, _streams(streams, make_key), state
+        # A copy: the caller's variables are not to change.
+        network = nnx.merge(training, *variables, copy=True)
         return network(x), nnx.state(network, OTHERS)
 
     def logits(params: Any, state: Any, x: jax.Array) -> jax.Array:
@@ -138,19 +140,17 @@ def from_equinox(make: Callable[[jax.Array], Any]) -> Model:
     """
     import equinox as eqx
 
-    def is_array(leaf: Any) -> bool:
-        return isinstance(leaf, jax.ShapeDtypeStruct)
-
-    shapes, static = eqx.partition(
-        eqx.filter_eval_shape(make, jax.random.key(0)), is_array
+    module = eqx.filter_eval_shape(make, jax.random.key(0))
+    arrays, static = eqx.partition(
+        module, lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct)
     )
-    for leaf in jax.tree.leaves(shapes):
+    for leaf in jax.tree.leaves(arrays):
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             raise TypeError(
-                f"from_equinox: an array of {leaf.dtype}; write it as a tuple in a "
-                "static field (eqx.field(static=True))."
+                f"from_equinox: an array of {leaf.dtype} cannot be trained; keep it as "
+                "a tuple in a field with eqx.field(static=True)."
             )
     return Model(
-        lambda key: eqx.filter(make(key), eqx.is_array),
+        lambda key: eqx.filter(make(key), eqx.is_inexact_array),
         lambda params, x: jax.vmap(eqx.combine(params, static))(x),
     )
