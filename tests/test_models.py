@@ -14,10 +14,19 @@ import pytest
 import decayax as dx
 
 
+equinox = pytest.importorskip("equinox")
+linen = pytest.importorskip("flax.linen")
 nnx = pytest.importorskip("flax.nnx")
 from experiments.models.conv import Conv  # noqa: E402
 from experiments.models.mlp import mlp  # noqa: E402
-from experiments.models.model import from_nnx, Model  # noqa: E402
+from experiments.models.model import (  # noqa: E402
+    from_equinox,
+    from_linen,
+    from_nnx,
+    Model,
+    StatefulModel,
+    with_state,
+)
 from experiments.models.resnet import resnet  # noqa: E402
 from experiments.models.transformer import transformer  # noqa: E402
 
@@ -89,7 +98,8 @@ def changed(params, **factors: float):
 
 
 def plain(params) -> dict:
-    return jax.tree.map(lambda p: np.asarray(p, np.float64), nnx.to_pure_dict(params))
+    params = nnx.to_pure_dict(params) if isinstance(params, nnx.State) else params
+    return jax.tree.map(lambda p: np.asarray(p, np.float64), params)
 
 
 def linear(x, p):
@@ -218,6 +228,146 @@ def test_convolution_starts_as_that_of_nnx():
     ours, theirs = start(jax.random.key(0))
     assert jax.tree.structure(ours) == jax.tree.structure(theirs)
     assert jax.tree.all(jax.tree.map(np.array_equal, ours, theirs))
+
+
+# --- Models of each library, and their states ---------------------------------------
+
+
+class NnxNetwork(nnx.Module):
+    def __init__(self, dropout, *, rngs):
+        self.hidden = nnx.Linear(4, 8, rngs=rngs)
+        self.norm = nnx.BatchNorm(8, momentum=0.9, epsilon=1e-5, rngs=rngs)
+        self.drops = nnx.List([nnx.Dropout(rate, rngs=rngs) for rate in dropout])
+
+    def __call__(self, x):
+        x = self.norm(self.hidden(x))
+        return jnp.stack([drop(x) for drop in self.drops] or [x])
+
+
+class LinenNetwork(linen.Module):
+    dropout: tuple
+
+    @linen.compact
+    def __call__(self, x, train):
+        x = linen.Dense(8, name="hidden")(x)
+        x = linen.BatchNorm(not train, momentum=0.9, epsilon=1e-5, name="norm")(x)
+        drops = [linen.Dropout(rate, deterministic=not train) for rate in self.dropout]
+        return jnp.stack([drop(x) for drop in drops] or [x])
+
+
+def from_library(name, dropout=()):
+    if name == "nnx":
+        return from_nnx(lambda rngs: NnxNetwork(dropout, rngs=rngs))
+    return from_linen(LinenNetwork(dropout), jnp.zeros((1, 4)))
+
+
+def begun(model):
+    return model.init(jax.random.key(0)), model.state(jax.random.key(0))
+
+
+ROWS = RNG.normal(1, 2, size=(64, 4)).astype(np.float32)
+libraries = pytest.mark.parametrize("name", ["nnx", "linen"])
+
+
+def no_key():
+    raise AssertionError("a model without Dropout asks for no key")
+
+
+@libraries
+def test_batch_norm_takes_the_batch_in_training_and_the_state_in_evaluation(name):
+    model = from_library(name)
+    params, state = begun(model)
+    make_key = no_key if name == "nnx" else lambda: jax.random.key(0)
+    hidden = linear(np.float64(ROWS), plain(params)["hidden"])
+    mean, var = np.zeros(8), np.ones(8)
+    for _ in range(2):
+        before = jax.tree.map(np.array, state)
+        logits, new = model.train(params, state, ROWS, make_key)
+        jax.tree.map(np.testing.assert_array_equal, before, state)  # a pure function
+        state = new
+        expected = (hidden - hidden.mean(0)) / np.sqrt(hidden.var(0) + 1e-5)
+        np.testing.assert_allclose(logits[0], expected, rtol=1e-3, atol=1e-5)
+        mean = 0.9 * mean + 0.1 * hidden.mean(0)
+        var = 0.9 * var + 0.1 * hidden.var(0)
+    stored = jax.tree.leaves(state)
+    np.testing.assert_allclose(stored, [mean, var], rtol=1e-4, atol=1e-6)
+    expected = (hidden - mean) / np.sqrt(var + 1e-5)
+    for rows in (slice(None), slice(1)):  # one row, too, without a batch of its own
+        logits = model.logits(params, state, ROWS[rows])
+        np.testing.assert_allclose(logits[0], expected[rows], rtol=1e-3, atol=1e-5)
+
+
+@libraries
+def test_dropout_hangs_on_the_key_and_is_off_in_evaluation(name):
+    model = from_library(name, (0.25, 0.25))
+    params, state = begun(model)
+
+    def dropped(seed):
+        whole = from_library(name).train(params, state, ROWS, key(0))[0][0]
+        both = model.train(params, state, ROWS, key(seed))[0]
+        kept = np.asarray(both) != 0
+        np.testing.assert_allclose(both, kept * whole / 0.75, rtol=1e-4, atol=1e-6)
+        return kept
+
+    def key(seed):
+        return lambda: jax.random.key(seed)
+
+    one, again, other = dropped(0), dropped(0), dropped(1)
+    np.testing.assert_array_equal(one, again)
+    assert 0.56 < (one == other).mean() < 0.69  # 0.75² + 0.25²
+    assert 0.54 < (one[0] == one[1]).mean() < 0.71  # each layer its own numbers
+    assert 0.7 < one.mean() < 0.8
+    still = model.logits(params, state, ROWS)
+    np.testing.assert_array_equal(still[0], still[1])
+
+
+def test_a_module_of_parameters_alone_is_stateless():
+    dense = from_linen(linen.Dense(3), jnp.zeros((1, 4)))
+    for model in (dense, mlp((4, 8, 3))):
+        assert isinstance(model, Model)
+        stateful = with_state(model)
+        params, state = begun(stateful)
+        assert jax.tree.leaves(state) == []
+        logits, state = stateful.train(params, state, ROWS, no_key)
+        assert jax.tree.leaves(state) == []
+        for other in (stateful.logits(params, (), ROWS), model.logits(params, ROWS)):
+            np.testing.assert_array_equal(logits, other)
+    assert with_state(stateful) is stateful
+    params = dense.init(jax.random.key(0))
+    expected = ROWS @ params["kernel"] + params["bias"]
+    np.testing.assert_allclose(dense.logits(params, ROWS), expected, rtol=1e-5)
+    for name in ("nnx", "linen"):
+        for dropout in ((), (0.5,)):
+            assert isinstance(from_library(name, dropout), StatefulModel)
+
+
+def make_equinox(key):
+    return equinox.nn.MLP(4, 3, width_size=8, depth=1, key=key)
+
+
+def test_an_equinox_module_of_one_example_takes_batches():
+    model = from_equinox(make_equinox)
+    one, same, other = (model.init(jax.random.key(seed)) for seed in (0, 0, 1))
+    first, second = one.layers
+    hidden = np.maximum(ROWS @ first.weight.T + first.bias, 0)
+    expected = hidden @ second.weight.T + second.bias
+    found = quick(model.logits)(one, ROWS)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    jax.tree.map(np.testing.assert_array_equal, one, same)
+    assert not np.array_equal(first.weight, other.layers[0].weight)
+    assert {leaf.dtype for leaf in jax.tree.leaves(one)} == {np.dtype(np.float32)}
+    half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), one)
+    assert model.logits(half, ROWS.astype(jnp.bfloat16)).dtype == jnp.bfloat16
+
+
+class Counting(equinox.Module):
+    count: jax.Array
+
+
+def test_an_equinox_module_with_whole_numbers_is_refused():
+    message = "an array of int32 cannot be trained; keep it as a tuple in a field"
+    with pytest.raises(TypeError, match=message):
+        from_equinox(lambda key: Counting(jnp.arange(3)))
 
 
 # --- Training ---------------------------------------------------------------------

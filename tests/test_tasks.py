@@ -259,18 +259,15 @@ def step_by_hand(module, average, x, y, rate, ema):
     )
 
 
-def trained_by_hand(recipe, cell, steps):
+def trained_by_hand(recipe, cell, split, batches):
     """The test loss of the averaged network, as a user of Flax gets it."""
-    from experiments.data import labelled
     from experiments.seeds import key_for, Purpose
 
-    data, seed = loaded(recipe), cell["seed"]
-    split = labelled.split(seed, data.pool_y, 100, 0.0, 10)
-    module = Network(rngs=nnx.Rngs(key_for(seed, Purpose.INIT)))
+    data, key = loaded(recipe), key_for(cell["seed"], Purpose.INIT)
+    module = nnx.jit(lambda: Network(rngs=nnx.Rngs(key)))()
     average = jax.tree.map(jnp.copy, nnx.state(module))
-    for step in range(steps):
-        rows = labelled.batches(seed, step // 2, 100, 50)[step % 2]
-        x, y = data.pool_x[split.train_rows[rows]], split.train_y[rows]
+    for batch in batches:
+        x, y = data.pool_x[split.train_rows[batch]], split.train_y[batch]
         rate = cell["learning_rate"]
         average = step_by_hand(module, average, x, y, rate, recipe.ema)
     nnx.update(module, average)
@@ -279,17 +276,25 @@ def trained_by_hand(recipe, cell, steps):
 
 
 def test_a_network_with_batch_norm_trains_as_a_loop_in_flax_does():
-    from experiments.engine import chunks, workshop
-    from experiments.engine.plan import Block, constant, grid, Static
+    from experiments.engine import chunks, program, workshop
+    from experiments.engine.plan import Block, columns, constant, grid, Static
     from experiments.terminal import SILENT
 
-    recipe = digits(network, ema=0.6)
+    recipe, shop = digits(network, ema=0.6), workshop.workshop()
     cells = grid(learning_rate=(0.1, 0.5), weight_decay=[0.0], seed=[2])
     block = Block({}, Static(recipe, plain_sgd, 4, 2, constant), cells)
-    found = chunks.train(workshop.workshop(), block, cells, 2, SILENT)
+    found = chunks.train(shop, block, cells, 2, SILENT)
     assert not found["measure/diverged"].any()
-    for loss, cell in zip(found["measure/test_loss"][:, 0], cells, strict=True):
-        assert loss == pytest.approx(trained_by_hand(recipe, cell, 8), rel=1e-4)
+    numbers = columns(cells)
+    made = workshop.program_for(shop, block.static, numbers, 2)
+    _, part, _ = program.start(made, numbers)
+    halves = [workshop.batches_for(shop, made, numbers["seed"], k) for k in (0, 2)]
+    batches = np.concatenate(halves, 1)
+    for row, cell in enumerate(cells):
+        split = jax.tree.map(lambda x: np.asarray(x)[row], part.split)  # noqa: B023
+        by_hand = trained_by_hand(recipe, cell, split, batches[row])
+        loss = found["measure/test_loss"][row, 0]
+        assert loss == pytest.approx(by_hand, rel=1e-4)
 
 
 def test_the_key_of_a_step_decides_what_is_dropped_in_training_alone():
