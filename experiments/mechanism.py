@@ -84,9 +84,9 @@ def _one_epoch(
 
     def step(carry: Any, batch: Any) -> Any:
         index, params, model_state, state = carry
-        make_key = program.key_maker(cell, index)
+        key = program.step_key(cell, index)
         grads, model_state = grads_and_state(
-            params, model_state, batch, make_key, part, data
+            params, model_state, batch, key, part, data
         )
         without, _ = plain.update(grads, state, params)
         updates, state = decayed.update(grads, state, params)

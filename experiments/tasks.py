@@ -22,7 +22,7 @@ from experiments.data import corpus, labelled
 from experiments.data.corpus import Corpus
 from experiments.data.labelled import Labelled
 from experiments.engine.plan import Cell, Task
-from experiments.models.model import AnyModel, MakeKey, StatefulModel, with_state
+from experiments.models.model import AnyModel, StatefulModel, with_state
 from experiments.problem import Problem
 from experiments.seeds import key_for, Purpose
 
@@ -115,13 +115,13 @@ class Classification:
         params: Any,
         state: Any,
         batch: Any,
-        make_key: MakeKey,
+        key: jax.Array,
         part: Part,
         data: Labelled,
     ) -> tuple[jax.Array, Any]:
         rows, y = part.split.train_rows[batch], part.split.train_y[batch]
         x = self._inputs(part, data.pool_x[rows])
-        logits, state = model.train(params, state, x, make_key)
+        logits, state = model.train(params, state, x, key)
         return _cross_entropy(_of_the_last(logits), y).mean(), state
 
     def _measure(
@@ -234,11 +234,11 @@ def _next_symbol(
     params: Any,
     state: Any,
     windows: jax.Array,
-    make_key: MakeKey,
+    key: jax.Array,
     *_: Any,
 ) -> tuple[jax.Array, Any]:
     """The loss over all places of the windows, and the model's state."""
-    logits, state = model.train(params, state, windows[:, :-1], make_key)
+    logits, state = model.train(params, state, windows[:, :-1], key)
     losses = _cross_entropy(logits.astype(jnp.float32), windows[:, 1:])
     return losses.mean(), state
 

@@ -262,27 +262,23 @@ def from_library(name, dropout=()):
 
 
 def begun(model):
-    return model.init(jax.random.key(0)), model.state(jax.random.key(0))
+    return model.init(KEY), model.state(KEY)
 
 
+KEY = jax.random.key(0)
 ROWS = RNG.normal(1, 2, size=(64, 4)).astype(np.float32)
 libraries = pytest.mark.parametrize("name", ["nnx", "linen"])
-
-
-def no_key():
-    raise AssertionError("a model without Dropout asks for no key")
 
 
 @libraries
 def test_batch_norm_takes_the_batch_in_training_and_the_state_in_evaluation(name):
     model = from_library(name)
     params, state = begun(model)
-    make_key = no_key if name == "nnx" else lambda: jax.random.key(0)
     hidden = linear(np.float64(ROWS), plain(params)["hidden"])
     mean, var = np.zeros(8), np.ones(8)
     for _ in range(2):
         before = jax.tree.map(np.array, state)
-        logits, new = model.train(params, state, ROWS, make_key)
+        logits, new = model.train(params, state, ROWS, KEY)
         jax.tree.map(np.testing.assert_array_equal, before, state)  # a pure function
         state = new
         expected = (hidden - hidden.mean(0)) / np.sqrt(hidden.var(0) + 1e-5)
@@ -303,14 +299,11 @@ def test_dropout_hangs_on_the_key_and_is_off_in_evaluation(name):
     params, state = begun(model)
 
     def dropped(seed):
-        whole = from_library(name).train(params, state, ROWS, key(0))[0][0]
-        both = model.train(params, state, ROWS, key(seed))[0]
+        whole = from_library(name).train(params, state, ROWS, KEY)[0][0]
+        both = model.train(params, state, ROWS, jax.random.key(seed))[0]
         kept = np.asarray(both) != 0
         np.testing.assert_allclose(both, kept * whole / 0.75, rtol=1e-4, atol=1e-6)
         return kept
-
-    def key(seed):
-        return lambda: jax.random.key(seed)
 
     one, again, other = dropped(0), dropped(0), dropped(1)
     np.testing.assert_array_equal(one, again)
@@ -321,6 +314,15 @@ def test_dropout_hangs_on_the_key_and_is_off_in_evaluation(name):
     np.testing.assert_array_equal(still[0], still[1])
 
 
+def test_a_module_of_dropout_alone_has_a_mode_and_no_state():
+    model = from_nnx(lambda rngs: nnx.Dropout(0.5, rngs=rngs))
+    params, state = begun(model)
+    assert jax.tree.leaves((params, state)) == []
+    np.testing.assert_array_equal(model.logits(params, state, ROWS), ROWS)
+    dropped, _ = model.train(params, state, ROWS, KEY)
+    assert 0.3 < (np.asarray(dropped) == 0).mean() < 0.7
+
+
 def test_a_module_of_parameters_alone_is_stateless():
     dense = from_linen(linen.Dense(3), jnp.zeros((1, 4)))
     for model in (dense, mlp((4, 8, 3))):
@@ -328,12 +330,12 @@ def test_a_module_of_parameters_alone_is_stateless():
         stateful = with_state(model)
         params, state = begun(stateful)
         assert jax.tree.leaves(state) == []
-        logits, state = stateful.train(params, state, ROWS, no_key)
+        logits, state = stateful.train(params, state, ROWS, KEY)
         assert jax.tree.leaves(state) == []
         for other in (stateful.logits(params, (), ROWS), model.logits(params, ROWS)):
             np.testing.assert_array_equal(logits, other)
     assert with_state(stateful) is stateful
-    params = dense.init(jax.random.key(0))
+    params = dense.init(KEY)
     expected = ROWS @ params["kernel"] + params["bias"]
     np.testing.assert_allclose(dense.logits(params, ROWS), expected, rtol=1e-5)
     for name in ("nnx", "linen"):

@@ -182,7 +182,7 @@ def _alone(
     def step(carry: Any, batch: Any, cell: Any, part: Any, data: Any) -> Any:
         params, state, opt_state = carry
         grads, state = jax.grad(task.loss, has_aux=True)(
-            params, state, batch, program.key_maker(cell, 0), part, data
+            params, state, batch, program.step_key(cell, 0), part, data
         )
         update = program.optimizer(static, task, cell).update
         updates, opt_state = update(grads, opt_state, params)

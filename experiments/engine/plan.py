@@ -29,8 +29,8 @@ Chain = Callable[[Cell, Multiplier, Any], optax.GradientTransformation]
 class Task(NamedTuple):
     """What is trained, as pure functions; random numbers hang on the cell's seed.
 
-    `make_key()` is the random key of a step; where a loss does not call it, there is
-    none in the program. A model without state is written with `stateless_task`.
+    A loss has the random key of its step; the compiler removes a key that is not used.
+    A model without state is written with `stateless_task`.
     """
 
     init: Callable[[Cell], Params]
@@ -38,7 +38,7 @@ class Task(NamedTuple):
     # seed, epoch, data -> [steps, ...], the places of the data that a step takes: the
     # seed alone decides the order, not the cell's other numbers
     batches: Callable[..., Any]
-    # params, state, batch, make_key, part, data -> scalar, the state after this step
+    # params, state, batch, key, part, data -> scalar, the state after this step
     loss: Callable[..., tuple[jax.Array, State]]
     measure: Callable[..., Measures]  # params, state, part, data -> scalars
     mask: Callable[[Params], Any]  # params -> which of them decay
@@ -59,7 +59,7 @@ def stateless_task(
     """
 
     def loss_and_state(
-        params: Params, state: State, batch: Any, make_key: Any, part: Part, data: Data
+        params: Params, state: State, batch: Any, key: Any, part: Part, data: Data
     ) -> tuple[jax.Array, State]:
         return loss(params, batch, part, data), state
 

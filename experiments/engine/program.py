@@ -78,9 +78,9 @@ def optimizer(static: Static, task: Task, cell: Cell) -> Any:
     return static.chain(cell, eta, task.mask)
 
 
-def key_maker(cell: Cell, step: jax.typing.ArrayLike) -> Callable[[], jax.Array]:
-    """What makes the random key of a step, where the loss asks for it."""
-    return lambda: jax.random.fold_in(key_for(cell["seed"], Purpose.DROPOUT), step)
+def step_key(cell: Cell, step: jax.typing.ArrayLike) -> jax.Array:
+    """The random key of a step, for the loss."""
+    return jax.random.fold_in(key_for(cell["seed"], Purpose.DROPOUT), step)
 
 
 def run_epochs(
@@ -101,7 +101,7 @@ def run_epochs(
         index, batch = indexed
         params, state, opt_state, diverged_at = carry
         (loss, state), grads = loss_and_grads(
-            params, state, batch, key_maker(cell, index), part, data
+            params, state, batch, step_key(cell, index), part, data
         )
         updates, opt_state = update(grads, opt_state, params)
         first = (diverged_at == NEVER) & ~jnp.isfinite(loss)

@@ -13,9 +13,6 @@ import jax.numpy as jnp
 from flax import nnx
 
 
-MakeKey = Callable[[], jax.Array]  # makes the random key of this step
-
-
 class Model(NamedTuple):
     """A model that is its parameters alone."""
 
@@ -28,8 +25,8 @@ class StatefulModel(NamedTuple):
 
     init: Callable[[jax.Array], Any]  # key -> params
     state: Callable[[jax.Array], Any]  # key -> state
-    # params, state, x, make_key -> logits, the state after this batch
-    train: Callable[[Any, Any, jax.Array, MakeKey], tuple[jax.Array, Any]]
+    # params, state, x, key -> logits, the state after this batch
+    train: Callable[[Any, Any, jax.Array, jax.Array], tuple[jax.Array, Any]]
     logits: Callable[[Any, Any, jax.Array], jax.Array]  # params, state, x -> logits
 
 
@@ -44,7 +41,7 @@ def with_state(model: AnyModel) -> StatefulModel:
     return StatefulModel(
         init=model.init,
         state=lambda key: (),
-        train=lambda params, state, x, make_key: (model.logits(params, x), state),
+        train=lambda params, state, x, key: (model.logits(params, x), state),
         logits=lambda params, state, x: model.logits(params, x),
     )
 
@@ -72,16 +69,16 @@ def from_nnx(make: Callable[[nnx.Rngs], nnx.Module]) -> AnyModel:
     evaluating = nnx.graphdef(module)
 
     def train(
-        params: Any, state: Any, x: jax.Array, make_key: MakeKey
+        params: Any, state: Any, x: jax.Array, key: jax.Array
     ) -> tuple[jax.Array, Any]:
-        variables = params, _streams(streams, make_key), state
+        variables = params, _streams(streams, key), state
         # A copy: the caller's variables are not to change.
         network = nnx.merge(training, *variables, copy=True)
         return network(x), nnx.state(network, OTHERS)
 
     def logits(params: Any, state: Any, x: jax.Array) -> jax.Array:
         # An evaluation draws nothing; merging needs the streams all the same.
-        still = _streams(streams, lambda: jax.random.key(0))
+        still = _streams(streams, jax.random.key(0))
         return nnx.merge(evaluating, params, still, state)(x)
 
     return StatefulModel(
@@ -89,12 +86,12 @@ def from_nnx(make: Callable[[nnx.Rngs], nnx.Module]) -> AnyModel:
     )
 
 
-def _streams(shapes: Any, make_key: MakeKey) -> Any:
+def _streams(shapes: Any, key: jax.Array) -> Any:
     """Streams at their beginning, each with a key of its own made from one."""
 
     def begun(place: int, leaf: Any) -> jax.Array:
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            return jax.random.fold_in(make_key(), place)
+            return jax.random.fold_in(key, place)
         return jnp.zeros(leaf.shape, leaf.dtype)  # how many keys a stream has given
 
     leaves, treedef = jax.tree.flatten(shapes)
@@ -119,9 +116,9 @@ def from_linen(module: Any, example: Any) -> AnyModel:
         return {name: x for name, x in variables.items() if name != "params"}
 
     def train(
-        params: Any, state: Any, x: jax.Array, make_key: MakeKey
+        params: Any, state: Any, x: jax.Array, key: jax.Array
     ) -> tuple[jax.Array, Any]:
-        variables, rngs = {"params": params, **state}, {"dropout": make_key()}
+        variables, rngs = {"params": params, **state}, {"dropout": key}
         return module.apply(variables, x, **in_training, rngs=rngs, mutable=list(state))
 
     def logits(params: Any, state: Any, x: jax.Array) -> jax.Array:
