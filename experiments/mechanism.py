@@ -89,11 +89,15 @@ def _one_epoch(
     decayed = program.optimizer(static, task, cell)
     without_decay = {**cell, "weight_decay": 0 * cell["weight_decay"]}
     plain = program.optimizer(static, task, without_decay)
-    eta = multiplier(static, task.steps_per_epoch)
+    eta = multiplier(static, task.steps_per_epoch, cell)
+    grads_and_state = jax.grad(task.loss, has_aux=True)
 
     def step(carry: Any, batch: Any) -> Any:
-        index, params, state = carry
-        grads = jax.grad(task.loss)(params, batch, part, data)
+        index, params, model_state, state = carry
+        key = program.step_key(cell, index)
+        grads, model_state = grads_and_state(
+            params, model_state, batch, key, part, data
+        )
         without, _ = plain.update(grads, state, params)
         updates, state = decayed.update(grads, state, params)
         theta = decayed_vector(params)
@@ -105,9 +109,11 @@ def _one_epoch(
             "root_v": jnp.sqrt(decayed_vector(optax.tree_utils.tree_get(state, "nu"))),
             "rate": cell["learning_rate"] * eta(index) * cell["weight_decay"],
         }
-        return (index + 1, optax.apply_updates(params, updates), state), terms
+        params = optax.apply_updates(params, updates)
+        return (index + 1, params, model_state, state), terms
 
-    start = (number * task.steps_per_epoch, carry.params, carry.state)
+    index = number * task.steps_per_epoch
+    start = (index, carry.params, carry.model_state, carry.opt_state)
     first = jax.tree.map(lambda x: x[: task.steps_per_epoch], batches)
     _, terms = jax.lax.scan(step, start, first)
     return jax.tree.map(lambda term: jnp.sum(term, axis=0), terms)

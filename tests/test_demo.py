@@ -217,7 +217,8 @@ def test_measures_take_wrong_labels_for_training_and_right_ones_else():
     @jax.jit
     def untrained(cell, data):
         part, params = task.part(cell, data), task.init(cell)
-        return part, params, task.measure(params, part, data)
+        state = task.state(cell, params)
+        return part, params, task.measure(params, state, part, data)
 
     part, params, measured = jax.device_get(untrained({"seed": 5}, data))
     hidden, output = params["hidden"][0], params["output"]

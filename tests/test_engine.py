@@ -59,7 +59,7 @@ def digits_recipe():
 def static_of(recipe, chain, **changes):
     from experiments.engine.plan import cosine, Static
 
-    return Static(recipe, chain, 2, 1, cosine)._replace(**changes)
+    return Static(recipe, chain, 2, 1, cosine, curves=True)._replace(**changes)
 
 
 def leaves(params):
@@ -255,7 +255,7 @@ def test_diverged_at_is_the_first_step_whose_loss_is_not_finite(rate, shop):
         np.testing.assert_allclose(found["keep/weight"][1], w, rtol=1e-4)
 
 
-def in_the_last_step(done):
+def in_the_last_step(done, cell):
     return jnp.where(done >= 7 / 8, 1e30, 0.0)
 
 
@@ -428,14 +428,68 @@ def test_under_plain_sgd_the_places_are_one_and_momentum_parts_them(shop):
     assert not np.allclose(heavy, parted, rtol=0.05)
 
 
+# --- Schedules and segments -------------------------------------------------------
+
+
 @pytest.mark.parametrize(("done", "eta"), [(0, 1), (0.25, 0.85355), (0.5, 0.5), (1, 0)])
 def test_the_schedule_is_a_cosine_over_all_steps(done, eta):
     from experiments.engine.plan import constant, multiplier
 
     static = static_of(small.Line(), small.sgdw, epochs=6)
-    assert multiplier(static, 10)(60 * done) == pytest.approx(eta, abs=1e-5)
+    assert multiplier(static, 10, {})(60 * done) == pytest.approx(eta, abs=1e-5)
     flat = static._replace(schedule=constant)
-    assert multiplier(flat, 10)(60 * done) == 1
+    assert multiplier(flat, 10, {})(60 * done) == 1
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 1.0])
+def test_a_warmup_rises_for_its_share_and_leaves_the_rest_to_the_schedule(share):
+    from experiments.engine.plan import cosine, multiplier, warmup
+
+    static = static_of(small.Line(), small.sgdw, epochs=5)
+    static = static._replace(schedule=functools.partial(warmup, cosine))
+    eta = multiplier(static, 4, {"warmup": jnp.float32(share)})
+    for step in range(20):
+        done = step / 20
+        expected = (
+            done / share
+            if done < share
+            else (1 + math.cos(math.pi * (done - share) / (1 - share))) / 2
+        )
+        assert float(eta(step)) == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_share_of_the_warmup_is_a_number_of_the_cell(shop):
+    from experiments.engine.plan import cosine, grid, warmup
+
+    schedule = functools.partial(warmup, cosine)
+    static = static_of(small.Line(), plain_l2, schedule=schedule, curves=False)
+    shares = (0.0, 0.25, 0.6)
+    axes = {"learning_rate": [0.1], "weight_decay": [0.0], "seed": [2]}
+    found = train(shop, static, grid(**axes, warmup=shares), small.kept)
+    for share, weight in zip(shares, found["keep/weight"], strict=True):
+        data, rows = small.points(), np.arange(32).reshape(4, 8) * 5
+        w, b = np.sin(2 + np.arange(4.0)), 0.0
+        for step in range(8):
+            epoch, place = divmod(step, 4)
+            x, y = (a[(rows[place] + 2 + epoch) % 32] for a in data)
+            error = x @ w + b - y
+            done = step / 8
+            rising = done / share if done < share else 1
+            rest = max(done - share, 0) / (1 - share)
+            gamma = 0.1 * rising * (1 + math.cos(math.pi * rest)) / 2
+            w, b = w - gamma * x.T @ error / 4, b - gamma * 2 * error.mean()
+        np.testing.assert_allclose(weight, w, rtol=1e-5)
+
+
+def test_without_curves_the_last_measures_alone_are_taken(shop):
+    cells = cells_of((0.1, 0.1, 1), (1e30, 0.0, 2))
+    static = static_of(small.Line(), small.sgd_l2)
+    curves = train(shop, static, cells)
+    once = train(shop, static._replace(curves=False), cells)
+    for name in [name for name in curves if name.startswith("measure/")]:
+        assert curves[name].shape == (2, 2)
+        np.testing.assert_array_equal(once[name], curves[name][:, 1:])
+    np.testing.assert_array_equal(once["diverged_at"], curves["diverged_at"])
 
 
 def test_a_run_ends_with_a_segment():
@@ -468,6 +522,120 @@ def test_cells_as_columns():
     assert kinds["seed"] == "int32"
     with pytest.raises(ValueError, match="need the same numbers"):
         columns((*cells, {"seed": 1}))
+
+
+# --- A state and random numbers of the model --------------------------------------
+
+
+def draws(seed, steps):
+    """The random numbers of the steps of a seed, float64[steps, 4]."""
+    from experiments.seeds import key_for, Purpose
+
+    key = key_for(seed, Purpose.DROPOUT)
+    keys = [jax.random.fold_in(key, step) for step in steps]
+    return np.float64([jax.random.uniform(key, (4,)) for key in keys])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Noisy(small.Line):
+    """The gradient is random, times a count of the losses that were taken."""
+
+    def task(self):
+        task = super().task()
+
+        def loss(params, count, batch, key, part, data):
+            noise = count * jax.random.uniform(key, (4,))
+            return noise @ params["weight"], count + 1
+
+        def measure(params, count, part, data):
+            return task.measure(params, (), part, data) | {"count": count}
+
+        def state(cell, params):
+            return jnp.float32(1 + cell["seed"])
+
+        return task._replace(loss=loss, measure=measure, state=state)
+
+
+def test_a_loss_has_the_state_and_the_key_of_its_step(shop):
+    cells = cells_of((0.1, 0.0, 1), (0.01, 0.0, 1), (0.1, 0.0, 2))
+    static = static_of(Noisy(), plain_l2)
+    found = train(shop, static, cells, small.kept)
+    np.testing.assert_array_equal(found["measure/count"], [[6, 10], [6, 10], [7, 11]])
+    etas = (1 + np.cos(np.pi * np.arange(8) / 8)) / 2
+    for weight, cell in zip(found["keep/weight"], cells, strict=True):
+        began = np.sin(cell["seed"] + np.arange(4.0))
+        counts = 1 + cell["seed"] + np.arange(8)
+        noise = draws(cell["seed"], range(8))
+        steps = cell["learning_rate"] * (etas * counts)[:, None] * noise
+        np.testing.assert_allclose(weight, began - steps.sum(0), rtol=1e-5)
+    whole = train(shop, static._replace(epochs_per_segment=2), cells, small.kept)
+    np.testing.assert_allclose(found["keep/weight"], whole["keep/weight"], rtol=1e-6)
+
+
+def test_random_numbers_are_made_where_a_loss_asks_for_them(shop):
+    from experiments.engine.plan import columns
+    from experiments.engine.workshop import program_for
+
+    numbers = columns(cells_of((0.1, 0.0, 0)))
+    statics = [static_of(recipe, plain_l2) for recipe in (Noisy(), small.Line())]
+    made = [program_for(shop, static, numbers, WIDTH) for static in statics]
+    texts = [each.segment.as_text() for each in made]
+    assert ["fold_in" in text for text in texts] == [True, False]
+
+
+def test_the_mechanism_is_measured_with_the_state_and_the_keys(shop):
+    from experiments.engine.plan import constant
+    from experiments.mechanism import measure_shrink
+
+    static = static_of(Noisy(), arms_named("adamw"), epochs=4, schedule=constant)
+    cell = {"learning_rate": 0.01, "weight_decay": 50.0, "seed": 3}
+    found = measure_shrink(shop, static, cell, 2)
+    np.testing.assert_allclose(found["shrink"], 0.01 * 50.0, rtol=1e-4)
+    third_epoch = np.arange(8, 12)
+    gradients = (1 + 3 + third_epoch)[:, None] * draws(3, third_epoch)
+    expected = np.sqrt((gradients**2).mean(0))
+    np.testing.assert_allclose(found["rms_g"], expected, rtol=1e-5)
+
+
+# --- Records of the optimizer's state ---------------------------------------------
+
+
+def tracked(cell, eta, mask):
+    import decayax as dx
+    from experiments import arms
+
+    return dx.track_decay(arms.adamw(cell, eta, mask), every=1)
+
+
+def decay_rate(opt_state, params):
+    """As `dx.decay_stats` has it, of all decayed weights together."""
+    sums = [opt_state.sums[name] for name in ("weight", "idle")]
+    weights, *_, weights_decay, _, _ = sum(sums)
+    return {"decay_rate": -weights_decay / weights, "count": opt_state.count}
+
+
+def test_a_record_of_the_optimizer_is_a_measure(shop):
+    cells = cells_of((0.1, 0.5, 1), (0.01, 2.0, 1), (0.1, 0.0, 2))
+    static = static_of(small.Line(), tracked, record=decay_rate)
+    found = train(shop, static, cells)
+    np.testing.assert_array_equal(found["measure/count"], [[4, 8]] * 3)
+    for rates, cell in zip(found["measure/decay_rate"], cells, strict=True):
+        etas = np.array([(1 + math.cos(math.pi * step / 8)) / 2 for step in (3, 7)])
+        exact = cell["learning_rate"] * cell["weight_decay"] * etas
+        np.testing.assert_allclose(rates, exact, rtol=1e-4, atol=1e-9)
+
+
+def recorded_loss(opt_state, params):
+    return {"train_loss": jnp.zeros(()), "diverged": jnp.zeros(())}
+
+
+def test_a_record_has_names_of_its_own(shop):
+    from experiments.problem import Problem
+
+    static = static_of(small.Line(), plain_l2, record=recorded_loss)
+    names = "record: diverged, train_loss are measures of the task; return other names"
+    with pytest.raises(Problem, match=names):
+        train(shop, static, cells_of((0.1, 0.0, 0)))
 
 
 # --- Memory -----------------------------------------------------------------------

@@ -72,7 +72,7 @@ class Line:
         return self.data()
 
     def task(self):
-        from experiments.engine.plan import Task
+        from experiments.engine.plan import stateless_task
 
         def loss(params, rows, part, data):
             y = data.x[rows] @ params["weight"] + params["bias"]
@@ -88,7 +88,7 @@ class Line:
             return {"val_accuracy": score, "test_accuracy": score, "train_loss": value}
 
         steps = 32 // self.batch
-        return Task(
+        return stateless_task(
             init=init,
             part=lambda cell, data: None,
             batches=lambda seed, epoch, data: (
@@ -144,7 +144,7 @@ def study(plan: Plan):
     from experiments.selection import choose
 
     def block(stage, arm, cells, keep=None):
-        static = Static(plan.recipe, ARMS[arm], 2, 1, cosine)
+        static = Static(plan.recipe, ARMS[arm], 2, 1, cosine, curves=True)
         return Block({"stage": stage, "arm": arm}, static, cells, keep)
 
     axes = {"learning_rate": plan.learning_rates, "weight_decay": plan.weight_decays}
@@ -1234,6 +1234,8 @@ def test_the_hash_changes_with_what_a_block_is(monkeypatch):
                 "epochs": 4,
                 "epochs_per_segment": 2,
                 "schedule": plans.constant,
+                "curves": False,
+                "record": kept,
             }.items()
         ),
     ]
