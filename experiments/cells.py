@@ -187,8 +187,8 @@ def _more(folder: Path, name: str, rows: np.ndarray) -> Iterator[dict[str, np.nd
     path = folder / name
     if not path.exists():
         raise Problem(
-            f"{folder} holds no {name}: its study keeps no arrays of its runs, or has no "
-            "curves (`Static.curves`)."
+            f"{folder} holds no {name}: run the study anew, if its blocks `keep` arrays "
+            "or have curves (`Static.curves`)."
         )
     try:
         arrays = files.read_arrays(path)

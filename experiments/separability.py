@@ -1,23 +1,24 @@
 """Are learning rate and decay separate knobs? Numbers from the errors of a grid.
 
-Near its optimum the error is a quadratic surface of x = log2 γ and y = log2 λ:
+Errors are percentages by point (λ, γ), an array over the seeds. For each learning rate
+the centre of the valley along λ is an average of y = log2 λ over its points, weighted
+by how near to the best each of them is:
 
-    e = c + b_x x + b_y y + b_xx x² + b_xy x y + b_yy y²,
-    ridge:  the best y of each x,    ridge slope  dy/dx = -b_xy / (2 b_yy)
+    y*(γ) = Σ w y / Σ w,    w = exp(-(e - e_min) / WIDTH)
+    ridge slope             of the line through y* against x = log2 γ, by least squares
 
 The slope is 0 where the two are separate, -1 where only γλ matters, +1 where only λ/γ
-does. A least-squares fit is linear in the errors, so every seed has coefficients of its
-own, and the slope is below s if the mean over seeds of -b_xy - 2 s b_yy is below 0. A
-one-sided t-test of that for s = ±0.25 tells whether the slope is shown to lie between,
-and the interval holds every slope that the two-sided test does not exclude.
+does. A learning rate takes part if its best error is within GOOD points of the best of
+all, and if the error rises by RISE points on both sides: elsewhere λ does nothing, or
+the valley was not seen whole. The slope without each seed in turn (the jackknife) gives
+a value for each seed; two one-sided t-tests of them show a slope to lie within ±0.25.
 
     regret        tune γ at some λ, then λ at that γ, or the other way round: how much
                   worse than the optimum, on average over starts and orders
     sensitivity   mean over γ of e - e*, with λ fixed at its best, or tuned for each γ
 
 Reference:
-    Fieller, *Some problems in interval estimation*, J. R. Statist. Soc. B 16 (1954),
-    175-185: the interval of a ratio of means.
+    Efron and Tibshirani, *An Introduction to the Bootstrap*, 1993, chapter 11.
     Schuirmann, *A comparison of the two one-sided tests procedure*, J. Pharmacokinet.
     Biopharm. 15 (1987), 657-680.
     Wortsman et al., *Small-scale proxies for large-scale Transformer training
@@ -33,81 +34,114 @@ from scipy import stats
 from experiments.search import Point
 
 
-GOOD = 3.0  # points of error: the surface is fitted to what is this near to the best
+WIDTH = 1.0  # points of error by which a weight falls to 1/e
+GOOD = 3.0  # points: learning rates that are this near to the best make the ridge
+RISE = 1.0  # points on both sides of a valley
 SEPARATE = 0.25  # a slope that is nearer to 0 is called separable
+ROWS, POINTS = 5, 9  # at most: learning rates of a ridge, and points of each
+FEWEST = 3  # learning rates
 LEVEL = 0.05
-FEWEST = 9  # points for the six coefficients
+
+Errors = Mapping[Point, np.ndarray]
+Row = dict[float, np.ndarray]  # of one learning rate: errors by y = log2 λ, rising
 
 
-class Surface(NamedTuple):
-    """The ridge of a fitted surface, y = offset + slope · x."""
+class Ridge(NamedTuple):
+    """The line y = offset + slope · x through the valley, and its points."""
 
     slope: float
     offset: float
     low: float  # 95 % interval of the slope
     high: float
     separable: bool  # shown to be within ±SEPARATE
-    coupled: bool  # shown not to be
-    rates: tuple[float, float]  # the range of x of the points
+    coupled: bool  # shown not to be: the whole interval is outside
+    centres: tuple[tuple[float, float], ...]  # (x, y*)
 
 
-def fit(errors: Mapping[Point, np.ndarray]) -> Surface | None:
-    """The surface of the errors (percent, by seed) of points (λ, γ).
-
-    None where there is no ridge: too few points near the best, fewer than three
-    learning rates or strengths among them, or no clear curvature along λ.
-    """
-    best = min(float(values.mean()) for values in errors.values())
-    near = [point for point, e in errors.items() if e.mean() <= best + GOOD]
-    y, x = np.log2(np.array(near)).T
-    if len(near) < FEWEST or min(len(set(x)), len(set(y))) < 3:
+def ridge(errors: Errors) -> Ridge | None:
+    """The ridge of a grid; None where fewer than three learning rates have a valley."""
+    rows = _valleys(errors, GOOD)
+    if len(rows) < FEWEST:
         return None
-    middle = x.mean(), y.mean()
-    x, y = x - middle[0], y - middle[1]
-    design = np.stack([np.ones_like(x), x, y, x**2, x * y, y**2], axis=1)
-    if np.linalg.matrix_rank(design) < design.shape[1]:
-        return None
-    values = np.stack([errors[point] for point in near])  # [points, seeds]
-    coefficients = np.linalg.lstsq(design, values, rcond=None)[0]
-    slope, bend = -coefficients[4], 2 * coefficients[5]
-    if not _below(-bend):
-        return None
-    low, high = _ratio(slope, bend)
-    mean = slope.mean() / bend.mean()
-    lift = -coefficients[2].mean() / bend.mean()
-    return Surface(
-        slope=float(mean),
-        offset=float(middle[1] + lift - mean * middle[0]),
-        low=low,
-        high=high,
-        separable=_below(slope - SEPARATE * bend) and _below(-slope - SEPARATE * bend),
-        coupled=low > SEPARATE or high < -SEPARATE,
-        rates=(float(x.min() + middle[0]), float(x.max() + middle[0])),
+    slope, offset = _line(rows)
+    count = len(next(iter(errors.values())))
+    without = [_line(rows, np.arange(count) != seed)[0] for seed in range(count)]
+    values = count * slope - (count - 1) * np.array(without)
+    margin = float(stats.t.ppf(1 - LEVEL / 2, count - 1) * _error(values))
+    return Ridge(
+        slope=slope,
+        offset=offset,
+        low=slope - margin,
+        high=slope + margin,
+        separable=abs(slope) + stats.t.ppf(1 - LEVEL, count - 1) * _error(values)
+        < SEPARATE,
+        coupled=abs(slope) - margin > SEPARATE,
+        centres=tuple((x, _centre(row)) for x, row in rows.items()),
     )
 
 
-def _below(values: np.ndarray) -> bool:
-    """Whether the mean over seeds is shown to be below 0: a one-sided t-test."""
-    count = len(values)
-    error = np.std(values, ddof=1) / np.sqrt(count)
-    return bool(values.mean() + stats.t.ppf(1 - LEVEL, count - 1) * error < 0)
+def points_that_matter(errors: Errors) -> list[Point]:
+    """Of a grid that was tried on few seeds: what a slope on more seeds needs.
 
-
-def _ratio(above: np.ndarray, below: np.ndarray) -> tuple[float, float]:
-    """Fieller's 95 % interval of mean(above) / mean(below), paired by seed.
-
-    It holds the values r with (a - r b)² <= t² var(above - r below) / n, which lie
-    between the roots of a quadratic in r if b is clearly not 0.
+    The valleys of the best learning rates, each up to where the error has risen.
     """
-    count = len(above)
-    quantile = stats.t.ppf(1 - LEVEL / 2, count - 1) ** 2 / count
-    (vaa, vab), (_, vbb) = np.cov(above, below) * quantile
-    a, b = above.mean(), below.mean()
-    square, half, rest = b * b - vbb, a * b - vab, a * a - vaa
-    if square <= 0:
-        return -np.inf, np.inf
-    root = np.sqrt(max(half * half - square * rest, 0.0))
-    return float((half - root) / square), float((half + root) / square)
+    rows = _valleys(errors, GOOD + RISE)
+    best = sorted(rows, key=lambda x: min(e.mean() for e in rows[x].values()))[:ROWS]
+    return [(2.0**y, 2.0**x) for x in sorted(best) for y in _window(rows[x])]
+
+
+def _window(row: Row) -> list[float]:
+    """The y around the centre, out to the first on each side that is far above it."""
+    means = {y: float(e.mean()) for y, e in row.items()}
+    centre, far = _centre(row), min(means.values()) + GOOD + RISE
+    below = [y for y in row if y < centre and means[y] > far]
+    above = [y for y in row if y > centre and means[y] > far]
+    low, high = max(below, default=min(row)), min(above, default=max(row))
+    near = sorted(row, key=lambda y: abs(y - centre))[:POINTS]
+    return [y for y in sorted(near) if low <= y <= high]
+
+
+def _valleys(errors: Errors, good: float) -> dict[float, Row]:
+    """By x, the rows that are good enough and rise on both sides."""
+    rows: dict[float, Row] = {}
+    for decay, rate in sorted(errors):
+        if decay > 0:
+            row = rows.setdefault(float(np.log2(rate)), {})
+            row[float(np.log2(decay))] = errors[decay, rate]
+    if not rows:
+        return {}
+    best = min(e.mean() for row in rows.values() for e in row.values())
+    return {x: row for x, row in sorted(rows.items()) if _is_valley(row, best + good)}
+
+
+def _is_valley(row: Row, limit: float) -> bool:
+    means = np.array([e.mean() for e in row.values()])
+    place = int(means.argmin())
+    below, above = means[:place], means[place + 1 :]
+    risen = means[place] + RISE
+    return bool(
+        means[place] <= limit and below.max(initial=0) > risen < above.max(initial=0)
+    )
+
+
+def _centre(row: Row, seeds: np.ndarray | slice = slice(None)) -> float:
+    """y* of a row, on some of the seeds."""
+    means = np.array([e[seeds].mean() for e in row.values()])
+    weights = np.exp(-(means - means.min()) / WIDTH)
+    return float(np.average(list(row), weights=weights))
+
+
+def _line(
+    rows: dict[float, Row], seeds: np.ndarray | slice = slice(None)
+) -> tuple[float, float]:
+    """Slope and offset of the line through the centres."""
+    centres = [_centre(row, seeds) for row in rows.values()]
+    slope, offset = np.polyfit(list(rows), centres, 1)
+    return float(slope), float(offset)
+
+
+def _error(values: np.ndarray) -> float:
+    return float(np.std(values, ddof=1) / np.sqrt(len(values)))
 
 
 def gain(errors: np.ndarray) -> float:

@@ -29,7 +29,7 @@ from experiments.statistics import (
 )
 
 
-SURFACE = "surface"
+RIDGE = "ridge"
 PLACES = ("L2", "lr-coupled", "independent")
 SEPARATE = 0.25  # a ridge slope smaller than this is called separable
 

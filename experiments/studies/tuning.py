@@ -17,21 +17,21 @@ Reference   Loshchilov and Hutter, *Decoupled Weight Decay Regularization*, ICLR
             instabilities*, 2023, https://arxiv.org/abs/2309.14322 (sensitivity)
 
 Nine arms on each of three tasks go through the protocol (`experiments/protocol.py`),
-with a coarse pass of 11 × 11 powers of two. A stage of its own runs the points around
-the ridge on the seeds of validation; the slope is that of a surface fitted to them.
+with a coarse pass of 11 × 11 powers of two. A stage of its own runs the points of the
+ridge, as tuning shows it, on the seeds of validation, which give its slope.
 """
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from experiments import arms, protocol, recipes
+from experiments import arms, protocol, recipes, separability
 from experiments.arms import Arm
 from experiments.cells import Table
 from experiments.engine.plan import Block, cosine, Static
 from experiments.engine.study import Stage, Study
 from experiments.protocol import Contrast, difference, Entry
-from experiments.reports.tuning import SURFACE, write_report as write_report
-from experiments.search import Axis, Point, powers
+from experiments.reports.tuning import RIDGE, write_report as write_report
+from experiments.search import Axis, powers
 from experiments.tasks import Classification
 
 
@@ -49,7 +49,6 @@ ARMS = (
 )
 POINTS = 11  # powers of two of the coarse pass along each axis
 FURTHER = 5  # how many more of them the grid may grow by, at either end
-AROUND = (-2, -1, 0, 1, 2)  # steps from the best: the points of the surface
 
 
 class Task(NamedTuple):
@@ -180,34 +179,27 @@ SMOKE = plan_of(
 
 
 def study(plan: protocol.Plan) -> Study:
-    """The protocol, and the points around each ridge on the seeds of validation."""
-    runs = len(plan.entries) * len(AROUND) ** 2 * plan.validation_seeds
+    """The protocol, and the points of each ridge on the seeds of validation."""
+    points = separability.ROWS * separability.POINTS  # at most
+    runs = len(plan.entries) * points * plan.validation_seeds
     return Study(
         name="tuning",
         plan=plan,
         stages=(
             *protocol.stages(plan),
-            Stage(SURFACE, runs, lambda table: surfaces(plan, table)),
+            Stage(RIDGE, runs, lambda table: ridges(plan, table)),
         ),
         report=write_report,
     )
 
 
-def surfaces(plan: protocol.Plan, table: Table) -> list[Block]:
-    """Around the best λ of learning rates near the best one, by tuning."""
+def ridges(plan: protocol.Plan, table: Table) -> list[Block]:
+    """What the slope of each entry needs, where tuning shows a ridge."""
     seeds = plan.seeds(protocol.VALIDATION)
-    found = [(entry, around(plan, entry, table)) for entry in plan.entries]
-    return [protocol.block(entry, SURFACE, points, seeds) for entry, points in found]
-
-
-def around(plan: protocol.Plan, entry: Entry, table: Table) -> list[Point]:
-    """A patch of the grid that leans with the ridge, of points that tuning tried."""
-    order = protocol.tuned(plan, entry, table)
-    (_, best), tried = order[0], set(order)
     found = []
-    for step in AROUND:
-        rate = best * 2.0**step
-        row = [decay for decay, other in order if other == rate]
-        places = [row[0] * 2.0**side for side in AROUND] if row else []
-        found += [(decay, rate) for decay in places if (decay, rate) in tried]
+    for entry in plan.entries:
+        shares = protocol.values(entry, table, protocol.TUNING, plan.measure.score)
+        errors = {point: 100 - 100 * each for point, each in shares.items()}
+        if points := separability.points_that_matter(errors):
+            found.append(protocol.block(entry, RIDGE, points, seeds))
     return found
