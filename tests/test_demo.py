@@ -84,8 +84,9 @@ def test_smoke_run_end_to_end(tmp_path):
 
 def check_runs(folder: Path, count: int):
     """Every run once, finite, on fresh seeds at the setting that tuning picked."""
-    from experiments import cells
     from experiments.reports.demo_analysis import choices, FINAL, MATCHED, TUNING
+
+    from experiments import cells
 
     runs = cells.read(folder / "cells.csv")
     assert len(runs["seed"]) == count == (4 + 8 + 8) + (3 + 1) * 4
@@ -107,9 +108,10 @@ def check_runs(folder: Path, count: int):
 
 def check_words(folder: Path, stdout: str):
     """The verdict follows from the table, in the report and on the terminal."""
+    from experiments.reports.demo_analysis import analyse
+
     from experiments import cells
     from experiments.reports.demo import conclusion
-    from experiments.reports.demo_analysis import analyse
 
     verdict = conclusion(analyse(cells.read(folder / "cells.csv")))
     assert verdict in stdout
@@ -117,9 +119,10 @@ def check_words(folder: Path, stdout: str):
 
 
 def check_measured_shrinks(folder: Path):
-    from experiments.reports.demo import stored_arrays
     from experiments.reports.demo_figures import shrink_of
     from experiments.reports.shrink import shrink_line
+
+    from experiments.reports.demo import stored_arrays
 
     arrays = stored_arrays(folder)
     l2, decoupled = (
@@ -136,6 +139,7 @@ def check_measured_shrinks(folder: Path):
 
 def test_pairs_share_their_grid_and_the_seeds_of_the_stages_are_disjoint():
     from experiments.reports.demo_analysis import FINAL, NONE, TUNING
+
     from experiments.studies.demo import ARMS, FULL, SMOKE
 
     assert set(FULL.learning_rates) == {"SGD", "RMSprop", "Adam"}
@@ -156,6 +160,7 @@ def test_pairs_share_their_grid_and_the_seeds_of_the_stages_are_disjoint():
 
 def test_arms_differ_in_nothing_but_the_chain():
     from experiments.reports.demo_analysis import FINAL, MATCHED
+
     from experiments.studies.demo import ARMS, fresh, FULL, study, tuning
 
     blocks = [
@@ -273,6 +278,7 @@ def test_a_seed_is_the_same_run_in_every_arm():
 def made_up_runs(plan, accuracy):
     """Every run of a plan, `accuracy(arm, cell)` for (validation, test)."""
     from experiments.reports.demo_analysis import FINAL, MATCHED, NONE, TUNING
+
     from experiments.studies.demo import ARMS
 
     rows = []
@@ -329,6 +335,7 @@ def prefers(rate, strength):
 
 def test_no_decay_also_runs_at_the_rate_of_the_decoupled_chain():
     from experiments.reports.demo_analysis import choices, FINAL, MATCHED, NONE
+
     from experiments.studies.demo import ARMS, fresh
 
     runs = made_up_runs(plan(), prefers(0.03, 0.1))
@@ -408,8 +415,9 @@ def test_selection_breaks_ties_towards_less():
     ],
 )
 def test_a_choice_on_an_edge_is_told(best, edges):
-    from experiments.engine.plan import columns, grid
     from experiments.selection import choose
+
+    from experiments.engine.plan import columns, grid
 
     table = columns(
         grid(
@@ -426,10 +434,11 @@ def test_a_choice_on_an_edge_is_told(best, edges):
 @pytest.fixture
 def stored(tmp_path):
     """A folder with the results of a study that no training made."""
+    from experiments.reports.demo_analysis import FINAL, MATCHED, NONE, SHRINK_ARMS
+
     from experiments import cells, files
     from experiments.engine.study import new_manifest
     from experiments.engine.workshop import workshop
-    from experiments.reports.demo_analysis import FINAL, MATCHED, NONE, SHRINK_ARMS
     from experiments.studies.demo import ARMS, study
 
     rng = np.random.default_rng(0)
@@ -519,8 +528,9 @@ def test_verdicts_follow_the_numbers(first, comparisons, words):
 
 
 def test_the_conclusion_follows_the_numbers():
-    from experiments.reports.demo import conclusion
     from experiments.reports.demo_analysis import analyse, DECOUPLED, NONE
+
+    from experiments.reports.demo import conclusion
 
     def rmspropw_wins(arm, cell):
         gain = {NONE: -0.2, DECOUPLED: 0.1 * (arm.base == "RMSprop")}.get(arm.place, 0)
@@ -550,8 +560,9 @@ def test_the_conclusion_follows_the_numbers():
 
 
 def test_the_conclusion_knows_unclear_from_null():
-    from experiments.reports.demo import conclusion
     from experiments.reports.demo_analysis import analyse
+
+    from experiments.reports.demo import conclusion
 
     analysis = analyse(made_up_runs(plan(), prefers(0.01, 0.1)))
     text = conclusion(analysis)
@@ -564,8 +575,9 @@ def test_the_conclusion_knows_unclear_from_null():
 
 
 def test_the_ratio_of_the_strengths_is_that_of_the_choices():
-    from experiments.reports.demo import conclusion
     from experiments.reports.demo_analysis import analyse, DECOUPLED
+
+    from experiments.reports.demo import conclusion
 
     def apart(arm, cell):
         strength = 1.0 if (arm.base, arm.place) == ("Adam", DECOUPLED) else 0.01

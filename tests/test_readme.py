@@ -74,9 +74,10 @@ def test_links_and_pictures_exist():
 @pytest.mark.relaxed("the experiments run under JAX's defaults")
 def test_the_findings_are_those_of_the_published_run():
     """The README quotes the report, and the report follows from the table of runs."""
+    from experiments.reports.demo_analysis import analyse
+
     from experiments import cells
     from experiments.reports.demo import conclusion, strength_ratios
-    from experiments.reports.demo_analysis import analyse
     from experiments.reports.opening import listed
 
     published = ROOT / "experiments" / "results" / "demo"

@@ -123,11 +123,12 @@ FULL = SMOKE = Plan()
 
 def study(plan: Plan):
     """Per arm nine cells in three pieces; the winner on five seeds; a measurement."""
+    from experiments.selection import choose
+
     from experiments import cells
     from experiments.engine.chunks import Piece
     from experiments.engine.plan import Block, cosine, grid, Static
     from experiments.engine.study import Stage, Study
-    from experiments.selection import choose
 
     def block(stage, arm, cells, keep=None):
         static = Static(plan.recipe, ARMS[arm], 2, 1, cosine)
