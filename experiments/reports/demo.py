@@ -121,7 +121,7 @@ Adam divides an L2 term by √v, so weights with large gradients decay least.
 
 `state` is the state of your Adam or AdamW, after some epochs. Here we measured
 {listed(measured)}. On {wide.name} L2 decays
-the weight at the 90th percentile of √v {10**wide.decades:.0f} times less than the one at
+the weight at the 90th percentile of √v {10**wide.decades:.0f} times less than that at
 the 10th. The study `why` changes the spread and leaves the rest of a task as it is."""
 
 

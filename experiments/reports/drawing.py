@@ -11,6 +11,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from experiments.files import whole
 from experiments.outcomes import Outcome
@@ -126,7 +127,7 @@ def _step(axis: Axis) -> float:
 
 def powers_of_two(ticks: Ticks) -> None:
     """An axis of exponents, labelled with the powers."""
-    ticks.get_major_locator().set_params(integer=True, nbins=7)
+    ticks.set_major_locator(MaxNLocator(nbins=7, integer=True))
     ticks.set_major_formatter(lambda x, _: f"$2^{{{x:.0f}}}$")
 
 

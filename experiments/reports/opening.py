@@ -1,6 +1,5 @@
 """How every report begins and ends: question, answer, protocol, where it is from."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from experiments import search
@@ -106,8 +105,8 @@ def _span(seeds: range) -> str:
     return f"seeds {seeds[0]} to {seeds[-1]}"
 
 
-def _trained(static: Mapping[str, Any]) -> str:
-    """A task in words: the network, its data and how long it trains."""
+def _trained(static: Any) -> str:
+    """A task in words, from a description of what is trained."""
     recipe = static["recipe"]
     data = recipe["data"]
     source = (data if isinstance(data, str) else data["call"]).split(".")[-2]

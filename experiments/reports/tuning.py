@@ -125,16 +125,20 @@ def conclusion(results: Results, grids: list[Grid]) -> str:
 
 
 def _counts(grids: list[Grid]) -> str:
-    """Such as: 1 of the 18 grids is separable (lr-scaled), 12 are not, 5 are open."""
+    """Such as: 1 of the 18 grids is shown to be separable (`a`), 17 have no ridge."""
     words = [grid.words for grid in grids]
     shown = [f"`{g.entry.name}`" for g in grids if g.words == "separable"]
-    names = f" ({listed(shown)})" if shown else ""
-    return (
-        f"{len(shown)} of the {len(grids)} grids shown to be separable{names}, "
-        f"{words.count('not separable')} shown not to be, "
-        f"{words.count('undetermined')} undetermined, "
-        f"{words.count('no ridge')} without a ridge."
-    )
+    verb = "is" if len(shown) == 1 else "are"
+    told = [f"{len(shown)} of the {len(grids)} grids {verb} shown to be separable"]
+    told[0] += f" ({listed(shown)})" if shown else ""
+    for name, one, many in (
+        ("not separable", "is shown not to be", "are shown not to be"),
+        ("undetermined", "is undetermined", "are undetermined"),
+        ("no ridge", "has no ridge", "have no ridge"),
+    ):
+        count = words.count(name)
+        told += [f"{count} {one if count == 1 else many}"] if count else []
+    return f"{', '.join(told)}."
 
 
 def _ridges(grids: list[Grid]) -> str:
@@ -188,9 +192,9 @@ ADVANTAGE = """\
 
 ![Decoupled decay against L2 at each learning rate](advantage.png)
 
-*Validation error of L2 minus that of decoupled decay, each with its best λ of the coarse
-grid at this learning rate, on the tuning seeds. Above 0: decoupled decay is better.
-Both minima are chosen on these seeds, so small differences say nothing.*"""
+*Validation error of L2 minus that of decoupled decay, each with its best λ of the
+coarse grid at this learning rate, on the tuning seeds. Above 0: decoupled decay is
+better. Both minima are chosen on these seeds, so small differences say nothing.*"""
 
 
 def _task(results: Results, task: str) -> str:

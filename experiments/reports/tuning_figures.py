@@ -59,7 +59,7 @@ def _ridge(axes: Any, grid: Any) -> None:
 
 
 def advantage(grids: Sequence[Any]) -> Figure:
-    """L2's error minus that of decoupled decay, each at its best λ, by learning rate."""
+    """L2's error minus that of decoupled decay at each learning rate and its best λ."""
     tasks, bases = _by(grids, "task"), list(_by(grids, "base"))
     size = 3.8 * len(bases) + 0.6, 2.8 * len(tasks) + 0.6
     figure = Figure(figsize=size, layout="constrained")

@@ -90,10 +90,15 @@ def conclusion(results: Results) -> str:
     }
     lead = (
         "Slope of the gap between AdamW and Adam with L2 on s: "
-        f"{grouped((task, slope.words) for task, slope in slopes.items())}. In "
-        f"{wins[L2]} of {len(every)} settings L2 is clearly better than no decay, "
-        f"AdamW in {wins[DECOUPLED]}."
+        f"{grouped((task, slope.words) for task, slope in slopes.items())}. "
     )
+    if any(wins.values()):
+        lead += (
+            f"L2 is clearly better than no decay in {wins[L2]} of {len(every)} "
+            f"settings, AdamW in {wins[DECOUPLED]}."
+        )
+    else:
+        lead += "Neither is clearly better than no decay in any setting."
     told = [_task(results, task, mine) for task, mine in places.items()]
     return "\n\n".join([lead, *told, caveats(results)])
 
@@ -133,19 +138,20 @@ def gap_figure(results: Results) -> Figure:
     figure = Figure(figsize=(11, 6), layout="constrained")
     grid = figure.subplots(2, len(tasks), squeeze=False, sharex="col")
     for (upper, lower), task in zip(grid.T, tasks, strict=True):
+        mine = [x for x in results.outcomes.values() if x.entry.labels["task"] == task]
         for arm, colour in ARMS.items():
-            mine = {
-                x.entry.fixed["spread"]: x
-                for x in results.outcomes.values()
-                if x.entry.labels == {"task": task, "arm": arm}
+            by_s = {
+                x.entry.fixed["spread"]: x for x in mine if x.entry.labels["arm"] == arm
             }
-            band(upper, {s: test_error(x) for s, x in mine.items()}, colour, arm)
-            unsure = [s for s, x in mine.items() if x.open]
-            at = [test_error(mine[s]).mean for s in unsure]
+            band(upper, {s: test_error(x) for s, x in by_s.items()}, colour, arm)
+            unsure = [s for s, x in by_s.items() if x.open]
+            at = [test_error(by_s[s]).mean for s in unsure]
             upper.plot(unsure, at, "o", ms=5, mec=colour, mfc="white")
         gaps = {
-            s: results.compared[f"{place(x.entry)}: {DECOUPLED} − {L2}"]
-            for s, x in mine.items()
+            x.entry.fixed["spread"]: results.compared[
+                f"{place(x.entry)}: {DECOUPLED} − {L2}"
+            ]
+            for x in mine
         }
         means = {s: gap.difference for s, gap in gaps.items()}
         band(lower, means, "black", "given the choices")
@@ -165,10 +171,11 @@ def gap_figure(results: Results) -> Figure:
 
 def _gaps(results: Results, spreads: list[Spread]) -> str:
     names = [name for name in results.compared if "slope" in name]
-    rank = stats.spearmanr(
-        [s.decades for s in spreads], [s.gap.difference.mean for s in spreads]
-    )
-    follows = f" Rank correlation over all dots: {rank.statistic:.2f}."
+    dots = [(spread.decades, spread.gap.difference.mean) for spread in spreads]
+    follows = ""
+    if len(dots) > 2:
+        rank, _ = stats.spearmanr(dots)
+        follows = f" Rank correlation over all dots: {rank:.2f}."
     return f"""\
 ## The gap
 
@@ -186,7 +193,7 @@ The slope is that of a straight line through the gaps of all s: points per unit 
 
 *The same gaps against what an Adam optimizer can tell: the decades between the 10th and
 the 90th percentile of √v over the weights, in a run without decay. Lines: intervals
-that contain the choice.{follows if len(spreads) > 2 else ""}*"""
+that contain the choice.{follows}*"""
 
 
 LIMITS = """\
