@@ -80,7 +80,7 @@ def check_runs(folder: Path, count: int):
     ]
     for kept in stored.kept:
         assert kept.exact == pytest.approx((1 - kept.rate) ** SMOKE.kept_steps)
-    assert [memory.arm for memory in stored.memory] == list(SMOKE.arms)
+    assert list(stored.memory) == list(SMOKE.arms)
 
 
 def check_words(folder: Path, stdout: str):
@@ -181,7 +181,7 @@ def made_up(shares, norms, accuracy=0.0):
         "train_loss": 1 + 0.1 * seeds + off,
         "test_accuracy": 0.5 + accuracy * plain,
     }
-    return Stored(kept, runs, [], {})
+    return Stored(kept, runs, {}, {})
 
 
 def test_the_conclusion_follows_the_numbers():

@@ -6,20 +6,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments import cells, files
+from experiments import cells
 from experiments.engine.store import read_manifest, read_pieces
 from experiments.reports.drawing import save
 from experiments.reports.markdown import interval, listed, table
-from experiments.reports.opening import closing, opening
+from experiments.reports.opening import write
 from experiments.statistics import Estimate, estimate
 
 
 EXACT, PLAIN, INSIDE = "float32", "bf16", "bf16, float32 inside"
 COMPENSATED = "compensated"
-CURES = (
-    *("stochastic", COMPENSATED),
-    *("stochastic, moments too", "compensated, moments too"),
-)
 SHOWN = {  # colour, line, marker
     EXACT: ("#000000", "-", "o"),
     PLAIN: ("#D55E00", "-", "s"),
@@ -29,8 +25,10 @@ SHOWN = {  # colour, line, marker
     "stochastic, moments too": ("#56B4E9", "--", "D"),
     "compensated, moments too": ("#66C2A5", "--", "v"),
 }
+CURES = tuple(SHOWN)[3:]
 # Moments are 0 where there are no gradients.
 DECAYED = tuple(name for name in SHOWN if "moments" not in name)
+TESTED = "test_accuracy"
 NOTHING = 0.01  # of the decay: less than that is called nothing
 QUESTION = """\
 Weights in bfloat16 are rounded after each step. How much of a decay is left, with and
@@ -48,20 +46,12 @@ class Kept(NamedTuple):
     exact: float  # (1 − γλ)^steps
 
 
-class Memory(NamedTuple):
-    """Bytes per weight, gradients not counted."""
-
-    arm: str
-    weights: float
-    state: float
-
-
 class Stored(NamedTuple):
     """What a run has left in its folder."""
 
     kept: list[Kept]
     runs: cells.Table
-    memory: list[Memory]
+    memory: dict[str, tuple[float, float]]  # bytes per weight, of weights and state
     manifest: dict[str, Any]
 
 
@@ -84,8 +74,8 @@ def read(folder: Path) -> Stored:
         for i in range(len(piece["rate"]))
     ]
     (counted,) = read_pieces(folder, "memory")
-    columns = zip(*(counted[name].tolist() for name in Memory._fields), strict=True)
-    memory = [Memory(*row) for row in columns]
+    arms, *columns = (counted[name].tolist() for name in ("arm", "weights", "state"))
+    memory = dict(zip(arms, zip(*columns, strict=True), strict=True))
     runs = cells.read(folder / "cells.csv")
     return Stored(kept, runs, memory, read_manifest(folder))
 
@@ -97,16 +87,11 @@ def gaps(stored: Stored) -> list[Gap]:
         exact = of_arm(stored, EXACT, strength)
         for arm in cells.unique(stored.runs, "arm"):
             mine = of_arm(stored, arm, strength)
-            found.append(
-                Gap(
-                    *(arm, strength, float(mine["rms_w"].mean())),
-                    norm=estimate(100 * (mine["rms_w"] / exact["rms_w"] - 1.0)),
-                    loss=estimate(mine["train_loss"] - exact["train_loss"]),
-                    accuracy=estimate(
-                        100 * (mine["test_accuracy"] - exact["test_accuracy"])
-                    ),
-                )
+            size, loss, right = (
+                mine[name] - exact[name] for name in ("rms_w", "train_loss", TESTED)
             )
+            off = map(estimate, (100 * size / exact["rms_w"], loss, 100 * right))
+            found.append(Gap(arm, strength, float(mine["rms_w"].mean()), *off))
     return found
 
 
@@ -122,10 +107,8 @@ def of_arm(stored: Stored, arm: str, strength: float) -> cells.Table:
 
 def seed_noise(stored: Stored) -> dict[float, float]:
     """By strength: the standard deviation over seeds of float32's training loss."""
-    return {
-        strength: float(np.std(of_arm(stored, EXACT, strength)["train_loss"], ddof=1))
-        for strength in strengths_of(stored)
-    }
+    losses = {s: of_arm(stored, EXACT, s)["train_loss"] for s in strengths_of(stored)}
+    return {strength: float(np.std(x, ddof=1)) for strength, x in losses.items()}
 
 
 def arrives(kept: Kept) -> float:
@@ -134,38 +117,29 @@ def arrives(kept: Kept) -> float:
 
 
 def conclusion(stored: Stored) -> str:
-    """The answer to the question, derived from the numbers."""
-    return f"{_decay_in_words(stored)} {_training_in_words(stored)}"
-
-
-def _decay_in_words(stored: Stored) -> str:
-    """What becomes of the decay where there are no gradients."""
+    """The answer, derived from the numbers: first what there is without gradients."""
     told = []
     for arm, name in ((PLAIN, "Plain bfloat16"), (INSIDE, "Float32 inside")):
         lost = [k.rate for k in stored.kept if k.arm == arm and arrives(k) < NOTHING]
-        told.append(
-            f"{name} decays nothing up to γλ = {max(lost):g}."
-            if lost
-            else f"{name} decays at every rate tried."
-        )
+        where = f"nothing up to γλ = {max(lost):g}" if lost else "at every rate tried"
+        told.append(f"{name} decays {where}.")
     cured = [arrives(kept) for kept in stored.kept if kept.arm in CURES]
     rates = [kept.rate for kept in stored.kept]
     return (
         f"Without gradients: {' '.join(told)} With a cure {100 * min(cured):.0f} to "
         f"{100 * max(cured):.0f} % of the decay arrive, at every γλ from "
-        f"{min(rates):g} to {max(rates):g}."
+        f"{min(rates):g} to {max(rates):g}. {_training_in_words(stored)}"
     )
 
 
 def _training_in_words(stored: Stored) -> str:
     """How far trained networks end from float32, and what is to blame."""
     found, noise = gaps(stored), seed_noise(stored)
-    norm = max(abs(gap.norm.mean) for gap in found if gap.arm in CURES)
-    loss = max(
-        abs(g.loss.mean) / noise[g.weight_decay] for g in found if g.arm in CURES
-    )
-    plain = {gap.weight_decay: gap for gap in found if gap.arm == PLAIN}
-    worst = max(plain.values(), key=lambda gap: abs(gap.norm.mean))
+    cured = [gap for gap in found if gap.arm in CURES]
+    norm = max(abs(gap.norm.mean) for gap in cured)
+    loss = max(abs(gap.loss.mean) / noise[gap.weight_decay] for gap in cured)
+    plain = [gap for gap in found if gap.arm == PLAIN]
+    worst = max(plain, key=lambda gap: abs(gap.norm.mean))
     smaller = "smaller" if worst.norm.mean < 0 else "larger"
     better = "better" if worst.accuracy.mean > 0 else "worse"
     there = ": there is no decay there, so this is lost gradient steps, not lost decay"
@@ -185,16 +159,11 @@ def write_report(folder: Path) -> str:
     stored = read(folder)
     save(kept_figure(stored), folder / "kept.png")
     save(training_figure(stored), folder / "training.png")
-    verdict, manifest = conclusion(stored), stored.manifest
-    parts = [
-        opening("Weight decay in bfloat16", QUESTION, verdict, manifest),
-        _without_gradients(stored),
-        _trained(stored),
-        _rest(stored),
-        closing(manifest, "`cells.csv`, `kept-*.npz`, `memory.npz`"),
-    ]
-    files.write_text(folder / "report.md", "\n\n".join(parts) + "\n")
-    return f"Verdict. {verdict}"
+    return write(
+        *(folder, "Weight decay in bfloat16", QUESTION, conclusion(stored)),
+        *(_without_gradients(stored), _trained(stored), _rest(stored)),
+        stored="`cells.csv`, `kept-*.npz`, `memory.npz`",
+    )
 
 
 def _without_gradients(stored: Stored) -> str:
@@ -221,29 +190,18 @@ residual. Exact is (1 − γλ) to the power of {plan["kept_steps"]}."""
 
 
 def _trained(stored: Stored) -> str:
-    plan = stored.manifest["plan"]
-    lines = [
-        [
-            *(f"{gap.weight_decay:g}", gap.arm, f"{gap.rms_w:.4f}"),
-            *(
-                ["–"] * 3
-                if gap.arm == EXACT
-                else [
-                    interval(gap.norm, 2, sign=True),
-                    interval(gap.loss, 4, sign=True),
-                    interval(gap.accuracy, 2, sign=True),
-                ]
-            ),
+    plan, lines = stored.manifest["plan"], []
+    for gap in gaps(stored):
+        off = [
+            interval(each, digits, sign=True) if gap.arm != EXACT else "–"
+            for each, digits in ((gap.norm, 2), (gap.loss, 4), (gap.accuracy, 2))
         ]
-        for gap in gaps(stored)
-    ]
+        lines.append([f"{gap.weight_decay:g}", gap.arm, f"{gap.rms_w:.4f}", *off])
     header = (
         *("λ", "arm", "rms w", "rms w against float32, % [95 %]"),
         *("training loss − float32's [95 %]", "test accuracy − float32's [95 %]"),
     )
-    noise = [
-        f"{x:.4f} (λ = {strength:g})" for strength, x in seed_noise(stored).items()
-    ]
+    noise = [f"{x:.4f} (λ = {y:g})" for y, x in seed_noise(stored).items()]
     return f"""\
 ## A network trained in bfloat16
 
@@ -267,8 +225,8 @@ loss is {listed(noise)}."""
 
 def _rest(stored: Stored) -> str:
     lines = [
-        [m.arm, f"{m.weights:g}", f"{m.state:g}", f"{m.weights + m.state:g}"]
-        for m in stored.memory
+        [arm, f"{weights:g}", f"{state:g}", f"{weights + state:g}"]
+        for arm, (weights, state) in stored.memory.items()
     ]
     return f"""\
 ## Memory
@@ -299,22 +257,18 @@ def kept_figure(stored: Stored) -> Figure:
         look = {"color": colour, "ls": style, "marker": marker, "ms": 11 - 2 * place}
         look |= {"markerfacecolor": "none"}
         label = f"{name}, with residual" if name == COMPENSATED else name
-        left.plot(rates, [kept.carried for kept in mine], label=label, **look)
-        right.plot(rates, [arrives(kept) for kept in mine], **look)
+        left.plot(rates, [kept.carried for kept in mine], **look)
+        right.plot(rates, [arrives(kept) for kept in mine], label=label, **look)
         if name == COMPENSATED:
             alone = [arrives(kept._replace(carried=kept.kept)) for kept in mine]
-            label = f"{name}, weights alone"
-            right.plot(rates, alone, ":", color=colour)
-            left.plot(
-                rates, [kept.kept for kept in mine], ":", color=colour, label=label
-            )
+            right.plot(rates, alone, ":", color=colour, label=f"{name}, weights alone")
     left.set_ylabel("share of the weights that is left")
     right.set_ylabel("share of the decay that arrives")
     right.set_ylim(-0.1, 1.2)
     for axes in (left, right):
         axes.set(xscale="log", xlabel="rate γλ per step")
         axes.grid(alpha=0.3)
-    left.legend(frameon=False, fontsize=8)
+    right.legend(frameon=False, fontsize=8, loc="center")
     return figure
 
 
@@ -336,10 +290,8 @@ def training_figure(stored: Stored) -> Figure:
             axes.set_xticks(range(len(arms)), [""] * len(arms))
         names = [name.replace(", ", ",\n") for name in arms]
         column[1].set_xticks(range(len(arms)), names, rotation=90, fontsize=7)
-        column[0].set_title(
-            f"λ = {strength:g}"
-            + ("" if strength else ": no decay, lost gradient steps")
-        )
+        lost = "" if strength else ": no decay, lost gradient steps"
+        column[0].set_title(f"λ = {strength:g}{lost}")
     grid[0, 0].set_ylabel("root mean square of the weights")
     grid[1, 0].set_ylabel("training loss")
     return figure

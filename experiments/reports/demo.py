@@ -4,23 +4,13 @@ import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments import files
 from experiments.protocol import Entry
 from experiments.reports import mechanism
 from experiments.reports.drawing import heat_maps, save
 from experiments.reports.markdown import grouped, listed, power
 from experiments.reports.mechanism import DECOUPLED, L2, Spread
-from experiments.reports.opening import closing, opening, protocol
-from experiments.reports.results import (
-    amount,
-    caveats,
-    CHOICES,
-    choices,
-    contrasts,
-    read,
-    Results,
-    test_error,
-)
+from experiments.reports.opening import protocol, write
+from experiments.reports.results import amount, caveats, numbers, read, Results
 
 
 NONE = "adam"
@@ -50,20 +40,20 @@ def write_report(folder: Path) -> str:
     rows = [[f"{s.task} {arm}" for s in spreads] for arm in (L2, DECOUPLED)]
     save(heat_maps(results, rows), folder / "heatmaps.png")
     verdict = conclusion(results, spreads)
-    title = "L2 or decoupled decay: where does it matter?"
-    first = spreads[0].task
-    parts = [
-        opening(title, QUESTION, verdict, results.manifest),
+    said = write(
+        folder,
+        *("L2 or decoupled decay: where does it matter?", QUESTION, verdict),
         _matters(spreads),
         "## Why: who shrinks, and by how much",
-        mechanism.shrink_caption(shrinks, f"the task `{first}`"),
-        _numbers(results),
+        mechanism.shrink_caption(shrinks, f"the task `{spreads[0].task}`"),
+        "## Numbers",
+        numbers(results, "task and arm", list(results.outcomes)),
+        HEAT_MAPS,
         protocol(results),
         LIMITS,
-        closing(results.manifest, mechanism.FILES),
-    ]
-    files.write_text(folder / "report.md", "\n\n".join(parts) + "\n")
-    return f"{summary(results)}\n\nVerdict. {verdict}"
+        stored=mechanism.FILES,
+    )
+    return f"{summary(results)}\n\n{said}"
 
 
 def conclusion(results: Results, spreads: Sequence[Spread]) -> str:
@@ -125,22 +115,11 @@ the weight at the 90th percentile of √v {10**wide.decades:.0f} times less than
 the 10th. The study `why` changes the spread and leaves the rest of a task as it is."""
 
 
-def _numbers(results: Results) -> str:
-    return f"""\
-## Numbers
-
-{choices(results, "task and arm", list(results.outcomes))}
-
-{CHOICES}
-
-{contrasts(results)}
-
+HEAT_MAPS = """\
 ![Validation error over learning rate and λ, by task and arm](heatmaps.png)
 
 *Mean validation error of the tuning seeds, in points above the best of the task. Above
 each panel: the error at the point chosen. Large squares: the coarse grid.*"""
-
-
 LIMITS = """\
 ## Limits
 
@@ -155,17 +134,11 @@ def summary(results: Results) -> str:
     rows = [("task and arm", "rate", "λ", "test error %")]
     for outcome in results.outcomes.values():
         chosen = {name: power(value) for name, value in outcome.choice.items()}
-        rows.append(
-            (
-                outcome.entry.name,
-                chosen["learning_rate"],
-                chosen.get("weight_decay", "-"),
-                f"{test_error(outcome).mean:.2f}",
-            )
-        )
-    widths = [max(len(row[i]) for row in rows) for i in range(4)]
+        point = chosen["learning_rate"], chosen.get("weight_decay", "-")
+        rows.append((outcome.entry.name, *point, f"{100 - outcome.test.mean:.2f}"))
+    first, *widths = (max(map(len, column)) for column in zip(*rows, strict=True))
     return "\n".join(
-        f"{row[0]:{widths[0]}}"
-        + "".join(f"  {x:>{w}}" for x, w in zip(row[1:], widths[1:], strict=True))
-        for row in rows
+        f"{name:{first}}"
+        + "".join(f"  {x:>{w}}" for x, w in zip(rest, widths, strict=True))
+        for name, *rest in rows
     )

@@ -1,13 +1,30 @@
 """How every report begins and ends: question, answer, protocol, where it is from."""
 
+from pathlib import Path
 from typing import Any
 
-from experiments import search
+from experiments import files, search
+from experiments.engine.store import read_manifest
 from experiments.files import revision_of
 from experiments.protocol import FINAL, TUNING, VALIDATION
 from experiments.reports.markdown import listed
 from experiments.reports.results import Results
 from experiments.statistics import FEWEST
+
+
+def write(
+    folder: Path, title: str, question: str, verdict: str, *parts: str, stored: str
+) -> str:
+    """The whole report, made of its parts and `stored` files; returns the verdict."""
+    manifest = read_manifest(folder)
+    closing = (
+        f"Files: {stored}, `manifest.json`. Made again from them by `python -m "
+        "experiments report` and the folder; the numbers by `make study "
+        f"NAME={manifest['study']}`."
+    )
+    begin = opening(title, question, verdict, manifest)
+    files.write_text(folder / "report.md", "\n\n".join([begin, *parts, closing]) + "\n")
+    return f"Verdict. {verdict}"
 
 
 def opening(title: str, question: str, verdict: str, manifest: dict[str, Any]) -> str:
@@ -33,15 +50,6 @@ def opening(title: str, question: str, verdict: str, manifest: dict[str, Any]) -
     ]
     table = "\n".join(["| | |", "| --- | --- |", *(f"| {k} | {v} |" for k, v in rows)])
     return f"# {title}\n\n**Question.** {question}\n\n**Verdict.** {verdict}\n\n{table}"
-
-
-def closing(manifest: dict[str, Any], files: str) -> str:
-    """Where the numbers are."""
-    return (
-        f"Files: {files}, `manifest.json`. Made again from them by "
-        f"`python -m experiments report` and the folder; the numbers by "
-        f"`make study NAME={manifest['study']}`."
-    )
 
 
 def _revisions(manifest: dict[str, Any]) -> str:

@@ -111,6 +111,14 @@ def contrasts(results: Results, names: list[str] | None = None) -> str:
     return table(header, 1, lines)
 
 
+def numbers(
+    results: Results, title: str, names: list[str], pairs: list[str] | None = None
+) -> str:
+    """Both tables, with what their columns mean."""
+    chosen = choices(results, title, names)
+    return f"{chosen}\n\n{CHOICES}\n\n{contrasts(results, pairs)}"
+
+
 def _with_choice(compared: Compared) -> str:
     if not np.isfinite(compared.difference.low):
         return ""

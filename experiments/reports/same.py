@@ -6,11 +6,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments import files
 from experiments.engine.store import read_manifest, read_pieces
 from experiments.reports.drawing import save
-from experiments.reports.markdown import table
-from experiments.reports.opening import closing, listed, opening
+from experiments.reports.markdown import listed, table
+from experiments.reports.opening import write
 
 
 CANCELLED = 0.01  # of the first value: two ends that are nearer are the same
@@ -87,15 +86,12 @@ def write_report(folder: Path) -> str:
     found, plan = pairs(folder, manifest), manifest["plan"]
     save(cancelling(still, plan), folder / "cancels.png")
     save(parting(folder, plan), folder / "parting.png")
-    verdict = conclusion(still, found)
-    parts = [
-        opening("Are L2 and weight decay the same thing?", QUESTION, verdict, manifest),
-        _without_gradients(still, plan),
-        _two_runs(found, plan),
-        closing(manifest, "`still.npz`, `apart-*.npz`"),
-    ]
-    files.write_text(folder / "report.md", "\n\n".join(parts) + "\n")
-    return f"Verdict. {verdict}"
+    title = "Are L2 and weight decay the same thing?"
+    return write(
+        *(folder, title, QUESTION, conclusion(still, found)),
+        *(_without_gradients(still, plan), _two_runs(found, plan)),
+        stored="`still.npz`, `apart-*.npz`",
+    )
 
 
 def _without_gradients(still: dict[str, np.ndarray], plan: dict[str, Any]) -> str:
@@ -197,12 +193,8 @@ def cancelling(still: dict[str, np.ndarray], plan: dict[str, Any]) -> Figure:
         grid[row, 0].set_ylabel("the weight")
     for axes in grid[-1]:
         axes.set_xlabel("step")
-    drawn.legend(
-        *grid[0, 0].get_legend_handles_labels(),
-        loc="outside upper center",
-        ncols=3,
-        frameon=False,
-    )
+    handles = grid[0, 0].get_legend_handles_labels()
+    drawn.legend(*handles, loc="outside upper center", ncols=3, frameon=False)
     return drawn
 
 

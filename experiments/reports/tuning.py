@@ -5,22 +5,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments import cells, files, search, separability
+from experiments import cells, search, separability
 from experiments.protocol import Entry, TUNING, VALIDATION
 from experiments.reports import tuning_figures as figures
 from experiments.reports.drawing import heat_maps, save
 from experiments.reports.markdown import bounds, grouped, listed, table
-from experiments.reports.opening import closing, opening, protocol
-from experiments.reports.results import (
-    amount,
-    caveats,
-    CHOICES,
-    choices,
-    contrasts,
-    errors,
-    read,
-    Results,
-)
+from experiments.reports.opening import protocol, write
+from experiments.reports.results import amount, caveats, errors, numbers, read, Results
 from experiments.separability import SEPARATE, Surface
 from experiments.statistics import FEWEST
 
@@ -85,20 +76,14 @@ def write_report(folder: Path) -> str:
         save(heat_maps(results, rows), folder / f"heatmaps-{task}.png")
     save(figures.ridges(grids), folder / "ridges.png")
     save(figures.advantage(grids), folder / "advantage.png")
-    verdict = conclusion(results, grids)
     title = "What does tuning see: are learning rate and decay two knobs?"
-    parts = [
-        opening(title, QUESTION, verdict, results.manifest),
-        _ridges(grids),
-        ADVANTAGE,
+    return write(
+        *(folder, title, QUESTION, conclusion(results, grids)),
+        *(_ridges(grids), ADVANTAGE),
         *(_task(results, task) for task in tasks),
-        CHOICES,
-        protocol(results),
-        LIMITS,
-        closing(results.manifest, "`cells.csv` (every run)"),
-    ]
-    files.write_text(folder / "report.md", "\n\n".join(parts) + "\n")
-    return f"Verdict. {verdict}"
+        *(protocol(results), LIMITS),
+        stored="`cells.csv` (every run)",
+    )
 
 
 def conclusion(results: Results, grids: list[Grid]) -> str:
@@ -208,9 +193,7 @@ def _task(results: Results, task: str) -> str:
 *Mean validation error of the tuning seeds, in points above the best of the task. Above
 each panel: the error at the point chosen.*
 
-{choices(results, "task and arm", mine)}
-
-{contrasts(results, pairs)}"""
+{numbers(results, "task and arm", mine, pairs)}"""
 
 
 LIMITS = """\

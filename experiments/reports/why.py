@@ -6,31 +6,17 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy import stats
 
-from experiments import files
 from experiments.protocol import Entry
-from experiments.reports import mechanism
+from experiments.reports import mechanism, results as protocols
 from experiments.reports.drawing import band, COLOURS, save
 from experiments.reports.markdown import grouped
 from experiments.reports.mechanism import DECOUPLED, L2, Spread
-from experiments.reports.opening import closing, opening, protocol
-from experiments.reports.results import (
-    amount,
-    caveats,
-    CHOICES,
-    choices,
-    contrasts,
-    read,
-    Results,
-    test_error,
-)
+from experiments.reports.opening import protocol, write
+from experiments.reports.results import amount, Results
 
 
 NONE = "adam"
-ARMS = {
-    NONE: COLOURS["none"],
-    L2: COLOURS["L2"],
-    DECOUPLED: COLOURS["decoupled"],
-}
+ARMS = {NONE: "none", L2: "L2", DECOUPLED: "decoupled"}
 QUESTION = """\
 Inputs are multiplied, each by its own factor 10^U(−s, s), so that the gradients of the
 first layer differ in scale and the labels do not change. Does the gap between Adam with
@@ -44,32 +30,26 @@ def place(entry: Entry) -> str:
 
 def write_report(folder: Path) -> str:
     """Figures first, then report.md; returns the verdict."""
-    results = read(folder)
+    results = protocols.read(folder)
     shrinks = mechanism.shrinks(folder)
     spreads = mechanism.spreads(results, place)
     save(gap_figure(results), folder / "gap.png")
     save(mechanism.spread_figure(spreads), folder / "spread.png")
     save(mechanism.shrink_figure(shrinks), folder / "mechanism.png")
-    verdict = conclusion(results)
     measured = shrinks[L2]
     where = f"{measured['task'].item()} at s = {float(measured['spread']):g}"
-    parts = [
-        opening(
-            "Why would decoupled decay be better?", QUESTION, verdict, results.manifest
-        ),
+    return write(
+        folder,
+        *("Why would decoupled decay be better?", QUESTION, conclusion(results)),
         _gaps(results, spreads),
         "## The mechanism",
         mechanism.shrink_caption(shrinks, where),
         "## Numbers",
-        choices(results, "task, s and arm", list(results.outcomes)),
-        CHOICES,
-        contrasts(results),
+        protocols.numbers(results, "task, s and arm", list(results.outcomes)),
         protocol(results),
         LIMITS,
-        closing(results.manifest, mechanism.FILES),
-    ]
-    files.write_text(folder / "report.md", "\n\n".join(parts) + "\n")
-    return f"Verdict. {verdict}"
+        stored=mechanism.FILES,
+    )
 
 
 def conclusion(results: Results) -> str:
@@ -100,7 +80,7 @@ def conclusion(results: Results) -> str:
     else:
         lead += "Neither is clearly better than no decay in any setting."
     told = [_task(results, task, mine) for task, mine in places.items()]
-    return "\n\n".join([lead, *told, caveats(results)])
+    return "\n\n".join([lead, *told, protocols.caveats(results)])
 
 
 def _task(results: Results, task: str, places: list[str]) -> str:
@@ -139,13 +119,19 @@ def gap_figure(results: Results) -> Figure:
     grid = figure.subplots(2, len(tasks), squeeze=False, sharex="col")
     for (upper, lower), task in zip(grid.T, tasks, strict=True):
         mine = [x for x in results.outcomes.values() if x.entry.labels["task"] == task]
-        for arm, colour in ARMS.items():
+        for arm, kind in ARMS.items():
+            colour = COLOURS[kind]
             by_s = {
                 x.entry.fixed["spread"]: x for x in mine if x.entry.labels["arm"] == arm
             }
-            band(upper, {s: test_error(x) for s, x in by_s.items()}, colour, arm)
+            band(
+                upper,
+                {s: protocols.test_error(x) for s, x in by_s.items()},
+                colour,
+                arm,
+            )
             unsure = [s for s, x in by_s.items() if x.open]
-            at = [test_error(by_s[s]).mean for s in unsure]
+            at = [protocols.test_error(by_s[s]).mean for s in unsure]
             upper.plot(unsure, at, "o", ms=5, mec=colour, mfc="white")
         gaps = {
             x.entry.fixed["spread"]: results.compared[
@@ -185,7 +171,7 @@ def _gaps(results: Results, spreads: list[Spread]) -> str:
 bracketed. Below: how far AdamW is ahead, paired by seed. Band: the 95 % interval given
 the choices; line: the interval that contains the choice.*
 
-{contrasts(results, names)}
+{protocols.contrasts(results, names)}
 
 The slope is that of a straight line through the gaps of all s: points per unit of s.
 
