@@ -119,7 +119,8 @@ HEAT_MAPS = """\
 ![Validation error over learning rate and λ, by task and arm](heatmaps.png)
 
 *Mean validation error of the tuning seeds, in points above the best of the task. Above
-each panel: the error at the point chosen. Large squares: the coarse grid.*"""
+each panel: the error at the point chosen. A large square is a
+point of the coarse grid, a small one was added later; white was not tried.*"""
 LIMITS = """\
 ## Limits
 

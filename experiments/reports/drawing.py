@@ -8,16 +8,18 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis as Ticks
 from matplotlib.cm import ScalarMappable
+from matplotlib.collections import PatchCollection
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from experiments.files import whole
 from experiments.outcomes import Outcome
 from experiments.protocol import TUNING, values
 from experiments.reports.results import errors, Results
-from experiments.search import Axis, Point
+from experiments.search import Axis, coarse, Point
 from experiments.statistics import Estimate
 
 
@@ -31,7 +33,6 @@ COLOURS = {
 BY_TASK = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
 DIVERGED = "0.6"  # a grey that viridis does not hold
 RANGE = 15.0  # points above the best that the colours of a heat map span
-FINE = 4  # squares of a heat map for a factor of two
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -55,8 +56,7 @@ def band(axes: Axes, points: Mapping[float, Estimate], colour: str, label: str) 
 def heat_maps(results: Results, rows: Sequence[Sequence[str]]) -> Figure:
     """A panel for each entry: validation error in tuning, above the best of its task.
 
-    One colour scale for all panels. A point colours the squares that are nearer to it
-    than to any other, up to half a step of the coarse grid; white was not tried.
+    One colour scale for all panels. White was not tried.
     """
     shown = {name: _means(results, name) for row in rows for name in row}
     best: dict[str, float] = {}
@@ -101,23 +101,20 @@ def _means(results: Results, name: str) -> dict[Point, float]:
 def _heat_map(
     axes: Axes, means: Mapping[Point, float], outcome: Outcome, colours: ScalarMappable
 ) -> None:
-    places = np.log2(np.array(list(means)))  # [points, (λ, learning rate)]
-    reach = np.array([_step(axis) / 2 for axis in outcome.entry.axes])
-    low, high = places.min(0) - 0.5, places.max(0) + 0.5
-    edges = [
-        np.linspace(a, b, round((b - a) * FINE) + 1)
-        for a, b in zip(low, high, strict=True)
-    ]
-    middles = np.meshgrid(*((e[1:] + e[:-1]) / 2 for e in edges))
-    # [learning rate, λ, points, axes]
-    apart = np.abs(np.stack(middles, -1)[:, :, None] - places)
-    near = np.where((apart <= reach).all(-1), apart.max(-1), np.inf)
-    which, tried = near.argmin(-1), np.isfinite(near.min(-1))
-    image = colours.to_rgba(np.array(list(means.values()))[which])
-    image[~tried] = 1.0
-    axes.pcolormesh(*edges, image, rasterized=True)
-    for ticks in (axes.xaxis, axes.yaxis):
-        powers_of_two(ticks)
+    """Large squares for the coarse grid, small ones upon them for what was added."""
+    steps = [_step(axis) for axis in outcome.entry.axes]
+    first = set(coarse(outcome.entry.axes))
+    for sizes, points in ((steps, [p for p in means if p in first]), ((1, 1), means)):
+        squares = [
+            Rectangle((x - sizes[0] / 2, y - sizes[1] / 2), *sizes)
+            for x, y in np.log2(np.array(list(points))).reshape(-1, 2)
+        ]
+        shown = colours.to_rgba(np.array([means[point] for point in points]))
+        axes.add_collection(PatchCollection(squares, facecolor=shown, linewidth=0))
+    axes.margins(0.02)
+    axes.autoscale_view()
+    powers_of_two(axes.xaxis)
+    powers_of_two(axes.yaxis)
 
 
 def _step(axis: Axis) -> float:

@@ -149,8 +149,7 @@ def spread_figure(spreads: Sequence[Spread]) -> Figure:
             place = {"xytext": (6, -12), "textcoords": "offset points"}
             axes.annotate(name, point, fontsize=8, **place)
     axes.axhline(0, color="0.5", lw=0.8)
-    axes.margins(x=0.12)
-    axes.set_xlim(left=0)
+    axes.set_xlim(0, 1.15 * max(spread.decades for spread in spreads))
     axes.set_xlabel(
         "measured spread of √v: decades between its 10th and 90th percentile"
     )

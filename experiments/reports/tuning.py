@@ -38,7 +38,13 @@ class Grid(NamedTuple):
     def words(self) -> str:
         """Whether learning rate and λ are separate knobs here."""
         if self.surface is None:
-            return "no ridge"
+            decays, rates = (set(axis) for axis in zip(*self.fitted, strict=True))
+            few = len(self.fitted) < separability.FEWEST
+            return (
+                "too few points"
+                if few or min(map(len, (decays, rates))) < 3
+                else "no ridge"
+            )
         if self.seeds >= FEWEST and self.surface.separable:
             return "separable"
         if self.seeds >= FEWEST and self.surface.coupled:
@@ -101,7 +107,7 @@ def conclusion(results: Results, grids: list[Grid]) -> str:
             if name.startswith(f"{task}: ")
         ]
         clear = [
-            f"{each.words}, {name} {amount(each)}" for name, each in found if each.sign
+            f"{name} {amount(each)}, {each.words}" for name, each in found if each.sign
         ]
         rest = grouped([(n, c.words) for n, c in found if not c.sign], "for")
         told = [*clear, *([rest] if rest else [])]
@@ -111,18 +117,23 @@ def conclusion(results: Results, grids: list[Grid]) -> str:
 
 def _counts(grids: list[Grid]) -> str:
     """Such as: 1 of the 18 grids is shown to be separable (`a`), 17 have no ridge."""
-    words = [grid.words for grid in grids]
-    shown = [f"`{g.entry.name}`" for g in grids if g.words == "separable"]
-    verb = "is" if len(shown) == 1 else "are"
-    told = [f"{len(shown)} of the {len(grids)} grids {verb} shown to be separable"]
-    told[0] += f" ({listed(shown)})" if shown else ""
+    by_words: dict[str, list[str]] = {"separable": []}
+    for grid in grids:
+        by_words.setdefault(grid.words, []).append(f"`{grid.entry.name}`")
+    told = []
     for name, one, many in (
+        ("separable", "is shown to be separable", "are shown to be separable"),
         ("not separable", "is shown not to be", "are shown not to be"),
         ("undetermined", "is undetermined", "are undetermined"),
         ("no ridge", "has no ridge", "have no ridge"),
+        ("too few points", "has too few points", "have too few points"),
     ):
-        count = words.count(name)
-        told += [f"{count} {one if count == 1 else many}"] if count else []
+        names = by_words.get(name)
+        if names is None:
+            continue
+        count = f"{len(names)} of the {len(grids)} grids" if not told else len(names)
+        which = f" ({listed(names)})" if names and "separable" in name else ""
+        told.append(f"{count} {one if len(names) == 1 else many}{which}")
     return f"{', '.join(told)}."
 
 
@@ -130,7 +141,7 @@ def _ridges(grids: list[Grid]) -> str:
     lines = [
         [
             *(f"`{grid.entry.name}`", grid.entry.labels["place"]),
-            *(_slope(grid), grid.words),
+            *(_slope(grid), grid.words, str(len(grid.fitted))),
             f"{separability.gain(grid.coarse):.1f}",
             f"{separability.regret(grid.coarse):.2f}",
             f"{separability.sensitivity(grid.coarse, False):.1f}",
@@ -139,7 +150,14 @@ def _ridges(grids: list[Grid]) -> str:
         for grid in grids
     ]
     header = (
-        *("task and arm", "place", "ridge slope [95 %]", "in words", "λ gains"),
+        *(
+            "task and arm",
+            "place",
+            "ridge slope [95 %]",
+            "in words",
+            "points",
+            "λ gains",
+        ),
         *("regret", "sensitivity at one λ", "λ tuned again"),
     )
     return f"""\
@@ -147,9 +165,9 @@ def _ridges(grids: list[Grid]) -> str:
 
 ![Best λ of each learning rate, by task](ridges.png)
 
-*Dots: the points that the surface is fitted to, all within {separability.GOOD:g} points
-of the best. Lines: the fitted ridge, the best λ of each learning rate, over the range
-of these points. A grid without a ridge has no line.*
+*Dots: the points that the surface is fitted to, all with errors within
+{separability.GOOD:g} points of the best. Lines: the fitted ridge, the best λ of each
+learning rate, over the range of these points. A grid without a slope has no line.*
 
 {table(header, 2, lines)}
 
@@ -157,7 +175,9 @@ of these points. A grid without a ridge has no line.*
 errors near the best point, on the seeds of validation. 0: separate; −1: only γλ
 matters; +1: only λ/γ matters. "Separable": shown to lie within ±{SEPARATE:g};
 "not separable": the interval lies outside; "undetermined": neither. "No ridge": λ has
-no clear optimum, or too few points are near the best. **λ gains**, **regret** and
+no clear optimum. "Too few points": fewer than {separability.FEWEST} **points** are near
+the best, or they have fewer than three learning rates or strengths. Where λ gains less
+than a point, a slope says little. **λ gains**, **regret** and
 **sensitivity** are points of validation error on the coarse grid of tuning: the best λ
 against the smallest one; tuning one axis after the other; the mean over the learning
 rates above the best, with λ at its best and with λ tuned again for each."""
@@ -179,7 +199,9 @@ ADVANTAGE = """\
 
 *Validation error of L2 minus that of decoupled decay, each with its best λ of the
 coarse grid at this learning rate, on the tuning seeds. Above 0: decoupled decay is
-better. Both minima are chosen on these seeds, so small differences say nothing.*"""
+better. A dot: the better of the two is within 3 points of the best at any learning
+rate. Cut off at ±12 points. Both minima are chosen on these seeds, so small differences
+say nothing.*"""
 
 
 def _task(results: Results, task: str) -> str:
@@ -191,7 +213,7 @@ def _task(results: Results, task: str) -> str:
 ![Validation error over learning rate and λ](heatmaps-{task}.png)
 
 *Mean validation error of the tuning seeds, in points above the best of the task. Above
-each panel: the error at the point chosen.*
+each panel: the error at the point chosen. White was not tried.*
 
 {numbers(results, "task and arm", mine, pairs)}"""
 

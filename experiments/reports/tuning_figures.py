@@ -7,9 +7,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.reports.drawing import COLOURS, powers_of_two
+from experiments.separability import GOOD
 
 
-LOOKS = {"SGD": ("o", "-"), "RMSprop": ("s", "--"), "Adam": ("^", ":")}
+SHOWN = 12.0  # points of advantage; at bad learning rates it may be 70
 PLACE_COLOURS = {
     "L2": COLOURS["L2"],
     "lr-scaled": COLOURS["decoupled"],
@@ -33,13 +34,16 @@ def ridges(grids: Sequence[Any]) -> Figure:
     panels = figure.subplots(len(tasks), len(bases), squeeze=False)
     for row, (task, mine) in zip(panels, tasks.items(), strict=True):
         for axes, base in zip(row, bases, strict=True):
-            for grid in _by(mine, "base").get(base, ()):
-                if grid.surface is not None:
-                    _ridge(axes, grid)
+            drawn = [g for g in _by(mine, "base")[base] if g.surface is not None]
+            for grid in drawn:
+                _ridge(axes, grid)
             axes.set_title(f"{task}, {base}", fontsize=10)
             axes.grid(alpha=0.3)
             powers_of_two(axes.xaxis)
             powers_of_two(axes.yaxis)
+            if not drawn:
+                axes.set(xticks=[], yticks=[])
+                axes.text(0.5, 0.5, "no slope", transform=axes.transAxes, ha="center")
         row[0].set_ylabel("λ")
     for axes in panels[-1]:
         axes.set_xlabel("peak learning rate")
@@ -71,13 +75,18 @@ def advantage(grids: Sequence[Any]) -> Figure:
             rates = np.log2(l2.entry.axes[1].values)
             for place, grid in places.items():
                 gained = l2.coarse.min(1) - grid.coarse.min(1)
-                look = {"color": PLACE_COLOURS[place], "ms": 4}
-                axes.plot(rates, gained, "o-", label=f"{place} against L2", **look)
+                best = np.minimum(l2.coarse.min(1), grid.coarse.min(1))
+                good = best <= best.min() + GOOD
+                look = {"color": PLACE_COLOURS[place], "ms": 5}
+                style = "-" if place == "lr-scaled" else "--"
+                axes.plot(rates, gained, style, label=f"{place} against L2", **look)
+                axes.plot(rates[good], gained[good], "o", **look)
             axes.axhline(0, color="0.5", lw=0.8)
             axes.set_title(f"{task}, {base}", fontsize=10)
             axes.grid(alpha=0.3)
             powers_of_two(axes.xaxis)
         row[0].set_ylabel("points of validation error\nbelow L2")
+        row[0].set_ylim(-SHOWN, SHOWN)
     for axes in panels[-1]:
         axes.set_xlabel("peak learning rate")
     handles = panels[0, 0].get_legend_handles_labels()
