@@ -245,7 +245,7 @@ def test_the_protocol_is_that_of_the_plan(tmp_path):
     results = results_of(tmp_path, demo(), simulated.valley(EVEN))
     text = " ".join(protocol(results).split())
     for words in (
-        "on seeds 0 to 1. Then 3 rounds of up to 12 more points",
+        "(5 to 25 points), on seeds 0 to 1. Then 3 rounds of up to 12 more points",
         "The best 3 points of every arm again, on seeds 2 to 11",
         "The chosen point on seeds 12 to 21",
         "over all 6 contrasts of the study",
@@ -633,6 +633,22 @@ def test_the_report_of_tuning(tmp_path):
 
 
 # --- same -------------------------------------------------------------------------
+
+
+def test_same_says_where_the_two_are_one():
+    from experiments.reports.same import conclusion, Pair
+
+    still = {
+        "SGD/L2": np.array([[1.0, 0.9], [1.0, 0.5]]),
+        "Adam/L2": np.array([[1.0, 0.64], [1.0, 0.641]]),
+    }
+    one = Pair("SGD", "constant", same=1e-7, closest=1e-7, ratio=1.0, none=0.1)
+    other = Pair("Adam", "constant", same=0.5, closest=0.3, ratio=512.0, none=0.5)
+    text = conclusion(still, [one, other, other._replace(schedule="cosine")])
+    assert "at the same value for every λ under Adam with L2 (it ends at 0.64);" in text
+    assert "λ matters under SGD with L2." in text
+    assert "up to rounding under SGD (constant rate) and part under Adam." in text
+    assert "still apart by 60 % (Adam) of the distance between L2 and no decay." in text
 
 
 def test_the_figure_of_same_shows_shares_up_to_two(tmp_path):

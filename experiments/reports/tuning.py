@@ -171,6 +171,10 @@ learning rate, over the range of these points. A grid without a slope has no lin
 
 {table(header, 2, lines)}
 
+{TERMS}"""
+
+
+TERMS = f"""\
 **Ridge slope**: d log λ* / d log γ of a quadratic surface fitted to the validation
 errors near the best point, on the seeds of validation. 0: separate; −1: only γλ
 matters; +1: only λ/γ matters. "Separable": shown to lie within ±{SEPARATE:g};

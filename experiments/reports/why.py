@@ -133,11 +133,9 @@ def gap_figure(results: Results) -> Figure:
             unsure = [s for s, x in by_s.items() if x.open]
             at = [protocols.test_error(by_s[s]).mean for s in unsure]
             upper.plot(unsure, at, "o", ms=5, mec=colour, mfc="white")
+        places = {x.entry.fixed["spread"]: place(x.entry) for x in mine}
         gaps = {
-            x.entry.fixed["spread"]: results.compared[
-                f"{place(x.entry)}: {DECOUPLED} − {L2}"
-            ]
-            for x in mine
+            s: results.compared[f"{at}: {DECOUPLED} − {L2}"] for s, at in places.items()
         }
         means = {s: gap.difference for s, gap in gaps.items()}
         band(lower, means, "black", "given the choices")
