@@ -187,7 +187,7 @@ def _more(folder: Path, name: str, rows: np.ndarray) -> Iterator[dict[str, np.nd
     path = folder / name
     if not path.exists():
         raise Problem(
-            f"{folder} holds no {name}: run the study anew, if its blocks `keep` arrays "
+            f"{folder} holds no {name}: run the study anew, if its blocks keep arrays "
             "or have curves (`Static.curves`)."
         )
     try:

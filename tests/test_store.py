@@ -137,11 +137,11 @@ FULL = SMOKE = Plan()
 
 def study(plan: Plan):
     """Per arm nine cells in three pieces; the winner on five seeds; a measurement."""
+
     from experiments import cells
     from experiments.engine.chunks import Piece
     from experiments.engine.plan import Block, cosine, grid, Static
     from experiments.engine.study import Stage, Study
-    from experiments.selection import choose
 
     def block(stage, arm, cells, keep=None):
         static = Static(plan.recipe, ARMS[arm], 2, 1, cosine, curves=True)
@@ -151,9 +151,9 @@ def study(plan: Plan):
     grids = [block("tuning", arm, grid(**axes, seed=[0])) for arm in ARMS]
 
     def finals(table):
-        best = choose(cells.where(table, arm="sgdw"))
-        rest = {"learning_rate": [best.learning_rate], "seed": range(1, 1 + count)}
-        fresh = grid(weight_decay=[best.weight_decay], **rest)
+        mine = cells.where(table, arm="sgdw")
+        best = {name: [mine[name][mine["val_accuracy"].argmax()]] for name in axes}
+        fresh = grid(**best, seed=range(1, 1 + count))
         return [block("final", "sgdw", fresh, kept_wide)]
 
     def measurement(table):
