@@ -19,6 +19,7 @@ from experiments.protocol import (
     Entry,
     FINAL,
     Plan,
+    SCREENING,
     TUNING,
     VALIDATION,
 )
@@ -27,6 +28,7 @@ from experiments.statistics import Estimate
 
 
 RESAMPLES = 4999
+CHOOSING = (TUNING, SCREENING, VALIDATION)
 LUCKY = 2.0  # standard errors that a score may drop on fresh seeds
 
 
@@ -36,7 +38,7 @@ class Outcome(NamedTuple):
     entry: Entry
     choice: dict[str, float]
     tried: int  # points of tuning
-    runs: int  # of tuning and validation
+    runs: int  # of tuning, screening and validation
     open: list[str]  # sides on which the choice is not bracketed
     scores: tuple[float, float, float]  # validation part: tuning, validation, final
     lucky: bool  # whether one of the first two is too good for the third
@@ -123,7 +125,7 @@ def _outcome(plan: Plan, entry: Entry, table: Table) -> Outcome:
         entry,
         choice=dict(zip(names, point, strict=True)),
         tried=len(tuning),
-        runs=int(np.sum(mine["stage"] != FINAL)),
+        runs=int(np.isin(mine["stage"].astype(str), CHOOSING).sum()),
         open=search.open_sides(point, tuning, entry.axes),
         scores=(float(shown[0].mean()), float(shown[1].mean()), float(shown[2].mean())),
         lucky=any(_dropped(before, shown[2]) for before in shown[:2]),

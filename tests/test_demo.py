@@ -15,7 +15,7 @@ import pytest
 
 
 ROOT = Path(__file__).parents[1]
-EXTRAS = ("flax", "sklearn", "matplotlib", "rich", "tyro")
+EXTRAS = ("flax", "sklearn", "matplotlib", "rich")
 pytestmark = [
     pytest.mark.needs_extras,
     pytest.mark.relaxed("scale_by_adam; the experiments run under JAX's defaults"),
@@ -118,7 +118,8 @@ def test_measures_take_wrong_labels_for_training_and_right_ones_else():
     @jax.jit
     def untrained(cell, data):
         part, params = task.part(cell, data), task.init(cell)
-        return part, params, task.measure(params, part, data)
+        state = task.state(cell, params)
+        return part, params, task.measure(params, state, part, data)
 
     part, params, measured = jax.device_get(untrained({"seed": 5}, data))
     hidden, output = params["hidden"][0], params["output"]
@@ -253,7 +254,8 @@ def test_what_others_are_writing_is_not_abandoned(tmp_path):
 
 @pytest.mark.parametrize("module", EXTRAS)
 def test_a_missing_package_ends_in_one_line(module, monkeypatch):
-    from experiments.__main__ import EXTRAS as needed, main
+    from experiments.cli import main
+    from experiments.endings import EXTRAS as needed
 
     monkeypatch.setitem(sys.modules, module, None)
     monkeypatch.setattr("experiments.interrupts.listen", lambda: None)
@@ -279,7 +281,7 @@ def test_a_missing_package_is_exit_status_one():
 
 
 def test_the_command_names_what_it_needs():
-    from experiments.__main__ import EXTRAS as needed
+    from experiments.endings import EXTRAS as needed
 
     assert set(needed) == set(EXTRAS)
     assert all(importlib.util.find_spec(module) for module in needed)

@@ -173,82 +173,39 @@ def test_tuning_is_what_it_was_asked_to_be():
     assert len(FULL.contrasts) == 3 * 3 * 3
 
 
-def test_the_surface_is_around_the_ridge_on_the_seeds_of_validation():
+def test_the_points_of_a_ridge_run_on_the_seeds_of_validation():
     import simulated
 
+    from experiments.separability import points_that_matter
     from experiments.studies import tuning
 
-    study = tuning.study(tuning.SMOKE)
-    score = simulated.valley({a: 0.8 for a in simulated.ARMS}, {"adamw": (0, -8)})
-    table = simulated.table_of(study, score)
-    blocks = {b.labels["arm"]: b for b in tuning.surfaces(tuning.SMOKE, table)}
-    seeds = tuning.SMOKE.seeds("validation")
-    for entry in tuning.SMOKE.entries:
-        block = blocks[entry.labels["arm"]]
-        points = {(c["weight_decay"], c["learning_rate"]) for c in block.cells}
-        assert block.labels["stage"] == "surface"
-        assert [c["seed"] for c in block.cells] == list(seeds) * len(points)
-        assert points == set(tuning.around(tuning.SMOKE, entry, table))
-    middle = {(c["weight_decay"], c["learning_rate"]) for c in blocks["adamw"].cells}
-    assert {(2.0**i, 2.0**j) for i in (-1, 0, 1) for j in (-9, -8, -7)} <= middle
+    arms = [arm for arm in tuning.ARMS if arm.base == "Adam"]
+    task = tuning.TEACHER._replace(
+        first_rate={"Adam": -9},
+        first_decay={"adam_l2": -7, "adamw": -4, "adam_independent": -7},
+    )
+    plan = tuning.plan_of([task], arms, 9, rounds=0)
+    score = simulated.valley({a: 0.8 for a in simulated.ARMS}, {"adamw": (0, -5)})
+    table = simulated.table_of(tuning.study(plan), score)
+    blocks = {b.labels["arm"]: b for b in tuning.ridges(plan, table)}
+    assert "adamw" in blocks
+    for entry in plan.entries:
+        shares = protocol_values(entry, table)
+        points = points_that_matter({p: 100 - 100 * x for p, x in shares.items()})
+        block = blocks.get(entry.labels["arm"])
+        assert (block is None) == (points == [])
+        if block is not None:
+            cells = {(c["weight_decay"], c["learning_rate"]) for c in block.cells}
+            assert cells == set(points)
+            assert block.labels["stage"] == "ridge"
+            seeds = [c["seed"] for c in block.cells]
+            assert seeds == list(plan.seeds("validation")) * len(points)
 
 
-# --- Ridges from made-up grids ----------------------------------------------------
+def protocol_values(entry, table):
+    from experiments.protocol import values
 
-
-def valley(slope, bend=0.5, seeds=10, noise=0.05):
-    """Errors by (λ, γ) and seed, whose best λ moves with the learning rate."""
-    rng = np.random.default_rng(0)
-    return {
-        (2.0**y, 2.0**x): 10
-        + bend * (y - slope * x) ** 2
-        + 0.05 * x**2
-        + rng.normal(0, noise, seeds)
-        for x in range(-4, 5)
-        for y in range(-4, 5)
-    }
-
-
-@pytest.mark.parametrize("slope", [-1.0, -0.1, 0.0, 1.0])
-def test_the_ridge_slope_is_that_of_the_valley(slope):
-    from experiments.separability import fit
-
-    found = fit(valley(slope))
-    assert found.slope == pytest.approx(slope, abs=0.05)
-    assert found.low < slope < found.high
-    assert found.separable == (abs(slope) < 0.25)
-    assert found.coupled == (not found.separable)
-    x = np.array(found.rates)
-    np.testing.assert_allclose(found.offset + found.slope * x, slope * x, atol=0.2)
-
-
-def test_a_noisy_ridge_is_neither_separable_nor_not():
-    from experiments.separability import fit
-
-    found = fit(valley(0.25, noise=1.0))
-    assert not found.separable
-    assert not found.coupled
-
-
-def test_where_strength_does_nothing_there_is_no_ridge():
-    from experiments.separability import fit
-
-    assert fit(valley(0.0, bend=0.0)) is None
-    assert fit(valley(0.0, bend=-0.2)) is None
-    points = [point for point in valley(0.0) if point[0] < 0.2]  # two strengths
-    assert fit({point: valley(0.0)[point] for point in points}) is None
-
-
-def test_regret_gain_and_sensitivity_by_hand():
-    from experiments.separability import gain, regret, sensitivity
-
-    errors = np.array([[5.0, 1.0], [2.0, 4.0]])
-    # From λ₀: γ₁ (2), then λ₀: 2. From λ₁: γ₀, then λ₁: 1. From γ₀: λ₁, γ₀: 1. From γ₁:
-    # λ₀, γ₁: 2. The optimum is 1.
-    assert regret(errors) == pytest.approx((2 + 1 + 1 + 2) / 4 - 1)
-    assert gain(errors) == 4
-    assert sensitivity(errors, retuned=False) == pytest.approx((1 + 4) / 2 - 1)
-    assert sensitivity(errors, retuned=True) == pytest.approx((1 + 2) / 2 - 1)
+    return values(entry, table, "tuning", "val_accuracy")
 
 
 # --- same against its formulas ----------------------------------------------------

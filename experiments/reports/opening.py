@@ -6,10 +6,13 @@ from typing import Any
 from experiments import files, search
 from experiments.engine.store import read_manifest
 from experiments.files import revision_of
-from experiments.protocol import FINAL, TUNING, VALIDATION
+from experiments.protocol import FINAL, SCREENING, TUNING, VALIDATION
 from experiments.reports.markdown import listed
 from experiments.reports.results import Results
 from experiments.statistics import FEWEST
+
+
+STAGES = (TUNING, SCREENING, VALIDATION, FINAL)
 
 
 def write(
@@ -60,7 +63,7 @@ def _revisions(manifest: dict[str, Any]) -> str:
 def protocol(results: Results) -> str:
     """How points were chosen and compared, from the plan and from what was run."""
     plan = results.plan
-    seeds = {name: _span(plan.seeds(name)) for name in (TUNING, VALIDATION, FINAL)}
+    seeds = {name: _span(plan.seeds(name)) for name in STAGES}
     trained = {e.labels["task"]: _trained(e.static) for e in plan.entries}
     tasks = "\n".join(f"- **{name}.** {text}" for name, text in trained.items())
     grids = {len(search.coarse(entry.axes)) for entry in plan.entries}
@@ -73,7 +76,9 @@ def protocol(results: Results) -> str:
   ({_range(grids)} points), on {seeds[TUNING]}. Then {plan.rounds} rounds of up to
   {plan.added} more points each, around the best ones, until these are bracketed: one
   and two steps on either side were tried on every axis.
-- **Validation.** The best {plan.candidates} points of every arm again, on
+- **Screening.** The best {plan.screened} points of every arm again, on
+  {seeds[SCREENING]}: most of those that were lucky drop out.
+- **Validation.** The best {plan.candidates} of these by both again, on
   {seeds[VALIDATION]}. Their counts of right answers alone choose. Between equal counts
   the smaller λ wins, then the smaller learning rate.
 - **Equal number of runs.** {_runs(results)}
@@ -101,7 +106,7 @@ def _runs(results: Results) -> str:
         f"{_range(runs)} for each arm {names[count]}"
         for count, runs in sorted(by_axes.items(), reverse=True)
     ]
-    return f"Tuning and validation together: {listed(said)}."
+    return f"Tuning, screening and validation together: {listed(said)}."
 
 
 def _range(numbers: set[int]) -> str:

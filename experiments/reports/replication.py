@@ -7,7 +7,7 @@ from typing import NamedTuple
 from experiments import cells, files, outcomes, replication
 from experiments.engine.store import read_manifest
 from experiments.reports.markdown import interval, table
-from experiments.reports.opening import closing, opening
+from experiments.reports.opening import write
 
 
 class Claim(NamedTuple):
@@ -92,16 +92,10 @@ def _write(
     seeds = manifest["plan"]["seeds"]
     title = f"Replication of `{before['study']}` on seeds {seeds[0]} to {seeds[1] - 1}"
     question = "Do the published verdicts hold on seeds that nobody has used?"
-    text = "\n\n".join(
-        [
-            opening(title, question, verdict, manifest),
-            shown,
-            note,
-            f"Published: plan {before['hash']}. "
-            + closing(manifest, "`cells.csv` (every run)"),
-        ]
+    of = f"Published: plan {before['hash']}."
+    said = write(
+        folder, title, question, verdict, shown, note, of, stored="`cells.csv`"
     )
-    files.write_text(folder / "report.md", text + "\n")
     summary = {name: holds for name, _, holds in verdicts}
     files.write_text(folder / "holds.json", json.dumps(summary, indent=1) + "\n")
-    return f"Verdict. {verdict}"
+    return said

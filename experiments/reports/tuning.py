@@ -167,15 +167,16 @@ whose slopes the table has. A grid without a slope is not drawn.*
 
 
 TERMS = f"""\
-**Ridge slope**: d log λ* / d log γ, where λ* is the centre of the valley along λ: a mean
-of log λ that counts a point less, the worse it is than the best of its learning rate
-(1/e for each {separability.WIDTH:g} point of error). 0: separate; −1: only γλ matters;
-+1: only λ/γ matters. It is measured on the seeds of validation, over the learning
-**rates** whose best error is within {separability.GOOD:g} points of the best of all and
-where the error rises by {separability.RISE:g} point on both sides. "No ridge": fewer
-than {separability.FEWEST} of these. "Separable": shown to lie within ±{SEPARATE:g} by two
-one-sided t-tests; "not separable": the 95 % interval lies outside; "undetermined":
-neither. Both are of the jackknife over seeds. **λ gains**, **regret** and
+**Ridge slope**: d log λ* / d log γ, where λ* is the centre of the valley along λ: a
+mean of log λ in which a point counts 1/e as much for each {separability.WIDTH:g} point
+of error above the best of its learning rate. 0: separate; −1: only γλ matters; +1: only
+λ/γ matters. It is measured on the seeds of validation, over the learning **rates**
+whose best error is within {separability.GOOD:g} points of the best of all, and where
+the error rises by {separability.RISE:g} point on both sides. "No ridge": fewer than
+{separability.FEWEST} of these. "Separable": shown to lie within ±{SEPARATE:g} by two
+one-sided t-tests. "Not separable": the 95 % interval lies outside. "Undetermined":
+neither. Interval and tests are of the jackknife over seeds.
+**λ gains**, **regret** and
 **sensitivity** are points of validation error on the coarse grid of tuning: the best λ
 against the smallest one; tuning one axis after the other; the mean over the learning
 rates above the best, with λ at its best and with λ tuned again for each."""
