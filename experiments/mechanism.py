@@ -94,9 +94,8 @@ def _one_epoch(
 
     def step(carry: Any, batch: Any) -> Any:
         index, params, model_state, state = carry
-        key = program.step_key(cell, index)
         grads, model_state = grads_and_state(
-            params, model_state, batch, key, part, data
+            params, model_state, batch, program.step_key(cell, index), part, data
         )
         without, _ = plain.update(grads, state, params)
         updates, state = decayed.update(grads, state, params)
@@ -114,9 +113,12 @@ def _one_epoch(
 
     index = number * task.steps_per_epoch
     start = (index, carry.params, carry.model_state, carry.opt_state)
-    first = jax.tree.map(lambda x: x[: task.steps_per_epoch], batches)
-    _, terms = jax.lax.scan(step, start, first)
+    _, terms = jax.lax.scan(step, start, _first(task.steps_per_epoch, batches))
     return jax.tree.map(lambda term: jnp.sum(term, axis=0), terms)
+
+
+def _first(steps: int, batches: Any) -> Any:
+    return jax.tree.map(lambda x: x[:steps], batches)
 
 
 # --- As pieces of a study ---------------------------------------------------------

@@ -81,7 +81,7 @@ class Compared(NamedTuple):
 def plan_from(description: Mapping[str, Any]) -> Plan:
     """A plan as a manifest describes it; a `static` stays a description."""
     given = {name: description[name] for name in Plan.__dataclass_fields__}
-    entries = [Entry(**_fields(each)) for each in given["entries"]]
+    entries: list[Any] = [Entry(**_fields(each)) for each in given["entries"]]
     contrasts = [Contrast(**_fields(each)) for each in given["contrasts"]]
     return Plan(
         **{
@@ -154,10 +154,7 @@ def compared(
     """All contrasts of the plan, corrected together."""
     found = found or outcomes(plan, table)
     tests = {entry.name: final_scores(plan, entry, table) for entry in plan.entries}
-    sums = [
-        statistics.estimate(sum(weight * tests[name] for name, weight in each.terms))
-        for each in plan.contrasts
-    ]
+    sums = [statistics.estimate(weighted(each, tests)) for each in plan.contrasts]
     intervals = [with_choice(plan, table, contrast) for contrast in plan.contrasts]
     corrected = statistics.holm([each.p for each in sums])
     return [
@@ -172,6 +169,11 @@ def compared(
             plan.contrasts, sums, intervals, corrected, strict=True
         )
     ]
+
+
+def weighted(contrast: Contrast, scores: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The contrast for each seed."""
+    return np.sum([weight * scores[name] for name, weight in contrast.terms], axis=0)
 
 
 def with_choice(plan: Plan, table: Table, contrast: Contrast) -> tuple[float, float]:

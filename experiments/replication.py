@@ -105,9 +105,9 @@ def compare(
         entry.name: _tests(plan, entry, new, again[entry.name])
         for entry in plan.entries
     }
+    chosen = {name: scores[0] for name, scores in tests.items()}
     now = [
-        statistics.estimate(sum(weight * tests[name][0] for name, weight in each.terms))
-        for each in plan.contrasts
+        statistics.estimate(outcomes.weighted(each, chosen)) for each in plan.contrasts
     ]
     corrected = statistics.holm([each.p for each in now])
     return [

@@ -24,7 +24,8 @@ class Axis(NamedTuple):
     """A number to tune: the values of the coarse pass, and how far the grid may grow.
 
     With a `ratio` neighbours differ by that factor, and points may be added between
-    and beyond the values. Without one the values are a list that stays as it is.
+    and beyond the values. Without one the values are a list that stays as it is. Where
+    0 is one of the values, it is the neighbour below `low`.
     """
 
     name: str
@@ -109,7 +110,12 @@ def _shifted(point: Point, place: int, axis: Axis, steps: int) -> Point | None:
     """A point some steps further on one axis; None where the axis has no steps."""
     if axis.ratio is None or point[place] == 0:
         return None
-    return _replaced(point, place, point[place] * axis.ratio**steps)
+    value = point[place] * axis.ratio**steps
+    return _replaced(point, place, 0.0 if _is_below(value, axis) else value)
+
+
+def _is_below(value: float, axis: Axis) -> bool:
+    return value < axis.low and 0.0 in axis.values
 
 
 def _replaced(point: Point, place: int, value: float) -> Point:
@@ -119,7 +125,9 @@ def _replaced(point: Point, place: int, value: float) -> Point:
 def _moved(point: Point, place: int, axis: Axis, steps: int) -> Iterator[Point]:
     """A point some steps further, if it lies within the bounds of the axis."""
     moved = _shifted(point, place, axis, steps)
-    if moved is not None and axis.low <= moved[place] <= axis.high:
+    if moved is not None and (
+        axis.low <= moved[place] <= axis.high or moved[place] in axis.values
+    ):
         yield moved
 
 

@@ -67,14 +67,16 @@ def ridge(errors: Errors) -> Ridge | None:
     count = len(next(iter(errors.values())))
     without = [_line(rows, np.arange(count) != seed)[0] for seed in range(count)]
     values = count * slope - (count - 1) * np.array(without)
-    margin = float(stats.t.ppf(1 - LEVEL / 2, count - 1) * _error(values))
+    margin, tested = (
+        float(stats.t.ppf(1 - level, count - 1)) * _error(values)
+        for level in (LEVEL / 2, LEVEL)
+    )
     return Ridge(
         slope=slope,
         offset=offset,
         low=slope - margin,
         high=slope + margin,
-        separable=abs(slope) + stats.t.ppf(1 - LEVEL, count - 1) * _error(values)
-        < SEPARATE,
+        separable=abs(slope) + tested < SEPARATE,
         coupled=abs(slope) - margin > SEPARATE,
         centres=tuple((x, _centre(row)) for x, row in rows.items()),
     )

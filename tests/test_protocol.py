@@ -236,6 +236,21 @@ def test_a_point_beside_a_gap_is_not_bracketed():
     assert open_sides((0.0, 1.0), {(0.0, y) for _, y in tried}, axes) == []
 
 
+def test_below_the_smallest_strength_is_none_where_none_is_tried():
+    from experiments.search import additions, Axis, open_sides
+
+    axes = [Axis("weight_decay", (0.0, 1.0, 2.0, 4.0), low=1.0, high=8.0)]
+    tried = {(0.0,), (1.0,), (2.0,), (4.0,)}
+    assert open_sides((1.0,), tried, axes) == []
+    assert open_sides((2.0,), tried, axes) == ["weight_decay above"]
+    assert open_sides((1.0,), tried - {(0.0,)}, axes) == ["weight_decay below"]
+    assert open_sides((0.0,), tried, axes) == []
+    scores = {(1.0,): np.ones(3)}
+    assert additions(scores, axes, 9) == [(0.0,), (2.0,), (4.0,)]
+    axes = [axes[0]._replace(values=(1.0, 2.0, 4.0))]
+    assert additions(scores, axes, 9) == [(2.0,), (4.0,)]
+
+
 def test_points_within_the_noise_of_the_best_are_bracketed_too():
     from experiments import search
 

@@ -38,8 +38,8 @@ NONE, L2, DECOUPLED = "adam", "adam_l2", "adamw"
 CHAINS: dict[str, Chain] = {NONE: arms.adam_l2, L2: arms.adam_l2, DECOUPLED: arms.adamw}
 RATES = Axis("learning_rate", powers(-11, -1, 2), 2.0**-14, 2.0**2)
 DECAYS = {
-    L2: Axis("weight_decay", (0.0, *powers(-14, 2)), 2.0**-18, 2.0**6),
-    DECOUPLED: Axis("weight_decay", (0.0, *powers(-6, 10)), 2.0**-10, 2.0**14),
+    L2: Axis("weight_decay", (0.0, *powers(-14, 2)), 2.0**-14, 2.0**6),
+    DECOUPLED: Axis("weight_decay", (0.0, *powers(-6, 10)), 2.0**-6, 2.0**14),
 }
 
 
@@ -71,8 +71,8 @@ def contrasts(task: str, spreads: tuple[float, ...]) -> tuple[Contrast, ...]:
     found = []
     for spread in spreads:
         for one, other in ((DECOUPLED, L2), (L2, NONE), (DECOUPLED, NONE)):
-            names = (name_of(task, spread, arm) for arm in (one, other))
-            compared = difference(*names, one, other)
+            first, second = (name_of(task, spread, arm) for arm in (one, other))
+            compared = difference(first, second, one, other)
             found.append(
                 compared._replace(name=f"{task}, s = {spread:g}: {compared.name}")
             )
