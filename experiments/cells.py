@@ -108,6 +108,8 @@ def write_more(folder: Path, parts: Sequence[Mapping[str, np.ndarray]]) -> None:
         count = sum(len(part["diverged_at"]) for part in alike)
         row, first = np.arange(first, first + count), first + count
         for file, kind in ((KEPT, "keep/"), (CURVES, "measure/")):
+            if kind == "measure/" and len(alike[0]["epoch"]) == 1:
+                continue  # the table has it
             found = {
                 f"{number}/{name.removeprefix(kind)}": np.concatenate(
                     [part[name] for part in alike]
@@ -117,7 +119,8 @@ def write_more(folder: Path, parts: Sequence[Mapping[str, np.ndarray]]) -> None:
             }
             if found:
                 kinds[file] |= found | {f"{number}/row": row}
-        kinds[CURVES][f"{number}/epoch"] = alike[0]["epoch"]
+                if kind == "measure/":
+                    kinds[file][f"{number}/epoch"] = alike[0]["epoch"]
     for file, arrays in kinds.items():
         if arrays:
             files.write_arrays(folder / file, arrays)
@@ -183,7 +186,10 @@ def _more(folder: Path, name: str, rows: np.ndarray) -> Iterator[dict[str, np.nd
     """The parts of a file that `write_more` wrote which have any of the rows."""
     path = folder / name
     if not path.exists():
-        raise Problem(f"{folder} holds no {name}: run the study anew.")
+        raise Problem(
+            f"{folder} holds no {name}: run the study anew, if its blocks keep arrays "
+            "or have curves (`Static.curves`)."
+        )
     try:
         arrays = files.read_arrays(path)
     except ValueError as error:

@@ -1,83 +1,51 @@
 """The commands: one for each study, and report, list, launch."""
 
-import ast
-import contextlib
 import dataclasses
 import functools
-import importlib
 import io
-import itertools
 import os
-import re
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any
+from typing import Any, NoReturn
 
-import tyro
-
+from experiments import endings, study_files
+from experiments.arguments import (
+    instance,
+    Jobs,
+    Options,
+    parse,
+    parser_of,
+    PROGRAM,
+    words_of,
+)
 from experiments.problem import Problem
+from experiments.study_files import STUDIES, study_module
 
 
-# Module by command; one file, one question.
-STUDIES = {
-    "demo": "demo",
-    "bf16": "bf16",
-    "same": "same",
-    "why": "why",
-    "tuning": "tuning",
-}
-PROGRAM = "python -m experiments"
 DONE, UNFINISHED = 0, 3  # exit status; 3: other shards have cells to train
 MINUTES_IN_A_JOB = 3  # that a job of `launch` waits for the others
+COMMANDS = ("list", "report", "launch")
+HELP = f"""\
+usage: {PROGRAM} STUDY [options]
+       {PROGRAM} path/to/study.py [options]
+       {PROGRAM} list
+       {PROGRAM} report DIR
+       {PROGRAM} launch STUDY [options]
 
+Experiments with decayax: one study, one question.
 
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """What every study takes."""
+{{studies}}
 
-    smoke: bool = False
-    """A tiny plan: seconds, and no finding."""
-    dry_run: bool = False
-    """Say what would be run and where its results would go; run nothing."""
-    resume: bool = False
-    """Go on with a results directory that has been begun."""
-    mix_revisions: bool = False
-    """Use runs that other code, versions, devices or data have made; the manifest and
-    the report say so."""
-    shard: Annotated[str, tyro.conf.arg(metavar="I/N")] = "0/1"
-    """Train the cells of shard I of N, counted from 0; all share one directory."""
-    wait: Annotated[int, tyro.conf.arg(metavar="MINUTES")] = 7 * 24 * 60
-    """How long a shard waits for the cells of other shards, in each stage."""
-    out: Path = Path("results")
-    """Where results go: in OUT/STUDY/HASH."""
-    data: Path | None = None
-    """A folder with data sets of your own, looked in first."""
-    seeds: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
-    """Fresh seeds of the final runs, instead of the plan's number."""
-    chunk: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
-    """Cells side by side, instead of the plan's number; more for a GPU."""
-
-
-STANDARD = Options()
-Run = Callable[[], int]
-
-
-def study_module(name: str) -> ModuleType:
-    """The file of a study.
-
-    Raises:
-        Problem: there is none of this name.
-    """
-    if name not in STUDIES:
-        raise Problem(f"there is no study {name!r}; there are {', '.join(STUDIES)}.")
-    return importlib.import_module(f"experiments.studies.{STUDIES[name]}")
+Each command has a --help of its own. `list` prints the benchmarks, too."""
 
 
 def build(name: str, options: Options) -> Any:
     """The study with the plan that the options ask for."""
+    from experiments.engine.study import folder_of
+
     if options.data is not None:
         os.environ["DECAYAX_DATA"] = str(options.data.expanduser().resolve())
     module = study_module(name)
@@ -95,7 +63,9 @@ def build(name: str, options: Options) -> Any:
         if options.chunk < 1:
             raise Problem(f"--chunk {options.chunk}: at least one cell at a time.")
         plan = dataclasses.replace(plan, chunk=options.chunk)
-    return module.study(plan)
+    study = module.study(plan)
+    folder = folder_of(study, options.out)
+    return study._replace(file=study_files.place_in_manifest(name, folder))
 
 
 def run_study(name: str, options: Options) -> int:
@@ -118,7 +88,7 @@ def run_study(name: str, options: Options) -> int:
         print(preview.preview(study, options.out))
         return DONE
     if manifests.is_finished(folder):
-        return show_finished(folder)
+        return show_finished(study, folder)
     if manifests.is_begun(folder) and not options.resume and shard == engine.WHOLE:
         raise Problem(
             f"{folder} has been begun and is not finished: go on with: "
@@ -128,7 +98,7 @@ def run_study(name: str, options: Options) -> int:
     print(f"{study.name}: {study.size} into {folder}", flush=True)
     if options.resume and (told := about_going_on(folder)):
         print(told, flush=True)
-    command = shlex.join(["python", "-m", "experiments", *sys.argv[1:]])
+    command = shlex.join([*PROGRAM.split(), name, *words_of(options)])
     try:
         with terminal.progress(-(-study.runs // shard.count)) as bar:
             folder, missing = engine.run(
@@ -156,8 +126,19 @@ def run_study(name: str, options: Options) -> int:
     return DONE
 
 
-def show_finished(folder: Path) -> int:
+def show_finished(study: Any, folder: Path) -> int:
     """The verdict that the report of a finished run has, and where it is."""
+    from experiments.engine.code import code_of
+    from experiments.engine.manifest import read_manifest
+    from experiments.engine.study import made_with
+
+    now = code_of(made_with(study), type(study.plan).__module__, {})
+    then = read_manifest(folder)["code"]
+    if other := [n for n in sorted({**then, **now}) if then.get(n) != now.get(n)]:
+        print(
+            f"Finished by other code: {', '.join(other)} changed since. To run the "
+            "code as it is now, give another directory with --out."
+        )
     report = (folder / "report.md").read_text(encoding="utf-8")
     for paragraph in report.split("\n\n"):
         if paragraph.startswith("**Verdict.**"):
@@ -183,27 +164,16 @@ def about_going_on(folder: Path) -> str | None:
 
 def again(name: str, options: Options) -> str:
     """The command that goes on with a run."""
-    words = [os.path.relpath(sys.executable), "-m", "experiments", name, "--resume"]
-    for field in dataclasses.fields(options):
-        value = getattr(options, field.name)
-        if field.name == "resume" or value == getattr(STANDARD, field.name):
-            continue
-        words.append(f"--{field.name.replace('_', '-')}")
-        words += [] if value is True else [str(value)]
-    return shlex.join(words)
+    go_on = dataclasses.replace(options, resume=False)
+    program = [os.path.relpath(sys.executable), *PROGRAM.split()[1:]]
+    return shlex.join([*program, name, "--resume", *words_of(go_on)])
 
 
-def report(folder: tyro.conf.Positional[Path]) -> Run:
-    """Make figures and report again, from the stored files alone.
+def write_report(folder: Path, study: str | None = None) -> int:
+    """Make the report of a finished directory from its files alone.
 
-    Args:
-        folder: a results directory, such as results/demo/0123456789ab.
+    `study` is the file of the study, where the manifest does not lead to it.
     """
-    return functools.partial(write_report, folder)
-
-
-def write_report(folder: Path) -> int:
-    """The report of a finished directory."""
     from experiments.engine.store import read_manifest
 
     manifest = read_manifest(folder)
@@ -211,79 +181,57 @@ def write_report(folder: Path) -> int:
         raise Problem(
             f"{folder} is not finished: go on with {manifest['command']} --resume."
         )
-    print(study_module(manifest["study"]).write_report(folder))
+    print(_study_of(folder, manifest, study).write_report(folder))
     show_files(folder)
     return DONE
 
 
-def list_studies() -> Run:
-    """Say which studies there are, and what they ask."""
+def _study_of(folder: Path, manifest: dict[str, Any], given: str | None) -> ModuleType:
+    """The module of the study that made a directory."""
+    if given is None:
+        try:
+            return study_module(study_files.name_in(manifest, folder))
+        except Problem as problem:
+            cure = "To make this report, name the file of the study with --study FILE."
+            raise Problem(f"{problem} {cure}") from None
+    module = study_module(given)
+    if (name := module.study(module.FULL).name) != manifest["study"]:
+        raise Problem(
+            f"--study {given} is the study {name!r}, but {folder} holds results of "
+            f"{manifest['study']!r}: give the file of that one."
+        )
+    return module
 
-    def run() -> int:
-        for name in STUDIES:
-            print(f"{name:6}{first_line(name)}")
-        return DONE
 
-    return run
+def launch(study: str, options: Options, jobs: Jobs) -> int:
+    """Run a study's shards as jobs until all pieces are there, then make the report."""
+    from experiments.engine.launch import launch_shards, Queue
+    from experiments.engine.study import folder_of
 
-
-def first_line(name: str) -> str:
-    """A study's question, read without importing it."""
-    path = Path(__file__).parent / "studies" / f"{STUDIES[name]}.py"
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    return (ast.get_docstring(tree) or "").partition("\n")[0]
-
-
-def launch(
-    study: tyro.conf.Positional[str],
-    options: Options = STANDARD,
-    shards: int = 2,
-    cluster: Annotated[str, tyro.conf.arg(metavar="local|slurm")] = "slurm",
-    partition: str | None = None,
-    minutes: int = 60,
-    gpus: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None,
-    cpus: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None,
-    gigabytes: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None,
-    retries: int = 2,
-) -> Run:
-    """Run a study's shards as jobs, here or on a SLURM cluster, until it is whole.
-
-    Args:
-        study: its name, as `list` tells.
-        options: as for the study itself, but for --shard.
-        shards: how many jobs share the pieces.
-        cluster: local for processes on this machine, slurm for a cluster's queue.
-        partition: of the cluster; its standard one without this.
-        minutes: after which a job is ended, or put back into the queue.
-        gpus: of each job.
-        cpus: of each job.
-        gigabytes: of each job.
-        retries: how often a shard that failed is started again.
-    """
-
-    def run() -> int:
-        from experiments.engine import study as engine
-        from experiments.engine.launch import launch_shards, Queue
-
-        if shards < 1:
-            raise Problem(f"--shards {shards}: at least one job.")
-        if options.dry_run:
-            return run_study(study, options)
-        queue = Queue(cluster, partition, minutes, gpus, cpus, gigabytes)
-        built = build(study, options)  # before any job: bad options end here
-        # Short waits: in a queue with few places, a shard must not keep one from those
-        # that it waits for. It is started again for the next stage.
-        wait = min(options.wait, MINUTES_IN_A_JOB)
-        go_on = dataclasses.replace(options, resume=True, wait=wait)
-        jobs = [
-            dataclasses.replace(go_on, shard=f"{i}/{shards}") for i in range(shards)
-        ]
-        work = [functools.partial(run_study, study, each) for each in jobs]
-        launch_shards(work, options.out / study / "jobs", queue, retries, DONE)
-        # Not run_study: this machine's devices may be others than the jobs'.
-        return write_report(engine.folder_of(built, options.out))
-
-    return run
+    if jobs.shards < 1:
+        raise Problem(f"--shards {jobs.shards}: at least one job.")
+    if options.dry_run:
+        return run_study(study, options)
+    asked = dataclasses.asdict(jobs)
+    shards, retries = asked.pop("shards"), asked.pop("retries")
+    built = build(study, options)  # before any job: bad options end here
+    # Short waits: in a queue with few places, a shard must not keep one from those that
+    # it waits for. It is started again for the next stage.
+    wait = min(options.wait, MINUTES_IN_A_JOB)
+    go_on = dataclasses.replace(options, resume=True, wait=wait)
+    work = [
+        functools.partial(
+            run_study, study, dataclasses.replace(go_on, shard=f"{i}/{shards}")
+        )
+        for i in range(shards)
+    ]
+    logs = options.out / built.name / "jobs"
+    launch_shards(work, logs, Queue(**asked), retries, DONE)
+    # Not run_study: this machine's devices may be others than the jobs'.
+    folder = folder_of(built, options.out)
+    print(built.report(folder))
+    show_files(folder)
+    return DONE
 
 
 def show_files(folder: Path) -> None:
@@ -293,41 +241,64 @@ def show_files(folder: Path) -> None:
         print(f"  {path}")
 
 
-def main() -> int:
-    """Parse the command line and run; returns the exit status."""
+def main(file: str | None = None) -> NoReturn:
+    """Run the command line, and end with its status or with one line.
+
+    The file of a study of your own ends in
+
+        if __name__ == "__main__":
+            cli.main(__file__)
+
+    The file is imported under its own name then. So its functions have the names that
+    they have under `python -m experiments FILE`, and its results the same place.
+    """
+    study = [] if file is None else [os.path.relpath(file)]
+    endings.end_with(functools.partial(_run, [*study, *sys.argv[1:]]))
+
+
+def _run(words: Sequence[str]) -> int:
+    """Run the command that the words are; returns the exit status."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # λ where it cannot be shown
-    commands: dict[str, Callable[..., Run]] = {n: _command(n) for n in STUDIES}
-    commands |= {"launch": launch, "report": report, "list": list_studies}
-    told = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(told):
-            run = tyro.extras.subcommand_cli_from_dict(
-                commands,
-                prog=PROGRAM,
-                description="Experiments with decayax: one study, one question.",
-                config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
-            )
-    except SystemExit as end:
-        if end.code:
-            raise Problem(_one_line(told.getvalue())) from None
-        raise
-    return run()
+    if not words or (words[0].startswith("-") and words[0] not in ("-h", "--help")):
+        raise Problem(
+            f"name a study first: {', '.join(STUDIES)}, or path/to/study.py. See "
+            f"{PROGRAM} --help."
+        )
+    command, *rest = words
+    if command in ("-h", "--help"):
+        print(HELP.format(studies=study_files.studies_listed()))
+        return DONE
+    if command in COMMANDS:
+        return {"list": _list, "report": _report, "launch": _launch}[command](rest)
+    question = study_files.first_line(study_files.file_of(command, COMMANDS))
+    given = parse(parser_of(command, question, Options), rest)
+    return run_study(command, instance(Options, given))
 
 
-def _command(name: str) -> Callable[..., Run]:
-    def command(options: Options = STANDARD) -> Run:
-        return functools.partial(run_study, name, options)
+def _list(words: Sequence[str]) -> int:
+    parse(parser_of("list", "Print the studies and the benchmarks."), words)
+    print(f"Studies, run by {PROGRAM} NAME:\n{study_files.studies_listed()}")
+    print(f"Benchmarks, run by {PROGRAM}.benchmarks.NAME:")
+    print(study_files.benchmarks_listed())
+    return DONE
 
-    command.__doc__ = first_line(name)
-    return command
+
+def _report(words: Sequence[str]) -> int:
+    what = "Make figures and report again, from the stored files alone."
+    parser = parser_of("report", what)
+    where = "a results directory, such as results/demo/0123456789ab"
+    parser.add_argument("folder", metavar="DIR", type=Path, help=where)
+    moved = "The file of a study of your own, if it was moved."
+    parser.add_argument("--study", metavar="FILE", help=moved)
+    given = parse(parser, words)
+    return write_report(given.folder, given.study)
 
 
-def _one_line(box: str) -> str:
-    """What tyro says in a box, without the box and what follows the first rule."""
-    lines = [line.strip("│|+ ") for line in box.splitlines()[1:]]
-    words = [line if re.search(r"\w", line) else "" for line in lines]  # no rules
-    said = itertools.takewhile(bool, itertools.dropwhile(lambda line: not line, words))
-    hints = [b for a, b in itertools.pairwise(lines) if a == "Perhaps you meant:"]
-    hint = f" Perhaps you meant {hints[0]}." if hints else ""
-    return f"{' '.join(said).rstrip('.')}.{hint} See {PROGRAM} --help."
+def _launch(words: Sequence[str]) -> int:
+    what = "Run the shards of a study as jobs, until all pieces are there."
+    parser = parser_of("launch", what, Options, Jobs, without=("shard",))
+    which = "its name, as `list` prints it, or the path of its file"
+    parser.add_argument("study", metavar="STUDY", help=which)
+    given = parse(parser, words)
+    return launch(given.study, instance(Options, given), instance(Jobs, given))

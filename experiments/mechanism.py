@@ -11,7 +11,9 @@ Decoupled decay should give γλ for every weight, RMSprop with L2 about γλ/�
 also enters V, which is why this is measured rather than read off the formula.
 """
 
+import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -19,7 +21,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from experiments import protocol
+from experiments.cells import Table
 from experiments.engine import program
+from experiments.engine.chunks import Bar, Piece
 from experiments.engine.plan import (
     Cell,
     columns,
@@ -29,8 +34,13 @@ from experiments.engine.plan import (
     Static,
     Task,
 )
+from experiments.engine.study import Stage
 from experiments.engine.workshop import batches_for, program_for, Workshop
 from experiments.tasks import decayed_vector
+
+
+ADAM_BETA_2 = 0.999  # of all chains that a study's mechanism stage measures
+NO_GRADIENT = 1e-6  # 100 times the optimizers' ε, which must not matter to v
 
 
 def measure_shrink(
@@ -79,11 +89,15 @@ def _one_epoch(
     decayed = program.optimizer(static, task, cell)
     without_decay = {**cell, "weight_decay": 0 * cell["weight_decay"]}
     plain = program.optimizer(static, task, without_decay)
-    eta = multiplier(static, task.steps_per_epoch)
+    eta = multiplier(static, task.steps_per_epoch, cell)
+    grads_and_state = jax.grad(task.loss, has_aux=True)
 
     def step(carry: Any, batch: Any) -> Any:
-        index, params, state = carry
-        grads = jax.grad(task.loss)(params, batch, part, data)
+        index, params, model_state, state = carry
+        key = program.step_key(cell, index)
+        grads, model_state = grads_and_state(
+            params, model_state, batch, key, part, data
+        )
         without, _ = plain.update(grads, state, params)
         updates, state = decayed.update(grads, state, params)
         theta = decayed_vector(params)
@@ -95,9 +109,72 @@ def _one_epoch(
             "root_v": jnp.sqrt(decayed_vector(optax.tree_utils.tree_get(state, "nu"))),
             "rate": cell["learning_rate"] * eta(index) * cell["weight_decay"],
         }
-        return (index + 1, optax.apply_updates(params, updates), state), terms
+        params = optax.apply_updates(params, updates)
+        return (index + 1, params, model_state, state), terms
 
-    start = (number * task.steps_per_epoch, carry.params, carry.state)
+    index = number * task.steps_per_epoch
+    start = (index, carry.params, carry.model_state, carry.opt_state)
     first = jax.tree.map(lambda x: x[: task.steps_per_epoch], batches)
     _, terms = jax.lax.scan(step, start, first)
     return jax.tree.map(lambda term: jnp.sum(term, axis=0), terms)
+
+
+# --- As pieces of a study ---------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan(protocol.Plan):
+    """What the protocol runs, and in whose runs the mechanism is measured."""
+
+    shrinks: tuple[str, ...]  # entries; the shrink of every weight is kept
+    spreads: tuple[str, ...]  # entries; quantiles of √v are kept
+
+
+def stage(plan: Plan) -> Stage:
+    """Measured in the run of each entry's choice on the first final seed."""
+
+    def make(table: Table) -> list[Piece]:
+        kinds = {"shrink": (plan.shrinks, dict), "spread": (plan.spreads, _quantiles)}
+        return [
+            _piece(plan, entry, table, kind, reduce)
+            for kind, (names, reduce) in kinds.items()
+            for entry in plan.entries
+            if entry.name in names
+        ]
+
+    return Stage("mechanism", len(plan.shrinks) + len(plan.spreads), make)
+
+
+def _piece(
+    plan: Plan,
+    entry: protocol.Entry,
+    table: Table,
+    kind: str,
+    reduce: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]],
+) -> Piece:
+    def make(shop: Workshop, bar: Bar) -> dict[str, np.ndarray]:
+        bar.say(f"measuring {entry.name}")
+        seed = plan.seeds(protocol.FINAL)[:1]
+        point = protocol.candidates(plan, entry, table)[:1]
+        (cell,) = protocol.block(entry, protocol.FINAL, point, seed).cells
+        found = measure_shrink(shop, entry.static, cell, plan.chunk)
+        found["root_v"] = found["root_v"] / _bias(entry.static)
+        bar.advance(1)
+        labels = {**cell, **entry.labels, "entry": entry.name}
+        return reduce(found) | {name: np.array(x) for name, x in labels.items()}
+
+    return Piece(f"{kind}-{entry.name.replace(' ', '-')}", 1, make, {})
+
+
+def _bias(static: Static) -> np.float32:
+    """√(1 - β₂^t) in the middle of the epoch measured: Adam divides by √v̂."""
+    recipe: Any = static.recipe
+    half = static.segments // 2 * static.epochs_per_segment
+    t = (half + 0.5) * (recipe.train_size // recipe.batch)
+    return np.float32((1 - ADAM_BETA_2**t) ** 0.5)
+
+
+def _quantiles(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Percentiles of √v, over the weights that had a gradient in the epoch."""
+    seen = found["root_v"][found["rms_g"] > NO_GRADIENT]
+    return {"root_v_percentiles": np.quantile(seen, np.linspace(0, 1, 101))}

@@ -2,7 +2,7 @@
 
 import functools
 
-from experiments.data import fashion_mnist, teacher
+from experiments.data import digits, fashion_mnist, teacher
 from experiments.models.mlp import mlp
 from experiments.tasks import Classification
 
@@ -15,6 +15,23 @@ STUDENT = Classification(
     train_size=1437,
     batch=128,
     label_noise=0.25,
+)
+# Of scikit-learn's digits 900 train, 300 validate, 597 test.
+DIGITS = Classification(
+    data=digits.load,
+    model=functools.partial(mlp, (64, 128, 10)),
+    classes=digits.CLASSES,
+    train_size=900,
+    batch=50,
+    label_noise=0.4,
+)
+LAYERNORM = Classification(
+    data=digits.load,
+    model=functools.partial(mlp, (64, 64, 64, 10), True),
+    classes=digits.CLASSES,
+    train_size=900,
+    batch=50,
+    label_noise=0.4,
 )
 # Of Fashion-MNIST 2000 images train, 3000 validate, 5000 test.
 FASHION = Classification(

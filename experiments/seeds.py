@@ -17,6 +17,7 @@ class Purpose(enum.IntEnum):
     LABELS = 2
     ORDER = 3
     SCALES = 4
+    DROPOUT = 5
 
 
 def key_for(seed: jax.typing.ArrayLike, purpose: Purpose) -> jax.Array:

@@ -1,50 +1,147 @@
-"""Whether learning rate and decay are separate knobs, in three numbers.
+"""Are learning rate and decay separate knobs? Numbers from the errors of a grid.
 
-Of a grid of errors e(γ, λ), rows by learning rate and columns by strength, both in
-powers of two:
+Errors are percentages by point (λ, γ), an array over the seeds. For each learning rate
+the centre of the valley along λ is an average of y = log2 λ over its points, weighted
+by how near to the best each of them is:
 
-    ridge         for each row whose best is within 3 points of the optimum: its best λ;
-                  rows whose best λ lies on an edge of the grid are left out, as it may
-                  lie beyond
-    ridge slope   d log λ / d log γ along the ridge: 0 separable, -1 only γλ matters, +1
-                  only λ/γ matters; none where λ gains less than the noise
-    gain          of λ: how much better the optimum is than the smallest λ of its row
+    y*(γ) = Σ w y / Σ w,    w = exp(-(e - e_min) / WIDTH)
+    ridge slope             of the line through y* against x = log2 γ, by least squares
+
+The slope is 0 where the two are separate, -1 where only γλ matters, +1 where only λ/γ
+does. A learning rate takes part if its best error is within GOOD points of the best of
+all, and if the error rises by RISE points on both sides: elsewhere λ does nothing, or
+the valley was not seen whole. The slope without each seed in turn (the jackknife) gives
+a value for each seed; two one-sided t-tests of them show a slope to lie within ±0.25.
+
     regret        tune γ at some λ, then λ at that γ, or the other way round: how much
                   worse than the optimum, on average over starts and orders
     sensitivity   mean over γ of e - e*, with λ fixed at its best, or tuned for each γ
 
 Reference:
+    Efron and Tibshirani, *An Introduction to the Bootstrap*, 1993, chapter 11.
+    Schuirmann, *A comparison of the two one-sided tests procedure*, J. Pharmacokinet.
+    Biopharm. 15 (1987), 657-680.
     Wortsman et al., *Small-scale proxies for large-scale Transformer training
     instabilities*, 2023, section 2.2: sensitivity, there of the loss.
 """
 
+from collections.abc import Mapping
+from typing import NamedTuple
+
 import numpy as np
+from scipy import stats
+
+from experiments.search import Point
 
 
-GOOD = 3.0  # points: rows within so many of the optimum make the ridge
+WIDTH = 1.0  # points of error by which a weight falls to 1/e
+GOOD = 3.0  # points: learning rates that are this near to the best make the ridge
+RISE = 1.0  # points on both sides of a valley
+SEPARATE = 0.25  # a slope that is nearer to 0 is called separable
+ROWS, POINTS = 5, 9  # at most: learning rates of a ridge, and points of each
+FEWEST = 3  # learning rates
+LEVEL = 0.05
+
+Errors = Mapping[Point, np.ndarray]
+Row = dict[float, np.ndarray]  # of one learning rate: errors by y = log2 λ, rising
 
 
-def ridge(
-    errors: np.ndarray, log_rates: np.ndarray, log_decays: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Learning rates and the best strengths of them, as logarithms."""
-    best = errors.argmin(1)
-    inside = (best > 0) & (best < errors.shape[1] - 1)
-    good = inside & (errors.min(1) <= errors.min() + GOOD)
-    return log_rates[good], log_decays[best[good]]
+class Ridge(NamedTuple):
+    """The line y = offset + slope · x through the valley, and its points."""
+
+    slope: float
+    offset: float
+    low: float  # 95 % interval of the slope
+    high: float
+    separable: bool  # shown to be within ±SEPARATE
+    coupled: bool  # shown not to be: the whole interval is outside
+    centres: tuple[tuple[float, float], ...]  # (x, y*)
 
 
-def ridge_slope(
-    errors: np.ndarray,
-    log_rates: np.ndarray,
-    log_decays: np.ndarray,
-    noise: float = 0.0,
-) -> float:
-    """By least squares; nan for fewer than three rows, or a gain within the noise."""
-    rates, decays = ridge(errors, log_rates, log_decays)
-    if len(rates) < 3 or gain(errors) <= noise:
-        return float("nan")
-    return float(np.polyfit(rates, decays, 1)[0])
+def ridge(errors: Errors) -> Ridge | None:
+    """The ridge of a grid; None where fewer than three learning rates have a valley."""
+    rows = _valleys(errors, GOOD)
+    if len(rows) < FEWEST:
+        return None
+    slope, offset = _line(rows)
+    count = len(next(iter(errors.values())))
+    without = [_line(rows, np.arange(count) != seed)[0] for seed in range(count)]
+    values = count * slope - (count - 1) * np.array(without)
+    margin = float(stats.t.ppf(1 - LEVEL / 2, count - 1) * _error(values))
+    return Ridge(
+        slope=slope,
+        offset=offset,
+        low=slope - margin,
+        high=slope + margin,
+        separable=abs(slope) + stats.t.ppf(1 - LEVEL, count - 1) * _error(values)
+        < SEPARATE,
+        coupled=abs(slope) - margin > SEPARATE,
+        centres=tuple((x, _centre(row)) for x, row in rows.items()),
+    )
+
+
+def points_that_matter(errors: Errors) -> list[Point]:
+    """Of a grid that was tried on few seeds: what a slope on more seeds needs.
+
+    The valleys of the best learning rates, each up to where the error has risen.
+    """
+    rows = _valleys(errors, GOOD + RISE)
+    best = sorted(rows, key=lambda x: min(e.mean() for e in rows[x].values()))[:ROWS]
+    return [(2.0**y, 2.0**x) for x in sorted(best) for y in _window(rows[x])]
+
+
+def _window(row: Row) -> list[float]:
+    """The y around the centre, out to the first on each side that is far above it."""
+    means = {y: float(e.mean()) for y, e in row.items()}
+    centre, far = _centre(row), min(means.values()) + GOOD + RISE
+    below = [y for y in row if y < centre and means[y] > far]
+    above = [y for y in row if y > centre and means[y] > far]
+    low, high = max(below, default=min(row)), min(above, default=max(row))
+    near = sorted(row, key=lambda y: abs(y - centre))[:POINTS]
+    return [y for y in sorted(near) if low <= y <= high]
+
+
+def _valleys(errors: Errors, good: float) -> dict[float, Row]:
+    """By x, the rows that are good enough and rise on both sides."""
+    rows: dict[float, Row] = {}
+    for decay, rate in sorted(errors):
+        if decay > 0:
+            row = rows.setdefault(float(np.log2(rate)), {})
+            row[float(np.log2(decay))] = errors[decay, rate]
+    if not rows:
+        return {}
+    best = min(e.mean() for row in rows.values() for e in row.values())
+    return {x: row for x, row in sorted(rows.items()) if _is_valley(row, best + good)}
+
+
+def _is_valley(row: Row, limit: float) -> bool:
+    means = np.array([e.mean() for e in row.values()])
+    place = int(means.argmin())
+    below, above = means[:place], means[place + 1 :]
+    risen = means[place] + RISE
+    return bool(
+        means[place] <= limit and below.max(initial=0) > risen < above.max(initial=0)
+    )
+
+
+def _centre(row: Row, seeds: np.ndarray | slice = slice(None)) -> float:
+    """y* of a row, on some of the seeds."""
+    means = np.array([e[seeds].mean() for e in row.values()])
+    weights = np.exp(-(means - means.min()) / WIDTH)
+    return float(np.average(list(row), weights=weights))
+
+
+def _line(
+    rows: dict[float, Row], seeds: np.ndarray | slice = slice(None)
+) -> tuple[float, float]:
+    """Slope and offset of the line through the centres."""
+    centres = [_centre(row, seeds) for row in rows.values()]
+    slope, offset = np.polyfit(list(rows), centres, 1)
+    return float(slope), float(offset)
+
+
+def _error(values: np.ndarray) -> float:
+    return float(np.std(values, ddof=1) / np.sqrt(len(values)))
 
 
 def gain(errors: np.ndarray) -> float:
@@ -54,7 +151,7 @@ def gain(errors: np.ndarray) -> float:
 
 
 def regret(errors: np.ndarray) -> float:
-    """Of tuning one axis after the other, in points."""
+    """Of tuning one axis after the other, in points; rows are learning rates."""
     rate_first = errors.argmin(0)  # for each λ to start from
     decay_first = errors.argmin(1)  # for each γ to start from
     ends = [*errors[rate_first].min(1), *errors[:, decay_first].min(0)]

@@ -2,6 +2,7 @@
 
 A recipe is a frozen dataclass of numbers and named functions, so it has a description;
 `task` builds from it what the engine runs. Weights decay, biases and norms do not.
+Models may have a state; it begins with the seed, as the parameters do.
 """
 
 import dataclasses
@@ -16,11 +17,12 @@ import numpy as np
 import optax
 
 import decayax as dx
+from experiments.average import averaged
 from experiments.data import corpus, labelled
 from experiments.data.corpus import Corpus
 from experiments.data.labelled import Labelled
 from experiments.engine.plan import Cell, Task
-from experiments.models.model import Model
+from experiments.models.model import AnyModel, StatefulModel, with_state
 from experiments.problem import Problem
 from experiments.seeds import key_for, Purpose
 
@@ -53,14 +55,19 @@ class Classification:
     """
 
     data: Callable[[], Labelled]
-    model: Callable[[], Model]
+    model: Callable[[], AnyModel]
     classes: int
     train_size: int
     batch: int
     label_noise: float = 0.0
     dtype: str = "float32"  # of parameters, activations and gradients; losses float32
+    ema: float = (
+        0.0  # decay per step of the averaged weights that are measured; 0: none
+    )
 
     def load(self) -> Labelled:
+        if not 0 <= self.ema < 1:
+            raise Problem(f"ema={self.ema}: write 0 (none) or a decay, such as 0.999.")
         data = self.data()
         if not self.batch <= self.train_size < len(data.pool_y):
             raise Problem(
@@ -70,64 +77,79 @@ class Classification:
         return data
 
     def task(self) -> Task:
-        model = self.model()
-        init = functools.partial(_init, model, self.dtype)
-
-        def logits_of(params: Any, part: Part, x: jax.Array) -> jax.Array:
-            if part.scales is not None:
-                x = x * part.scales.reshape(x.shape[1:])
-            if jnp.issubdtype(x.dtype, jnp.floating):  # and not numbers of symbols
-                x = x.astype(self.dtype)
-            logits = model.logits(params, x).astype(jnp.float32)
-            return logits if logits.ndim == 2 else logits[:, -1]  # of the last symbol
-
-        def loss(params: Any, batch: Any, part: Part, data: Labelled) -> jax.Array:
-            rows, y = part.split.train_rows[batch], part.split.train_y[batch]
-            return _cross_entropy(logits_of(params, part, data.pool_x[rows]), y).mean()
-
-        def part(cell: Cell, data: Labelled) -> Part:
-            halves = labelled.split(
-                *(cell["seed"], data.pool_y, self.train_size),
-                *(self.label_noise, self.classes),
-            )
-            return Part(halves, _scales(cell, data.pool_x[0].size))
-
-        def measure(params: Any, part: Part, data: Labelled) -> dict[str, jax.Array]:
-            split = part.split
-            on = functools.partial(
-                _evaluate, functools.partial(logits_of, params, part)
-            )
-            train = on(data.pool_x, split.train_y, split.train_rows)
-            val = on(data.pool_x, data.pool_y[split.val_rows], split.val_rows)
-            test = on(data.test_x, data.test_y)
-            return {
-                "train_loss": train["loss"],
-                "val_accuracy": val["accuracy"],
-                "val_loss": val["loss"],
-                "test_accuracy": test["accuracy"],
-                "test_loss": test["loss"],
-            } | sizes(params)
-
+        model = with_state(self.model())
         guess = {"accuracy": 1 / self.classes, "loss": math.log(self.classes)}
-        return Task(
-            *(init, part),
+        task = Task(
+            init=functools.partial(_init, model, self.dtype),
+            part=self._part,
             batches=lambda seed, epoch, data: labelled.batches(
                 seed, epoch, self.train_size, self.batch
             ),
-            loss=loss,
-            measure=measure,
+            loss=functools.partial(self._loss, model),
+            measure=functools.partial(self._measure, model),
             mask=mask,
             steps_per_epoch=self.train_size // self.batch,
             chance={f"{on}_{x}": guess[x] for on in ("val", "test") for x in guess},
+            state=functools.partial(_state, model),
         )
+        return averaged(task, self.ema) if self.ema else task
+
+    def _part(self, cell: Cell, data: Labelled) -> Part:
+        halves = labelled.split(
+            *(cell["seed"], data.pool_y, self.train_size),
+            *(self.label_noise, self.classes),
+        )
+        return Part(halves, _scales(cell, data.pool_x[0].size))
+
+    def _inputs(self, part: Part, x: jax.Array) -> jax.Array:
+        """As the model takes them."""
+        if part.scales is not None:
+            x = x * part.scales.reshape(x.shape[1:])
+        if jnp.issubdtype(x.dtype, jnp.floating):  # and not numbers of symbols
+            x = x.astype(self.dtype)
+        return x
+
+    def _loss(
+        self,
+        model: StatefulModel,
+        params: Any,
+        state: Any,
+        batch: Any,
+        key: jax.Array,
+        part: Part,
+        data: Labelled,
+    ) -> tuple[jax.Array, Any]:
+        rows, y = part.split.train_rows[batch], part.split.train_y[batch]
+        x = self._inputs(part, data.pool_x[rows])
+        logits, state = model.train(params, state, x, key)
+        return _cross_entropy(_of_the_last(logits), y).mean(), state
+
+    def _measure(
+        self, model: StatefulModel, params: Any, state: Any, part: Part, data: Labelled
+    ) -> dict[str, jax.Array]:
+        def logits_of(x: jax.Array) -> jax.Array:
+            return _of_the_last(model.logits(params, state, self._inputs(part, x)))
+
+        split, on = part.split, functools.partial(_evaluate, logits_of)
+        train = on(data.pool_x, split.train_y, split.train_rows)
+        val = on(data.pool_x, data.pool_y[split.val_rows], split.val_rows)
+        test = on(data.test_x, data.test_y)
+        return {
+            "train_loss": train["loss"],
+            "val_accuracy": val["accuracy"],
+            "val_count": jnp.int32(len(split.val_rows)),
+            "val_loss": val["loss"],
+            "test_accuracy": test["accuracy"],
+            "test_loss": test["loss"],
+        } | sizes(params)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Language:
-    """Any text, a model of sequences: the next symbol is to be told."""
+    """Any text, a model of sequences that predicts the next symbol."""
 
     data: Callable[[], Corpus]
-    model: Callable[[], Model]
+    model: Callable[[], AnyModel]
     symbols: int  # at least as many as the text has
     length: int
     batch: int
@@ -145,22 +167,7 @@ class Language:
         return Tokens(text.train, text.val, text.test)
 
     def task(self) -> Task:
-        model = self.model()
-
-        def loss_of(params: Any, windows: jax.Array) -> jax.Array:
-            logits = model.logits(params, windows[:, :-1]).astype(jnp.float32)
-            return _cross_entropy(logits, windows[:, 1:]).mean()
-
-        def measure(params: Any, part: None, data: Tokens) -> dict[str, jax.Array]:
-            return {
-                f"{name}_loss": jax.lax.map(
-                    lambda window: loss_of(params, window[None]),
-                    self._evenly(tokens),
-                    batch_size=WINDOWS_AT_ONCE,
-                ).mean()
-                for name, tokens in data._asdict().items()
-            } | sizes(params)
-
+        model = with_state(self.model())
         return Task(
             init=functools.partial(_init, model, self.dtype),
             part=lambda cell, data: None,
@@ -168,12 +175,27 @@ class Language:
                 *(seed, epoch, data.train),
                 *(self.length, self.batch, self.steps_per_epoch),
             ),
-            loss=lambda params, batch, part, data: loss_of(params, batch),
-            measure=measure,
+            loss=functools.partial(_next_symbol, model),
+            measure=functools.partial(self._measure, model),
             mask=mask,
             steps_per_epoch=self.steps_per_epoch,
             chance={f"{on}_loss": math.log(self.symbols) for on in ("val", "test")},
+            state=functools.partial(_state, model),
         )
+
+    def _measure(
+        self, model: StatefulModel, params: Any, state: Any, part: None, data: Tokens
+    ) -> dict[str, jax.Array]:
+        def loss_of(window: jax.Array) -> jax.Array:
+            logits = model.logits(params, state, window[None, :-1]).astype(jnp.float32)
+            return _cross_entropy(logits, window[None, 1:]).mean()
+
+        def mean_loss(tokens: jax.Array) -> jax.Array:
+            windows = self._evenly(tokens)
+            return jax.lax.map(loss_of, windows, batch_size=WINDOWS_AT_ONCE).mean()
+
+        losses = {f"{name}_loss": mean_loss(x) for name, x in data._asdict().items()}
+        return losses | sizes(params)
 
     def _evenly(self, tokens: jax.Array) -> jax.Array:
         """Windows to evaluate on, from all over a part of the text."""
@@ -199,9 +221,33 @@ def sizes(params: Any) -> dict[str, jax.Array]:
     }
 
 
-def _init(model: Model, dtype: str, cell: Cell) -> Any:
+def _init(model: StatefulModel, dtype: str, cell: Cell) -> Any:
     params = model.init(key_for(cell["seed"], Purpose.INIT))
     return jax.tree.map(lambda leaf: leaf.astype(dtype), params)
+
+
+def _state(model: StatefulModel, cell: Cell, params: Any) -> Any:
+    return model.state(key_for(cell["seed"], Purpose.INIT))
+
+
+def _next_symbol(
+    model: StatefulModel,
+    params: Any,
+    state: Any,
+    windows: jax.Array,
+    key: jax.Array,
+    *_: Any,
+) -> tuple[jax.Array, Any]:
+    """The loss over all places of the windows, and the model's state."""
+    logits, state = model.train(params, state, windows[:, :-1], key)
+    losses = _cross_entropy(logits.astype(jnp.float32), windows[:, 1:])
+    return losses.mean(), state
+
+
+def _of_the_last(logits: jax.Array) -> jax.Array:
+    """In float32; of a sequence, the logits of its last symbol."""
+    logits = logits.astype(jnp.float32)
+    return logits if logits.ndim == 2 else logits[:, -1]
 
 
 def _scales(cell: Cell, inputs: int) -> jax.Array | None:

@@ -35,9 +35,14 @@ def package(tmp_path, monkeypatch):
 
 
 def code_of(*values, study="ours.study"):
+    """Of the values and of a function of the study's own module."""
     from experiments.engine.code import code_of as of
 
-    return of(values, study, {})
+    def own():
+        pass
+
+    own.__module__ = study
+    return of([*values, own], study, {})
 
 
 def ours(code):
@@ -113,6 +118,18 @@ def test_what_shows_is_left_out_unless_it_holds_the_chain(package):
         "ours.figures",
         "ours.colours",
     }
+
+
+def test_the_module_of_the_study_counts_only_if_it_holds_a_function(package):
+    from experiments.engine.code import code_of as of
+
+    package("ours.study", "RATES = (1, 2)")
+    package("ours.chains", "def chain(): pass")
+    chain = importlib.import_module("ours.chains").chain
+    assert ours(of([chain], "ours.study", {})) == {"ours", "ours.chains"}
+    # So a grid may grow where the chains lie elsewhere.
+    package("ours.study", "RATES = (1, 2, 4)")
+    assert ours(of([chain], "ours.study", {})) == {"ours", "ours.chains"}
 
 
 PLANS = """

@@ -123,8 +123,14 @@ def test_list_says_what_each_study_asks(call):
     status, out, told = call("list")
     assert (status, told) == (0, [])
     lines = out.splitlines()
-    assert [line.split()[0] for line in lines] == list(STUDIES)
-    assert all(len(line) > 20 for line in lines)
+    first = lines.index("Benchmarks, run by python -m experiments.benchmarks.NAME:")
+    assert lines[0] == "Studies, run by python -m experiments NAME:"
+    assert [line.split()[0] for line in lines[1:first]] == list(STUDIES)
+    names = [line.split()[0] for line in lines[first + 1 :]]
+    assert names == ["aliases", "sweep", "wrappers"]
+    entries = [*lines[1:first], *lines[first + 1 :]]
+    assert {re.match(r"  \w+ +", line).end() for line in entries} == {12}
+    assert all(len(line) > 40 for line in entries)
 
 
 @pytest.mark.parametrize("name", ["demo", "bf16", "same", "why", "tuning"])
@@ -134,7 +140,7 @@ def test_every_study_has_help(name, call):
     assert name in STUDIES
     status, out, told = call(name, "--help")
     assert (status, told) == (0, [])
-    text = " ".join(out.replace("│", " ").split())
+    text = " ".join(out.split())
     for option in ("smoke", "dry-run", "resume", "shard", "out", "seeds", "chunk"):
         assert f"--{option}" in text
     assert "--wait" in text
@@ -143,7 +149,7 @@ def test_every_study_has_help(name, call):
 
 
 def test_help_of_the_other_commands(call):
-    for name, option in (("launch", "--retries"), ("report", "PATH")):
+    for name, option in (("launch", "--retries"), ("report", "DIR")):
         status, out, told = call(name, "--help")
         assert (status, told) == (0, [])
         assert option.lower() in out.lower()
@@ -155,7 +161,7 @@ def test_help_of_the_other_commands(call):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("demo", "--smok"), ("--smok", "Perhaps you meant --smoke")),
+        (("demo", "--smok"), ("--smok", "Do you mean --smoke?")),
         (("demo", "--chunk", "many"), ("--chunk", "many", "--help")),
         (("demo", "--chunk", "0"), ("--chunk 0", "at least one")),
         (("demo", "--chunk", "-3"), ("--chunk -3", "at least one")),
@@ -164,13 +170,19 @@ def test_help_of_the_other_commands(call):
         (("same", "--seeds", "8"), ("same has no final runs", "leave --seeds out")),
         (("demo", "--shard", "2/2"), ("--shard 2/2", "0/4 to 3/4")),
         (("demo", "--shard", "first"), ("--shard first", "i/n")),
-        (("demos",), ("demos", "--help")),
-        ((), ("--help",)),
-        (("launch", "demos"), ("no study 'demos'", "demo, bf16, same")),
+        (("demos",), ("no study 'demos'", "mean demo?", "demo, why, tuning")),
+        (("lunch", "demo"), ("no study 'lunch'", "Do you mean launch?")),
+        (("nosuch",), ("no study 'nosuch'. There are demo, why", "path/to/study.py")),
+        (("--smoke",), ("name a study first: demo, why", "--help")),
+        (("demo", "why"), ("demo does not take why.", "demo --help")),
+        (("list", "all"), ("list does not take all",)),
+        (("launch", "demo", "--shard", "0/2"), ("take --shard", "mean --shards?")),
+        ((), ("name a study first: demo, why", "--help")),
+        (("launch", "demos"), ("no study 'demos'", "mean demo?", "demo, why")),
         (("launch", "demo", "--cluster", "moon"), ("--cluster moon", "local or slurm")),
         (("launch", "demo", "--shards", "0"), ("--shards 0",)),
         (("launch", "demo", "--chunk", "0"), ("--chunk 0",)),
-        (("report",), ("a results directory", "--help")),
+        (("report",), ("required: DIR", "report --help")),
     ],
 )
 def test_a_mistake_is_one_line(arguments, words, call, tmp_path, monkeypatch):
@@ -272,7 +284,9 @@ def test_a_finished_run_that_is_called_again_says_what_it_found(
     folder = tmp_path / "small" / finished.name
     status, out, told = call(*arguments)
     assert (status, told) == (0, [])
-    assert out.startswith(f"small: 23 runs into {folder}\nVerdict. None, so far.\n")
+    assert out.startswith(f"small: 23 runs into {folder}\nloading the data: 0 of 23 ")
+    assert "\ntuning sgd_l2: 0 of 23 runs, 0 diverged\nfinal sgdw: 18 of" in out
+    assert "runs, 0 diverged\nVerdict. None, so far.\n" in out
     assert_same(folder, finished)
     before = times(tmp_path)
     for options in ([], ["--resume"], ["--shard", "1/2"]):
@@ -531,8 +545,8 @@ def test_a_mistake_in_a_process_of_its_own(encoding):
     told = answer.stderr.splitlines()
     line = refused((answer.returncode, answer.stdout, told), "--smok")
     assert line == (
-        "experiments: Unrecognized options: --smok. Perhaps you meant --smoke. See "
-        "python -m experiments --help."
+        "experiments: python -m experiments demo does not take --smok. Do you mean "
+        "--smoke? See python -m experiments demo --help."
     )
 
 

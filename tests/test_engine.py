@@ -59,7 +59,7 @@ def digits_recipe():
 def static_of(recipe, chain, **changes):
     from experiments.engine.plan import cosine, Static
 
-    return Static(recipe, chain, 2, 1, cosine)._replace(**changes)
+    return Static(recipe, chain, 2, 1, cosine, curves=True)._replace(**changes)
 
 
 def leaves(params):
@@ -255,7 +255,7 @@ def test_diverged_at_is_the_first_step_whose_loss_is_not_finite(rate, shop):
         np.testing.assert_allclose(found["keep/weight"][1], w, rtol=1e-4)
 
 
-def in_the_last_step(done):
+def in_the_last_step(done, cell):
     return jnp.where(done >= 7 / 8, 1e30, 0.0)
 
 
@@ -428,14 +428,68 @@ def test_under_plain_sgd_the_places_are_one_and_momentum_parts_them(shop):
     assert not np.allclose(heavy, parted, rtol=0.05)
 
 
+# --- Schedules and segments -------------------------------------------------------
+
+
 @pytest.mark.parametrize(("done", "eta"), [(0, 1), (0.25, 0.85355), (0.5, 0.5), (1, 0)])
 def test_the_schedule_is_a_cosine_over_all_steps(done, eta):
     from experiments.engine.plan import constant, multiplier
 
     static = static_of(small.Line(), small.sgdw, epochs=6)
-    assert multiplier(static, 10)(60 * done) == pytest.approx(eta, abs=1e-5)
+    assert multiplier(static, 10, {})(60 * done) == pytest.approx(eta, abs=1e-5)
     flat = static._replace(schedule=constant)
-    assert multiplier(flat, 10)(60 * done) == 1
+    assert multiplier(flat, 10, {})(60 * done) == 1
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 1.0])
+def test_a_warmup_rises_for_its_share_and_leaves_the_rest_to_the_schedule(share):
+    from experiments.engine.plan import cosine, multiplier, warmup
+
+    static = static_of(small.Line(), small.sgdw, epochs=5)
+    static = static._replace(schedule=functools.partial(warmup, cosine))
+    eta = multiplier(static, 4, {"warmup": jnp.float32(share)})
+    for step in range(20):
+        done = step / 20
+        expected = (
+            done / share
+            if done < share
+            else (1 + math.cos(math.pi * (done - share) / (1 - share))) / 2
+        )
+        assert float(eta(step)) == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_share_of_the_warmup_is_a_number_of_the_cell(shop):
+    from experiments.engine.plan import cosine, grid, warmup
+
+    schedule = functools.partial(warmup, cosine)
+    static = static_of(small.Line(), plain_l2, schedule=schedule, curves=False)
+    shares = (0.0, 0.25, 0.6)
+    axes = {"learning_rate": [0.1], "weight_decay": [0.0], "seed": [2]}
+    found = train(shop, static, grid(**axes, warmup=shares), small.kept)
+    for share, weight in zip(shares, found["keep/weight"], strict=True):
+        data, rows = small.points(), np.arange(32).reshape(4, 8) * 5
+        w, b = np.sin(2 + np.arange(4.0)), 0.0
+        for step in range(8):
+            epoch, place = divmod(step, 4)
+            x, y = (a[(rows[place] + 2 + epoch) % 32] for a in data)
+            error = x @ w + b - y
+            done = step / 8
+            rising = done / share if done < share else 1
+            rest = max(done - share, 0) / (1 - share)
+            gamma = 0.1 * rising * (1 + math.cos(math.pi * rest)) / 2
+            w, b = w - gamma * x.T @ error / 4, b - gamma * 2 * error.mean()
+        np.testing.assert_allclose(weight, w, rtol=1e-5)
+
+
+def test_without_curves_the_last_measures_alone_are_taken(shop):
+    cells = cells_of((0.1, 0.1, 1), (1e30, 0.0, 2))
+    static = static_of(small.Line(), small.sgd_l2)
+    curves = train(shop, static, cells)
+    once = train(shop, static._replace(curves=False), cells)
+    for name in [name for name in curves if name.startswith("measure/")]:
+        assert curves[name].shape == (2, 2)
+        np.testing.assert_array_equal(once[name], curves[name][:, 1:])
+    np.testing.assert_array_equal(once["diverged_at"], curves["diverged_at"])
 
 
 def test_a_run_ends_with_a_segment():
@@ -468,6 +522,120 @@ def test_cells_as_columns():
     assert kinds["seed"] == "int32"
     with pytest.raises(ValueError, match="need the same numbers"):
         columns((*cells, {"seed": 1}))
+
+
+# --- A state and random numbers of the model --------------------------------------
+
+
+def draws(seed, steps):
+    """The random numbers of the steps of a seed, float64[steps, 4]."""
+    from experiments.seeds import key_for, Purpose
+
+    key = key_for(seed, Purpose.DROPOUT)
+    keys = [jax.random.fold_in(key, step) for step in steps]
+    return np.float64([jax.random.uniform(key, (4,)) for key in keys])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Noisy(small.Line):
+    """The gradient is random, times a count of the losses that were taken."""
+
+    def task(self):
+        task = super().task()
+
+        def loss(params, count, batch, key, part, data):
+            noise = count * jax.random.uniform(key, (4,))
+            return noise @ params["weight"], count + 1
+
+        def measure(params, count, part, data):
+            return task.measure(params, (), part, data) | {"count": count}
+
+        def state(cell, params):
+            return jnp.float32(1 + cell["seed"])
+
+        return task._replace(loss=loss, measure=measure, state=state)
+
+
+def test_a_loss_has_the_state_and_the_key_of_its_step(shop):
+    cells = cells_of((0.1, 0.0, 1), (0.01, 0.0, 1), (0.1, 0.0, 2))
+    static = static_of(Noisy(), plain_l2)
+    found = train(shop, static, cells, small.kept)
+    np.testing.assert_array_equal(found["measure/count"], [[6, 10], [6, 10], [7, 11]])
+    etas = (1 + np.cos(np.pi * np.arange(8) / 8)) / 2
+    for weight, cell in zip(found["keep/weight"], cells, strict=True):
+        began = np.sin(cell["seed"] + np.arange(4.0))
+        counts = 1 + cell["seed"] + np.arange(8)
+        noise = draws(cell["seed"], range(8))
+        steps = cell["learning_rate"] * (etas * counts)[:, None] * noise
+        np.testing.assert_allclose(weight, began - steps.sum(0), rtol=1e-5)
+    whole = train(shop, static._replace(epochs_per_segment=2), cells, small.kept)
+    np.testing.assert_allclose(found["keep/weight"], whole["keep/weight"], rtol=1e-6)
+
+
+def test_random_numbers_are_made_where_a_loss_asks_for_them(shop):
+    from experiments.engine.plan import columns
+    from experiments.engine.workshop import program_for
+
+    numbers = columns(cells_of((0.1, 0.0, 0)))
+    statics = [static_of(recipe, plain_l2) for recipe in (Noisy(), small.Line())]
+    made = [program_for(shop, static, numbers, WIDTH) for static in statics]
+    texts = [each.segment.as_text() for each in made]
+    assert ["fold_in" in text for text in texts] == [True, False]
+
+
+def test_the_mechanism_is_measured_with_the_state_and_the_keys(shop):
+    from experiments.engine.plan import constant
+    from experiments.mechanism import measure_shrink
+
+    static = static_of(Noisy(), arms_named("adamw"), epochs=4, schedule=constant)
+    cell = {"learning_rate": 0.01, "weight_decay": 50.0, "seed": 3}
+    found = measure_shrink(shop, static, cell, 2)
+    np.testing.assert_allclose(found["shrink"], 0.01 * 50.0, rtol=1e-4)
+    third_epoch = np.arange(8, 12)
+    gradients = (1 + 3 + third_epoch)[:, None] * draws(3, third_epoch)
+    expected = np.sqrt((gradients**2).mean(0))
+    np.testing.assert_allclose(found["rms_g"], expected, rtol=1e-5)
+
+
+# --- Records of the optimizer's state ---------------------------------------------
+
+
+def tracked(cell, eta, mask):
+    import decayax as dx
+    from experiments import arms
+
+    return dx.track_decay(arms.adamw(cell, eta, mask), every=1)
+
+
+def decay_rate(opt_state, params):
+    """As `dx.decay_stats` has it, of all decayed weights together."""
+    sums = [opt_state.sums[name] for name in ("weight", "idle")]
+    weights, *_, weights_decay, _, _ = sum(sums)
+    return {"decay_rate": -weights_decay / weights, "count": opt_state.count}
+
+
+def test_a_record_of_the_optimizer_is_a_measure(shop):
+    cells = cells_of((0.1, 0.5, 1), (0.01, 2.0, 1), (0.1, 0.0, 2))
+    static = static_of(small.Line(), tracked, record=decay_rate)
+    found = train(shop, static, cells)
+    np.testing.assert_array_equal(found["measure/count"], [[4, 8]] * 3)
+    for rates, cell in zip(found["measure/decay_rate"], cells, strict=True):
+        etas = np.array([(1 + math.cos(math.pi * step / 8)) / 2 for step in (3, 7)])
+        exact = cell["learning_rate"] * cell["weight_decay"] * etas
+        np.testing.assert_allclose(rates, exact, rtol=1e-4, atol=1e-9)
+
+
+def recorded_loss(opt_state, params):
+    return {"train_loss": jnp.zeros(()), "diverged": jnp.zeros(())}
+
+
+def test_a_record_has_names_of_its_own(shop):
+    from experiments.problem import Problem
+
+    static = static_of(small.Line(), plain_l2, record=recorded_loss)
+    names = "record: diverged, train_loss are measures of the task; return other names"
+    with pytest.raises(Problem, match=names):
+        train(shop, static, cells_of((0.1, 0.0, 0)))
 
 
 # --- Memory -----------------------------------------------------------------------
@@ -823,77 +991,6 @@ def test_pivot():
         cells.pivot(table, "score", "rate")
 
 
-# --- Selection --------------------------------------------------------------------
-
-
-def table_of(score, rates=(0.01, 0.1, 1.0), strengths=(0.0, 0.1, 0.2), seeds=(0, 1)):
-    rows = list(itertools.product(rates, strengths, seeds))
-    names = ("learning_rate", "weight_decay", "seed")
-    columns = {
-        n: np.array(c) for n, c in zip(names, zip(*rows, strict=True), strict=True)
-    }
-    values = np.array([score(*row) for row in rows], float)
-    return columns | {"val_accuracy": values, "test_accuracy": -values}
-
-
-def best_at(rate, strength):
-    return lambda r, s, seed: (r == rate) + (s == strength) + 0.01 * seed
-
-
-def test_the_best_mean_over_seeds_by_validation_alone():
-    from experiments.selection import choose
-
-    choice = choose(table_of(best_at(0.1, 0.1)))
-    assert choice == (0.1, 0.1, 2.005, ())
-    table = table_of(best_at(0.1, 0.1)) | {"test_accuracy": np.full(18, math.nan)}
-    assert choose(table) == choice
-    # One lucky seed does not make a mean.
-    lucky = table_of(lambda r, s, k: 0.9 if (r, s) == (1, 0.2) and k else 0.5)
-    steady = table_of(lambda r, s, k: 0.8 if (r, s) == (0.1, 0.1) else 0.5)
-    both = {"val_accuracy": np.maximum(lucky["val_accuracy"], steady["val_accuracy"])}
-    assert choose(lucky | both)[:3] == (0.1, 0.1, 0.8)
-    shuffled = np.random.default_rng(0).permutation(18)
-    assert choose({n: x[shuffled] for n, x in (lucky | both).items()})[:2] == (0.1, 0.1)
-
-
-def test_between_equals_the_smaller_strength_wins_then_the_smaller_rate():
-    from experiments.selection import choose
-
-    assert choose(table_of(lambda r, s, k: 0.5))[:2] == (0.01, 0.0)
-    tied = {(0.01, 0.2), (0.1, 0.1), (1.0, 0.1)}
-    assert choose(table_of(lambda r, s, k: (r, s) in tied))[:2] == (0.1, 0.1)
-    # Equal but for the order of summation: 0.1 + 0.2 + 0.3 > 0.3 + 0.2 + 0.1.
-    thirds = table_of(
-        lambda r, s, k: [0.1, 0.2, 0.3][k if s else 2 - k], seeds=range(3)
-    )
-    assert choose(thirds)[:2] == (0.01, 0.0)
-
-
-@pytest.mark.parametrize(
-    ("rate", "strength", "edges"),
-    [
-        (0.1, 0.1, ()),
-        (0.1, 0.0, ()),  # below 0 there is nothing
-        (0.1, 0.2, ("λ",)),
-        (0.01, 0.1, ("learning rate",)),
-        (1.0, 0.2, ("λ", "learning rate")),
-    ],
-)
-def test_edges(rate, strength, edges):
-    from experiments.selection import choose
-
-    assert choose(table_of(best_at(rate, strength))).edges == edges
-
-
-def test_an_axis_of_one_value_has_no_edge_and_the_smallest_strength_does():
-    from experiments.selection import choose
-
-    alone = {"rates": (0.1,), "strengths": (0.3,)}
-    assert choose(table_of(best_at(0.1, 0.3), **alone)).edges == ()
-    positive = {"strengths": (0.1, 0.2, 0.3)}
-    assert choose(table_of(best_at(0.1, 0.1), **positive)).edges == ("λ",)
-
-
 # --- Statistics -------------------------------------------------------------------
 
 
@@ -902,7 +999,7 @@ def test_intervals_hold_the_mean_as_often_as_they_say(monkeypatch):
 
     monkeypatch.setattr(statistics, "RESAMPLES", 999)
     rng = np.random.default_rng(3)
-    for count in (6, 12):
+    for count in (10, 15):
         held = [
             found.low <= 0.7 <= found.high
             for found in (
@@ -915,22 +1012,26 @@ def test_intervals_hold_the_mean_as_often_as_they_say(monkeypatch):
 def test_an_interval_reaches_further_where_the_values_are_rarer():
     from experiments.statistics import estimate
 
-    found = estimate([0.1, 0.2, 0.1, 0.3, 0.2, 0.1, 0.4, 3.0])
+    found = estimate([0.1, 0.2, 0.1, 0.3, 0.2, 0.1, 0.4, 0.2, 0.1, 3.0])
     assert found.high - found.mean > 2 * (found.mean - found.low) > 0
 
 
 @pytest.mark.parametrize(
-    "values", [(1.0, 2.0, -0.5, 3.0, 0.7), (-1.0, -2.0, -3.0, -4.0, -0.5)]
+    ("values", "as_far"),
+    [
+        ((1.0, 2.0, -0.5, 3.0, 0.7, 4.0, 5.0, 1.1, 2.2, 0.3), 6),
+        ((-1.0, -2.0, -3.0, -4.0, -0.5, -6.0, -1.5, -2.5, -3.5, -4.5), 2),
+    ],
 )
-def test_p_is_of_all_flips_of_the_signs(values):
+def test_p_is_of_all_flips_of_the_signs(values, as_far):
     from experiments.statistics import estimate
 
-    flips = itertools.product((-1, 1), repeat=5)
+    flips = itertools.product((-1, 1), repeat=10)
     means = [abs(np.mean(np.multiply(values, signs))) for signs in flips]
     p = np.mean([mean >= abs(np.mean(values)) - 1e-12 for mean in means])
     found = estimate(values)
     assert found.p == pytest.approx(p)
-    assert p in (4 / 32, 2 / 32)
+    assert p == as_far / 2**10
     assert found.mean == pytest.approx(np.mean(values))
     assert found.low < found.mean < found.high
     assert estimate(values) == found  # nothing of it is by chance
@@ -941,17 +1042,13 @@ def test_p_is_of_all_flips_of_the_signs(values):
 
 
 def test_estimates_without_spread_or_from_few_values():
-    from experiments.statistics import compare, estimate
+    from experiments.statistics import estimate
 
-    assert estimate([1.0, 2.0, 3.0]) == (2.0, -INF, INF, 1.0)
-    assert estimate([0.0] * 5) == (0.0, 0.0, 0.0, 1.0)
-    two_of_all_flips = 2 / 2**5
-    assert estimate([0.5] * 5) == (0.5, 0.5, 0.5, two_of_all_flips)
-    assert estimate([1.0, 2.0, np.nan, 4.0, 5.0])[1:] == (-INF, INF, 1.0)
-    values = {"a": np.array([9.0, 9.1, 9.2]), "b": np.zeros(3)}
-    (few,) = compare([("a", "b")], values)
-    assert not few.clear
-    assert few.larger is few.smaller is None
+    assert estimate([1.0, 2.0, 3.0] * 3) == (2.0, -INF, INF, 1.0)
+    assert estimate([0.0] * 10) == (0.0, 0.0, 0.0, 1.0)
+    two_of_all_flips = 2 / 2**10
+    assert estimate([0.5] * 10) == (0.5, 0.5, 0.5, two_of_all_flips)
+    assert estimate([1.0, 2.0, np.nan, 4.0, 5.0] * 2)[1:] == (-INF, INF, 1.0)
 
 
 def test_holm_by_hand():
@@ -961,41 +1058,3 @@ def test_holm_by_hand():
     assert holm([0.9, 0.8]) == [1.0, 1.0]
     assert holm([0.02, 0.02, 0.02]) == pytest.approx([0.06] * 3)
     assert holm([0.3]) == [0.3]
-
-
-def test_comparisons_are_paired_and_corrected():
-    from experiments.statistics import compare, estimate
-
-    rng = np.random.default_rng(0)
-    seeds = rng.normal(0, 10, 8)  # larger than any difference
-    a, b = seeds + 1 + rng.normal(0, 0.1, 8), seeds
-    values = {"a": a, "b": b, "c": b + rng.normal(0, 1, 8)}
-    one, two = compare([("b", "a"), ("c", "b")], values)
-    assert one.difference == estimate(b - a)
-    assert (one.clear, one.larger, one.smaller) == (True, "a", "b")
-    assert one.p_holm == pytest.approx(2 * 2 / 2**8)
-    assert not two.clear
-    # Ten of them together, and it is clear no longer.
-    assert not compare([("b", "a")] * 10, values)[0].clear
-
-
-def test_a_statistic_over_seeds():
-    from experiments.statistics import over_seeds
-
-    rng = np.random.default_rng(0)
-    values = np.arange(5.0)[:, None] + rng.normal(0, 0.1, (5, 20))
-
-    def slope(means):
-        return float(np.polyfit(np.arange(5), means, 1)[0])
-
-    found = over_seeds(slope, values)
-    assert found.mean == pytest.approx(slope(values.mean(1)))
-    assert found.low < found.mean < found.high
-    assert found.high - found.low < 0.1
-    assert math.isnan(found.p)
-    assert over_seeds(slope, values) == found
-    none = over_seeds(lambda means: math.nan, values)
-    assert math.isnan(none.low)
-    assert math.isnan(none.high)
-    same = over_seeds(slope, np.repeat(values[:, :1], 4, axis=1))
-    assert same.low == pytest.approx(same.high)

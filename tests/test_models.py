@@ -14,12 +14,19 @@ import pytest
 import decayax as dx
 
 
+equinox = pytest.importorskip("equinox")
+linen = pytest.importorskip("flax.linen")
 nnx = pytest.importorskip("flax.nnx")
-from experiments.models.vit import vit  # noqa: E402
-
 from experiments.models.conv import Conv  # noqa: E402
 from experiments.models.mlp import mlp  # noqa: E402
-from experiments.models.model import from_nnx, Model  # noqa: E402
+from experiments.models.model import (  # noqa: E402
+    from_equinox,
+    from_linen,
+    from_nnx,
+    Model,
+    StatefulModel,
+    with_state,
+)
 from experiments.models.resnet import resnet  # noqa: E402
 from experiments.models.transformer import transformer  # noqa: E402
 
@@ -37,7 +44,6 @@ BUILDERS = {
     "mlp": functools.partial(mlp, sizes=(36, 8, 8, 3)),
     "mlp, norm": functools.partial(mlp, sizes=(36, 8, 8, 3), norm=True),
     "resnet": functools.partial(resnet, classes=3, width=4),
-    "vit": functools.partial(vit, 3, size=6, patch=3, width=8, heads=2, layers=1),
     "transformer": functools.partial(transformer, **DECODER, layers=2),
     "transformer, no norm": functools.partial(
         transformer, **DECODER, layers=1, norm=False
@@ -48,7 +54,7 @@ BUILDERS = {
 quick = functools.partial(
     jax.jit, compiler_options={"xla_backend_optimization_level": 0}
 )
-NORMED = ["mlp, norm", "resnet", "vit", "transformer"]
+NORMED = ["mlp, norm", "resnet", "transformer"]
 every_model = pytest.mark.parametrize("name", BUILDERS)
 
 
@@ -92,7 +98,8 @@ def changed(params, **factors: float):
 
 
 def plain(params) -> dict:
-    return jax.tree.map(lambda p: np.asarray(p, np.float64), nnx.to_pure_dict(params))
+    params = nnx.to_pure_dict(params) if isinstance(params, nnx.State) else params
+    return jax.tree.map(lambda p: np.asarray(p, np.float64), params)
 
 
 def linear(x, p):
@@ -139,38 +146,30 @@ def resnet_reference(p, x):
     return linear(x.mean((1, 2)), p["head"])
 
 
-def attention(x, p, causal):
+def attention(x, p):
     heads = []
     for columns in np.split(np.arange(x.shape[-1]), 2):
         q, k, v = (x @ p[n]["kernel"][:, columns] for n in ("query", "key", "value"))
         scores = q @ k.swapaxes(1, 2) / np.sqrt(len(columns))
-        if causal:
-            scores = np.where(np.tri(x.shape[1]) == 1, scores, -np.inf)
+        scores = np.where(np.tri(x.shape[1]) == 1, scores, -np.inf)
         weights = np.exp(scores)
         heads.append(weights / weights.sum(-1, keepdims=True) @ v)
     return linear(np.concatenate(heads, -1), p["out"])
 
 
-def blocks(x, p, causal):
+def blocks(x, p):
     for b in p["blocks"].values():
-        x = x + attention(layer_norm(x, b.get("norm1")), b["attention"], causal)
+        x = x + attention(layer_norm(x, b.get("norm1")), b["attention"])
         h = linear(layer_norm(x, b.get("norm2")), b["up"])
         h = h / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (h + 0.044715 * h**3)))
         x = x + linear(h, b["down"])
     return layer_norm(x, p.get("norm"))
 
 
-def vit_reference(p, x):
-    corners = [(i, j) for i in (0, 3) for j in (0, 3)]
-    cut = [x[:, i : i + 3, j : j + 3].reshape(len(x), -1) for i, j in corners]
-    x = linear(np.stack(cut, 1), p["patch"]) + p["position"]["embedding"]
-    return linear(blocks(x, p, causal=False).mean(1), p["head"])
-
-
 def transformer_reference(p, tokens):
     x = p["token"]["embedding"][tokens] + p["position"]["embedding"]
     head = p.get("head", {"kernel": p["token"]["embedding"].T})
-    return linear(blocks(x, p, causal=True), head)
+    return linear(blocks(x, p), head)
 
 
 @every_model
@@ -229,6 +228,148 @@ def test_convolution_starts_as_that_of_nnx():
     ours, theirs = start(jax.random.key(0))
     assert jax.tree.structure(ours) == jax.tree.structure(theirs)
     assert jax.tree.all(jax.tree.map(np.array_equal, ours, theirs))
+
+
+# --- Models of each library, and their states ---------------------------------------
+
+
+class NnxNetwork(nnx.Module):
+    def __init__(self, dropout, *, rngs):
+        self.hidden = nnx.Linear(4, 8, rngs=rngs)
+        self.norm = nnx.BatchNorm(8, momentum=0.9, epsilon=1e-5, rngs=rngs)
+        self.drops = nnx.List([nnx.Dropout(rate, rngs=rngs) for rate in dropout])
+
+    def __call__(self, x):
+        x = self.norm(self.hidden(x))
+        return jnp.stack([drop(x) for drop in self.drops] or [x])
+
+
+class LinenNetwork(linen.Module):
+    dropout: tuple
+
+    @linen.compact
+    def __call__(self, x, train):
+        x = linen.Dense(8, name="hidden")(x)
+        x = linen.BatchNorm(not train, momentum=0.9, epsilon=1e-5, name="norm")(x)
+        drops = [linen.Dropout(rate, deterministic=not train) for rate in self.dropout]
+        return jnp.stack([drop(x) for drop in drops] or [x])
+
+
+def from_library(name, dropout=()):
+    if name == "nnx":
+        return from_nnx(lambda rngs: NnxNetwork(dropout, rngs=rngs))
+    return from_linen(LinenNetwork(dropout), jnp.zeros((1, 4)))
+
+
+def begun(model):
+    return model.init(KEY), model.state(KEY)
+
+
+KEY = jax.random.key(0)
+ROWS = RNG.normal(1, 2, size=(64, 4)).astype(np.float32)
+libraries = pytest.mark.parametrize("name", ["nnx", "linen"])
+
+
+@libraries
+def test_batch_norm_takes_the_batch_in_training_and_the_state_in_evaluation(name):
+    model = from_library(name)
+    params, state = begun(model)
+    hidden = linear(np.float64(ROWS), plain(params)["hidden"])
+    mean, var = np.zeros(8), np.ones(8)
+    for _ in range(2):
+        before = jax.tree.map(np.array, state)
+        logits, new = model.train(params, state, ROWS, KEY)
+        jax.tree.map(np.testing.assert_array_equal, before, state)  # a pure function
+        state = new
+        expected = (hidden - hidden.mean(0)) / np.sqrt(hidden.var(0) + 1e-5)
+        np.testing.assert_allclose(logits[0], expected, rtol=1e-3, atol=1e-5)
+        mean = 0.9 * mean + 0.1 * hidden.mean(0)
+        var = 0.9 * var + 0.1 * hidden.var(0)
+    stored = jax.tree.leaves(state)
+    np.testing.assert_allclose(stored, [mean, var], rtol=1e-4, atol=1e-6)
+    expected = (hidden - mean) / np.sqrt(var + 1e-5)
+    for rows in (slice(None), slice(1)):  # one row, too, without a batch of its own
+        logits = model.logits(params, state, ROWS[rows])
+        np.testing.assert_allclose(logits[0], expected[rows], rtol=1e-3, atol=1e-5)
+
+
+@libraries
+def test_dropout_hangs_on_the_key_and_is_off_in_evaluation(name):
+    model = from_library(name, (0.25, 0.25))
+    params, state = begun(model)
+
+    def dropped(seed):
+        whole = from_library(name).train(params, state, ROWS, KEY)[0][0]
+        both = model.train(params, state, ROWS, jax.random.key(seed))[0]
+        kept = np.asarray(both) != 0
+        np.testing.assert_allclose(both, kept * whole / 0.75, rtol=1e-4, atol=1e-6)
+        return kept
+
+    one, again, other = dropped(0), dropped(0), dropped(1)
+    np.testing.assert_array_equal(one, again)
+    assert 0.56 < (one == other).mean() < 0.69  # 0.75² + 0.25²
+    assert 0.54 < (one[0] == one[1]).mean() < 0.71  # each layer its own numbers
+    assert 0.7 < one.mean() < 0.8
+    still = model.logits(params, state, ROWS)
+    np.testing.assert_array_equal(still[0], still[1])
+
+
+def test_a_module_of_dropout_alone_has_a_mode_and_no_state():
+    model = from_nnx(lambda rngs: nnx.Dropout(0.5, rngs=rngs))
+    params, state = begun(model)
+    assert jax.tree.leaves((params, state)) == []
+    np.testing.assert_array_equal(model.logits(params, state, ROWS), ROWS)
+    dropped, _ = model.train(params, state, ROWS, KEY)
+    assert 0.3 < (np.asarray(dropped) == 0).mean() < 0.7
+
+
+def test_a_module_of_parameters_alone_is_stateless():
+    dense = from_linen(linen.Dense(3), jnp.zeros((1, 4)))
+    for model in (dense, mlp((4, 8, 3))):
+        assert isinstance(model, Model)
+        stateful = with_state(model)
+        params, state = begun(stateful)
+        assert jax.tree.leaves(state) == []
+        logits, state = stateful.train(params, state, ROWS, KEY)
+        assert jax.tree.leaves(state) == []
+        for other in (stateful.logits(params, (), ROWS), model.logits(params, ROWS)):
+            np.testing.assert_array_equal(logits, other)
+    assert with_state(stateful) is stateful
+    params = dense.init(KEY)
+    expected = ROWS @ params["kernel"] + params["bias"]
+    np.testing.assert_allclose(dense.logits(params, ROWS), expected, rtol=1e-5)
+    for name in ("nnx", "linen"):
+        for dropout in ((), (0.5,)):
+            assert isinstance(from_library(name, dropout), StatefulModel)
+
+
+def make_equinox(key):
+    return equinox.nn.MLP(4, 3, width_size=8, depth=1, key=key)
+
+
+def test_an_equinox_module_of_one_example_takes_batches():
+    model = from_equinox(make_equinox)
+    one, same, other = (model.init(jax.random.key(seed)) for seed in (0, 0, 1))
+    first, second = one.layers
+    hidden = np.maximum(ROWS @ first.weight.T + first.bias, 0)
+    expected = hidden @ second.weight.T + second.bias
+    found = quick(model.logits)(one, ROWS)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    jax.tree.map(np.testing.assert_array_equal, one, same)
+    assert not np.array_equal(first.weight, other.layers[0].weight)
+    assert {leaf.dtype for leaf in jax.tree.leaves(one)} == {np.dtype(np.float32)}
+    half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), one)
+    assert model.logits(half, ROWS.astype(jnp.bfloat16)).dtype == jnp.bfloat16
+
+
+class Counting(equinox.Module):
+    count: jax.Array
+
+
+def test_an_equinox_module_with_whole_numbers_is_refused():
+    message = "an array of int32 cannot be trained; keep it as a tuple in a field"
+    with pytest.raises(TypeError, match=message):
+        from_equinox(lambda key: Counting(jnp.arange(3)))
 
 
 # --- Training ---------------------------------------------------------------------
@@ -327,7 +468,7 @@ def test_parameters_of_the_others():
     a, b, c = 36, 8, 3
     assert count(mlp((a, b, c))) == a * b + b + b * c + c
     assert count(mlp((a, b, c), norm=True)) == a * b + 3 * b + b * c + c
-    d, length, v, k = 16, 7, 11, 10
+    d, length, v = 16, 7, 11
     layer = 12 * d * d + 5 * d
     same = {"width": d, "heads": 4, "layers": 3}
     bare = v * d + length * d + 3 * layer
@@ -335,10 +476,6 @@ def test_parameters_of_the_others():
     assert count(transformer(v, length, **same)) == with_norm + d * v
     assert count(transformer(v, length, **same, norm=False)) == bare + d * v
     assert count(transformer(v, length, **same, tied=True)) == with_norm
-    patches = 5 * 5 * 2 * d + d + 4 * d
-    norms = (3 * 2 + 1) * 2 * d
-    expected = patches + 3 * layer + norms + d * k + k
-    assert count(vit(k, size=10, channels=2, patch=5, **same)) == expected
 
 
 @pytest.mark.parametrize("name", NORMED)
@@ -359,10 +496,8 @@ def test_kernels_and_embeddings_decay_and_nothing_else(name):
         assert (row.multiplier, row.sure) == (float(decays), True), row
         assert decays == (len(row.shape) > 1), row
     tables = {row.path for row in rows if row.role == "embedding"}
-    assert tables == {
-        "vit": {"position/embedding"},
-        "transformer": {"position/embedding", "token/embedding"},
-    }.get(name.split(",")[0], set())
+    both = {"position/embedding", "token/embedding"}
+    assert tables == (both if name.startswith("transformer") else set())
     norms = [row for row in rows if row.role == "norm_scale"]
     assert bool(norms) == (name not in ("mlp", "transformer, no norm"))
 
@@ -383,17 +518,6 @@ def test_the_transformer_does_not_look_ahead():
     np.testing.assert_allclose(short, full, rtol=1e-4, atol=1e-5)
 
 
-def test_only_positions_tell_the_vit_where_a_patch_is():
-    _, logits, params, x, _ = case("vit")
-    swapped = np.roll(x, 3, 2)  # left patches and right patches
-    blind = changed(params, position=0.0)
-    np.testing.assert_allclose(
-        logits(blind, x), logits(blind, swapped), rtol=1e-4, atol=1e-5
-    )
-    change = logits(params, x) - logits(params, swapped)
-    assert np.abs(change).max() > 0.01
-
-
 STREAM = ("position", "token", "out", "down")
 CONVS = ("conv", "conv1", "conv2", "conv3")
 
@@ -408,7 +532,6 @@ CONVS = ("conv", "conv1", "conv2", "conv3")
         ("transformer", STREAM, True),
         ("transformer", ("down",), False),
         ("transformer, no norm", STREAM, False),
-        ("vit", ("patch", *STREAM), True),
     ],
 )
 def test_a_norm_takes_the_scale_out_of_what_comes_before(name, parts, invariant):
@@ -439,7 +562,6 @@ def test_bfloat16_stays_bfloat16(name):
     ("build", "message"),
     [
         (lambda: transformer(5, 6, 9, 2, 1), "width 9 is no multiple of 2 heads"),
-        (lambda: vit(3, 28, patch=5), "size 28 is no multiple of patch size 5"),
         (lambda: resnet(10, width=6), "does not divide the number of channels"),
         (
             lambda: case("transformer").logits(

@@ -100,7 +100,7 @@ def test_init_is_short_explicit_re_exports():
 def test_importing_it_brings_jax_and_optax_only():
     script = (
         "import sys, decayax; heavy = {'flax', 'matplotlib', 'sklearn', 'torch', "
-        "'rich', 'tyro', 'pandas'} & set(sys.modules); sys.exit(repr(heavy) if heavy "
+        "'rich', 'pandas'} & set(sys.modules); sys.exit(repr(heavy) if heavy "
         "else 0)"
     )
     subprocess.run([sys.executable, "-c", script], check=True)

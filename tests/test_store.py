@@ -72,7 +72,7 @@ class Line:
         return self.data()
 
     def task(self):
-        from experiments.engine.plan import Task
+        from experiments.engine.plan import stateless_task
 
         def loss(params, rows, part, data):
             y = data.x[rows] @ params["weight"] + params["bias"]
@@ -88,7 +88,7 @@ class Line:
             return {"val_accuracy": score, "test_accuracy": score, "train_loss": value}
 
         steps = 32 // self.batch
-        return Task(
+        return stateless_task(
             init=init,
             part=lambda cell, data: None,
             batches=lambda seed, epoch, data: (
@@ -137,23 +137,23 @@ FULL = SMOKE = Plan()
 
 def study(plan: Plan):
     """Per arm nine cells in three pieces; the winner on five seeds; a measurement."""
+
     from experiments import cells
     from experiments.engine.chunks import Piece
     from experiments.engine.plan import Block, cosine, grid, Static
     from experiments.engine.study import Stage, Study
-    from experiments.selection import choose
 
     def block(stage, arm, cells, keep=None):
-        static = Static(plan.recipe, ARMS[arm], 2, 1, cosine)
+        static = Static(plan.recipe, ARMS[arm], 2, 1, cosine, curves=True)
         return Block({"stage": stage, "arm": arm}, static, cells, keep)
 
     axes = {"learning_rate": plan.learning_rates, "weight_decay": plan.weight_decays}
     grids = [block("tuning", arm, grid(**axes, seed=[0])) for arm in ARMS]
 
     def finals(table):
-        best = choose(cells.where(table, arm="sgdw"))
-        rest = {"learning_rate": [best.learning_rate], "seed": range(1, 1 + count)}
-        fresh = grid(weight_decay=[best.weight_decay], **rest)
+        mine = cells.where(table, arm="sgdw")
+        best = {name: [mine[name][mine["val_accuracy"].argmax()]] for name in axes}
+        fresh = grid(**best, seed=range(1, 1 + count))
         return [block("final", "sgdw", fresh, kept_wide)]
 
     def measurement(table):
@@ -1257,6 +1257,8 @@ def test_the_hash_changes_with_what_a_block_is(monkeypatch):
                 "epochs": 4,
                 "epochs_per_segment": 2,
                 "schedule": plans.constant,
+                "curves": False,
+                "record": kept,
             }.items()
         ),
     ]

@@ -1,7 +1,6 @@
-"""The studies e01, e02, e03: end to end, fair arms, and numbers that follow."""
+"""The studies demo, why, tuning, same: end to end, fair arms, numbers that follow."""
 
 import functools
-import math
 import os
 import re
 import shutil
@@ -17,9 +16,10 @@ from conftest import TWO_DEVICES
 ROOT = Path(__file__).parents[1]
 PUBLISHED = ROOT / "experiments" / "results"
 FIGURES = {
+    "demo": {"gap.png", "mechanism.png", "heatmaps.png"},
     "same": {"cancels.png", "parting.png"},
-    "why": {"gap.png", "mechanism.png"},
-    "tuning": {"heatmaps-teacher.png", "ridges.png"},
+    "why": {"gap.png", "spread.png", "mechanism.png"},
+    "tuning": {"advantage.png", "heatmaps-teacher.png", "ridges.png"},
 }
 pytestmark = [
     pytest.mark.needs_extras,
@@ -38,8 +38,6 @@ def module_of(name):
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_smoke_run_end_to_end(name, tmp_path):
-    from experiments import cells
-
     arguments = ["-m", "experiments", name, "--smoke", "--out", str(tmp_path)]
     # The command itself makes every core a device.
     flags = os.environ["XLA_FLAGS"].replace(TWO_DEVICES, "")
@@ -54,19 +52,37 @@ def test_smoke_run_end_to_end(name, tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert "Verdict. " in done.stdout
-    (folder,) = (path.parent for path in tmp_path.glob(f"{name}/*/manifest.json"))
+    (manifest,) = (tmp_path / name).glob("*/manifest.json")
+    folder = manifest.parent
     assert {path.name for path in folder.glob("*.png")} == FIGURES[name]
     report = (folder / "report.md").read_text(encoding="utf-8")
     assert set(re.findall(r"\((\S+\.png)\)", report)) == FIGURES[name]
-    module = module_of(name)
-    study = module.study(module.SMOKE)
     if name != "same":
-        runs = cells.read(folder / "cells.csv")
-        trained = [s for s in study.stages if s.name in ("tuning", "final")]
-        assert len(runs["seed"]) == sum(stage.runs for stage in trained)
-        assert not runs["diverged"].any()
-    assert module.write_report(folder) in done.stdout
+        check_protocol(name, folder, report)
+    assert module_of(name).write_report(folder) in done.stdout
     assert (folder / "report.md").read_text(encoding="utf-8") == report
+
+
+def check_protocol(name, folder, report):
+    """The runs are those of the stages, and few seeds are called no finding."""
+    from experiments import cells
+
+    module = module_of(name)
+    plan = module.SMOKE
+    runs = cells.read(folder / "cells.csv")
+    assert not runs["diverged"].any()
+    stages = {stage: cells.where(runs, stage=stage) for stage in set(runs["stage"])}
+    assert {"tuning", "validation", "final"} <= set(stages)
+    for stage in ("tuning", "validation", "final"):
+        assert set(stages[stage]["seed"]) == set(plan.seeds(stage))
+    count = len(plan.entries)
+    assert len(stages["final"]["seed"]) == count * plan.final_seeds
+    validated = count * plan.candidates * plan.validation_seeds
+    assert len(stages["validation"]["seed"]) == validated
+    assert "no finding" in report
+    tables = [line for line in report.splitlines() if line.startswith("| `")]
+    assert tables
+    assert not any(re.search(r"\d \[", line) for line in tables)
 
 
 @pytest.mark.parametrize("name", FIGURES)
@@ -83,181 +99,159 @@ def test_what_is_published_is_the_plan_and_follows_from_its_files(name, tmp_path
     verdict = module.write_report(tmp_path / name)
     report = (stored / "report.md").read_text(encoding="utf-8")
     assert (tmp_path / name / "report.md").read_text(encoding="utf-8") == report
-    assert verdict.removeprefix("Verdict. ") in report
+    assert verdict.partition("Verdict. ")[2] in report
     for path in stored.glob("*.png"):
         assert (tmp_path / name / path.name).stat().st_size > 10_000
-
-
-def test_the_three_studies_together_take_less_than_twenty_minutes():
-    """Measured when they were published, and never in a test."""
-    from experiments.engine.store import read_manifest
-
-    seconds = [read_manifest(PUBLISHED / name)["seconds"] for name in FIGURES]
-    assert sum(each["run"] + each["compile"] for each in seconds) < 20 * 60
 
 
 # --- Fair arms --------------------------------------------------------------------
 
 
-def blocks_of(name):
-    from experiments.engine.plan import Block
-
-    module = module_of(name)
-    found = module.study(module.FULL).stages[0].make({})
-    return [item for item in found if isinstance(item, Block)]
-
-
 @pytest.mark.parametrize("name", ["why", "tuning"])
-def test_arms_of_a_task_differ_in_the_chain_and_the_place_of_the_grid(name):
+def test_arms_of_a_setting_differ_in_the_chain_and_the_place_of_the_grid(name):
     from experiments.engine.describe import describe
+    from experiments.search import coarse
 
-    by_task = {}
-    for block in blocks_of(name):
-        by_task.setdefault(block.labels["task"], []).append(block)
-    for blocks in by_task.values():
-        rest = [{**describe(b.static), "chain": None} for b in blocks]
-        assert rest == rest[:1] * len(rest)
-        chains = [str(describe(block.static.chain)) for block in blocks]
-        assert len(set(chains)) == len(blocks)
-        for base in {block.labels.get("base") for block in blocks}:
-            mine = [b for b in blocks if b.labels.get("base") == base]
-            axes = [
-                [len({c[x] for c in b.cells} - {0}) for x in ("weight_decay", "seed")]
-                for b in mine
-            ]
-            assert axes == axes[:1] * len(axes)
-            rates = [{cell["learning_rate"] for cell in b.cells} for b in mine]
-            assert rates == rates[:1] * len(rates)
-
-
-def test_e03_is_what_it_was_asked_to_be():
-    from experiments.studies.tuning import FULL, study
-
-    blocks = blocks_of("tuning")
-    assert len(blocks) == 9 * 3
-    assert {len(block.cells) for block in blocks} == {11 * 11 * 3}
-    assert {b.labels["base"] for b in blocks} == {"SGD", "RMSprop", "Adam"}
-    assert {b.labels["place"] for b in blocks} == {"L2", "lr-coupled", "independent"}
-    for block in blocks:
-        for axis in ("learning_rate", "weight_decay"):
-            values = sorted({cell[axis] for cell in block.cells})
-            assert all(math.log2(value).is_integer() for value in values)
-            assert np.allclose(np.diff(np.log2(values)), 1)
-    assert FULL.final_seeds >= 10
-    assert study(FULL).runs == 27 * (363 + FULL.final_seeds)
+    settings = {}
+    for entry in module_of(name).FULL.entries:
+        numbers = {x: v for x, v in entry.fixed.items() if x != "weight_decay"}
+        base = entry.labels.get("base")
+        key = entry.labels["task"], base, tuple(numbers.items())
+        settings.setdefault(key, []).append(entry)
+    for entries in settings.values():
+        rest = [{**describe(e.static), "chain": None} for e in entries]
+        assert rest == rest[:1] * len(entries)
+        decayed = [e for e in entries if len(e.axes) == 2]
+        chains = [str(describe(e.static.chain)) for e in decayed]
+        assert len(set(chains)) == len(decayed)
+        assert len({len(coarse(e.axes)) for e in decayed}) == 1
+        assert len({entry.axes[-1] for entry in entries}) == 1  # learning rates
+        ranges = {axis.high / axis.low for axis, _ in (e.axes for e in decayed)}
+        assert name == "why" or len(ranges) == 1
 
 
-@pytest.fixture
-def table():
-    """Runs of e03's smoke plan that no training made."""
-    from experiments import cells
-    from experiments.studies.tuning import SMOKE, tuning
+def test_why_compares_the_places_at_every_spread():
+    from experiments.studies.why import FULL
 
-    columns = []
-    for block in tuning(SMOKE):
-        runs = {key: np.array([c[key] for c in block.cells]) for key in block.cells[0]}
-        far = np.log2(runs["learning_rate"] / 2**-8) ** 2
-        far += np.log2(runs["weight_decay"] / np.median(runs["weight_decay"])) ** 2
-        runs |= {"val_accuracy": 0.9 - far / 100, "test_accuracy": 0.1 + far / 100}
-        runs |= {"diverged": np.zeros(len(far), bool)}
-        labels = {n: np.full(len(far), x, object) for n, x in block.labels.items()}
-        columns.append(labels | runs)
-    return cells.concatenate(columns)
-
-
-def test_winners_are_chosen_on_validation_and_run_on_fresh_seeds(table):
-    from experiments.studies.tuning import fresh, SMOKE
-
-    for block in fresh(SMOKE, table):
-        middle = {"adam_l2": 2**-8, "adamw": 1.0, "adam_independent": 2**-8}
-        assert {cell["learning_rate"] for cell in block.cells} == {2**-8}
-        decays = {cell["weight_decay"] for cell in block.cells}
-        assert decays == {middle[block.labels["arm"]]}
-        seeds = [cell["seed"] for cell in block.cells]
-        assert seeds == list(range(2, 2 + SMOKE.final_seeds))
-        assert {cell["spread"] for cell in block.cells} == {0.5}
+    names = {contrast.name for contrast in FULL.contrasts}
+    for task, spreads in {
+        "teacher": (0, 0.5, 1, 1.5),
+        "digits": (0, 0.5, 1, 1.5),
+        "fashion": (0, 1),
+    }.items():
+        for spread in spreads:
+            for pair in ("adamw − adam_l2", "adam_l2 − adam", "adamw − adam"):
+                assert f"{task}, s = {spread:g}: {pair}" in names
+        assert f"{task}: slope of the gap on s" in names
+    assert len(names) == 10 * 3 + 3
+    assert FULL.shrinks == ("teacher 0.5 adam_l2", "teacher 0.5 adamw")
 
 
-def test_no_decay_is_a_candidate_of_every_arm():
-    from experiments.studies.why import candidates, SMOKE
+def test_the_slope_of_the_gap_is_that_of_a_straight_line():
+    from experiments.studies.why import contrasts, name_of
 
-    at = SMOKE.tuning_cells(SMOKE.questions[0], "adam_l2")
-    rows = [(c, "adam_l2") for c in at]
-    rows += [(c, "adamw") for c in SMOKE.tuning_cells(SMOKE.questions[0], "adamw")]
-    table = {key: np.array([c[key] for c, _ in rows]) for key in at[0]}
-    table["arm"] = np.array([arm for _, arm in rows], object)
-    for name, value in (("stage", "tuning"), ("task", "teacher")):
-        table[name] = np.full(len(rows), value, object)
-    decays = {
-        arm: set(candidates(table, "teacher", 1.0, arm)["weight_decay"].tolist())
-        for arm in ("adam", "adam_l2", "adamw")
+    spreads = (0.0, 0.5, 1.5)
+    (slope,) = [c for c in contrasts("digits", spreads) if "slope" in c.name]
+    ahead = {name_of("digits", s, "adamw"): 70 + 3 * s for s in spreads}
+    scores = ahead | {name_of("digits", s, "adam_l2"): 70 - s for s in spreads}
+    found = sum(weight * scores[name] for name, weight in slope.terms)
+    assert found == pytest.approx(4)
+
+
+def test_tuning_is_what_it_was_asked_to_be():
+    from experiments.search import coarse
+    from experiments.studies.tuning import FULL
+
+    assert len(FULL.entries) == 9 * 3
+    assert {e.labels["base"] for e in FULL.entries} == {"SGD", "RMSprop", "Adam"}
+    places = {e.labels["place"] for e in FULL.entries}
+    assert places == {"L2", "lr-scaled", "independent"}
+    for entry in FULL.entries:
+        assert len(coarse(entry.axes)) == 11 * 11
+        for axis in entry.axes:
+            np.testing.assert_allclose(np.diff(np.log2(axis.values)), 1)
+    assert len(FULL.contrasts) == 3 * 3 * 3
+
+
+def test_the_surface_is_around_the_ridge_on_the_seeds_of_validation():
+    import simulated
+
+    from experiments.studies import tuning
+
+    study = tuning.study(tuning.SMOKE)
+    score = simulated.valley({a: 0.8 for a in simulated.ARMS}, {"adamw": (0, -8)})
+    table = simulated.table_of(study, score)
+    blocks = {b.labels["arm"]: b for b in tuning.surfaces(tuning.SMOKE, table)}
+    seeds = tuning.SMOKE.seeds("validation")
+    for entry in tuning.SMOKE.entries:
+        block = blocks[entry.labels["arm"]]
+        points = {(c["weight_decay"], c["learning_rate"]) for c in block.cells}
+        assert block.labels["stage"] == "surface"
+        assert [c["seed"] for c in block.cells] == list(seeds) * len(points)
+        assert points == set(tuning.around(tuning.SMOKE, entry, table))
+    middle = {(c["weight_decay"], c["learning_rate"]) for c in blocks["adamw"].cells}
+    assert {(2.0**i, 2.0**j) for i in (-1, 0, 1) for j in (-9, -8, -7)} <= middle
+
+
+# --- Ridges from made-up grids ----------------------------------------------------
+
+
+def valley(slope, bend=0.5, seeds=10, noise=0.05):
+    """Errors by (λ, γ) and seed, whose best λ moves with the learning rate."""
+    rng = np.random.default_rng(0)
+    return {
+        (2.0**y, 2.0**x): 10
+        + bend * (y - slope * x) ** 2
+        + 0.05 * x**2
+        + rng.normal(0, noise, seeds)
+        for x in range(-4, 5)
+        for y in range(-4, 5)
     }
-    assert decays == {"adam": {0.0}, "adam_l2": {0.0, 4.0**-4}, "adamw": {0.0, 4.0}}
-    assert set(candidates(table, "teacher", 1.0, "adam")["spread"]) == {1.0}
 
 
-# --- Numbers from made-up grids ---------------------------------------------------
-
-
-LOGS = np.arange(-5.0, 6.0)
-
-
-def valley(slope):
-    """Errors whose best λ moves with the learning rate by this slope."""
-    rates, decays = np.meshgrid(LOGS, LOGS, indexing="ij")
-    return 10 + (decays - slope * rates) ** 2 + 0.05 * rates**2
-
-
-@pytest.mark.parametrize("slope", [-1.0, 0.0, 1.0])
+@pytest.mark.parametrize("slope", [-1.0, -0.1, 0.0, 1.0])
 def test_the_ridge_slope_is_that_of_the_valley(slope):
-    from experiments.separability import regret, ridge_slope
+    from experiments.separability import fit
 
-    errors = valley(slope)
-    assert ridge_slope(errors, LOGS, LOGS) == pytest.approx(slope)
-    # Tuning one after the other finds the optimum only where the two are separate.
-    assert (regret(errors) == 0) == (slope == 0)
-
-
-def test_a_ridge_needs_three_good_rows():
-    from experiments.separability import GOOD, ridge_slope
-
-    errors = valley(1.0)
-    errors[:-3] += 2 * GOOD  # three are left, the best λ of the last on the edge
-    assert math.isnan(ridge_slope(errors, LOGS, LOGS))
-    errors[-4] -= 2 * GOOD
-    assert ridge_slope(errors, LOGS, LOGS) == pytest.approx(1)
+    found = fit(valley(slope))
+    assert found.slope == pytest.approx(slope, abs=0.05)
+    assert found.low < slope < found.high
+    assert found.separable == (abs(slope) < 0.25)
+    assert found.coupled == (not found.separable)
+    x = np.array(found.rates)
+    np.testing.assert_allclose(found.offset + found.slope * x, slope * x, atol=0.2)
 
 
-def test_a_best_strength_on_the_edge_is_no_point_of_the_ridge():
-    from experiments.separability import ridge, ridge_slope
+def test_a_noisy_ridge_is_neither_separable_nor_not():
+    from experiments.separability import fit
 
-    rates, decays = ridge(valley(1.0), LOGS, LOGS)
-    assert rates.tolist() == decays.tolist() == LOGS[1:-1].tolist()
-    falling = np.tile(np.arange(11.0), (11, 1))  # the less λ the better, everywhere
-    assert math.isnan(ridge_slope(falling, LOGS, LOGS))
-
-
-def test_where_strength_gains_no_more_than_the_noise_there_is_no_slope():
-    from experiments.separability import gain, ridge_slope
-
-    errors = valley(1.0)
-    assert gain(errors) == pytest.approx(25)
-    assert ridge_slope(errors, LOGS, LOGS, noise=24.0) == pytest.approx(1)
-    assert math.isnan(ridge_slope(errors, LOGS, LOGS, noise=26.0))
+    found = fit(valley(0.25, noise=1.0))
+    assert not found.separable
+    assert not found.coupled
 
 
-def test_regret_and_sensitivity_by_hand():
-    from experiments.separability import regret, sensitivity
+def test_where_strength_does_nothing_there_is_no_ridge():
+    from experiments.separability import fit
+
+    assert fit(valley(0.0, bend=0.0)) is None
+    assert fit(valley(0.0, bend=-0.2)) is None
+    points = [point for point in valley(0.0) if point[0] < 0.2]  # two strengths
+    assert fit({point: valley(0.0)[point] for point in points}) is None
+
+
+def test_regret_gain_and_sensitivity_by_hand():
+    from experiments.separability import gain, regret, sensitivity
 
     errors = np.array([[5.0, 1.0], [2.0, 4.0]])
     # From λ₀: γ₁ (2), then λ₀: 2. From λ₁: γ₀, then λ₁: 1. From γ₀: λ₁, γ₀: 1. From γ₁:
     # λ₀, γ₁: 2. The optimum is 1.
     assert regret(errors) == pytest.approx((2 + 1 + 1 + 2) / 4 - 1)
+    assert gain(errors) == 4
     assert sensitivity(errors, retuned=False) == pytest.approx((1 + 4) / 2 - 1)
     assert sensitivity(errors, retuned=True) == pytest.approx((1 + 2) / 2 - 1)
 
 
-# --- e01 against its formulas -----------------------------------------------------
+# --- same against its formulas ----------------------------------------------------
 
 
 @functools.cache
@@ -280,7 +274,7 @@ def test_decoupled_decay_of_a_still_weight_is_a_power(base):
         np.testing.assert_allclose(row, exact, rtol=1e-4)
 
 
-def test_e01_begins_each_seed_as_the_engine_does():
+def test_same_begins_each_seed_as_the_engine_does():
     import jax
 
     from experiments.engine import program, workshop

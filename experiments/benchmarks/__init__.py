@@ -1,1 +1,4 @@
-"""Scripts that measure speed or tabulate other libraries; no study needs them."""
+"""Scripts that measure speed or tabulate other libraries; no study needs them.
+
+`python -m experiments list` prints their names and what each is for.
+"""

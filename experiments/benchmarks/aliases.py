@@ -1,4 +1,4 @@
-"""What does ``weight_decay`` mean in each of Optax's optimizers?
+"""What does `weight_decay` mean in each of Optax's optimizers?
 
 Question    Which rate does a strength give, in which mode, and does it follow the
             learning rate, for every alias and contributed optimizer of Optax?
@@ -6,7 +6,7 @@ Command     python -m experiments.benchmarks.aliases
             (prints the table of decayax/README.md)
 Cost        about three minutes on 2 CPU cores
 Expected    The modes below, which were read from Optax's code.
-Reference   Optax 0.2.8, ``_src/alias.py`` and ``contrib``.
+Reference   Optax 0.2.8, `_src/alias.py` and `contrib`.
 
 Every optimizer is built with γ and λ as below and audited on one matrix of unit
 weights. Those without a decay of their own are in `WITHOUT`.

@@ -1,24 +1,34 @@
-"""What the engine gains over a Python loop, as ratios in one process.
+"""How fast is the engine, against three loops that a user may write?
 
-Question    How many runs of the digits network a second with cells side by side and
-            cores as devices, against a Python loop over cells and jitted steps?
-Command     python -m experiments.benchmarks.sweep [CELLS]     (64 without a number)
-Cost        about two minutes on 2 CPU cores
-Expected    2.5 times as many or more on 2 cores; on a GPU with 256 cells 30 times.
-            One compilation for each static configuration, however many cells.
+Question    How much wall time and CPU time do 64 runs of the digits network take (64
+            inputs, 128 hidden units, AdamW, 20 epochs), as multiples of the engine's?
+Command     python -m experiments.benchmarks.sweep
+Cost        about three minutes on 2 CPU cores
+Expected    On 2 CPU cores the engine needs a little less CPU time than a compiled scan
+            over each whole run. The loop of steps takes several times as long: nearly
+            all of that is the price of a Python call for each step.
 
-The loop is a fair one: learning rate and λ are traced, so it compiles once, too; its
-state is donated; the batches are drawn beforehand, the same for both. Neither measures
-accuracy. Compilation is told apart. Medians of runs in turn; no times, as they are the
-machine's.
+The contestants:
+
+    engine, 16 wide; engine, 64 wide    the sweep engine on all cores
+    loop of steps       a jitted step at a time, on one core
+    scan of each run    a whole run is one jitted scan, on one core
+    scan, all cores     the same in as many processes as cores, each its share of runs
+
+All are fair: learning rate and strength are traced, so each compiles once; batches are
+drawn before. Nothing measures accuracy. Every contestant has its own processes, which
+wait while others run. They run in turn; printed are ratios of medians.
 """
 
 import dataclasses
 import functools
+import itertools
+import multiprocessing
+import os
 import statistics
-import sys
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,94 +37,199 @@ import optax
 
 from experiments import arms
 from experiments.engine import devices, program, workshop
-from experiments.engine.plan import columns, grid
+from experiments.engine.plan import Cell, chunks, columns, grid, Static
 from experiments.studies.demo import SMOKE
 
 
-ROUNDS = 7
-EPOCHS = 20
+RUNS, EPOCHS, ROUNDS = 64, 20, 7
+
+
+class Contestant(NamedTuple):
+    """A way to train all runs, and its processes."""
+
+    name: str
+    begin: Callable[..., Any]  # static, cells -> a function that trains them
+    cores: list[set[int]]  # of each process
+
+
+class Cost(NamedTuple):
+    """Seconds."""
+
+    wall: float
+    cpu: float
 
 
 def main() -> None:
     """Print the ratios."""
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else 64
-    devices.use_all_cores()
-    plan = dataclasses.replace(SMOKE, epochs=EPOCHS, epochs_per_segment=EPOCHS)
-    static = plan.static(arms.adamw)
-    rates = np.geomspace(1e-3, 3e-2, 8).tolist()
-    cells = grid(
-        learning_rate=rates,
-        weight_decay=np.geomspace(1e-3, 10, 4).tolist(),
-        seed=range(-(-count // 32)),
-    )[:count]
-    shop = workshop.workshop()
-    begun = time.perf_counter()
-    made = workshop.program_for(shop, static, columns(cells), count)
-    compiled = {"engine": time.perf_counter() - begun}
-    begun = time.perf_counter()
-    loop = _loop(made, static)
-    loop(cells[:1])
-    compiled["loop"] = time.perf_counter() - begun
-    sweep = functools.partial(_sweep, shop, made)
-    taken: dict[str, list[float]] = {"engine": [], "loop": []}
-    sweep(cells)
+    cores = sorted(os.sched_getaffinity(0))
+    contestants = all_contestants(cores)
+    started = [_start(contestant) for contestant in contestants]
+    compiling = [_order(processes) for processes in started]
+    taken: list[list[Cost]] = [[] for _ in started]
     for _ in range(ROUNDS):
-        for name, run in (("engine", sweep), ("loop", loop)):
-            begun = time.perf_counter()
-            run(cells)
-            taken[name].append(time.perf_counter() - begun)
-    medians = {name: statistics.median(times) for name, times in taken.items()}
-    ratio = medians["loop"] / medians["engine"]
-    both = {name: medians[name] + compiled[name] for name in medians}
-    print(f"{count} cells, {EPOCHS} epochs, {jax.device_count()} x ", end="")
-    print(jax.devices()[0].device_kind)
-    print(f"runs a second, engine / loop: {ratio:.2f}")
-    print(f"with compilation: {both['loop'] / both['engine']:.2f}")
-    print(f"programs compiled for the configuration: {len(shop.programs)}")
+        for costs, processes in zip(taken, started, strict=True):
+            costs.append(_order(processes))
+    for pipe, process in itertools.chain(*started):
+        pipe.send(None)
+        process.join()
+    medians = [Cost(*map(statistics.median, zip(*c, strict=True))) for c in taken]
+    totals = [
+        (*run, run.wall + once.wall, run.cpu + once.cpu)
+        for run, once in zip(medians, compiling, strict=True)
+    ]
+    print(f"{RUNS} runs, {EPOCHS} epochs, {len(cores)} cores; medians of {ROUNDS}")
+    print(f"{'times the engine, 16 wide':28}{'wall':>8}{'CPU':>8}", end="")
+    print(f"{'with compilation: wall':>26}{'CPU':>8}")
+    for contestant, total in zip(contestants, totals, strict=True):
+        ratios = [mine / its for mine, its in zip(total, totals[0], strict=True)]
+        wall, cpu, wall_in_all, cpu_in_all = (f"{ratio:.2f}" for ratio in ratios)
+        print(f"{contestant.name:28}{wall:>8}{cpu:>8}{wall_in_all:>26}{cpu_in_all:>8}")
 
 
-def _sweep(shop: workshop.Workshop, made: program.Program, cells: Any) -> None:
-    """All cells side by side."""
-    numbers = columns(cells)
-    cell, part, carry = program.start(made, numbers)
-    batches = workshop.batches_for(shop, made, numbers["seed"], 0)
-    first = np.int32(0)
-    jax.block_until_ready(
-        made.segment(carry, cell, part, first, batches, made.bench.data)
+def all_contestants(cores: list[int]) -> list[Contestant]:
+    """The first is the one that others are compared with."""
+    one, each = [{cores[0]}], [{core} for core in cores]
+    steps, scan = (functools.partial(_alone, f) for f in (_steps, _scan))
+    return [
+        *(
+            Contestant(f"engine, {n} wide", functools.partial(_engine, n), [set(cores)])
+            for n in (16, 64)
+        ),
+        Contestant("loop of steps", steps, one),
+        Contestant("scan of each run", scan, one),
+        Contestant("scan, all cores", scan, each),
+    ]
+
+
+def _start(contestant: Contestant) -> list[tuple[Any, Any]]:
+    """The processes, ready to compile, and the pipes to them."""
+    context, count = multiprocessing.get_context("spawn"), len(contestant.cores)
+    processes = []
+    for index, cores in enumerate(contestant.cores):
+        ours, theirs = context.Pipe()
+        arguments = contestant.begin, cores, index, count, theirs
+        process = context.Process(target=_work, args=arguments, daemon=True)
+        process.start()
+        processes.append((ours, process))
+    for pipe, _ in processes:
+        pipe.recv()
+    return processes
+
+
+def _order(processes: list[tuple[Any, Any]]) -> Cost:
+    """Let all processes do the next thing, and wait for the last one."""
+    begun = time.perf_counter()
+    for pipe, _ in processes:
+        pipe.send("go")
+    cpu = sum(pipe.recv() for pipe, _ in processes)
+    return Cost(time.perf_counter() - begun, cpu)
+
+
+def _work(
+    begin: Callable[..., Any], cores: set[int], index: int, count: int, pipe: Any
+) -> None:
+    """A process: at the first order it compiles, at every other it trains its share."""
+    os.sched_setaffinity(0, cores)  # before XLA counts them
+    devices.use_all_cores()
+    static, cells = question()
+    pipe.send("ready")
+    train = None
+    while pipe.recv():
+        begun = time.process_time()
+        if train is None:
+            train = begin(static, cells[index::count])
+        else:
+            train()
+        pipe.send(time.process_time() - begun)
+
+
+def question() -> tuple[Static, tuple[Cell, ...]]:
+    """What all contestants train."""
+    plan = dataclasses.replace(SMOKE, epochs=EPOCHS, epochs_per_segment=EPOCHS)
+    cells = grid(
+        learning_rate=np.geomspace(1e-3, 3e-2, 8).tolist(),
+        weight_decay=np.geomspace(1e-3, 10, 4).tolist(),
+        seed=range(RUNS // 32),
     )
+    return plan.static(arms.adamw), cells
 
 
-def _loop(made: program.Program, static: Any) -> Any:
-    """One cell after the other, one jitted step after the other."""
-    task, data = made.bench.task, jax.device_get(made.bench.data)
-    data = jax.device_put(data)
+def _engine(width: int, static: Static, cells: tuple[Cell, ...]) -> Callable[[], None]:
+    """Compile; then all cells, `width` side by side."""
+    shop = workshop.workshop()
+    parts = [columns(part) for part in chunks(cells, width)]
+    made = workshop.program_for(shop, static, parts[0], width)
+    for numbers in parts:  # drawn once, and kept
+        workshop.batches_for(shop, made, numbers["seed"], 0)
+
+    def train() -> None:
+        for numbers in parts:
+            cell, part, carry = program.start(made, numbers)
+            batches = workshop.batches_for(shop, made, numbers["seed"], 0)
+            data = made.bench.data
+            carry = made.segment(carry, cell, part, np.int32(0), batches, data)
+            jax.block_until_ready(carry)
+
+    return train
+
+
+def _alone(
+    many_steps: Callable[..., Any], static: Static, cells: tuple[Cell, ...]
+) -> Callable[[], None]:
+    """Compile; then one cell after the other."""
+    task, data = static.recipe.task(), jax.device_put(static.recipe.load())
+
+    def step(carry: Any, batch: Any, cell: Any, part: Any, data: Any) -> Any:
+        params, state, opt_state = carry
+        grads, state = jax.grad(task.loss, has_aux=True)(
+            params, state, batch, program.step_key(cell, 0), part, data
+        )
+        update = program.optimizer(static, task, cell).update
+        updates, opt_state = update(grads, opt_state, params)
+        return optax.apply_updates(params, updates), state, opt_state
 
     @jax.jit
     def start(cell: Any, data: Any) -> Any:
         params = task.init(cell)
-        state = program.optimizer(static, task, cell).init(params)
-        return task.part(cell, data), (params, state)
+        opt_state = program.optimizer(static, task, cell).init(params)
+        return task.part(cell, data), (params, task.state(cell, params), opt_state)
+
+    run = many_steps(step)
+    draw = jax.jit(functools.partial(program.draw_epochs, task, EPOCHS))
+    seeds = {cell["seed"] for cell in cells}
+    batches = {seed: np.asarray(draw(np.int32(seed), 0, data)) for seed in seeds}
+
+    def train(some: tuple[Cell, ...] = cells) -> None:
+        for cell in some:
+            traced = {name: jnp.asarray(x[0]) for name, x in columns((cell,)).items()}
+            part, carry = start(traced, data)
+            jax.block_until_ready(run(carry, batches[cell["seed"]], traced, part, data))
+
+    train(cells[:1])
+    return train
+
+
+def _steps(step: Callable[..., Any]) -> Callable[..., Any]:
+    """A Python loop of jitted steps."""
+    jitted = jax.jit(step, donate_argnums=0)
+
+    def run(carry: Any, batches: Any, *rest: Any) -> Any:
+        for batch in batches:
+            carry = jitted(carry, batch, *rest)
+        return carry
+
+    return run
+
+
+def _scan(step: Callable[..., Any]) -> Callable[..., Any]:
+    """All steps in one program."""
 
     @functools.partial(jax.jit, donate_argnums=0)
-    def step(carry: Any, cell: Any, batch: Any, part: Any, data: Any) -> Any:
-        params, state = carry
-        grads = jax.grad(task.loss)(params, batch, part, data)
-        updates, state = program.optimizer(static, task, cell).update(
-            grads, state, params
-        )
-        return optax.apply_updates(params, updates), state
+    def run(carry: Any, batches: Any, *rest: Any) -> Any:
+        def next_step(carry: Any, batch: Any) -> Any:
+            return step(carry, batch, *rest), None
 
-    @functools.cache
-    def batches(seed: int) -> np.ndarray:
-        return np.asarray(made.bench.draw(np.int32(seed), np.int32(0), data))
-
-    def run(cells: Any) -> None:
-        for cell in cells:
-            traced = {n: jnp.asarray(x[0]) for n, x in columns((cell,)).items()}
-            part, carry = start(traced, data)
-            for batch in batches(cell["seed"]):
-                carry = step(carry, traced, batch, part, data)
-            jax.block_until_ready(carry)
+        return jax.lax.scan(next_step, carry, batches)[0]
 
     return run
 

@@ -1,15 +1,15 @@
 """What a step costs with rounding or telemetry, as ratios to the plain step.
 
-Question    How much longer takes a jitted step of optax.adamw on 10 million weights
-            with stochastic rounding, with compensation, with track_decay?
+Question    How much longer does a jitted step of optax.adamw on 10 million weights take
+            with stochastic rounding, with compensation or with track_decay?
 Command     python -m experiments.benchmarks.wrappers
 Cost        under a minute on 2 CPU cores
 Expected    Stochastic rounding at most 1.5 times the plain bfloat16 step, compensation
             about twice, as XLA on CPU calculates weight and residual in two passes;
             telemetry of every 100th step 1.05 times where nothing is donated.
 
-Each ratio is of medians of steps run in turn in one process; times are not told, as
-they are the machine's.
+Each ratio is of medians of steps run in turn in one process. Times are not printed, as
+they depend on the machine.
 """
 
 import statistics
@@ -61,7 +61,7 @@ def normal(seed: int, dtype: str) -> list[jax.Array]:
 
 
 def stepper(case: Case, donate: bool) -> tuple[Callable[[], float], float]:
-    """A function that takes a step and tells its seconds, and megabytes of scratch."""
+    """A function that takes a step and returns its seconds; megabytes of scratch."""
     grads = normal(1, case.dtype)
 
     def step(params: Any, state: Any, grads: Any) -> Any:
@@ -95,7 +95,7 @@ def main() -> None:
     device = jax.devices()[0].device_kind
     print(f"adamw on {sum(a * b for a, b in SHAPES):,} weights, {device}")
     print(f"{'':40}{'':>10}{'scratch MB':>12}{'donated':>12}{'scratch MB':>12}")
-    told: dict[str, list[float]] = {case.name: [] for case in CASES}
+    ratios: dict[str, list[float]] = {case.name: [] for case in CASES}
     for donate in (False, True):
         for dtype in ("bfloat16", "float32"):
             cases = [case for case in CASES if case.dtype == dtype]
@@ -107,8 +107,8 @@ def main() -> None:
             # The first step of each may still page memory in; it is also a dear one.
             means = [seconds(case, x) for case, x in zip(cases, times, strict=True)]
             for case, mean, (_, size) in zip(cases, means, steppers, strict=True):
-                told[case.name] += [mean / means[0], size]
-    for name, (plain, scratch, donated, its_scratch) in told.items():
+                ratios[case.name] += [mean / means[0], size]
+    for name, (plain, scratch, donated, its_scratch) in ratios.items():
         print(
             f"{name:40}{plain:10.2f}{scratch:12.1f}{donated:12.2f}{its_scratch:12.1f}"
         )

@@ -5,7 +5,7 @@ part overlaps another part. Symbol k is the k-th of the whole text's characters,
 """
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -76,16 +76,6 @@ def windows(
     key = jax.random.fold_in(key_for(seed, Purpose.ORDER), epoch)
     starts = jax.random.randint(key, (steps, batch, 1), 0, len(tokens) - length)
     return jnp.asarray(tokens)[starts + jnp.arange(length + 1)]
-
-
-def consecutive(tokens: Any, length: int) -> Any:
-    """Windows one after another, to evaluate on: int32[count, length + 1].
-
-    Each next symbol is asked for once; a last one that is not full is left out.
-    """
-    _check_length(tokens, length)
-    starts = np.arange((len(tokens) - 1) // length)[:, None] * length
-    return tokens[starts + np.arange(length + 1)]
 
 
 def _check_length(tokens: jax.Array | np.ndarray, length: int) -> None:

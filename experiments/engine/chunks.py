@@ -42,7 +42,8 @@ def train(
     """Train the cells, `size` side by side or as many as fit.
 
     Returns:
-        `measure/NAME` [cells, segments] for every measure, `diverged_at` [cells],
+        `measure/NAME` [cells, measured] for every measure, after every segment with
+        curves and after the last without, `diverged_at` [cells],
         `keep/NAME` [cells, ...] for what the block keeps, and `width`.
     """
     parts: list[dict[str, np.ndarray]] = []
@@ -78,8 +79,8 @@ def _train_side_by_side(
         first = segment * static.epochs_per_segment
         batches = workshop.batches_for(shop, made, numbers["seed"], first)
         carry = made.segment(carry, cell, part, np.int32(first), batches, bench.data)
-        measures = bench.measure(carry.params, carry.diverged_at, part, bench.data)
-        taken.append(jax.device_get(measures))
+        if static.curves or segment == static.segments - 1:
+            taken.append(program.take_measures(made, carry, part))
         bar.advance(real / static.segments)
     bar.count_diverged(int(taken[-1]["diverged"][:real].sum()))
     arrays = {f"measure/{n}": np.stack([t[n] for t in taken], 1) for n in taken[0]}

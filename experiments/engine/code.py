@@ -2,9 +2,9 @@
 
 A description knows a function by its name; two versions of a function have one name.
 So what trains a cell is followed through the imports, without running anything, and the
-source of each module is hashed: the chain, the recipe, `keep`, the study's own module
-and the engine. Left out are Python's library, installed packages (the versions tell
-them apart), and modules that only show results or move files.
+source of each module is hashed: the chain, the recipe, `keep` and the engine. Left out
+are Python's library, installed packages (the versions tell them apart), and modules
+that only show results or move files.
 """
 
 import ast
@@ -58,12 +58,13 @@ def code_of(values: Iterable[Any], study: str, read: Sources) -> dict[str, str]:
 
     Args:
         values: what a cell is made with: functions, and data that hold functions.
-        study: the module of the study. Its `FULL` and `SMOKE` are left out of its hash,
-            so that a larger grid keeps its cells.
+        study: the module of the study, which is reached only if it holds one of the
+            functions. Its `FULL` and `SMOKE` are left out of its hash, so that a larger
+            grid keeps its cells.
         read: the modules that this run has read; more are added.
     """
     found: dict[str, str] = {}
-    roots = {study, TRAINING}
+    roots = {TRAINING}
     for function in _functions(list(values)):
         module = getattr(function, "__module__", None) or ""
         if _is_typed_in(module):

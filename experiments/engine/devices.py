@@ -6,15 +6,27 @@ from typing import Any
 import jax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from experiments.problem import Problem
+
 
 SHARE = 0.7  # of a device's memory that a program may take; the rest is the runtime's
 
 
 def use_all_cores() -> None:
-    """Make every CPU core a device; before JAX is used for the first time."""
+    """Make every CPU core a device; before JAX is used for the first time.
+
+    Raises:
+        Problem: JAX has been used.
+    """
     if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         cores = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))
-        jax.config.update("jax_num_cpu_devices", len(cores(0)))
+        try:
+            jax.config.update("jax_num_cpu_devices", len(cores(0)))
+        except RuntimeError:
+            raise Problem(
+                "JAX ran before the study did, so the CPU cores cannot become devices "
+                "any more: at the top of the study's file use NumPy, not jax.numpy."
+            ) from None
 
 
 def spread_over_devices(width: int) -> tuple[NamedSharding, NamedSharding]:

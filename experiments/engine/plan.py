@@ -15,27 +15,60 @@ import optax
 
 
 Params = Any
+State = Any  # what a model carries besides its parameters, such as running statistics
 Data = Any
 Part = Any
+Measures = dict[str, jax.Array]  # scalars by name
 Cell = Mapping[str, Any]  # numbers; with a leading axis, or traced, many runs
+Schedule = Callable[[jax.Array, Cell], jax.Array]  # share of the run done, cell -> η
 Multiplier = Callable[[jax.typing.ArrayLike], jax.Array]  # step -> η in [0, 1]
 # cell, η, mask -> the optimizer, built inside the traced function
 Chain = Callable[[Cell, Multiplier, Any], optax.GradientTransformation]
 
 
 class Task(NamedTuple):
-    """What is trained, as pure functions; random numbers hang on the cell's seed."""
+    """What is trained, as pure functions; random numbers hang on the cell's seed.
+
+    A loss has the random key of its step; the compiler removes a key that is not used.
+    A model without state is written with `stateless_task`.
+    """
 
     init: Callable[[Cell], Params]
     part: Callable[[Cell, Data], Part]  # what this cell trains on: small, rows not data
-    # seed, epoch, data -> [steps, ...], the places of the data a step takes: whatever
-    # else a cell's numbers are, its seed decides the order
+    # seed, epoch, data -> [steps, ...], the places of the data that a step takes: the
+    # seed alone decides the order, not the cell's other numbers
     batches: Callable[..., Any]
-    loss: Callable[..., jax.Array]  # params, batch, part, data -> scalar
-    measure: Callable[..., dict[str, jax.Array]]  # params, part, data -> scalars
+    # params, state, batch, key, part, data -> scalar, the state after this step
+    loss: Callable[..., tuple[jax.Array, State]]
+    measure: Callable[..., Measures]  # params, state, part, data -> scalars
     mask: Callable[[Params], Any]  # params -> which of them decay
     steps_per_epoch: int
     chance: Mapping[str, float]  # what a diverged cell scores, by measure
+    state: Callable[[Cell, Params], State]  # with the initial parameters
+
+
+def stateless_task(
+    *, loss: Callable[..., jax.Array], measure: Callable[..., Measures], **rest: Any
+) -> Task:
+    """A task whose model is its parameters alone.
+
+    Args:
+        loss: params, batch, part, data -> scalar.
+        measure: params, part, data -> scalars.
+        **rest: the other fields of `Task`, without `state`.
+    """
+
+    def loss_and_state(
+        params: Params, state: State, batch: Any, key: Any, part: Part, data: Data
+    ) -> tuple[jax.Array, State]:
+        return loss(params, batch, part, data), state
+
+    return Task(
+        loss=loss_and_state,
+        measure=lambda params, state, part, data: measure(params, part, data),
+        state=lambda cell, params: (),
+        **rest,
+    )
 
 
 class Recipe(Protocol):
@@ -61,8 +94,11 @@ class Static(NamedTuple):
     recipe: Recipe
     chain: Chain
     epochs: int
-    epochs_per_segment: int  # measures are taken after each segment
-    schedule: Callable[[jax.Array], jax.Array]  # share of the run done -> η
+    epochs_per_segment: int
+    schedule: Schedule
+    curves: bool = False  # measure after every segment; if not, after the last one
+    # the optimizer's state, params -> scalars, which are measured with the task's
+    record: Callable[[Any, Params], Measures] | None = None
 
     @property
     def segments(self) -> int:
@@ -83,14 +119,24 @@ class Block(NamedTuple):
     keep: Callable[[Params], dict[str, jax.Array]] | None = None
 
 
-def cosine(done: jax.Array) -> jax.Array:
+def cosine(done: jax.Array, cell: Cell) -> jax.Array:
     """From 1 to 0."""
     return 0.5 * (1 + jnp.cos(jnp.pi * done))
 
 
-def constant(done: jax.Array) -> jax.Array:
+def constant(done: jax.Array, cell: Cell) -> jax.Array:
     """1 all along."""
     return jnp.ones_like(done)
+
+
+def warmup(schedule: Schedule, done: jax.Array, cell: Cell) -> jax.Array:
+    """From 0 to 1 in the cell's share `warmup` of the run, `schedule` in the rest.
+
+    For a static: `functools.partial(warmup, cosine)`.
+    """
+    share = cell["warmup"]
+    rest = schedule((done - share) / (1 - share), cell)
+    return jnp.where(done < share, done / share, rest)
 
 
 def grid(**axes: Any) -> tuple[Cell, ...]:
@@ -99,12 +145,12 @@ def grid(**axes: Any) -> tuple[Cell, ...]:
     return tuple(dict(zip(axes, combination, strict=True)) for combination in values)
 
 
-def multiplier(static: Static, steps_per_epoch: int) -> Multiplier:
+def multiplier(static: Static, steps_per_epoch: int, cell: Cell) -> Multiplier:
     """η of a step, counted from 0."""
     steps = static.epochs * steps_per_epoch
 
     def of_step(step: jax.typing.ArrayLike) -> jax.Array:
-        return static.schedule(jnp.asarray(step, jnp.float32) / steps)
+        return static.schedule(jnp.asarray(step, jnp.float32) / steps, cell)
 
     return of_step
 

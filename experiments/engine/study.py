@@ -41,6 +41,7 @@ class Study(NamedTuple):
     stages: tuple[Stage, ...]
     report: Callable[[Path], str]  # writes report and figures; the verdict
     recipes: tuple[Recipe, ...] = ()  # of pieces that are no blocks
+    file: str | None = None  # outside the package: its place, seen from its results
 
     @property
     def runs(self) -> int:
@@ -79,21 +80,26 @@ def recipes_of(study: Study) -> list[Recipe]:
     return [block.static.recipe for block in blocks] + list(study.recipes)
 
 
+def made_with(study: Study) -> list[Any]:
+    """The functions behind the first stage, and the data that hold them."""
+    return [
+        (item.static, item.keep) if isinstance(item, Block) else item.make
+        for item in study.stages[0].make({})
+    ]
+
+
 def new_manifest(
     study: Study, shop: workshop.Workshop, command: str, sources: Sources | None = None
 ) -> dict[str, Any]:
     """What is known before the first run; it loads the data to note their checksums."""
-    made_with = [
-        (item.static, item.keep) if isinstance(item, Block) else item.make
-        for item in study.stages[0].make({})
-    ]
     module, read = type(study.plan).__module__, {} if sources is None else sources
     return {
         "format": manifests.FORMAT,
         "study": study.name,
+        "file": study.file,
         "hash": hash_of(study),
         "command": command,
-        **manifests.origin_of(shop, module, made_with, recipes_of(study), read),
+        **manifests.origin_of(shop, module, made_with(study), recipes_of(study), read),
         "plan": describe(study.plan),
         "chunk": study.plan.chunk,
         "stages": {stage.name: stage.runs for stage in study.stages},

@@ -59,8 +59,8 @@ def width_for(shop: Workshop, static: Static, width: int) -> int:
 
 def _bytes_needed(made: program.Program) -> int:
     """Of each device, by the hungriest of a program's parts."""
-    parts = made.segment, made.bench.measure, made.bench.prepare
-    return max(map(devices.bytes_needed, parts))
+    parts = made.segment, made.bench.measure, made.bench.prepare, made.record
+    return max(devices.bytes_needed(part) for part in parts if part is not None)
 
 
 def narrow(shop: Workshop, static: Static, width: int) -> int:

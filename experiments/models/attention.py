@@ -13,9 +13,9 @@ from flax import nnx
 
 
 class Attention(nnx.Module):
-    """Multi-head self-attention; a causal one does not look ahead."""
+    """Multi-head self-attention that does not look ahead."""
 
-    def __init__(self, width: int, heads: int, causal: bool, *, rngs: nnx.Rngs):
+    def __init__(self, width: int, heads: int, *, rngs: nnx.Rngs):
         if width % heads:
             raise ValueError(f"width {width} is no multiple of {heads} heads")
         self.query = nnx.Linear(width, width, use_bias=False, rngs=rngs)
@@ -23,25 +23,22 @@ class Attention(nnx.Module):
         self.value = nnx.Linear(width, width, use_bias=False, rngs=rngs)
         self.out = nnx.Linear(width, width, use_bias=False, rngs=rngs)
         self.heads = heads
-        self.causal = causal
 
     def __call__(self, x: jax.Array) -> jax.Array:
         q, k, v = (
             layer(x).reshape(*x.shape[:-1], self.heads, -1)
             for layer in (self.query, self.key, self.value)
         )
-        y = jax.nn.dot_product_attention(q, k, v, is_causal=self.causal)
+        y = jax.nn.dot_product_attention(q, k, v, is_causal=True)
         return self.out(y.reshape(x.shape))
 
 
 class Block(nnx.Module):
     """Attention, then an MLP, with LayerNorm or without: [B, T, width] to itself."""
 
-    def __init__(
-        self, width: int, heads: int, causal: bool, norm: bool, *, rngs: nnx.Rngs
-    ):
+    def __init__(self, width: int, heads: int, norm: bool, *, rngs: nnx.Rngs):
         self.norm1 = nnx.LayerNorm(width, rngs=rngs) if norm else nnx.identity
-        self.attention = Attention(width, heads, causal, rngs=rngs)
+        self.attention = Attention(width, heads, rngs=rngs)
         self.norm2 = nnx.LayerNorm(width, rngs=rngs) if norm else nnx.identity
         self.up = nnx.Linear(width, 4 * width, rngs=rngs)
         self.down = nnx.Linear(4 * width, width, rngs=rngs)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import jax
 from flax import nnx
 
-from experiments.models.model import from_nnx, Model
+from experiments.models.model import AnyModel, from_nnx
 
 
 class MLP(nnx.Module):
@@ -27,6 +27,6 @@ class MLP(nnx.Module):
         return self.output(x)
 
 
-def mlp(sizes: Sequence[int], norm: bool = False) -> Model:
+def mlp(sizes: Sequence[int], norm: bool = False) -> AnyModel:
     """A perceptron from `sizes[0]` inputs to `sizes[-1]` classes; inputs flattened."""
     return from_nnx(lambda rngs: MLP(sizes, norm, rngs=rngs))

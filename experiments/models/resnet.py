@@ -13,7 +13,7 @@ import jax
 from flax import nnx
 
 from experiments.models.conv import Conv
-from experiments.models.model import from_nnx, Model
+from experiments.models.model import AnyModel, from_nnx
 
 
 STAGES = 3
@@ -65,7 +65,9 @@ def conv(inputs: int, outputs: int, size: int, strides: int, rngs: nnx.Rngs) -> 
     return Conv(inputs, outputs, (size, size), strides, use_bias=False, rngs=rngs)
 
 
-def resnet(classes: int, channels: int = 1, width: int = 8, blocks: int = 1) -> Model:
+def resnet(
+    classes: int, channels: int = 1, width: int = 8, blocks: int = 1
+) -> AnyModel:
     """ResNet-(6 · blocks + 2): images [B, H, W] or [B, H, W, channels] to classes.
 
     `width` counts the channels of the first stage, a multiple of 4.

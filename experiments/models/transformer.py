@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from experiments.models.attention import Block
-from experiments.models.model import from_nnx, Model
+from experiments.models.model import AnyModel, from_nnx
 
 
 class Transformer(nnx.Module):
@@ -30,7 +30,7 @@ class Transformer(nnx.Module):
         self.token = nnx.Embed(vocabulary, width, rngs=rngs)
         self.position = nnx.Embed(length, width, rngs=rngs)
         self.blocks = nnx.List(
-            [Block(width, heads, True, norm, rngs=rngs) for _ in range(layers)]
+            [Block(width, heads, norm, rngs=rngs) for _ in range(layers)]
         )
         self.norm = nnx.LayerNorm(width, rngs=rngs) if norm else nnx.identity
         self.tied = tied
@@ -57,7 +57,7 @@ def transformer(
     layers: int,
     norm: bool = True,
     tied: bool = False,
-) -> Model:
+) -> AnyModel:
     """At most `length` tokens, int [B, T], to logits [B, T, vocabulary].
 
     Tied: the token embeddings are the head, too.

@@ -1,49 +1,57 @@
-"""Results as the cells of Markdown tables."""
+"""Numbers, lists and tables in words. An interval never looks narrower than it is."""
 
-import numpy as np
+import math
+from collections.abc import Iterable, Sequence
 
-from experiments.reports.demo_analysis import Matched, Summary
-from experiments.statistics import Comparison, Estimate, verdict
+from experiments.statistics import Estimate
 
 
-def table(header: str, left: int, lines: list[list[str]]) -> str:
+RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def table(header: Sequence[str], left: int, lines: Iterable[Sequence[str]]) -> str:
     """Markdown; the columns after the first `left` are set to the right."""
-    names = header.split(", ")
-    rule = ["---"] * left + ["--:"] * (len(names) - left)
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in [names, rule, *lines])
+    rule = ["---"] * left + ["--:"] * (len(header) - left)
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in [header, rule, *lines])
 
 
-def arm_cells(arm: Summary) -> list[str]:
-    strength = f"{arm.choice.weight_decay:g}" if arm.choice.weight_decay else "–"
-    return [
-        *(f"`{arm.arm}`", arm.base, arm.place, f"{arm.choice.learning_rate:g}"),
-        *(strength, f"{100 * arm.choice.score:.2f}"),
-        *accuracy_and_sizes(arm),
-        f"{arm.diverged[0]} + {arm.diverged[1]}",
-    ]
+def listed(parts: Sequence[str]) -> str:
+    """a, b and c."""
+    return ", ".join([*parts[:-2], " and ".join(parts[-2:])])
 
 
-def accuracy_and_sizes(arm: Summary | Matched) -> list[str]:
-    test = f"{arm.test.mean:.2f} [{arm.test.low:.2f}, {arm.test.high:.2f}]"
-    return [test, f"{arm.max_abs_w:.2f}", f"{arm.rms_w:.4f}"]
+def grouped(words: Iterable[tuple[str, str]], joint: str = "on") -> str:
+    """From (place, words): "words on a and b; other words on c"."""
+    found: dict[str, list[str]] = {}
+    for place, said in words:
+        found.setdefault(said, []).append(place)
+    return "; ".join(
+        f"{said} {joint} {listed(places)}" for said, places in found.items()
+    )
 
 
-def comparison_cells(pair: Comparison, adjective: str) -> list[str]:
-    mean, low, high, _ = pair.difference
-    return [
-        f"`{pair.first}` − `{pair.second}`",
-        f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]",
-        f"{pair.p_holm:.2g}",
-        verdict(pair, adjective),
-    ]
+def power(value: float) -> str:
+    """2⁻⁷ for a power of two, digits for another number."""
+    exponent = math.log2(value) if value > 0 else 0.5
+    if exponent == round(exponent):
+        return "2" + f"{exponent:.0f}".translate(RAISED)
+    return f"{value:.3g}"
 
 
-def interval(estimate: Estimate, digits: int, sign: bool = False) -> str:
-    """mean [low, high]; without an interval where there is none."""
-    form = f"{'+' if sign else ''}.{digits}f"
-    mean, low, high = estimate.mean, estimate.low, estimate.high
-    if not np.isfinite(mean):
+def bounds(low: float, high: float, digits: int = 2, sign: bool = False) -> str:
+    """[low, high], rounded outwards; empty where there is no interval."""
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return ""
+    form, unit = f"{'+' if sign else ''}z.{digits}f", 10.0**digits
+    # Rounded first: 0.1 + 0.2 is not above 0.3.
+    down = math.floor(round(low * unit, 6)) / unit
+    up = math.ceil(round(high * unit, 6)) / unit
+    return f"[{down:{form}}, {up:{form}}]"
+
+
+def interval(estimate: Estimate, digits: int = 2, sign: bool = False) -> str:
+    """mean [low, high]; the mean alone where there is no interval."""
+    if not math.isfinite(estimate.mean):
         return "–"
-    if not np.isfinite(low) or not np.isfinite(high):
-        return f"{mean:{form}}"
-    return f"{mean:{form}} [{low:{form}}, {high:{form}}]"
+    mean = f"{estimate.mean:{'+' if sign else ''}z.{digits}f}"
+    return f"{mean} {bounds(estimate.low, estimate.high, digits, sign)}".rstrip()

@@ -1,15 +1,30 @@
-"""How every report begins and ends: the question, the answer, and where it is from."""
+"""How every report begins and ends: question, answer, protocol, where it is from."""
 
+from pathlib import Path
 from typing import Any
 
+from experiments import files, search
+from experiments.engine.store import read_manifest
 from experiments.files import revision_of
+from experiments.protocol import FINAL, TUNING, VALIDATION
+from experiments.reports.markdown import listed
+from experiments.reports.results import Results
+from experiments.statistics import FEWEST
 
 
-INTERVALS = """\
-- **Intervals** are 95 %, bootstrap-t over seeds, one for each comparison by itself. The
-  p-values are of the test that flips the signs of the paired differences, corrected
-  with Holm's method for all comparisons of a table; a difference is clear only if its
-  interval excludes 0 and that p is below 0.05."""
+def write(
+    folder: Path, title: str, question: str, verdict: str, *parts: str, stored: str
+) -> str:
+    """The whole report, made of its parts and `stored` files; returns the verdict."""
+    manifest = read_manifest(folder)
+    closing = (
+        f"Files: {stored}, `manifest.json`. Made again from them by `python -m "
+        "experiments report` and the folder; the numbers by `make study "
+        f"NAME={manifest['study']}`."
+    )
+    begin = opening(title, question, verdict, manifest)
+    files.write_text(folder / "report.md", "\n\n".join([begin, *parts, closing]) + "\n")
+    return f"Verdict. {verdict}"
 
 
 def opening(title: str, question: str, verdict: str, manifest: dict[str, Any]) -> str:
@@ -37,31 +52,76 @@ def opening(title: str, question: str, verdict: str, manifest: dict[str, Any]) -
     return f"# {title}\n\n**Question.** {question}\n\n**Verdict.** {verdict}\n\n{table}"
 
 
-def trained(question: dict[str, Any]) -> str:
-    """A question of a plan in words: the network, its data and how long it trains."""
-    recipe = question["recipe"]
-    sizes = "-".join(map(str, recipe["model"]["with"][0]))
-    return (
-        f"Layers {sizes}, {recipe['train_size']} examples, {recipe['label_noise']:.0%} "
-        f"of their labels redrawn, {question['epochs']} epochs of batches of "
-        f"{recipe['batch']}"
-    )
-
-
-def closing(manifest: dict[str, Any], files: str) -> str:
-    """Where the numbers are."""
-    return (
-        f"Files: {files}, `manifest.json`. Made again from them by "
-        f"`python -m experiments report` and the folder; the numbers by "
-        f"`make study NAME={manifest['study']}`."
-    )
-
-
 def _revisions(manifest: dict[str, Any]) -> str:
     """Of all processes that made pieces: more than one is said."""
     return ", ".join(sorted({revision_of(each) for each in manifest["made by"]}))
 
 
-def listed(parts: list[str]) -> str:
-    """a, b and c."""
-    return ", ".join(parts[:-2] + [" and ".join(parts[-2:])])
+def protocol(results: Results) -> str:
+    """How points were chosen and compared, from the plan and from what was run."""
+    plan = results.plan
+    seeds = {name: _span(plan.seeds(name)) for name in (TUNING, VALIDATION, FINAL)}
+    trained = {e.labels["task"]: _trained(e.static) for e in plan.entries}
+    tasks = "\n".join(f"- **{name}.** {text}" for name, text in trained.items())
+    grids = {len(search.coarse(entry.axes)) for entry in plan.entries}
+    few = f" With fewer than {FEWEST} seeds there are means and no intervals."
+    return f"""\
+## Protocol
+
+{tasks}
+- **Tuning.** A coarse grid of powers of two for each arm on each task
+  ({_range(grids)} points), on {seeds[TUNING]}. Then {plan.rounds} rounds of up to
+  {plan.added} more points each, around the best ones, until these are bracketed: one
+  and two steps on either side were tried on every axis.
+- **Validation.** The best {plan.candidates} points of every arm again, on
+  {seeds[VALIDATION]}. Their counts of right answers alone choose. Between equal counts
+  the smaller λ wins, then the smaller learning rate.
+- **Equal number of runs.** {_runs(results)}
+- **Report.** The chosen point on {seeds[FINAL]}: test, paired by seed. A seed
+  decides split, wrong labels, initial weights and batch order, the same for all arms.
+  Every seed splits the same pool anew. The test part is apart, and no choice sees it.
+- **Intervals** are 95 %, rounded outwards. The first is about the final seeds, given
+  the choices (bootstrap-t). The second contains the choice: the seeds of validation are
+  resampled, and the choice is made again. p-values flip the signs of the paired
+  differences, with Holm's correction over all {len(plan.contrasts)} contrasts of the
+  study. "Clearly" means: both intervals exclude 0, and the corrected p is below 0.05.\
+{few if plan.final_seeds < FEWEST else ""}"""
+
+
+def _runs(results: Results) -> str:
+    """How many runs the arms had, by what they tune."""
+    by_axes: dict[int, set[int]] = {}
+    for outcome in results.outcomes.values():
+        by_axes.setdefault(len(outcome.entry.axes), set()).add(outcome.runs)
+    names = {
+        1: "that tunes the learning rate alone",
+        2: "that tunes learning rate and λ",
+    }
+    said = [
+        f"{_range(runs)} for each arm {names[count]}"
+        for count, runs in sorted(by_axes.items(), reverse=True)
+    ]
+    return f"Tuning and validation together: {listed(said)}."
+
+
+def _range(numbers: set[int]) -> str:
+    low, high = min(numbers), max(numbers)
+    return f"{low}" if low == high else f"{low} to {high}"
+
+
+def _span(seeds: range) -> str:
+    return f"seeds {seeds[0]} to {seeds[-1]}"
+
+
+def _trained(static: Any) -> str:
+    """A task in words, from a description of what is trained."""
+    recipe = static["recipe"]
+    data = recipe["data"]
+    source = (data if isinstance(data, str) else data["call"]).split(".")[-2]
+    sizes, *layernorm = recipe["model"]["with"]
+    return (
+        f"{source.replace('_', ' ')}; layers {'-'.join(map(str, sizes))}"
+        f"{', LayerNorm' if any(layernorm) else ''}; {recipe['train_size']} examples, "
+        f"{100 * recipe['label_noise']:.0f} % of their labels redrawn; "
+        f"{static['epochs']} epochs of batches of {recipe['batch']}."
+    )

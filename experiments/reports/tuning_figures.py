@@ -1,93 +1,94 @@
-"""The heatmaps of the study `tuning`, and the ridges in them."""
+"""The ridges of the study `tuning`, and what decoupling gains by learning rate."""
+
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from experiments import cells, separability
-from experiments.reports.drawing import COLOURS, heatmap
-from experiments.selection import Choice
+from experiments.reports.drawing import COLOURS, powers_of_two
+from experiments.separability import GOOD
 
 
-RANGE = 15.0  # points below the best that the colours span
-CIRCLED = 10
-LOOKS = {"SGD": ("o", "-"), "RMSprop": ("s", "--"), "Adam": ("^", ":")}
+SHOWN = 12.0  # points of advantage; at bad learning rates it may be 70
 PLACE_COLOURS = {
     "L2": COLOURS["L2"],
-    "lr-coupled": COLOURS["decoupled"],
+    "lr-scaled": COLOURS["decoupled"],
     "independent": COLOURS["independent"],
 }
 
 
-def heatmaps(grids: dict[str, cells.Table], choices: dict[str, Choice]) -> Figure:
-    """A row for each base, a column for each place."""
-    best = 100 * max(choice.score for choice in choices.values())
-    colours = Normalize(best - RANGE, best)
-    figure = Figure(figsize=(11, 10), layout="constrained")
-    panels = figure.subplots(len(grids) // 3, 3, squeeze=False)
-    images = []
-    for axes, (arm, grid) in zip(panels.flat, grids.items(), strict=True):
-        choice = choices[arm]
-        images.append(heatmap(axes, grid, choice, colours, CIRCLED))
-        _level(axes, grid, choice)
-        edge = f", edge: {' and '.join(choice.edges)}" if choice.edges else ""
-        axes.set_title(f"{arm}: {100 * choice.score:.1f} %{edge}", fontsize=10)
+def _by(grids: Sequence[Any], label: str) -> dict[str, list[Any]]:
+    """The grids by one of their labels, in order."""
+    found: dict[str, list[Any]] = {}
+    for grid in grids:
+        found.setdefault(grid.entry.labels[label], []).append(grid)
+    return found
+
+
+def ridges(grids: Sequence[Any]) -> Figure:
+    """The ridge of each grid that has one: centres and the line through them."""
+    tasks, bases = _by(grids, "task"), list(_by(grids, "base"))
+    size = 3.8 * len(bases) + 0.6, 3.2 * len(tasks) + 0.6
+    figure = Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(len(tasks), len(bases), squeeze=False)
+    for row, (task, mine) in zip(panels, tasks.items(), strict=True):
+        for axes, base in zip(row, bases, strict=True):
+            drawn = [g for g in _by(mine, "base")[base] if g.ridge is not None]
+            for grid in drawn:
+                _ridge(axes, grid)
+            axes.set_title(f"{task}, {base}", fontsize=10)
+            axes.grid(alpha=0.3)
+            powers_of_two(axes.xaxis)
+            powers_of_two(axes.yaxis)
+            if not drawn:
+                axes.set(xticks=[], yticks=[])
+                axes.text(0.5, 0.5, "no slope", transform=axes.transAxes, ha="center")
+        row[0].set_ylabel("λ")
     for axes in panels[-1]:
-        axes.set_xlabel("strength λ")
-    for axes in panels[:, 0]:
-        axes.set_ylabel("peak learning rate")
-    label = "mean validation accuracy (%)"
-    figure.colorbar(images[0], ax=panels, extend="min", label=label, fraction=0.03)
-    return figure
-
-
-def _level(axes: Axes, grid: cells.Table, choice: Choice) -> None:
-    """A line around the cells within one standard deviation over seeds of the best."""
-    names = ("learning_rate", "weight_decay")
-    values = 100 * cells.pivot(grid, "val_accuracy", *names, "seed")
-    if values.shape[-1] < 2 or min(values.shape[:2]) < 2:
-        return
-    means, noise = values.mean(-1), values.std(-1, ddof=1)
-    best = means == means.max()
-    level = means.max() - float(noise[best].max())
-    if means.min() < level < means.max():
-        axes.contour(means, levels=[level], colors="white", linewidths=1)
-
-
-def ridges(runs: cells.Table, tasks: list[str]) -> Figure:
-    """The best λ of each good learning rate, with the line through them."""
-    figure = Figure(figsize=(12, 4), layout="constrained")
-    panels = figure.subplots(1, len(tasks), squeeze=False)[0]
-    tuning = cells.where(runs, stage="tuning")
-    for axes, task in zip(panels, tasks, strict=True):
-        for arm in cells.unique(cells.where(tuning, task=task), "arm"):
-            grid = cells.where(tuning, task=task, arm=arm)
-            marker, style = LOOKS[grid["base"][0]]
-            colour = PLACE_COLOURS[grid["place"][0]]
-            rates, decays = separability.ridge(*errors_of(grid))
-            if len(rates) == 0:
-                continue
-            axes.plot(2**rates, 2**decays, marker, color=colour, ms=5, alpha=0.7)
-            if len(rates) > 2:
-                fitted = np.polyval(np.polyfit(rates, decays, 1), rates)
-                axes.plot(2**rates, 2**fitted, style, color=colour, lw=1.3)
-        if axes.lines:  # else there is no ridge, and nothing to take a logarithm of
-            axes.set(xscale="log", yscale="log")
-        axes.set(title=task, xlabel="learning rate")
-        axes.grid(alpha=0.3)
-    panels[0].set_ylabel("best λ")
+        axes.set_xlabel("peak learning rate")
     for place, colour in PLACE_COLOURS.items():
-        panels[0].plot([], [], color=colour, label=place)
-    for base, (marker, style) in LOOKS.items():
-        panels[0].plot([], [], marker + style, color="black", ms=5, label=base)
-    figure.legend(loc="outside upper center", ncols=6, frameon=False)
+        panels[0, 0].plot([], [], "o-", ms=3, color=colour, label=place)
+    handles = panels[0, 0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside upper center", ncols=3, frameon=False)
     return figure
 
 
-def errors_of(grid: cells.Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean validation errors in percent, and the logarithms of the grid's axes."""
-    names = ("learning_rate", "weight_decay")
-    errors = 100 - 100 * cells.pivot(grid, "val_accuracy", *names, "seed").mean(-1)
-    rates, decays = (np.log2(np.unique(grid[name])) for name in names)
-    return errors, rates, decays
+def _ridge(axes: Any, grid: Any) -> None:
+    colour = PLACE_COLOURS[grid.entry.labels["place"]]
+    rates, decays = np.array(grid.ridge.centres).T
+    axes.plot(rates, decays, "o", color=colour, ms=4, alpha=0.6)
+    ends = np.array([rates.min(), rates.max()])
+    axes.plot(ends, grid.ridge.offset + grid.ridge.slope * ends, color=colour)
+
+
+def advantage(grids: Sequence[Any]) -> Figure:
+    """L2's error minus that of decoupled decay at each learning rate and its best λ."""
+    tasks, bases = _by(grids, "task"), list(_by(grids, "base"))
+    size = 3.8 * len(bases) + 0.6, 2.8 * len(tasks) + 0.6
+    figure = Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(len(tasks), len(bases), squeeze=False, sharey="row")
+    for row, (task, mine) in zip(panels, tasks.items(), strict=True):
+        for axes, base in zip(row, bases, strict=True):
+            places = {g.entry.labels["place"]: g for g in _by(mine, "base")[base]}
+            l2 = places.pop("L2")
+            rates = np.log2(l2.entry.axes[1].values)
+            for place, grid in places.items():
+                gained = l2.coarse.min(1) - grid.coarse.min(1)
+                best = np.minimum(l2.coarse.min(1), grid.coarse.min(1))
+                good = best <= best.min() + GOOD
+                look = {"color": PLACE_COLOURS[place], "ms": 5}
+                style = "-" if place == "lr-scaled" else "--"
+                axes.plot(rates, gained, style, label=f"{place} against L2", **look)
+                axes.plot(rates[good], gained[good], "o", **look)
+            axes.axhline(0, color="0.5", lw=0.8)
+            axes.set_title(f"{task}, {base}", fontsize=10)
+            axes.grid(alpha=0.3)
+            powers_of_two(axes.xaxis)
+        row[0].set_ylabel("points of validation error\nbelow L2")
+        row[0].set_ylim(-SHOWN, SHOWN)
+    for axes in panels[-1]:
+        axes.set_xlabel("peak learning rate")
+    handles = panels[0, 0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside upper center", ncols=2, frameon=False)
+    return figure

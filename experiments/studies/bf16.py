@@ -39,6 +39,7 @@ from experiments.reports.bf16 import write_report as write_report
 Optimizer = optax.GradientTransformationExtraArgs
 Wrap = Callable[[Optimizer], Optimizer]
 TRAINING, DECAYING, MEMORY = "training", "without gradients", "memory"
+BFLOAT16_DIGITS = 8  # of a weight, with the leading one
 
 
 class Arm(NamedTuple):
@@ -110,7 +111,7 @@ class Plan(DigitsPlan):
     weight_decays: tuple[float, ...] = (0.0, 0.1, 1.0)
     seeds: int = 10
     epochs: int = 200
-    epochs_per_segment: int = 50
+    epochs_per_segment: int = 200
     chunk: int = 30
 
     def chosen(self) -> list[Arm]:
@@ -170,12 +171,14 @@ def decayed(plan: Plan) -> list[Piece]:
     def piece(number: int, arm: Arm) -> Piece:
         def make(shop: Workshop, bar: Bar) -> dict[str, np.ndarray]:
             bar.say(f"decaying {arm.name}")
-            kept = [kept_share(plan, arm, rate) for rate in plan.rates]
+            found = [kept_share(plan, arm, rate) for rate in plan.rates]
+            kept, carried = zip(*found, strict=True)
             bar.advance(1)
             return {
                 "arm": np.array(arm.name),
                 "rate": np.array(plan.rates),  # γλ
                 "kept": np.array(kept),  # by regression on the initial weights
+                "carried": np.array(carried),  # the same with the residual
                 "exact": (1 - np.array(plan.rates)) ** plan.kept_steps,
             }
 
@@ -184,16 +187,20 @@ def decayed(plan: Plan) -> list[Piece]:
     return [piece(number, arm) for number, arm in enumerate(plan.chosen())]
 
 
-def kept_share(plan: Plan, arm: Arm, rate: float) -> float:
-    """What is left of an arm's weights after `kept_steps` steps without gradients."""
+def kept_share(plan: Plan, arm: Arm, rate: float) -> tuple[float, float]:
+    """What is left of an arm's weights after `kept_steps` steps without gradients.
+
+    Of the weights alone, and of the weights with the residual that compensation keeps.
+    """
     weights = jax.random.normal(jax.random.key(0), (plan.kept_weights,))
-    return float(_kept(plan.kept_steps, plan.learning_rate, arm, weights, rate))
+    kept, carried = _kept(plan.kept_steps, plan.learning_rate, arm, weights, rate)
+    return float(kept), float(carried)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _kept(
     steps: int, learning_rate: float, arm: Arm, weights: jax.Array, rate: Any
-) -> jax.Array:
+) -> tuple[jax.Array, jax.Array]:
     weights = weights.astype(arm.dtype)
     strength = rate / learning_rate
     optimizer = wrapped(arm.wrap, learning_rate, weight_decay=strength, mask=None)
@@ -205,9 +212,19 @@ def _kept(
         return optax.apply_updates(params, updates), state
 
     carry = weights, optimizer.init(weights)
-    params, _ = jax.lax.fori_loop(0, steps, step, carry)
+    params, state = jax.lax.fori_loop(0, steps, step, carry)
     before, after = (x.astype(jnp.float32) for x in (weights, params))
-    return jnp.vdot(before, after) / jnp.vdot(before, before)
+    square = jnp.vdot(before, before)
+    residual = optax.tree_utils.tree_get(state, "residual")
+    left = after if residual is None else after + in_numbers(after, residual)
+    return jnp.vdot(before, after) / square, jnp.vdot(before, left) / square
+
+
+def in_numbers(weight: jax.Array, residual: jax.Array) -> jax.Array:
+    """A residual as `dx.with_compensation` has it: in 65536ths of the weight's gap."""
+    _, exponent = jnp.frexp(weight)  # |weight| in [2^(exponent - 1), 2^exponent)
+    gap = jnp.ldexp(jnp.float32(1), exponent - BFLOAT16_DIGITS)
+    return residual.astype(jnp.float32) / 2**16 * gap
 
 
 def memory(plan: Plan) -> Callable[[Workshop, Bar], dict[str, np.ndarray]]:

@@ -1,177 +1,114 @@
-"""The same λθ at two places of the chain: what difference does it make?
+"""L2 or decoupled decay: where does it matter, and how do I see whether it does?
 
-Question    Add λθ to the gradient (L2), or to the direction that SGD, RMSprop or Adam
-            made of it (decoupled). If each is tuned equally well: does the network
-            predict better, and do the weights differ?
+Question    Add λθ to the gradient (Adam with L2), or to the direction that Adam made of
+            it (AdamW). Each tuned equally well: does the network predict better?
 Command     python -m experiments demo        (--smoke for a run of seconds)
-Cost        about a minute on 2 CPU cores
-Expected    Any decay helps against wrong labels. The best λ of the two places differ by
-            orders of magnitude; the accuracies, once both are tuned, by little.
+Cost        under two minutes on 2 CPU cores
+Expected    It matters where gradients differ in scale, so that Adam decays some weights
+            far less than others: by about 6 points where inputs have unlike scales, by
+            one or two with LayerNorm, by nothing on plain digits.
 Reference   Loshchilov and Hutter, *Decoupled Weight Decay Regularization*, ICLR 2019,
             https://arxiv.org/abs/1711.05101
 
-Nine arms: SGD with momentum, RMSprop and Adam, each without decay, with L2 and with
-decoupled decay; inside a pair only the function differs. Stage 1 tunes every arm on
-one grid by validation accuracy. Stage 2 runs the winners on fresh seeds and reports
-test accuracy, paired by seed. For the sizes of the weights each base also runs without
-decay at the learning rate of its decoupled chain: a smaller rate keeps weights small,
-too, so tuned against tuned would compare the rates.
+Three tasks, and on each Adam without decay, with L2, and AdamW. All go through the
+protocol (`experiments/protocol.py`). In the runs without decay the spread of √v over
+the weights is measured, which anyone can read from the state of an Adam optimizer; and
+on the first task how much each weight shrinks in a step.
 """
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-import jax
-import numpy as np
-
-from experiments import arms, cells, tasks
-from experiments.arms import Arm
-from experiments.digits_plan import DigitsPlan
-from experiments.engine.chunks import Bar, Piece
-from experiments.engine.plan import Block, Cell, grid
-from experiments.engine.study import Stage, Study
-from experiments.engine.workshop import Workshop
-from experiments.mechanism import measure_shrink
-from experiments.reports import demo as reporting
-from experiments.reports.demo_analysis import (
-    choices,
-    DECOUPLED,
-    FINAL,
-    L2,
-    MATCHED,
-    NONE,
-    SHRINK_ARMS,
-    TUNING,
-)
+from experiments import arms, mechanism, protocol, recipes
+from experiments.engine.plan import Chain, cosine, Static
+from experiments.engine.study import Study
+from experiments.protocol import Contrast, difference, Entry
+from experiments.reports.demo import write_report as write_report
+from experiments.search import Axis, powers
+from experiments.tasks import Classification
 
 
+NONE, L2, DECOUPLED = "adam", "adam_l2", "adamw"
 # Without decay: the L2 chain with λ = 0, which adds 0·θ to the gradient.
-ARMS = (
-    Arm("sgd", "SGD", NONE, arms.sgd_l2),
-    Arm("sgd_l2", "SGD", L2, arms.sgd_l2),
-    Arm("sgdw", "SGD", DECOUPLED, arms.sgdw),
-    Arm("rmsprop", "RMSprop", NONE, arms.rmsprop_l2),
-    Arm("rmsprop_l2", "RMSprop", L2, arms.rmsprop_l2),
-    Arm("rmspropw", "RMSprop", DECOUPLED, arms.rmspropw),
-    Arm("adam", "Adam", NONE, arms.adam_l2),
-    Arm("adam_l2", "Adam", L2, arms.adam_l2),
-    Arm("adamw", "Adam", DECOUPLED, arms.adamw),
+CHAINS: dict[str, Chain] = {NONE: arms.adam_l2, L2: arms.adam_l2, DECOUPLED: arms.adamw}
+RATES = Axis("learning_rate", powers(-13, -1, 2), 2.0**-17, 2.0**1)
+DECAYS = {
+    L2: Axis("weight_decay", powers(-12, 0, 2), 2.0**-18, 2.0**4),
+    DECOUPLED: Axis("weight_decay", powers(-4, 8, 2), 2.0**-10, 2.0**12),
+}
+
+
+class Task(NamedTuple):
+    """What is trained, and for how long."""
+
+    name: str
+    recipe: Classification
+    epochs: int
+    fixed: dict[str, float]  # numbers of every run
+
+
+TASKS = (
+    Task("unlike scales", recipes.STUDENT, 40, {"spread": 0.5}),
+    Task("LayerNorm", recipes.LAYERNORM, 60, {}),
+    Task("plain", recipes.DIGITS, 40, {}),
 )
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Plan(DigitsPlan):
-    """All that decides the numbers. The grid is the same for both arms of a pair."""
-
-    learning_rates: dict[str, tuple[float, ...]]  # of each base, the peaks
-    weight_decays: tuple[float, ...]
-    tuning_seeds: int = 3
-    final_seeds: int = 20
-    epochs: int = 60
-    epochs_per_segment: int = 15
-    chunk: int = 20
-
-    def arms(self) -> list[Arm]:
-        """Those of the bases that have learning rates."""
-        return [arm for arm in ARMS if arm.base in self.learning_rates]
-
-    def seeds(self, stage: str) -> range:
-        """The seeds of a stage; none is in both."""
-        fresh = range(self.tuning_seeds, self.tuning_seeds + self.final_seeds)
-        return range(self.tuning_seeds) if stage == TUNING else fresh
-
-    def tuning_cells(self, arm: Arm) -> tuple[Cell, ...]:
-        """The grid of an arm."""
-        return grid(
-            learning_rate=self.learning_rates[arm.base],
-            weight_decay=(0.0,) if arm.place == NONE else self.weight_decays,
-            seed=self.seeds(TUNING),
-        )
+def entries(task: Task) -> list[Entry]:
+    """The three arms on a task."""
+    found = []
+    for arm, chain in CHAINS.items():
+        # Two segments: the mechanism is measured between them.
+        static = Static(task.recipe, chain, task.epochs, task.epochs // 2, cosine)
+        axes = (DECAYS[arm], RATES) if arm in DECAYS else (RATES,)
+        fixed = task.fixed | ({} if arm in DECAYS else {"weight_decay": 0.0})
+        labels = {"task": task.name, "arm": arm}
+        found.append(Entry(f"{task.name} {arm}", labels, static, axes, fixed))
+    return found
 
 
-FULL = Plan(
-    learning_rates={
-        "SGD": (0.003, 0.01, 0.03, 0.1, 0.3),
-        "RMSprop": (0.0003, 0.001, 0.003, 0.01, 0.03),
-        "Adam": (0.0003, 0.001, 0.003, 0.01, 0.03),
-    },
-    weight_decays=(0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0),
-)
-SMOKE = Plan(
-    learning_rates={"RMSprop": (0.001, 0.003)},
-    weight_decays=(0.01, 1.0),
-    tuning_seeds=2,
-    final_seeds=4,
-    epochs=4,
-    epochs_per_segment=2,
-    chunk=8,
-)
+def contrasts(task: Task) -> list[Contrast]:
+    """The places against one another, and each against no decay."""
+    found = []
+    for one, other in ((DECOUPLED, L2), (L2, NONE), (DECOUPLED, NONE)):
+        compared = difference(f"{task.name} {one}", f"{task.name} {other}", one, other)
+        found.append(compared._replace(name=f"{task.name}: {compared.name}"))
+    return found
 
 
-def study(plan: Plan) -> Study:
-    """Tuning, fresh seeds, and the shrink of each weight under RMSprop."""
-    grids = sum(len(plan.tuning_cells(arm)) for arm in plan.arms())
-    finals = (len(plan.arms()) + len(plan.learning_rates)) * plan.final_seeds
-    return Study(
-        name="demo",
-        plan=plan,
-        stages=(
-            Stage(TUNING, grids, lambda _: tuning(plan)),
-            Stage(FINAL, finals, lambda table: fresh(plan, table)),
-            Stage("mechanism", 0, lambda table: shrinks(plan, table)),
-        ),
-        report=write_report,
+def plan_of(tasks: Sequence[Task], **numbers: Any) -> mechanism.Plan:
+    """The plan for some tasks; shrinks are measured on the first."""
+    return mechanism.Plan(
+        entries=tuple(entry for task in tasks for entry in entries(task)),
+        contrasts=tuple(contrast for task in tasks for contrast in contrasts(task)),
+        shrinks=tuple(f"{tasks[0].name} {arm}" for arm in (L2, DECOUPLED)),
+        spreads=tuple(f"{task.name} {NONE}" for task in tasks),
+        **numbers,
     )
 
 
-write_report = reporting.write_report
+FULL = plan_of(TASKS)
+SMOKE = plan_of(
+    [TASKS[0]._replace(epochs=2)],
+    tuning_seeds=2,
+    rounds=1,
+    added=2,
+    screened=4,
+    candidates=2,
+    validation_seeds=2,
+    final_seeds=4,
+)
+SMOKE = dataclasses.replace(
+    SMOKE,
+    entries=tuple(
+        entry._replace(axes=tuple(a._replace(values=a.values[2:4]) for a in entry.axes))
+        for entry in SMOKE.entries
+    ),
+)
 
 
-def tuning(plan: Plan) -> list[Block]:
-    """Every arm on its grid."""
-    return [_block(plan, TUNING, arm, plan.tuning_cells(arm)) for arm in plan.arms()]
-
-
-def fresh(plan: Plan, table: cells.Table) -> list[Block]:
-    """Each winner on fresh seeds, and no decay at the rates of the decoupled chains."""
-    chosen = choices(table)
-    decoupled = {arm.base: arm.name for arm in plan.arms() if arm.place == DECOUPLED}
-    blocks = []
-    for arm in plan.arms():
-        rates = {FINAL: chosen[arm.name].learning_rate}
-        if arm.place == NONE:
-            rates[MATCHED] = chosen[decoupled[arm.base]].learning_rate
-        for stage, rate in rates.items():
-            at = {"learning_rate": [rate], "seed": plan.seeds(FINAL)}
-            settings = grid(weight_decay=[chosen[arm.name].weight_decay], **at)
-            blocks.append(_block(plan, stage, arm, settings))
-    return blocks
-
-
-def _block(plan: Plan, stage: str, arm: Arm, settings: Sequence[Cell]) -> Block:
-    labels = {"stage": stage, "arm": arm.name, "base": arm.base, "place": arm.place}
-    keep = None if stage == TUNING else weights
-    return Block(labels, plan.static(arm.chain), tuple(settings), keep)
-
-
-def weights(params: Any) -> dict[str, jax.Array]:
-    """What is kept of a final run."""
-    return {"weights": tasks.decayed_vector(params)}
-
-
-def shrinks(plan: Plan, table: cells.Table) -> list[Piece]:
-    """Measured in the winners' runs of the first fresh seed."""
-
-    def piece(arm: Arm) -> Piece:
-        def make(shop: Workshop, bar: Bar) -> dict[str, np.ndarray]:
-            bar.say(f"measuring {arm.name}")
-            found = cells.where(table, stage=FINAL, arm=arm.name)
-            cell = {n: found[n][0] for n in ("learning_rate", "weight_decay", "seed")}
-            arrays = measure_shrink(shop, plan.static(arm.chain), cell, plan.chunk)
-            bar.advance(1)
-            return arrays
-
-        return Piece(f"shrink-{arm.name}", 1, make, {})
-
-    return [piece(arm) for arm in ARMS if arm.name in SHRINK_ARMS]
+def study(plan: mechanism.Plan) -> Study:
+    """The protocol, then what is measured in runs of its choices."""
+    stages = (*protocol.stages(plan), mechanism.stage(plan))
+    return Study(name="demo", plan=plan, stages=stages, report=write_report)

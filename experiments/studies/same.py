@@ -31,7 +31,7 @@ from experiments import arms
 from experiments.digits_plan import DigitsPlan
 from experiments.engine import program, workshop
 from experiments.engine.chunks import Bar, Piece
-from experiments.engine.plan import Chain, constant, cosine, multiplier
+from experiments.engine.plan import Chain, constant, cosine, multiplier, Task
 from experiments.engine.study import Stage, Study
 from experiments.reports.same import write_report as write_report
 
@@ -162,8 +162,8 @@ def two_runs(
     bar.say(f"{base}, {schedule}")
     recipe = plan.recipe()
     data, task = workshop.data_of(shop, recipe), recipe.task()
+    loss = functools.partial(_loss, task)
     static = plan.static(PAIRS[base]["L2"])._replace(schedule=SCHEDULES[schedule])
-    eta = multiplier(static, task.steps_per_epoch)
 
     def distance(ratio: jax.Array, part: Any, params: Any, batches: Any, data: Any):
         decays = {"L2": plan.weight_decay, "decoupled": plan.weight_decay * ratio}
@@ -171,11 +171,12 @@ def two_runs(
         for place, chain in PAIRS[base].items():
             rate, decay = plan.learning_rates[base], jnp.float32(decays[place])
             cell = {"learning_rate": rate, "weight_decay": decay}
+            eta = multiplier(static, task.steps_per_epoch, cell)
             optimizers.append(chain(cell, eta, task.mask))
 
         def step(runs: Any, batch: Any) -> Any:
             runs = [
-                _step(optimizer, task.loss, run, batch, part, data)
+                _step(optimizer, loss, run, batch, part, data)
                 for optimizer, run in zip(optimizers, runs, strict=True)
             ]
             (first, _), (second, _) = runs
@@ -195,6 +196,11 @@ def two_runs(
     found = jax.device_get(compiled(*all_of_them))
     bar.advance(1)
     return {"ratio": np.array(plan.ratios), "distance": np.asarray(found)}
+
+
+def _loss(task: Task, params: Any, batch: Any, part: Any, data: Any) -> jax.Array:
+    """Of a perceptron, which has no state and draws nothing."""
+    return task.loss(params, (), batch, None, part, data)[0]
 
 
 def _step(

@@ -1,103 +1,118 @@
 """What does tuning see: are learning rate and decay two separate knobs?
 
-Question    On a grid of learning rate × λ: where is the best cell for L2, for decay
+Question    On a grid of learning rate × λ: where is the best point for L2, for decay
             times the learning rate and for independent decay, under SGD, RMSprop and
             Adam? Does the best λ move with the learning rate (ridge slope), what does
             tuning one after the other cost (regret), and how much worse is a wrong
             learning rate (sensitivity)?
 Command     python -m experiments tuning        (--smoke for a run of seconds)
             `make data` first, for Fashion-MNIST
-Cost        about 12 minutes on 2 CPU cores
-Expected    Often promised: decoupled decay separates the two. An earlier trial on one
-            task found a slope near 0 for decay times the learning rate, +1 for
-            independent decay and 0 for SGD with L2: so nothing is promised here.
+Cost        about 17 minutes on 2 CPU cores
+Expected    Often promised: decoupled decay separates the two. A trial on one task found
+            a slope near 0 for decay times the learning rate, +1 for independent decay
+            and 0 for SGD with L2: so nothing is promised here.
 Reference   Loshchilov and Hutter, *Decoupled Weight Decay Regularization*, ICLR 2019,
             figure 2, https://arxiv.org/abs/1711.05101
             Wortsman et al., *Small-scale proxies for large-scale Transformer training
             instabilities*, 2023, https://arxiv.org/abs/2309.14322 (sensitivity)
 
-Nine arms on each of three tasks. Stage 1: 11 × 11 powers of two, 3 seeds, every arm its
-own range of λ of the same size. Stage 2: the best cell of each arm by validation on 20
-fresh seeds, test accuracy paired by seed.
+Nine arms on each of three tasks go through the protocol (`experiments/protocol.py`),
+with a coarse pass of 11 × 11 powers of two. A stage of its own runs the points of the
+ridge, as tuning shows it, on the seeds of validation, which give its slope.
 """
 
-import dataclasses
-import functools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
-from experiments import arms, cells, recipes, tasks
+from experiments import arms, protocol, recipes, separability
 from experiments.arms import Arm
-from experiments.data import digits
-from experiments.engine.plan import Block, Cell, cosine, grid, Static
+from experiments.cells import Table
+from experiments.engine.plan import Block, cosine, Static
 from experiments.engine.study import Stage, Study
-from experiments.models.mlp import mlp
-from experiments.reports.tuning import write_report as write_report
-from experiments.selection import choose, FINAL, TUNING
+from experiments.protocol import Contrast, difference, Entry
+from experiments.reports.tuning import RIDGE, write_report as write_report
+from experiments.search import Axis, powers
+from experiments.tasks import Classification
 
 
-L2, COUPLED, INDEPENDENT = "L2", "lr-coupled", "independent"
+L2, LR_SCALED, INDEPENDENT = "L2", "lr-scaled", "independent"
 ARMS = (
     Arm("sgd_l2", "SGD", L2, arms.sgd_l2),
-    Arm("sgdw", "SGD", COUPLED, arms.sgdw),
+    Arm("sgdw", "SGD", LR_SCALED, arms.sgdw),
     Arm("sgd_independent", "SGD", INDEPENDENT, arms.sgd_independent),
     Arm("rmsprop_l2", "RMSprop", L2, arms.rmsprop_l2),
-    Arm("rmspropw", "RMSprop", COUPLED, arms.rmspropw),
+    Arm("rmspropw", "RMSprop", LR_SCALED, arms.rmspropw),
     Arm("rmsprop_independent", "RMSprop", INDEPENDENT, arms.rmsprop_independent),
     Arm("adam_l2", "Adam", L2, arms.adam_l2),
-    Arm("adamw", "Adam", COUPLED, arms.adamw),
+    Arm("adamw", "Adam", LR_SCALED, arms.adamw),
     Arm("adam_independent", "Adam", INDEPENDENT, arms.adam_independent),
 )
+POINTS = 11  # powers of two of the coarse pass along each axis
+FURTHER = 5  # how many more of them the grid may grow by, at either end
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Question:
-    """One task: what is trained, how long, and where each arm's grid begins."""
+class Task(NamedTuple):
+    """What is trained, how long, and where each arm's grid begins."""
 
     name: str
-    title: str
-    recipe: tasks.Classification
+    recipe: Classification
     epochs: int
-    numbers: dict[str, float]  # of every cell, besides the grid's and the seed
+    fixed: dict[str, float]  # numbers of every run
     # The smallest exponents of two, of the learning rate by base and of λ by arm.
     first_rate: dict[str, int]
     first_decay: dict[str, int]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Plan:
-    """All that decides the numbers."""
-
-    questions: tuple[Question, ...]
-    bases: tuple[str, ...] = ("SGD", "RMSprop", "Adam")
-    points: int = 11  # powers of two along each axis
-    tuning_seeds: int = 3
-    final_seeds: int = 20
-    chunk: int = 64  # cells side by side; another number, other last bits
-
-    def arms(self) -> list[Arm]:
-        """Those of the bases."""
-        return [arm for arm in ARMS if arm.base in self.bases]
-
-    def tuning_cells(self, question: Question, arm: Arm) -> tuple[Cell, ...]:
-        """The grid of an arm."""
-        return grid(
-            learning_rate=powers(question.first_rate[arm.base], self.points),
-            weight_decay=powers(question.first_decay[arm.name], self.points),
-            seed=range(self.tuning_seeds),
-            **{name: (value,) for name, value in question.numbers.items()},
-        )
-
-
-def powers(first: int, count: int) -> tuple[float, ...]:
+def axis(name: str, first: int, points: int = POINTS) -> Axis:
     """Powers of two from 2^first on."""
-    return tuple(2.0**exponent for exponent in range(first, first + count))
+    low, high = 2.0 ** (first - FURTHER), 2.0 ** (first + points - 1 + FURTHER)
+    return Axis(name, powers(first, first + points - 1), low, high)
 
 
-TEACHER = Question(
+def entries(task: Task, chosen: Sequence[Arm], points: int) -> tuple[Entry, ...]:
+    """The arms on a task."""
+    return tuple(
+        Entry(
+            name=f"{task.name} {arm.name}",
+            labels={
+                "task": task.name,
+                "arm": arm.name,
+                "base": arm.base,
+                "place": arm.place,
+            },
+            static=Static(task.recipe, arm.chain, task.epochs, task.epochs, cosine),
+            axes=(
+                axis("weight_decay", task.first_decay[arm.name], points),
+                axis("learning_rate", task.first_rate[arm.base], points),
+            ),
+            fixed=task.fixed,
+        )
+        for arm in chosen
+    )
+
+
+def contrasts(task: Task, chosen: Sequence[Arm]) -> tuple[Contrast, ...]:
+    """The places of every base against one another."""
+    found = []
+    for base in dict.fromkeys(arm.base for arm in chosen):
+        named = {arm.place: arm.name for arm in chosen if arm.base == base}
+        for first, second in (
+            (LR_SCALED, L2),
+            (INDEPENDENT, L2),
+            (INDEPENDENT, LR_SCALED),
+        ):
+            one, other = named[first], named[second]
+            names = f"{task.name} {one}", f"{task.name} {other}"
+            compared = difference(*names, one, other)
+            found.append(compared._replace(name=f"{task.name}: {compared.name}"))
+    return tuple(found)
+
+
+TEACHER = Task(
     name="teacher",
-    title="Teacher and student, inputs of unlike scales.",
     recipe=recipes.STUDENT,
     epochs=40,
-    numbers={"spread": 0.5},
+    fixed={"spread": 0.5},
     first_rate={"SGD": -8, "RMSprop": -11, "Adam": -11},
     first_decay={
         **{"sgd_l2": -11, "sgdw": -6, "sgd_independent": -12},
@@ -105,19 +120,11 @@ TEACHER = Question(
         **{"adam_l2": -11, "adamw": -5, "adam_independent": -11},
     },
 )
-NORMALISED = Question(
-    name="normalised",
-    title="Digits, LayerNorm, a long horizon.",
-    recipe=tasks.Classification(
-        data=digits.load,
-        model=functools.partial(mlp, (64, 64, 64, 10), True),
-        classes=digits.CLASSES,
-        train_size=900,
-        batch=50,
-        label_noise=0.4,
-    ),
+LAYERNORM = Task(
+    name="layernorm",
+    recipe=recipes.LAYERNORM,
     epochs=60,
-    numbers={},
+    fixed={},
     first_rate={"SGD": -12, "RMSprop": -16, "Adam": -16},
     first_decay={
         **{"sgd_l2": -8, "sgdw": -4, "sgd_independent": -14},
@@ -125,87 +132,74 @@ NORMALISED = Question(
         **{"adam_l2": -8, "adamw": -2, "adam_independent": -12},
     },
 )
-FASHION = Question(
+FASHION = Task(
     name="fashion",
-    title="Fashion-MNIST.",
     recipe=recipes.FASHION,
     epochs=20,
-    numbers={},
+    fixed={},
     first_rate={"SGD": -9, "RMSprop": -13, "Adam": -13},
     first_decay={
         **{"sgd_l2": -16, "sgdw": -14, "sgd_independent": -19},
-        **{"rmsprop_l2": -15, "rmspropw": -6, "rmsprop_independent": -14},
+        **{"rmsprop_l2": -15, "rmspropw": -8, "rmsprop_independent": -14},
         **{"adam_l2": -13, "adamw": -6, "adam_independent": -14},
     },
 )
-FULL = Plan(questions=(TEACHER, NORMALISED, FASHION))
-SMOKE = Plan(
-    questions=(
-        dataclasses.replace(
-            TEACHER,
+
+
+def plan_of(
+    tasks: Sequence[Task], chosen: Sequence[Arm], points: int, **numbers: Any
+) -> protocol.Plan:
+    """The plan for some tasks and arms."""
+    return protocol.Plan(
+        entries=tuple(e for task in tasks for e in entries(task, chosen, points)),
+        contrasts=tuple(c for task in tasks for c in contrasts(task, chosen)),
+        **numbers,
+    )
+
+
+FULL = plan_of((TEACHER, LAYERNORM, FASHION), ARMS, POINTS, rounds=2)
+SMOKE = plan_of(
+    (
+        TEACHER._replace(
             epochs=1,
             first_rate={"Adam": -9},
             first_decay={"adam_l2": -9, "adamw": -1, "adam_independent": -9},
         ),
     ),
-    bases=("Adam",),
+    [arm for arm in ARMS if arm.base == "Adam"],
     points=3,
     tuning_seeds=2,
+    rounds=1,
+    added=2,
+    screened=4,
+    candidates=2,
+    validation_seeds=2,
     final_seeds=4,
-    chunk=18,
 )
 
 
-def study(plan: Plan) -> Study:
-    """Every arm on its grid, then the best cells on fresh seeds."""
-    arms_in_all = len(plan.arms()) * len(plan.questions)
+def study(plan: protocol.Plan) -> Study:
+    """The protocol, and the points of each ridge on the seeds of validation."""
+    points = separability.ROWS * separability.POINTS  # at most
+    runs = len(plan.entries) * points * plan.validation_seeds
     return Study(
         name="tuning",
         plan=plan,
         stages=(
-            Stage(
-                TUNING,
-                arms_in_all * plan.points**2 * plan.tuning_seeds,
-                lambda _: tuning(plan),
-            ),
-            Stage(FINAL, arms_in_all * plan.final_seeds, lambda t: fresh(plan, t)),
+            *protocol.stages(plan),
+            Stage(RIDGE, runs, lambda table: ridges(plan, table)),
         ),
         report=write_report,
     )
 
 
-def tuning(plan: Plan) -> list[Block]:
-    """Every arm on its grid."""
-    return [
-        _block(question, TUNING, arm, plan.tuning_cells(question, arm))
-        for question in plan.questions
-        for arm in plan.arms()
-    ]
-
-
-def fresh(plan: Plan, table: cells.Table) -> list[Block]:
-    """Each winner on seeds that no choice has seen."""
-    blocks = []
-    for question in plan.questions:
-        for arm in plan.arms():
-            best = choose(cells.where(table, task=question.name, arm=arm.name))
-            first = plan.tuning_seeds
-            settings = grid(
-                learning_rate=[best.learning_rate],
-                weight_decay=[best.weight_decay],
-                seed=range(first, first + plan.final_seeds),
-                **{name: (value,) for name, value in question.numbers.items()},
-            )
-            blocks.append(_block(question, FINAL, arm, settings))
-    return blocks
-
-
-def _block(
-    question: Question, stage: str, arm: Arm, settings: tuple[Cell, ...]
-) -> Block:
-    labels = {"stage": stage, "task": question.name, "arm": arm.name}
-    labels |= {"base": arm.base, "place": arm.place}
-    static = Static(
-        question.recipe, arm.chain, question.epochs, question.epochs, cosine
-    )
-    return Block(labels, static, settings)
+def ridges(plan: protocol.Plan, table: Table) -> list[Block]:
+    """What the slope of each entry needs, where tuning shows a ridge."""
+    seeds = plan.seeds(protocol.VALIDATION)
+    found = []
+    for entry in plan.entries:
+        shares = protocol.values(entry, table, protocol.TUNING, plan.measure.score)
+        errors = {point: 100 - 100 * each for point, each in shares.items()}
+        if points := separability.points_that_matter(errors):
+            found.append(protocol.block(entry, RIDGE, points, seeds))
+    return found

@@ -1,0 +1,56 @@
+"""Measure an average of the weights instead of the weights.
+
+    m_0 = θ_0,    m_t = decay m_(t-1) + (1 - decay) θ_t
+
+In float32 or wider: in 16 bits an average would not move.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from experiments.engine.plan import Cell, Task
+
+
+def averaged(task: Task, decay: float) -> Task:
+    """The task with the average of the weights in its measures.
+
+    The model's state is averaged likewise. A loss sees the weights before its step, so
+    the last ones are added where the task is measured.
+    """
+
+    def with_average(cell: Cell, params: Any) -> Any:
+        state = task.state(cell, params)
+        return state, jax.tree.map(_wide, (params, state))
+
+    def add(average: Any, params: Any, state: Any) -> Any:
+        def moved(m: jax.Array, x: jax.Array) -> jax.Array:
+            return m + (1 - decay) * (_wide(x) - m) if _is_floating(x) else x
+
+        new = jax.lax.stop_gradient((params, state))
+        return jax.tree.map(moved, average, new)
+
+    def loss(params: Any, both: Any, *rest: Any) -> tuple[jax.Array, Any]:
+        state, average = both
+        average = add(average, params, state)
+        value, state = task.loss(params, state, *rest)
+        return value, (state, average)
+
+    def measure(params: Any, both: Any, part: Any, data: Any) -> Any:
+        state, average = both
+        last = add(average, params, state)
+        params, state = jax.tree.map(
+            lambda m, x: m.astype(x.dtype), last, (params, state)
+        )
+        return task.measure(params, state, part, data)
+
+    return task._replace(state=with_average, loss=loss, measure=measure)
+
+
+def _wide(x: jax.Array) -> jax.Array:
+    return x.astype(jnp.promote_types(x.dtype, "float32")) if _is_floating(x) else x
+
+
+def _is_floating(x: jax.Array) -> bool:
+    return jnp.issubdtype(x.dtype, jnp.floating)

@@ -1,0 +1,210 @@
+"""From the table of a protocol's runs to numbers: choices, contrasts, what is clear.
+
+Two intervals stand beside every contrast. The first is about the seeds of the final
+runs, given the points that were chosen. The second contains the choice: it resamples
+the seeds of validation, chooses again, and scores what is chosen on test. A contrast is
+clear only if both exclude 0 and its p-value stays below 0.05 after Holm's correction
+over all contrasts of the study.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from experiments import cells, protocol, search, statistics
+from experiments.cells import Table
+from experiments.protocol import (
+    Contrast,
+    Entry,
+    FINAL,
+    Plan,
+    TUNING,
+    VALIDATION,
+)
+from experiments.search import Axis, Point
+from experiments.statistics import Estimate
+
+
+RESAMPLES = 4999
+LUCKY = 2.0  # standard errors that a score may drop on fresh seeds
+
+
+class Outcome(NamedTuple):
+    """What became of one entry. Scores are in the report's unit; larger is better."""
+
+    entry: Entry
+    choice: dict[str, float]
+    tried: int  # points of tuning
+    runs: int  # of tuning and validation
+    open: list[str]  # sides on which the choice is not bracketed
+    scores: tuple[float, float, float]  # validation part: tuning, validation, final
+    lucky: bool  # whether one of the first two is too good for the third
+    test: Estimate
+    diverged: int  # of all its runs
+
+
+class Compared(NamedTuple):
+    """A contrast with both of its intervals."""
+
+    contrast: Contrast
+    difference: Estimate  # given the choices
+    with_choice: tuple[float, float]
+    p_holm: float
+    lucky: bool  # whether an entry with a lucky choice is in it
+
+    @property
+    def sign(self) -> int:
+        """1 or -1 if the contrast is clear, else 0."""
+        low = min(self.difference.low, self.with_choice[0])
+        high = max(self.difference.high, self.with_choice[1])
+        if self.p_holm >= statistics.LEVEL or low <= 0 <= high:
+            return 0
+        return 1 if low > 0 else -1
+
+    @property
+    def words(self) -> str:
+        """The verdict, derived from the numbers."""
+        if self.sign:
+            said = self.contrast.positive if self.sign > 0 else self.contrast.negative
+        elif self.difference.low <= 0 <= self.difference.high:
+            said = "no difference shown"
+        elif self.p_holm < statistics.LEVEL:
+            said = "not clear with the choice"
+        else:
+            said = "not clear after correction"
+        return said + (" (a choice was lucky)" if self.lucky else "")
+
+
+def plan_from(description: Mapping[str, Any]) -> Plan:
+    """A plan as a manifest describes it; a `static` stays a description."""
+    given = {name: description[name] for name in Plan.__dataclass_fields__}
+    entries = [Entry(**_fields(each)) for each in given["entries"]]
+    contrasts = [Contrast(**_fields(each)) for each in given["contrasts"]]
+    return Plan(
+        **{
+            **given,
+            "measure": protocol.Measure(**_fields(given["measure"])),
+            "contrasts": tuple(
+                each._replace(terms=tuple(map(tuple, each.terms))) for each in contrasts
+            ),
+            "entries": tuple(
+                each._replace(axes=tuple(map(_axis, each.axes))) for each in entries
+            ),
+        }
+    )
+
+
+def _fields(description: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in description.items() if name != "is"}
+
+
+def _axis(description: Mapping[str, Any]) -> Axis:
+    axis = Axis(**_fields(description))
+    return axis._replace(values=tuple(axis.values))
+
+
+def outcomes(plan: Plan, table: Table) -> dict[str, Outcome]:
+    """Every entry's, by name."""
+    return {entry.name: _outcome(plan, entry, table) for entry in plan.entries}
+
+
+def _outcome(plan: Plan, entry: Entry, table: Table) -> Outcome:
+    measure = plan.measure
+    point = protocol.candidates(plan, entry, table)[0]
+    tuning = protocol.values(entry, table, TUNING, measure.score)
+    shown = [
+        measure.scale * protocol.values(entry, table, stage, measure.score)[point]
+        for stage in (TUNING, VALIDATION, FINAL)
+    ]
+    mine = cells.where(table, **entry.labels, **entry.fixed)
+    names = [axis.name for axis in entry.axes]
+    return Outcome(
+        entry,
+        choice=dict(zip(names, point, strict=True)),
+        tried=len(tuning),
+        runs=int(np.sum(mine["stage"] != FINAL)),
+        open=search.open_sides(point, tuning, entry.axes),
+        scores=(float(shown[0].mean()), float(shown[1].mean()), float(shown[2].mean())),
+        lucky=any(_dropped(before, shown[2]) for before in shown[:2]),
+        test=statistics.estimate(final_scores(plan, entry, table)),
+        diverged=int(mine["diverged"].astype(bool).sum()),
+    )
+
+
+def _dropped(before: np.ndarray, fresh: np.ndarray) -> bool:
+    """Whether fresh seeds score worse by more than chance would have it."""
+    if len(fresh) < 2:
+        return False
+    error = np.std(fresh, ddof=1) * np.sqrt(1 / len(before) + 1 / len(fresh))
+    return bool(before.mean() - fresh.mean() > LUCKY * error)
+
+
+def final_scores(plan: Plan, entry: Entry, table: Table) -> np.ndarray:
+    """Test scores of the final runs, by seed; larger is better."""
+    (found,) = protocol.values(entry, table, FINAL, plan.measure.reported).values()
+    return plan.measure.scale * found
+
+
+def compared(
+    plan: Plan, table: Table, found: Mapping[str, Outcome] | None = None
+) -> list[Compared]:
+    """All contrasts of the plan, corrected together."""
+    found = found or outcomes(plan, table)
+    tests = {entry.name: final_scores(plan, entry, table) for entry in plan.entries}
+    sums = [
+        statistics.estimate(sum(weight * tests[name] for name, weight in each.terms))
+        for each in plan.contrasts
+    ]
+    intervals = [with_choice(plan, table, contrast) for contrast in plan.contrasts]
+    corrected = statistics.holm([each.p for each in sums])
+    return [
+        Compared(
+            contrast,
+            difference,
+            interval,
+            p,
+            any(found[name].lucky for name, _ in contrast.terms),
+        )
+        for contrast, difference, interval, p in zip(
+            plan.contrasts, sums, intervals, corrected, strict=True
+        )
+    ]
+
+
+def with_choice(plan: Plan, table: Table, contrast: Contrast) -> tuple[float, float]:
+    """A 95 % interval of a contrast that contains the choice of the points."""
+    rng = np.random.default_rng(0)
+    sizes = plan.validation_seeds, plan.validation_seeds, plan.final_seeds
+    drawn = [rng.integers(0, size, (RESAMPLES, size)) for size in sizes]
+    by_name = {entry.name: entry for entry in plan.entries}
+    total = np.zeros(RESAMPLES)
+    for name, weight in contrast.terms:
+        total += weight * _resampled(plan, by_name[name], table, *drawn)
+    low, high = np.quantile(total, [statistics.LEVEL / 2, 1 - statistics.LEVEL / 2])
+    return float(low), float(high)
+
+
+def _resampled(
+    plan: Plan,
+    entry: Entry,
+    table: Table,
+    choosing: np.ndarray,
+    scoring: np.ndarray,
+    final: np.ndarray,
+) -> np.ndarray:
+    """Test scores of what resampled seeds choose, [resamples].
+
+    The point chosen was run on the final seeds, the other candidates were not. Their
+    score is that of the point chosen, plus the difference of the two on the seeds of
+    validation, where both were run.
+    """
+    scores = protocol.scores(plan, entry, table, VALIDATION)
+    tests = protocol.values(entry, table, VALIDATION, plan.measure.reported)
+    chosen = search.ranked(scores)[0]
+    points: list[Point] = sorted(scores)  # of equal ones, the first: the smaller
+    score = np.stack([scores[point] for point in points])
+    test = plan.measure.scale * np.stack([tests[point] for point in points])
+    again = score[:, choosing].sum(-1).argmax(0)
+    gain = test[again[:, None], scoring] - test[points.index(chosen)][scoring]
+    return final_scores(plan, entry, table)[final].mean(-1) + gain.mean(-1)

@@ -1,0 +1,132 @@
+"""A study's verdicts on seeds that nobody has used: does each of them hold?
+
+The points that a study chose, and the two that came next in its validation, run on new
+seeds. Nothing is chosen again. A verdict holds if the new seeds give the same one: the
+same arm clearly better, or again no difference shown.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from experiments import outcomes, protocol, statistics
+from experiments.cells import Table
+from experiments.engine.plan import Block
+from experiments.engine.study import Stage, Study
+from experiments.outcomes import Compared
+from experiments.protocol import Contrast, Entry
+from experiments.search import Point
+from experiments.statistics import Estimate
+
+
+STAGE = "replication"
+RUNNERS_UP = 2
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is run again: the points of every entry, the choice first."""
+
+    of: str  # the hash of the study's plan
+    seeds: tuple[int, int]  # the first, and the one after the last
+    points: dict[str, tuple[Point, ...]]  # by entry
+    chunk: int
+
+
+class Again(NamedTuple):
+    """A contrast then and now."""
+
+    contrast: Contrast
+    before: Compared
+    now: Estimate
+    p_holm: float  # over all contrasts of the study
+    reach: tuple[float, float]  # of its mean over the choices and the runners-up
+
+    @property
+    def sign(self) -> int:
+        """1 or -1 if the contrast is clear now, else 0."""
+        if self.p_holm >= statistics.LEVEL or self.now.low <= 0 <= self.now.high:
+            return 0
+        return 1 if self.now.mean > 0 else -1
+
+    @property
+    def holds(self) -> bool:
+        """Whether the verdict is the same."""
+        return self.sign == self.before.sign
+
+    @property
+    def words(self) -> str:
+        """Whether the verdict holds, and what the new seeds say if not."""
+        if self.holds:
+            return "holds"
+        said = {1: self.contrast.positive, -1: self.contrast.negative}
+        return f"does not hold: {said.get(self.sign, 'no difference shown')}"
+
+
+def plan_of(plan: protocol.Plan, table: Table, of: str, seeds: tuple[int, int]) -> Plan:
+    """The choices and runners-up of a finished study, on new seeds."""
+    found = {
+        entry.name: protocol.candidates(plan, entry, table)[: 1 + RUNNERS_UP]
+        for entry in plan.entries
+    }
+    points = {name: tuple(each) for name, each in found.items()}
+    return Plan(of=of, seeds=seeds, points=points, chunk=plan.chunk)
+
+
+def study(
+    name: str, again: Plan, plan: protocol.Plan, report: Callable[[Path], str]
+) -> Study:
+    """One stage: everything is known before it begins."""
+    by_name = {entry.name: entry for entry in plan.entries}
+
+    def make(_: Table) -> list[Block]:
+        return [
+            protocol.block(by_name[each], STAGE, points, range(*again.seeds))
+            for each, points in again.points.items()
+        ]
+
+    first, last = again.seeds
+    runs = (last - first) * sum(map(len, again.points.values()))
+    return Study(name, again, (Stage(STAGE, runs, make),), report)
+
+
+def compare(
+    plan: protocol.Plan,
+    table: Table,
+    again: Mapping[str, tuple[Point, ...]],
+    new: Table,
+) -> list[Again]:
+    """Every contrast of the study, then and now."""
+    before = outcomes.compared(plan, table)
+    tests = {
+        entry.name: _tests(plan, entry, new, again[entry.name])
+        for entry in plan.entries
+    }
+    now = [
+        statistics.estimate(sum(weight * tests[name][0] for name, weight in each.terms))
+        for each in plan.contrasts
+    ]
+    corrected = statistics.holm([each.p for each in now])
+    return [
+        Again(contrast, old, found, p, _reach(contrast, tests))
+        for contrast, old, found, p in zip(
+            plan.contrasts, before, now, corrected, strict=True
+        )
+    ]
+
+
+def _tests(
+    plan: protocol.Plan, entry: Entry, new: Table, points: tuple[Point, ...]
+) -> np.ndarray:
+    """Test scores by point and seed; larger is better."""
+    found = protocol.values(entry, new, STAGE, plan.measure.reported)
+    return plan.measure.scale * np.stack([found[tuple(point)] for point in points])
+
+
+def _reach(contrast: Contrast, tests: Mapping[str, np.ndarray]) -> tuple[float, float]:
+    """The least and the largest mean that any choice among the points would give."""
+    means = [weight * tests[name].mean(-1) for name, weight in contrast.terms]
+    return float(sum(m.min() for m in means)), float(sum(m.max() for m in means))

@@ -1,0 +1,355 @@
+"""A study in a file of its own: found by its path, and named alike however it is run.
+
+`lion.py` is the study that experiments/README.md shows. `tiny.py` trains nothing.
+"""
+
+import json
+import os
+import pickle
+import runpy
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from test_commands import call as call, refused
+from test_readme import BLOCK, ROOT
+from test_store import start
+
+
+pytestmark = [
+    pytest.mark.needs_extras,
+    pytest.mark.relaxed("scale_by_adam; the experiments run under JAX's defaults"),
+]
+
+# Annotations as text: a dataclass then looks its module up in sys.modules.
+TINY = '''\
+"""Is one one?
+
+What follows is not the question.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from experiments import cli, files
+from experiments.engine.chunks import Piece
+from experiments.engine.study import Stage, Study
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    chunk: int = 1
+    final_seeds: int = 20
+    value: object = np.ones
+
+
+def study(plan):
+    pieces = [Piece(name, 1, make, {}) for name in ("one", "two")]
+    return Study("tiny", plan, (Stage("all", 2, lambda _: pieces),), write_report)
+
+
+def make(shop, bar):
+    bar.advance(1)
+    return {"value": np.ones(1)}
+
+
+def write_report(folder):
+    files.write_text(folder / "report.md", "One is one.")
+    return "One is one."
+
+
+FULL = Plan()
+SMOKE = Plan(value=make)
+
+if __name__ == "__main__":
+    cli.main(__file__)
+'''
+
+
+@pytest.fixture(autouse=True)
+def forgotten(monkeypatch):
+    """A test leaves no modules behind."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield
+    forget()
+
+
+def forget():
+    """As in a new process: nothing of a study is there."""
+    for name in ("lion", "tiny", "other", "beside"):
+        if module := sys.modules.pop(name, None):
+            folder = str(Path(module.__file__).parent)
+            sys.path[:] = [path for path in sys.path if path != folder]
+
+
+@pytest.fixture
+def lion(tmp_path):
+    """The file that experiments/README.md shows."""
+    text = (ROOT / "experiments" / "README.md").read_text()
+    (body,) = [body for _, body in BLOCK.findall(text) if "cli.main(__file__)" in body]
+    path = tmp_path / "lion.py"
+    path.write_text(body)
+    return path
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    path = tmp_path / "tiny.py"
+    path.write_text(TINY)
+    return path
+
+
+def run_as_main(path, monkeypatch, capsys, *arguments):
+    """What `python PATH ARGUMENTS` does and prints."""
+    monkeypatch.setattr("experiments.interrupts.listen", lambda: None)
+    monkeypatch.setattr(sys, "argv", [str(path), *map(str, arguments)])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(path), run_name="__main__")
+    return end.value.code, capsys.readouterr().out
+
+
+def results(out):
+    (manifest,) = out.glob("*/*/manifest.json")
+    return manifest.parent
+
+
+# --- The study of the README ------------------------------------------------------
+
+
+def test_a_job_that_is_killed_goes_on(lion, tmp_path, call, monkeypatch):
+    """The job of `launch` is unpickled and killed; it goes on here, to the report."""
+    out, statuses = tmp_path / "out", []
+
+    def launch_shards(work, logs, queue, retries, done):
+        assert logs == out / "lion" / "jobs"
+        (job,) = work
+        load = f"import pickle; pickle.loads({pickle.dumps(job)!r})()"
+        process = start(load, None)
+        deadline = time.monotonic() + 120
+        while not (there := list(out.rglob("[!.]*.npz"))):
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        process.kill()
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+        assert not list(out.rglob("report.md"))
+        made = {path: path.stat().st_mtime_ns for path in there}
+        statuses.append(job())
+        assert {path: path.stat().st_mtime_ns for path in made} == made
+
+    monkeypatch.setattr("experiments.engine.launch.launch_shards", launch_shards)
+    shards = ("--cluster", "local", "--shards", "1")
+    status, said, told = call("launch", lion, "--smoke", *shards, "--out", out)
+    assert (status, told, statuses) == (0, [], [0])
+    folder = results(out)
+    report = (folder / "report.md").read_text()
+    assert report.startswith("# Lion − Lion with L2\n\n")
+    verdict = report.splitlines()[2]
+    assert "points: " in verdict
+    assert said.count(f"{verdict}\n\n  {folder / 'report.md'}\n") == 2  # job, launch
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["runs"] == 104
+    assert manifest["plan"]["is"] == "lion.Plan"
+    assert manifest["file"] == os.path.relpath(lion, folder)
+    (report_again := folder / "report.md").unlink()
+    forget()
+    assert call("report", folder)[0] == 0
+    assert report_again.read_text() == report
+
+
+def test_the_same_plan_by_path_and_as_main(lion, tmp_path, call, monkeypatch, capsys):
+    arguments = ("--smoke", "--dry-run", "--out", tmp_path / "out")
+    status, by_path, told = call(lion, *arguments)
+    assert (status, told) == (0, [])
+    assert by_path.startswith("lion, plan ")
+    forget()
+    assert run_as_main(lion, monkeypatch, capsys, *arguments) == (0, by_path)
+    forget()
+    monkeypatch.chdir(tmp_path)
+    assert call("lion.py", *arguments)[1] == by_path
+    assert call("./lion.py", *arguments)[1] == by_path
+    assert call(lion, "--dry-run", "--out", tmp_path)[1] != by_path
+
+
+# --- Runs and reports -------------------------------------------------------------
+
+
+def test_all_options_of_a_study(tiny, tmp_path, call):
+    out = tmp_path / "out"
+    status, said, told = call(tiny, "--help")
+    assert (status, told) == (0, [])
+    assert "\nIs one one?\n" in said
+    assert "What follows" not in said
+    status, said, _ = call(tiny, "--shard", "0/2", "--wait", "0", "--out", out)
+    assert status == 3
+    assert (
+        f"go on with: {os.path.relpath(sys.executable)} -m experiments {tiny}" in said
+    )
+    status, said, _ = call(tiny, "--resume", "--out", out)
+    assert status == 0
+    assert "One is one.\n" in said
+    refused(call(tiny, "--seeds", "3", "--out", out), "--seeds 3")
+    plans = [call(tiny, "--dry-run", *more)[1] for more in ([], ["--seeds", "30"])]
+    assert plans[0].split()[2] != plans[1].split()[2]
+
+
+def test_the_manifest_says_how_it_was_run(tiny, tmp_path, monkeypatch, capsys, call):
+    monkeypatch.chdir(tmp_path)
+    for run in (
+        lambda *words: run_as_main(tiny, monkeypatch, capsys, *words),
+        lambda *words: call("tiny.py", *words),
+    ):
+        assert run("--smoke", "--chunk", "3", "--out", "out")[0] == 0
+        manifest = json.loads((results(Path("out")) / "manifest.json").read_text())
+        command = "python -m experiments tiny.py --smoke --out out --chunk 3"
+        assert manifest["command"] == command
+        assert manifest["file"] == "../../../tiny.py"
+        assert manifest["plan"]["value"] == "tiny.make"
+        shutil.rmtree("out")
+
+
+def test_a_report_finds_the_file(tiny, tmp_path, call, monkeypatch):
+    assert call(tiny, "--out", tmp_path / "out")[0] == 0
+    moved = shutil.copytree(tmp_path, tmp_path.with_name("moved"))
+    for place in (tmp_path, moved):  # the file moves together with its results
+        folder = results(place / "out")
+        (folder / "report.md").unlink()
+        forget()
+        status, said, told = call("report", folder)
+        assert (status, told) == (0, [])
+        assert said.startswith("One is one.\n")
+        assert Path(sys.modules["tiny"].__file__) == place / "tiny.py"
+        assert (folder / "report.md").read_text() == "One is one."
+    monkeypatch.chdir(folder)
+    assert call("report", ".")[0] == 0
+
+
+def test_a_report_where_the_file_is_gone(tiny, tmp_path, call):
+    out = tmp_path / "out"
+    assert call(tiny, "--out", out)[0] == 0
+    folder = results(out)
+    forget()
+    other = tiny.rename(tmp_path / "other.py")
+    refused(call("report", folder), f"no Python file {tiny}", "--study FILE")
+    assert call("report", folder, "--study", other)[0] == 0
+    forget()
+    other.write_text(TINY.replace('Study("tiny"', 'Study("huge"'))
+    before = (folder / "report.md").stat().st_mtime_ns
+    words = ("is the study 'huge'", "results of 'tiny'")
+    refused(call("report", folder, "--study", other), *words)
+    refused(call("report", folder, "--study", "demo"), "the study 'demo'")
+    assert (folder / "report.md").stat().st_mtime_ns == before
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest.pop("file")
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    refused(call("report", folder), "no study 'tiny'", "--study FILE")
+
+
+def test_a_study_of_the_package_by_its_path(call, tmp_path):
+    from experiments import study_files
+
+    path = ROOT / "experiments" / "studies" / "bf16.py"
+    options = ("--smoke", "--dry-run", "--out", tmp_path)
+    assert call(path, *options)[1] == call("bf16", *options)[1] != ""
+    assert "bf16" not in sys.modules
+    assert study_files.place_in_manifest(str(path), tmp_path) is None
+
+
+def test_modules_beside_it_are_found(tiny, tmp_path, call, monkeypatch):
+    (tmp_path / "beside.py").write_text('SAID = "One is beside."\n')
+    (tmp_path / "colorsys.py").write_text("raise AssertionError('hides Python's')\n")
+    monkeypatch.delitem(sys.modules, "colorsys", raising=False)
+    (tmp_path / "elsewhere" / "tiny").mkdir(parents=True)  # results, say
+    monkeypatch.syspath_prepend(tmp_path / "elsewhere")
+    text = TINY.replace('"One is one."', "beside.SAID")
+    tiny.write_text(
+        text.replace("import numpy", "import beside, colorsys\nimport numpy")
+    )
+    status, said, _ = call(tiny, "--out", tmp_path)
+    assert status == 0
+    assert "One is beside.\n" in said
+
+
+# --- What is not a study ----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "change", "missing"),
+    [
+        ("FULL = ", "FULLER = ", "no FULL."),
+        ("SMOKE = ", "SMOKER = ", "no SMOKE."),
+        ("def study(", "def studying(", "no study."),
+        ("write_report", "report", "no write_report."),
+        ('"""Is one', 'text = """Is one', "no docstring with its question."),
+        ("chunk: int", "chunks: int", "no FULL.chunk, no SMOKE.chunk."),
+    ],
+)
+def test_a_module_that_is_not_a_study(text, change, missing, tiny, call, tmp_path):
+    assert text in TINY
+    body = TINY.replace("from __future__ import annotations\n", "")
+    tiny.write_text(body.replace(text, change))
+    line = refused(call(tiny, "--out", tmp_path / "out"), f"{tiny} is not a study")
+    assert line.endswith(missing)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("numpy.py", ("numpy.py has the name of another module", "another name")),
+        ("sys.py", ("sys.py has the name of another module, sys (built-in)",)),
+        ("this.py", ("this.py has the name of another module",)),  # not imported yet
+        ("by_hand.py", ("by_hand.py has the name", "made without a file")),
+        ("my-study.py", ("my-study.py: ", "such as my_study.py")),
+        ("my.study.py", ("my.study.py: ", "such as my_study.py")),
+        ("__main__.py", ("__main__.py: ", "such as my_study.py")),
+    ],
+)
+def test_a_name_that_cannot_be(name, words, tiny, call, monkeypatch):
+    monkeypatch.setitem(sys.modules, "by_hand", type(sys)("by_hand"))
+    before = dict(sys.modules)
+    refused(call(tiny.rename(tiny.with_name(name)), "--dry-run"), *words)
+    assert {n: m for n, m in sys.modules.items() if n in before} == before
+
+
+def test_what_is_not_a_file(tiny, tmp_path, call, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder.py").mkdir()
+    for name in ("nosuch.py", "no/such", "folder.py", "./tiny"):
+        refused(call(name, "--smoke"), f"there is no Python file {name}")
+        refused(call("launch", name), f"there is no Python file {name}")
+    refused(call("tiny"), "no study 'tiny'. Do you mean tiny.py?")
+
+
+def test_a_file_that_uses_jax_as_it_is_imported(tiny, tmp_path):
+    """As a script, it does so before the cores can become devices."""
+    tiny.write_text(TINY.replace("\nFULL", "\nimport jax\njax.devices()\nFULL"))
+    flags = {"XLA_FLAGS": "", "PYTHONPATH": str(ROOT)}
+    answer = subprocess.run(
+        [sys.executable, "-W", "error", tiny, "--out", tmp_path / "out"],
+        env=os.environ | flags,
+        capture_output=True,
+        text=True,
+    )
+    (line,) = answer.stderr.splitlines()
+    assert line.startswith("experiments: JAX ran before the study did")
+    assert answer.returncode == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_that_fails_can_be_mended(tiny, tmp_path, call):
+    tiny.write_text(f"{TINY}\n1 / 0\n")
+    with pytest.raises(ZeroDivisionError):
+        call(tiny, "--out", tmp_path)
+    assert "tiny" not in sys.modules
+    tiny.write_text(TINY)
+    os.utime(tiny, (0, 0))  # not what Python kept of the other one
+    assert call(tiny, "--out", tmp_path)[0] == 0

@@ -1,0 +1,670 @@
+"""Reports: words follow numbers, choices validation, figures are of any grid."""
+
+import dataclasses
+import functools
+import re
+
+import numpy as np
+import pytest
+import simulated
+
+
+pytestmark = [
+    pytest.mark.needs_extras,
+    pytest.mark.relaxed("the experiments run under JAX's defaults"),
+]
+INF = float("inf")
+EVEN = {"adam": 0.7, "adam_l2": 0.8, "adamw": 0.8, "adam_independent": 0.8}
+AHEAD = EVEN | {"adamw": 0.85}
+BEHIND = EVEN | {"adamw": 0.75}
+
+
+@pytest.fixture(autouse=True)
+def fewer_resamples(monkeypatch):
+    from experiments import outcomes, statistics
+
+    monkeypatch.setattr(statistics, "RESAMPLES", 999)
+    monkeypatch.setattr(outcomes, "RESAMPLES", 499)
+
+
+def full_size(plan):
+    """A smoke plan with as many seeds as give intervals, bracketed."""
+    return dataclasses.replace(
+        plan,
+        tuning_seeds=2,
+        rounds=3,
+        added=12,
+        candidates=3,
+        validation_seeds=10,
+        final_seeds=10,
+    )
+
+
+@functools.cache
+def demo():
+    from experiments.studies import demo
+
+    return demo.study(full_size(demo.plan_of(demo.TASKS[:2])))
+
+
+def results_of(tmp_path, study, score):
+    from experiments.reports.results import read
+
+    return read(simulated.store(tmp_path, study, simulated.table_of(study, score)))
+
+
+# --- Numbers in words -------------------------------------------------------------
+
+
+def test_an_interval_is_rounded_outwards():
+    from experiments.reports.markdown import bounds
+
+    assert bounds(-0.241, 0.231) == "[-0.25, 0.24]"
+    assert bounds(0.249, 0.251, 1, sign=True) == "[+0.2, +0.3]"
+    assert bounds(-0.3, 0.1 + 0.2) == "[-0.30, 0.30]"  # which are exact in decimals
+    assert bounds(-0.001, 0.0) == "[-0.01, 0.00]"
+    assert bounds(0.0, INF) == bounds(-INF, 0.0) == ""
+
+
+def test_a_mean_without_an_interval_stands_alone():
+    from experiments.reports.markdown import interval
+    from experiments.statistics import Estimate
+
+    assert interval(Estimate(1.234, 1.0, 2.0, 0.5)) == "1.23 [1.00, 2.00]"
+    assert interval(Estimate(-0.001, -INF, INF, 1.0), sign=True) == "+0.00"
+    assert interval(Estimate(float("nan"), -INF, INF, 1.0)) == "–"
+
+
+def test_powers_of_two_are_written_as_such():
+    from experiments.reports.markdown import power
+
+    assert [power(x) for x in (2.0**-13, 1.0, 1024.0)] == ["2⁻¹³", "2⁰", "2¹⁰"]
+    assert [power(x) for x in (0.0, 0.003, 3.0)] == ["0", "0.003", "3"]
+
+
+def test_places_with_the_same_words_are_put_together():
+    from experiments.reports.markdown import grouped
+
+    words = [("a", "x better"), ("b", "unclear"), ("c", "x better"), ("d", "x better")]
+    assert grouped(words) == "x better on a, c and d; unclear on b"
+    assert grouped(words[:1], "at") == "x better at a"
+
+
+# --- Words of a contrast ----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "choice", "p", "words"),
+    [
+        (0.1, 2.0, (0.2, 2.0), 0.01, "adamw clearly better"),
+        (-2.0, -0.1, (-3.0, -0.2), 0.01, "adam_l2 clearly better"),
+        (-0.1, 2.0, (0.2, 2.0), 0.01, "no difference shown"),
+        (0.1, 2.0, (-0.2, 2.0), 0.01, "not clear with the choice"),
+        (0.1, 2.0, (0.2, 2.0), 0.05, "not clear after correction"),
+        (-INF, INF, (0.2, 2.0), 1.0, "no difference shown"),
+    ],
+)
+@pytest.mark.parametrize("lucky", [False, True])
+def test_words_follow_the_numbers(low, high, choice, p, words, lucky):
+    from experiments.outcomes import Compared
+    from experiments.protocol import difference
+    from experiments.statistics import Estimate
+
+    contrast = difference("a", "b", "adamw", "adam_l2")
+    found = Compared(contrast, Estimate(1.0, low, high, p), choice, p, lucky)
+    assert found.words == words + (" (a choice was lucky)" if lucky else "")
+    assert (found.sign != 0) == ("clearly" in words)
+
+
+# --- The demo's report ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("heights", "sign", "words"),
+    [
+        (AHEAD, 1, "adamw clearly better"),
+        (BEHIND, -1, "adam_l2 clearly better"),
+        (EVEN, 0, "no difference shown"),
+    ],
+)
+def test_the_demo_says_who_is_better(heights, sign, words, tmp_path):
+    from experiments.reports.demo import conclusion, place
+    from experiments.reports.mechanism import spreads
+
+    results = results_of(tmp_path, demo(), simulated.valley(heights))
+    simulated.store_measured(tmp_path, demo().plan)
+    found = spreads(results, place)
+    text = conclusion(results, found)
+    for spread in found:
+        assert spread.gap.sign == sign
+        mean = f"{spread.gap.difference.mean:+.2f}"
+        assert f"on {spread.name} {words}, {mean} [" in text
+        assert spread.gap.difference.mean == pytest.approx(5 * sign, abs=1)
+    assert "AdamW against no decay: adamw clearly better on " in text
+    assert "Every choice is bracketed." in text
+    assert "no finding" not in text
+
+
+def of(name, decades, mean, sign):
+    """A task with this spread and gap."""
+    from experiments.outcomes import Compared
+    from experiments.protocol import difference
+    from experiments.reports.mechanism import Spread
+    from experiments.statistics import Estimate
+
+    low, high = (mean - 0.5, mean + 0.5) if sign else (-9.0, 9.0)
+    contrast = difference("a", "b", "adamw", "adam_l2")
+    gap = Compared(contrast, Estimate(mean, low, high, 0.01), (low, high), 0.01, False)
+    return Spread(name, name, decades, gap)
+
+
+def test_the_rule_of_the_spread_is_said_only_where_it_holds():
+    from experiments.reports.demo import _rule
+
+    wide, narrow = of("wide", 3.0, 5.0, 1), of("narrow", 1.0, 0.0, 0)
+    assert _rule([wide, narrow]) == _rule([narrow, wide])
+    assert _rule([wide, narrow]).startswith(
+        "It matters where gradients differ in scale"
+    )
+    other = of("other", 3.5, 1.0, 1)
+    assert "wider on other (3.5 decades) than on wide (3.0)" in _rule([wide, other])
+    assert _rule([wide]) == _rule([of("a", 1.0, 1.0, 0), narrow])
+    assert _rule([wide]).startswith("These tasks do not show")
+
+
+def test_choices_that_may_not_be_the_best_are_said(tmp_path):
+    from experiments.reports.results import caveats, choices
+
+    far = {"adam_l2": (9, -5), "adamw": (2, -5)}
+    results = results_of(tmp_path, demo(), simulated.valley(EVEN, far))
+    name = "unlike scales adam_l2"
+    assert results.outcomes[name].open == ["weight_decay above", "learning_rate below"]
+    assert f"`{name}` (λ above and rate below)" in caveats(results)
+    assert "`unlike scales adamw` (" not in caveats(results)
+    rows = choices(results, "arm", list(results.outcomes)).splitlines()[2:]
+    assert [("above" in row) for row in rows] == [
+        "adam_l2" in outcome for outcome in results.outcomes
+    ]
+
+
+def test_a_lucky_choice_is_said(tmp_path):
+    from experiments.protocol import FINAL
+    from experiments.reports.results import caveats, choices
+
+    def worse_later(labels, cell):
+        validation, test = simulated.valley(EVEN)(labels, cell)
+        unlucky = labels["stage"] == FINAL and labels["arm"] == "adamw"
+        return validation - 0.05 * unlucky, test
+
+    results = results_of(tmp_path, demo(), worse_later)
+    assert {name for name, x in results.outcomes.items() if x.lucky} == {
+        "unlike scales adamw",
+        "LayerNorm adamw",
+    }
+    text = caveats(results)
+    assert text.count("`unlike scales adamw`") == 1
+    assert "standard errors: `unlike scales adamw` and `LayerNorm adamw`." in text
+    rows = choices(results, "arm", list(results.outcomes)).splitlines()[2:]
+    assert [("†" in row) for row in rows] == [
+        name.endswith("w") for name in results.outcomes
+    ]
+    words = [each.words for each in results.compared.values() if each.lucky]
+    assert len(words) == 4
+    assert all(word.endswith("(a choice was lucky)") for word in words)
+
+
+def test_few_seeds_have_means_without_intervals(tmp_path):
+    from experiments.reports.opening import protocol
+    from experiments.reports.results import caveats, choices, contrasts
+    from experiments.studies import demo as module
+
+    study = module.study(module.SMOKE)
+    results = results_of(tmp_path, study, simulated.valley(AHEAD))
+    tables = choices(results, "arm", list(results.outcomes)) + contrasts(results)
+    assert not re.search(r"\d \[", tables)
+    assert "clearly" not in tables
+    assert "Only 4 final seeds: means without intervals, and no" in caveats(results)
+    assert "fewer than 10 seeds" in protocol(results)
+    enough = results_of(tmp_path, demo(), simulated.valley(EVEN))
+    assert "fewer than 10" not in protocol(enough)
+
+
+def test_an_error_is_possible():
+    from experiments.outcomes import Outcome
+    from experiments.reports.results import test_error as error_of
+    from experiments.statistics import Estimate
+
+    test = Estimate(99.0, 97.0, 101.0, 0.5)
+    outcome = Outcome(None, {}, 1, 1, [], (0.0, 0.0, 0.0), False, test, 0)
+    assert error_of(outcome)[:3] == (1.0, 0.0, 3.0)
+
+
+def test_the_protocol_is_that_of_the_plan(tmp_path):
+    from experiments.reports.opening import protocol
+
+    results = results_of(tmp_path, demo(), simulated.valley(EVEN))
+    text = " ".join(protocol(results).split())
+    for words in (
+        "(5 to 25 points), on seeds 0 to 1. Then 3 rounds of up to 12 more points",
+        "The best 3 points of every arm again, on seeds 2 to 11",
+        "The chosen point on seeds 12 to 21",
+        "over all 6 contrasts of the study",
+        "teacher; layers 64-128-10; 1437 examples, 25 % of their labels redrawn; 40",
+        "layers 64-64-64-10, LayerNorm; 900 examples, 40 % of their labels redrawn; 60",
+        "152 for each arm that tunes learning rate and λ",  # (25 + 36) × 2 + 3 × 10
+    ):
+        assert words in text, words
+
+
+def test_code_to_measure_the_spread_is_true(capsys):
+    import jax
+    import jax.numpy as jnp
+    import optax
+
+    from experiments.reports.demo import MEASURE
+
+    state = optax.adamw(1e-3).init({"w": jnp.ones((101, 2)), "b": jnp.ones(101)})
+    adam = state[0]
+    root_v = jnp.repeat(10.0 ** jnp.linspace(-5, -1, 101)[:, None], 2, 1)
+    nu = {"w": root_v**2, "b": jnp.full(101, 1e9)}  # a bias is no weight that decays
+    state = (adam._replace(nu=nu), *state[1:])
+    exec(MEASURE, {"state": state, "jax": jax, "np": np, "optax": optax})
+    number, unit = capsys.readouterr().out.split()
+    assert float(number) == pytest.approx(0.8 * 4, abs=0.05)
+    assert unit == "decades"
+
+
+# --- The choice -------------------------------------------------------------------
+
+
+def choices_of(study, table):
+    from experiments.protocol import candidates
+
+    plan = study.plan
+    return {e.name: candidates(plan, e, table)[0] for e in plan.entries}
+
+
+def test_validation_alone_chooses():
+    from experiments.protocol import FINAL
+
+    table = simulated.table_of(demo(), simulated.valley(EVEN))
+    chosen = choices_of(demo(), table)
+    rng = np.random.default_rng(0)
+    for name in ("test_accuracy", "diverged"):
+        scrambled = table | {name: rng.permutation(table[name])}
+        assert choices_of(demo(), scrambled) == chosen
+    final = np.where(table["stage"] == FINAL, 0.0, table["val_accuracy"])
+    assert choices_of(demo(), table | {"val_accuracy": final}) == chosen
+    tuning = np.where(table["stage"] == "tuning", 0.0, table["val_accuracy"])
+    assert choices_of(demo(), table | {"val_accuracy": tuning}) == chosen
+    other = np.where(table["stage"] == "validation", 0.0, table["val_accuracy"])
+    assert choices_of(demo(), table | {"val_accuracy": other}) != chosen
+
+
+def test_equal_counts_are_equal_though_their_means_differ():
+    from experiments.protocol import candidates, scores
+
+    (entry, *_) = [e for e in demo().plan.entries if e.labels["arm"] == "adam_l2"]
+    shares = {2.0**-3: (280, 281, 280), 2.0**-4: (279, 281, 281)}  # both 841 of 900
+    rows = [
+        (decay, seed, count / 300)
+        for decay, counts in shares.items()
+        for seed, count in enumerate(counts)
+    ]
+    decays, seeds, accuracy = map(np.array, zip(*rows, strict=True))
+    accuracy = accuracy.astype(np.float32).astype(str).astype(float)
+    means = {decay: accuracy[decays == decay].mean() for decay in shares}
+    assert means[2.0**-3] > means[2.0**-4]  # by the last digits of float32
+    table = {
+        **{n: np.full(6, text, object) for n, text in entry.labels.items()},
+        **{n: np.full(6, value) for n, value in entry.fixed.items()},
+        **{"stage": np.full(6, "validation", object), "seed": seeds},
+        **{"weight_decay": decays, "learning_rate": np.full(6, 0.25)},
+        **{"val_accuracy": accuracy, "val_count": np.full(6, 300)},
+    }
+    found = scores(demo().plan, entry, table, "validation")
+    assert {point: counts.sum() for point, counts in found.items()} == {
+        (2.0**-3, 0.25): 841,
+        (2.0**-4, 0.25): 841,
+    }
+    assert candidates(demo().plan, entry, table)[0] == (2.0**-4, 0.25)
+
+
+# --- Figures ----------------------------------------------------------------------
+
+
+def is_drawn(path):
+    return path.stat().st_size > 10_000
+
+
+def test_the_report_of_a_partially_filled_grid(tmp_path):
+    from experiments.reports.demo import write_report
+
+    table = simulated.table_of(demo(), simulated.valley(AHEAD))
+    table["diverged"][table["learning_rate"] > 0.1] = True
+    simulated.store(tmp_path, demo(), table)
+    simulated.store_measured(tmp_path, demo().plan, {"unlike scales adam": 2.0})
+    text = write_report(tmp_path)
+    report = (tmp_path / "report.md").read_text()
+    assert text.partition("Verdict. ")[2] in report
+    assert all(is_drawn(path) for path in tmp_path.glob("*.png"))
+    pictures = {path.name for path in tmp_path.glob("*.png")}
+    assert pictures == {"gap.png", "heatmaps.png", "mechanism.png"}
+    assert pictures == set(re.findall(r"\((\w+\.png)\)", report))
+    assert (
+        "we measured\n2.0 decades on unlike scales and 1.0 decades on LayerNorm"
+        in report
+    )
+    assert "percentile of √v 100 times less" in report
+    widths = {len(line) for line in text.splitlines()[:7]}
+    assert len(widths) == 1  # the table of the terminal is aligned
+
+
+def test_large_squares_are_the_coarse_grid_and_small_ones_lie_upon_them(tmp_path):
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+    from matplotlib.figure import Figure
+
+    from experiments.reports.drawing import _heat_map
+
+    results = results_of(tmp_path, demo(), simulated.valley(EVEN))
+    outcome = results.outcomes["unlike scales adam_l2"]  # coarse steps of 2³
+    axes = Figure().add_subplot()
+    colours = ScalarMappable(Normalize(0, 10))
+    coarse, added = (2.0**-6, 2.0**-7), (2.0**-5, 2.0**-7)
+    _heat_map(axes, {coarse: 1.0, added: np.nan}, outcome, colours)
+    large, small = axes.collections
+    assert small.get_zorder() >= large.get_zorder()
+
+    def squares(collection):
+        boxes = [path.get_extents().bounds for path in collection.get_paths()]
+        return dict(zip(boxes, collection.get_facecolor().tolist(), strict=True))
+
+    assert squares(large) == {(-7.5, -8.5, 3, 3): list(colours.to_rgba(1.0))}
+    assert squares(small) == {
+        (-6.5, -7.5, 1, 1): list(colours.to_rgba(1.0)),
+        (-5.5, -7.5, 1, 1): list(colours.to_rgba(np.nan)),
+    }
+
+
+def test_axes_are_labelled_with_powers_of_two_alone(tmp_path):
+    from experiments.reports.drawing import heat_maps
+
+    results = results_of(tmp_path, demo(), simulated.valley(EVEN))
+    names = ["unlike scales adam_l2", "unlike scales adamw"]
+    figure = heat_maps(results, [names])
+    figure.canvas.draw()
+    for axes in figure.axes[:2]:
+        for ticks in (axes.xaxis, axes.yaxis):
+            labels = [label.get_text() for label in ticks.get_ticklabels()]
+            assert len(labels) > 2
+            assert all(re.fullmatch(r"\$2\^\{-?\d+\}\$", text) for text in labels)
+    # One scale: 0 is the best of the task, in whichever panel it is.
+    assert figure.axes[-1].get_ylim() == (0, 15)
+
+
+# --- The mechanism ----------------------------------------------------------------
+
+
+def test_shrinks_are_the_whole_effect_and_say_what_is_left_out(tmp_path):
+    from experiments.reports.mechanism import shrink_caption, shrink_line, shrinks
+
+    simulated.store_measured(tmp_path, demo().plan)
+    found = shrinks(tmp_path)
+    assert list(found) == ["adam_l2", "adamw"]
+    l2, decoupled = (shrink_line(arrays) for arrays in found.values())
+    assert l2.slope == pytest.approx(-1)
+    assert decoupled.slope == pytest.approx(0)
+    shrink, root_v = found["adam_l2"]["shrink"], found["adam_l2"]["root_v"]
+    np.testing.assert_allclose(shrink, 0.01 / root_v)
+    assert l2.used.all()
+    arrays = {name: np.array(x) for name, x in found["adam_l2"].items()}
+    arrays["rms_g"][:5] = arrays["rms_w"][3:9] = 0.0
+    arrays["shrink"][8:11] = -1.0
+    line = shrink_line(arrays)
+    assert list(line.left_out.values()) == [5, 4, 2]
+    assert line.used.sum() == 100 - 11
+    text = shrink_caption(found | {"adam_l2": arrays}, "here")
+    assert (
+        "11 of 100 weights of `adam_l2` (5 have no gradient in the epoch, 4 are" in text
+    )
+    assert "0 of 100 weights of `adamw`." in text
+    assert "`adam_l2` at learning rate 2⁻² and λ = 2⁻¹" in text
+
+
+def test_the_spread_is_between_the_percentiles(tmp_path):
+    from experiments.reports.demo import place
+    from experiments.reports.mechanism import spreads
+
+    results = results_of(tmp_path, demo(), simulated.valley(EVEN))
+    simulated.store_measured(tmp_path, demo().plan, {"LayerNorm adam": 3.0})
+    found = spreads(results, place)
+    assert [(spread.name, spread.task) for spread in found] == [
+        ("unlike scales", "unlike scales"),
+        ("LayerNorm", "LayerNorm"),
+    ]
+    assert [spread.decades for spread in found] == pytest.approx([1.0, 3.0])
+    assert found[1].gap is results.compared["LayerNorm: adamw − adam_l2"]
+
+
+# --- why --------------------------------------------------------------------------
+
+
+@functools.cache
+def why():
+    from experiments.studies import why
+
+    tasks = {"digits": (why.recipes.DIGITS, 40, (0.0, 0.5, 1.0))}
+    return why.study(full_size(why.plan_of(tasks)))
+
+
+def rising(gaps):
+    """AdamW ahead of L2 by these shares at s = 0, 0.5 and 1."""
+
+    def height(labels, cell):
+        gain = gaps[round(2 * cell["spread"])] if labels["arm"] == "adamw" else 0.0
+        return 0.8 + gain
+
+    return simulated.valley(height)
+
+
+@pytest.mark.parametrize(
+    ("gaps", "words", "largest"),
+    [
+        ((0.0, 0.03, 0.06), "the gap grows on digits", None),
+        ((0.0, 0.08, 0.06), "the gap grows on digits", "s = 0.5"),
+        ((0.06, 0.03, 0.0), "the gap shrinks on digits", None),
+        ((0.03, 0.03, 0.03), "no difference shown on digits", None),
+    ],
+)
+def test_why_says_whether_the_gap_grows(gaps, words, largest, tmp_path):
+    from experiments.reports.why import conclusion
+
+    text = conclusion(results_of(tmp_path, why(), rising(gaps)))
+    assert f"Slope of the gap between AdamW and Adam with L2 on s: {words}." in text
+    assert ("It is not a straight line" in text) == (largest is not None)
+    assert largest is None or f"the gap is largest at {largest}." in text
+
+
+def test_why_says_what_decay_does_against_none(tmp_path):
+    from experiments.reports.why import conclusion
+
+    def height(labels, cell):
+        arm, spread = labels["arm"], cell["spread"]
+        return 0.8 + {"adam": 0.0, "adamw": 0.05}.get(arm, 0.05 * (spread < 0.2))
+
+    text = conclusion(results_of(tmp_path, why(), simulated.valley(height)))
+    assert "better than no decay in 1 of 3 settings, AdamW in 3." in text
+    said = (
+        "L2 against no decay: adam_l2 clearly better at s = 0; no difference shown at"
+    )
+    assert said in text
+    assert (
+        "AdamW against no decay: adamw clearly better at s = 0, s = 0.5 and s = 1"
+        in text
+    )
+
+
+def test_the_report_of_why(tmp_path):
+    from experiments.reports.why import write_report
+
+    table = simulated.table_of(why(), rising((0.0, 0.03, 0.06)))
+    simulated.store(tmp_path, why(), table)
+    spreads = {f"digits {s:g} adam": 1 + s for s in (0.0, 0.5, 1.0)}
+    simulated.store_measured(tmp_path, why().plan, spreads)
+    verdict = write_report(tmp_path)
+    report = (tmp_path / "report.md").read_text()
+    assert verdict.removeprefix("Verdict. ") in report
+    assert {path.name for path in tmp_path.glob("*.png") if is_drawn(path)} == {
+        *("gap.png", "mechanism.png", "spread.png"),
+    }
+    assert "a run on digits at s = 0.5" in report
+    assert "Rank correlation over all dots: 1.00." in report
+
+
+# --- tuning -----------------------------------------------------------------------
+
+
+@functools.cache
+def tuning():
+    from experiments.studies import tuning
+
+    task = tuning.TEACHER._replace(
+        first_rate={"Adam": -9},
+        first_decay={"adam_l2": -7, "adamw": -7, "adam_independent": -7},
+    )
+    arms = [arm for arm in tuning.ARMS if arm.base == "Adam"]
+    return tuning.study(full_size(tuning.plan_of([task], arms, 9)))
+
+
+def leaning(slopes):
+    """Valleys whose ridges have these slopes by arm."""
+
+    def score(labels, cell):
+        return simulated.valley(EVEN, slope=slopes[labels["arm"]])(labels, cell)
+
+    return score
+
+
+def test_tuning_says_which_grids_are_separable(tmp_path):
+    from experiments.reports.tuning import conclusion, grids_of
+
+    slopes = {"adam_l2": 1.0, "adamw": 0.0, "adam_independent": -1.0}
+    results = results_of(tmp_path, tuning(), leaning(slopes))
+    grids = grids_of(results)
+    for grid in grids:
+        slope = slopes[grid.entry.labels["arm"]]
+        assert grid.surface.slope == pytest.approx(slope, abs=0.1)
+        assert grid.words == ("not separable" if slope else "separable")
+    text = conclusion(results, grids)
+    assert "With decoupled decay: 1 of the 2 grids is shown to be separable" in text
+    assert "separable (`teacher adamw`), 1 is shown not to be (`teacher adam_i" in text
+    assert "With L2: 0 of the 1 grids are shown to be separable, 1 is shown not" in text
+
+
+def test_grids_without_a_ridge_and_undecided_ones():
+    from experiments.reports.tuning import _counts, Grid
+    from experiments.separability import Surface
+
+    (entry, *_) = tuning().plan.entries
+    wide = Surface(0.2, 0.0, -1.0, 1.4, False, False, (-5.0, -3.0))
+    near = [(2.0**i, 2.0**j) for i in range(3) for j in range(3)]
+    flat = Grid(entry, np.zeros((2, 2)), None, 10, near)
+    open_ = flat._replace(surface=wide)
+    coupled = flat._replace(surface=wide._replace(low=0.3, coupled=True))
+    few = coupled._replace(seeds=2)
+    words = [grid.words for grid in (flat, open_, coupled, few)]
+    assert words == ["no ridge", "undetermined", "not separable", "undetermined"]
+    line = [(2.0**i, 2.0**j) for i in range(2) for j in range(9)]
+    for points in (near[1:], line):
+        assert flat._replace(fitted=points).words == "too few points"
+    said = "0 of the 3 grids are shown to be separable, 2 are undetermined, 1 has no"
+    assert _counts([flat, open_, open_]) == f"{said} ridge."
+
+
+def test_ridges_are_drawn_where_the_table_has_a_slope(tmp_path):
+    from experiments.reports.tuning import grids_of
+    from experiments.reports.tuning_figures import ridges
+
+    slopes = {"adam_l2": 1.0, "adamw": 0.0, "adam_independent": -1.0}
+    grids = grids_of(results_of(tmp_path, tuning(), leaning(slopes)))
+    grids[0] = grids[0]._replace(surface=None)
+    (axes,) = ridges(grids).axes
+    lines = [line for line in axes.lines if line.get_linestyle() == "-"]
+    drawn = [line for line in lines if len(line.get_xdata()) == 2]
+    assert len(drawn) == 2
+    for line, grid in zip(drawn, grids[1:], strict=True):
+        assert tuple(line.get_xdata()) == grid.surface.rates
+        rates = np.log2([rate for _, rate in grid.fitted])
+        assert grid.surface.rates == pytest.approx((rates.min(), rates.max()))
+        rise = np.diff(line.get_ydata()) / np.diff(line.get_xdata())
+        assert rise == pytest.approx(grid.surface.slope)
+
+
+def test_the_advantage_is_that_of_the_best_strengths_of_a_rate(tmp_path):
+    from experiments.reports.tuning import grids_of
+    from experiments.reports.tuning_figures import advantage
+
+    results = results_of(tmp_path, tuning(), simulated.valley(AHEAD, noise=0.002))
+    (axes,) = advantage(grids_of(results)).axes
+    scaled, good, independent = axes.lines[:3]
+    assert set(good.get_xdata()) < set(scaled.get_xdata())
+    assert scaled.get_label() == "lr-scaled against L2"
+    assert scaled.get_xdata().tolist() == list(range(-9, 0))
+    np.testing.assert_allclose(scaled.get_ydata(), 5, atol=1)
+    np.testing.assert_allclose(independent.get_ydata(), 0, atol=1)
+
+
+def test_the_report_of_tuning(tmp_path):
+    from experiments.reports.tuning import write_report
+
+    score = simulated.valley(AHEAD | {"adam_independent": 0.75})
+    simulated.store(tmp_path, tuning(), simulated.table_of(tuning(), score))
+    verdict = write_report(tmp_path)
+    report = (tmp_path / "report.md").read_text()
+    assert verdict.removeprefix("Verdict. ") in report
+    assert {path.name for path in tmp_path.glob("*.png") if is_drawn(path)} == {
+        *("advantage.png", "heatmaps-teacher.png", "ridges.png"),
+    }
+    assert re.search(r"adamw − adam_l2 \+.*?\], adamw clearly better;", verdict)
+    assert re.search(
+        r"adam_independent − adam_l2 -[^;]*\], adam_l2 clearly better", verdict
+    )
+
+
+# --- same -------------------------------------------------------------------------
+
+
+def test_same_says_where_the_two_are_one():
+    from experiments.reports.same import conclusion, Pair
+
+    still = {
+        "SGD/L2": np.array([[1.0, 0.9], [1.0, 0.5]]),
+        "Adam/L2": np.array([[1.0, 0.64], [1.0, 0.641]]),
+    }
+    one = Pair("SGD", "constant", same=1e-7, closest=1e-7, ratio=1.0, none=0.1)
+    other = Pair("Adam", "constant", same=0.5, closest=0.3, ratio=512.0, none=0.5)
+    text = conclusion(still, [one, other, other._replace(schedule="cosine")])
+    assert "at the same value for every λ under Adam with L2 (it ends at 0.64);" in text
+    assert "λ matters under SGD with L2." in text
+    assert "up to rounding under SGD (constant rate) and part under Adam." in text
+    assert "still apart by 60 % (Adam) of the distance between L2 and no decay." in text
+
+
+def test_the_figure_of_same_shows_shares_up_to_two(tmp_path):
+    from experiments import files
+    from experiments.reports.same import parting
+
+    ratios = np.array([0.0, 0.5, 1.0, 2.0**10, 2.0**11])
+    distance = np.array([0.5, 0.4, 0.25, 1e15, 1e18])[:, None] * np.ones(3)
+    arrays = {"ratio": ratios, "distance": distance}
+    files.write_arrays(tmp_path / "apart-Adam-cosine.npz", arrays)
+    files.write_arrays(tmp_path / "apart-SGD-cosine.npz", arrays)
+    plan = {"learning_rates": {"Adam": 1, "SGD": 1}, "schedules": ["cosine"]}
+    for axes in parting(tmp_path, plan).axes:
+        line, best, _ = axes.lines
+        assert line.get_xdata().tolist() == [0.5, 1.0, 2.0**10]
+        assert line.get_ydata()[:2].tolist() == [0.8, 0.5]
+        assert (best.get_xdata(), best.get_ydata()) == (1.0, 0.5)
+        assert axes.get_yscale() == "linear"
+        assert axes.get_ylim()[1] == 2

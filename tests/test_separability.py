@@ -1,0 +1,133 @@
+"""The slope of a ridge: that of the surface, with intervals that hold what they say."""
+
+import numpy as np
+import pytest
+
+
+pytestmark = pytest.mark.needs_extras
+LOGS = np.arange(-5, 6)
+
+
+def errors(slope, rng=None, seeds=10, noise=0.7, bend=0.4, rates=range(-2, 3)):
+    """By point (λ, γ), errors of a valley whose best λ moves with γ by this slope."""
+    rng = rng or np.random.default_rng(0)
+    common = rng.normal(0, 1, seeds)
+    return {
+        (2.0**y, 2.0**x): 10
+        + bend * (y - slope * x) ** 2
+        + 0.1 * x**2
+        + common
+        + rng.normal(0, noise, seeds)
+        for x in rates
+        for y in LOGS
+    }
+
+
+@pytest.mark.parametrize("slope", [-1.0, -0.5, 0.0, 0.5, 1.0])
+def test_the_slope_is_that_of_the_valley(slope):
+    from experiments.separability import ridge
+
+    exact = ridge(errors(slope, noise=0))
+    assert exact.slope == pytest.approx(slope, abs=0.01)
+    assert exact.offset == pytest.approx(0, abs=0.01)
+    assert exact.high - exact.low < 1e-6
+    assert exact.separable == (abs(slope) < 0.25)
+    assert exact.coupled == (abs(slope) > 0.25)
+    assert [x for x, _ in exact.centres] == [-2, -1, 0, 1, 2]
+    for x, y in exact.centres:
+        assert y == pytest.approx(slope * x, abs=0.02)
+    noisy = ridge(errors(slope))
+    assert noisy.low < slope < noisy.high
+
+
+def test_the_interval_holds_the_slope_as_often_as_it_says():
+    from experiments.separability import ridge
+
+    rng = np.random.default_rng(1)
+    truth = ridge(errors(0.3, noise=0)).slope
+    found = [ridge(errors(0.3, rng, noise=1.0)) for _ in range(200)]
+    held = [each.low <= truth <= each.high for each in found if each]
+    assert len(held) == 200
+    assert 0.91 <= np.mean(held) <= 0.985
+
+
+@pytest.mark.parametrize("slope", [0.25, -0.25])
+def test_a_slope_at_the_bound_is_rarely_called_separable(slope):
+    from experiments.separability import ridge
+
+    rng = np.random.default_rng(2)
+    found = [ridge(errors(slope, rng)) for _ in range(150)]
+    assert np.mean([each.separable for each in found]) <= 0.09
+    assert np.mean([each.coupled for each in found]) <= 0.06
+    inside = [ridge(errors(0.4 * slope, rng)) for _ in range(40)]
+    assert np.mean([each.separable for each in inside]) > 0.5
+
+
+def test_much_noise_decides_nothing():
+    from experiments.separability import ridge
+
+    found = ridge(errors(0.1, seeds=3, noise=4.0, bend=1.0))
+    assert found is None or not (found.separable or found.coupled)
+
+
+def test_there_is_no_ridge_where_lambda_does_nothing_or_rates_are_too_few():
+    from experiments.separability import ridge
+
+    assert ridge(errors(0.0, bend=0.0, noise=0.1)) is None
+    assert ridge(errors(0.0, bend=-0.3)) is None  # a hill along λ
+    assert ridge(errors(0.0, rates=(-1, 0))) is None
+    assert ridge(errors(0.0, rates=(-1, 0, 1))) is not None
+
+
+@pytest.mark.parametrize("side", [-1, 1])
+def test_a_valley_that_is_not_seen_whole_is_no_point_of_the_ridge(side):
+    from experiments.separability import ridge
+
+    whole = errors(1.0, noise=0, bend=1.0)
+    cut = {
+        (decay, rate): e
+        for (decay, rate), e in whole.items()
+        if rate != 4.0 or side * (np.log2(decay) - 2) >= 0
+    }
+    assert [x for x, _ in ridge(whole).centres] == [-2, -1, 0, 1, 2]
+    assert [x for x, _ in ridge(cut).centres] == [-2, -1, 0, 1]
+
+
+def test_learning_rates_far_from_the_best_do_not_count():
+    from experiments.separability import GOOD, ridge
+
+    table = errors(0.5, noise=0)
+    worse = {p: e + (2 * GOOD if p[1] == 4.0 else 0) for p, e in table.items()}
+    assert [x for x, _ in ridge(worse).centres] == [-2, -1, 0, 1]
+    none = {(0.0, 1.0): np.full(10, 3.0)}  # a λ of 0 has no logarithm
+    assert ridge(table | none).slope == pytest.approx(ridge(table).slope)
+
+
+def test_the_points_that_matter_are_the_valleys():
+    from experiments.separability import POINTS, points_that_matter, ROWS
+
+    table = errors(1.0, noise=0, bend=1.0, rates=range(-3, 4))
+    found = points_that_matter(table)
+    by_rate = {}
+    for decay, rate in found:
+        by_rate.setdefault(np.log2(rate), []).append(np.log2(decay))
+    assert sorted(by_rate) == [-2, -1, 0, 1, 2]  # the best five of seven
+    assert len(by_rate) == ROWS
+    for x, row in by_rate.items():
+        # Three steps away the error is 9 points more, two steps away 4.
+        assert row == [y for y in range(int(x) - 3, int(x) + 4) if -5 <= y <= 5]
+    wide = points_that_matter(errors(0.0, noise=0, bend=0.1))
+    assert max(np.bincount([int(np.log2(r)) + 2 for _, r in wide])) == POINTS
+    assert points_that_matter(errors(0.0, bend=0.0, noise=0.1)) == []
+
+
+def test_regret_and_sensitivity_by_hand():
+    from experiments.separability import gain, regret, sensitivity
+
+    table = np.array([[5.0, 1.0], [2.0, 4.0]])
+    # From λ₀: γ₁ (2), then λ₀: 2. From λ₁: γ₀, then λ₁: 1. From γ₀: λ₁, γ₀: 1. From γ₁:
+    # λ₀, γ₁: 2. The optimum is 1.
+    assert regret(table) == pytest.approx((2 + 1 + 1 + 2) / 4 - 1)
+    assert sensitivity(table, retuned=False) == pytest.approx((1 + 4) / 2 - 1)
+    assert sensitivity(table, retuned=True) == pytest.approx((1 + 2) / 2 - 1)
+    assert gain(table) == 4
