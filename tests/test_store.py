@@ -439,7 +439,7 @@ def test_a_report_of_damaged_arrays_is_one_line(copy):
         with pytest.raises(Problem, match=f"{name} is damaged.*--resume"):
             read()
         path.unlink()
-        with pytest.raises(Problem, match="run the study anew"):
+        with pytest.raises(Problem, match="holds no (mean|kept)"):
             read()
 
 
@@ -537,6 +537,8 @@ def run_study(study: Any, out: Path, **options: Any):
 
 def test_a_cell_that_two_blocks_want_is_trained_once(tmp_path, quick, trained):
     from experiments import cells
+    from experiments.engine import study as engine
+    from experiments.engine.chunks import Bar
 
     def make(blocks):
         again = blocks[0]._replace(
@@ -544,8 +546,11 @@ def test_a_cell_that_two_blocks_want_is_trained_once(tmp_path, quick, trained):
         )
         return [*blocks, again]
 
-    folder, _ = run_study(with_blocks(make), tmp_path)
+    steps = []
+    bar = Bar(lambda _: None, steps.append, lambda _: None)
+    folder, _ = engine.run(with_blocks(make), tmp_path, "", bar)
     assert sum(map(len, trained)) == 18
+    assert sum(steps) == pytest.approx(20)  # runs
     table = cells.read(folder / "cells.csv")
     assert table["arm"].tolist() == ["sgd_l2"] * 9 + ["sgdw"] * 9 + ["other"] * 2
     assert table["train_loss"][18:].tolist() == table["train_loss"][4:6].tolist()
@@ -602,7 +607,26 @@ def test_whole_numbers_among_others_are_those_numbers():
     (pool,) = pools_of([block._replace(cells=mixed)])
     values = [cell["weight_decay"] for cell in pool.cells.values()]
     assert [type(value) for value in values] == [float, float]
+    assert {type(cell["seed"]) for cell in pool.cells.values()} == {int}
     assert pools_of([block._replace(cells=())]) == []
+
+
+def test_a_file_is_read_once(copy, monkeypatch):
+    from experiments import files
+    from experiments.engine import store as stores
+
+    read, names = files.read_arrays, []
+
+    def noted(path):
+        names.append(path)
+        return read(path)
+
+    monkeypatch.setattr(files, "read_arrays", noted)
+    store = stores.Store(copy, copy.parent / "pieces", copy.name, {}, {}, {})
+    for _ in range(3):
+        stores.look(store)
+    assert sorted(names) == sorted(files_of(copy))
+    assert len(store.places) == 23
 
 
 # --- Going on ---------------------------------------------------------------------
@@ -717,20 +741,6 @@ def test_a_wait_has_an_end_and_can_be_interrupted(tmp_path, quick, monkeypatch):
     bar = Bar(say, lambda _: None, lambda _: None)
     with pytest.raises(interrupts.Interrupted):
         engine.run(study(SMOKE), tmp_path, "", bar, shard=shard)
-
-
-def test_two_processes_at_once(tmp_path, finished, quick, cache):
-    from experiments.engine.study import Shard
-
-    code = f"import pathlib, test_store as t; out = pathlib.Path({str(tmp_path)!r}); "
-    code += "from experiments.engine.study import Shard; "
-    other = start(
-        code + "assert t.run(out, shard=Shard(1, 2), wait=60)[1] is None", cache
-    )
-    folder, missing = run(tmp_path, shard=Shard(0, 2), wait=60)
-    _, stderr = other.communicate(timeout=60)
-    assert (other.returncode, stderr, missing) == (0, "", None)
-    assert_same(folder, finished)
 
 
 def test_two_that_begin_at_once(tmp_path, finished, quick, monkeypatch, capsys):
@@ -1011,6 +1021,19 @@ def test_a_flipped_byte_is_seen_or_without_effect(copy, capsys):
     assert all(line.startswith(str(path)) for line in lines)
 
 
+def test_a_damaged_size_is_damage_and_not_a_lack_of_memory(tmp_path):
+    from experiments import files
+
+    path = tmp_path / "a.npz"
+    np.savez(path, a=np.arange(3))
+    small, large = b"(3,), }" + 13 * b" ", b"(99999999999999,), }"
+    content = path.read_bytes()
+    assert content.count(small) == 1
+    path.write_bytes(content.replace(small, large))
+    with pytest.raises(ValueError, match="bad checksum of a.npy"):
+        files.read_arrays(path)
+
+
 def rewrite(path: Path, **changes: Any) -> None:
     """Other arrays in a file; None removes one."""
     with np.load(path) as stored:
@@ -1097,14 +1120,14 @@ def change_origin(path: Path, key: str, **values: Any) -> None:
     rewrite(path, origin=json.dumps(origin))
 
 
-@pytest.mark.parametrize("piece", [1, 7, 8])
 @pytest.mark.parametrize(
-    ("key", "name", "value"),
+    ("key", "name", "value", "piece"),
     [
-        ("versions", "jax", "0.0.1"),
-        ("device", "count", 64),
-        ("data", "test_store.points", "0" * 64),
-        ("code", "experiments.arms", "0123456789ab"),
+        ("versions", "jax", "0.0.1", 7),
+        ("device", "count", 64, 1),
+        ("data", "test_store.points", "0" * 64, 7),
+        ("code", "experiments.arms", "0123456789ab", 1),
+        ("code", "experiments.arms", "0123456789ab", 8),
     ],
 )
 def test_cells_made_in_another_way(key, name, value, piece, copy, tmp_path, trained):
