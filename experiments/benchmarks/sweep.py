@@ -21,7 +21,6 @@ drawn before. Nothing measures accuracy. Every contestant has its own processes,
 wait while others run. They run in turn; printed are ratios of medians.
 """
 
-import dataclasses
 import functools
 import itertools
 import multiprocessing
@@ -36,10 +35,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import arms
+from experiments import arms, recipes
 from experiments.engine import devices, program, workshop
-from experiments.engine.plan import Cell, chunks, columns, grid, Static
-from experiments.studies.demo import SMOKE
+from experiments.engine.plan import Cell, chunks, columns, cosine, grid, Static
 
 
 RUNS, EPOCHS, ROUNDS = 64, 20, 7
@@ -160,13 +158,13 @@ def _work(
 
 def question() -> tuple[Static, tuple[Cell, ...]]:
     """What all contestants train."""
-    plan = dataclasses.replace(SMOKE, epochs=EPOCHS, epochs_per_segment=EPOCHS)
+    static = Static(recipes.DIGITS, arms.adamw, EPOCHS, EPOCHS, cosine)
     cells = grid(
         learning_rate=np.geomspace(1e-3, 3e-2, 8).tolist(),
         weight_decay=np.geomspace(1e-3, 10, 4).tolist(),
         seed=range(RUNS // 32),
     )
-    return plan.static(arms.adamw), cells
+    return static, cells
 
 
 def _engine(width: int, static: Static, cells: tuple[Cell, ...]) -> Callable[[], None]:

@@ -109,10 +109,11 @@ class Plan(DigitsPlan):
     kept_weights: int = 2**16
     learning_rate: float = 1e-3  # peak, in both parts
     weight_decays: tuple[float, ...] = (0.0, 0.1, 1.0)
+    first_seed: int = 0
     seeds: int = 10
     epochs: int = 200
     epochs_per_segment: int = 200
-    chunk: int = 30
+    chunk: int = 16
 
     def chosen(self) -> list[Arm]:
         """The arms by these names."""
@@ -124,7 +125,7 @@ class Plan(DigitsPlan):
         return grid(
             learning_rate=[self.learning_rate],
             weight_decay=self.weight_decays,
-            seed=range(self.seeds),
+            seed=range(self.first_seed, self.first_seed + self.seeds),
         )
 
 

@@ -63,6 +63,7 @@ class Plan(DigitsPlan):
     schedules: tuple[str, ...] = ("constant", "cosine")
     weight_decay: float = 0.01
     ratios: tuple[float, ...]  # decoupled λ over λ of L2; 0 is no decay, 1 the same λ
+    first_seed: int = 0
     seeds: int = 10
     steps: int = 100
     epochs: int = 6
@@ -188,7 +189,7 @@ def two_runs(
 
     over_seeds = jax.vmap(distance, (None, 0, 0, 0, None))
     over_all = jax.jit(jax.vmap(over_seeds, (0, None, None, None, None)))
-    seeds = jnp.arange(plan.seeds, dtype=jnp.int32)
+    seeds = plan.first_seed + jnp.arange(plan.seeds, dtype=jnp.int32)
     begun = time.perf_counter()
     all_of_them = jnp.asarray(plan.ratios, jnp.float32), *begin(seeds, data), data
     compiled = over_all.lower(*all_of_them).compile(program.LIGHTLY)
