@@ -154,6 +154,34 @@ def _training_in_words(stored: Stored) -> str:
     )
 
 
+def claims(folder: Path) -> dict[str, str]:
+    """What the training runs say, in words that other seeds can repeat or not."""
+    stored, found = read(folder), {}
+    every = gaps(stored)
+    for strength in strengths_of(stored):
+        at = f"at λ = {strength:g}"
+        cured = [g for g in every if g.arm in CURES and g.weight_decay == strength]
+        (plain,) = (g for g in every if (g.arm, g.weight_decay) == (PLAIN, strength))
+        most = max(abs(gap.norm.mean) for gap in cured)
+        found[f"size of the weights with a cure {at}"] = (
+            "within 1 % of float32" if most < 1 else "more than 1 % from float32"
+        )
+        for name, gap in (
+            ("size of the weights", plain.norm),
+            ("training loss", plain.loss),
+            ("test accuracy", plain.accuracy),
+        ):
+            found[f"{name} of plain bfloat16 {at}"] = _against(gap)
+    return found
+
+
+def _against(gap: Estimate) -> str:
+    """Compared with float32, if the interval leaves out 0."""
+    if gap.low <= 0 <= gap.high:
+        return "no difference shown"
+    return "larger than in float32" if gap.mean > 0 else "smaller than in float32"
+
+
 def write_report(folder: Path) -> str:
     """Figures first, then report.md; returns the verdict."""
     stored = read(folder)

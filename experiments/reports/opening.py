@@ -22,8 +22,7 @@ def write(
     manifest = read_manifest(folder)
     closing = (
         f"Files: {stored}, `manifest.json`. Made again from them by `python -m "
-        "experiments report` and the folder; the numbers by `make study "
-        f"NAME={manifest['study']}`."
+        f"experiments report` and the folder; the numbers by `{manifest['command']}`."
     )
     begin = opening(title, question, verdict, manifest)
     files.write_text(folder / "report.md", "\n\n".join([begin, *parts, closing]) + "\n")

@@ -1,13 +1,73 @@
-"""The report of a replication: each published verdict, and whether it holds."""
+"""A study again on seeds that nobody has used, and what it says of each verdict."""
 
-import json
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from types import ModuleType
+from typing import Any, NamedTuple
 
-from experiments import cells, files, outcomes, replication
+from experiments import cells, outcomes, protocol, replication
 from experiments.engine.store import read_manifest
+from experiments.engine.study import hash_of, Study
+from experiments.files import revision_of
+from experiments.problem import Problem
 from experiments.reports.markdown import interval, table
 from experiments.reports.opening import write
+
+
+def study_of(module: ModuleType, folder: Path, seeds: tuple[int, int]) -> Study:
+    """What replicates the finished results in a folder.
+
+    Raises:
+        Problem: the results are of another plan than the module's, the seeds were used
+            already, or the study has no verdicts that can be replicated.
+    """
+    manifest = read_manifest(folder)
+    plan = _plan_of(module, folder, manifest)
+    name = f"{manifest['study']}-replication"
+    if isinstance(plan, protocol.Plan):
+        used = plan.seeds(protocol.FINAL).stop
+        _require_fresh(seeds, used)
+        runs = cells.read(folder / "cells.csv")
+        again = replication.plan_of(plan, runs, manifest["hash"], seeds)
+        report = functools.partial(write_contrasts, folder)
+        return replication.study(name, again, plan, report)
+    if not hasattr(module, "claims"):
+        raise Problem(
+            f"the study {manifest['study']} has no protocol and no `claims(folder)`, so "
+            "nothing can be replicated: write `claims`, from a folder to words by name."
+        )
+    _require_fresh(seeds, plan.first_seed + plan.seeds)
+    again = dataclasses.replace(plan, first_seed=seeds[0], seeds=seeds[1] - seeds[0])
+    report = functools.partial(_write_claims_of, module.claims, folder, seeds)
+    return module.study(again)._replace(name=name, report=report)
+
+
+def _plan_of(module: ModuleType, folder: Path, manifest: dict[str, Any]) -> Any:
+    """The plan of the module that made the results, with the same options."""
+    for plan in (module.FULL, module.SMOKE):
+        told = {
+            field: manifest["plan"][field]
+            for field in ("final_seeds", "chunk")
+            if field in manifest["plan"] and hasattr(plan, field)
+        }
+        found = dataclasses.replace(plan, **told)
+        if hash_of(module.study(found)) == manifest["hash"]:
+            return found
+    made = ", ".join(sorted({revision_of(each) for each in manifest["made by"]}))
+    raise Problem(
+        f"{folder} holds results of another plan ({manifest['hash']}) than the study "
+        f"{manifest['study']} has now. Replicate it at the revision that made it: {made}."
+    )
+
+
+def _require_fresh(seeds: tuple[int, int], used: int) -> None:
+    if seeds[0] < used:
+        raise Problem(
+            f"--seeds {seeds[0]}:{seeds[1]}: the study has used seeds up to {used - 1}. "
+            f"Begin at {used} or later, such as 1000:1030."
+        )
 
 
 class Claim(NamedTuple):
@@ -43,59 +103,59 @@ def write_contrasts(source: Path, folder: Path) -> str:
         for each in found
     ]
     header = (
-        "contrast, published [95 %], verdict, new seeds [95 %], p (Holm), with "
-        "runners-up, does it hold?"
+        "contrast",
+        "published [95 %]",
+        "verdict",
+        "new seeds [95 %]",
+        "p (Holm)",
+        "with runners-up",
+        "does it hold?",
     )
     note = f"""\
 Differences are in {plan.measure.unit}. `With runners-up`: the means that the new seeds
 give if each arm may be at its choice or at one of the two points that came next in
 validation. A verdict holds if the new seeds give the same one, with Holm's correction
 over all contrasts; the new interval is given the choices."""
+    verdicts = [(each.contrast.name, each.words, each.holds) for each in found]
     return _write(
-        source,
-        folder,
-        table(header, 1, lines),
-        note,
-        [(each.contrast.name, each.words, each.holds) for each in found],
+        source, folder, described["seeds"], table(header, 1, lines), note, verdicts
     )
 
 
-def write_claims(source: Path, folder: Path, found: list[Claim]) -> str:
+def _write_claims_of(
+    claims: Callable[[Path], dict[str, str]],
+    source: Path,
+    seeds: tuple[int, int],
+    folder: Path,
+) -> str:
     """Of a study without the protocol, from its claims then and now."""
+    before, now = claims(source), claims(folder)
+    found = [Claim(name, said, now[name]) for name, said in before.items()]
     lines = [
         [each.name, each.before, each.now, "holds" if each.holds else "does not hold"]
         for each in found
     ]
-    header = "claim, published, new seeds, does it hold?"
+    header = ("claim", "published", "new seeds", "does it hold?")
     note = "The study ran again as it is, on other seeds."
-    return _write(
-        source,
-        folder,
-        table(header, 1, lines),
-        note,
-        [(each.name, f"does not hold: {each.now}", each.holds) for each in found],
-    )
+    verdicts = [(each.name, f"does not hold: {each.now}", each.holds) for each in found]
+    return _write(source, folder, seeds, table(header, 4, lines), note, verdicts)
 
 
 def _write(
     source: Path,
     folder: Path,
+    seeds: Sequence[int],
     shown: str,
     note: str,
     verdicts: list[tuple[str, str, bool]],
 ) -> str:
-    manifest, before = read_manifest(folder), read_manifest(source)
+    before = read_manifest(source)
     failed = [f"{name} {words}" for name, words, holds in verdicts if not holds]
     verdict = f"{len(verdicts) - len(failed)} of {len(verdicts)} verdicts hold."
     if failed:
         verdict += f" These do not: {'; '.join(failed)}."
-    seeds = manifest["plan"]["seeds"]
     title = f"Replication of `{before['study']}` on seeds {seeds[0]} to {seeds[1] - 1}"
     question = "Do the published verdicts hold on seeds that nobody has used?"
     of = f"Published: plan {before['hash']}."
-    said = write(
-        folder, title, question, verdict, shown, note, of, stored="`cells.csv`"
-    )
-    summary = {name: holds for name, _, holds in verdicts}
-    files.write_text(folder / "holds.json", json.dumps(summary, indent=1) + "\n")
-    return said
+    parts = (shown, note, of)
+    return write(folder, title, question, verdict, *parts, stored="`cells.csv`")

@@ -78,6 +78,21 @@ def conclusion(still: dict[str, np.ndarray], found: list[Pair]) -> str:
     return " ".join(told)
 
 
+def claims(folder: Path) -> dict[str, str]:
+    """What the pairs of runs say, in words that other seeds can repeat or not."""
+    found = {}
+    for pair in pairs(folder, read_manifest(folder)):
+        at = f"{pair.base}, {pair.schedule} rate"
+        together = pair.same < ROUNDING
+        found[f"{at}: with the same λ"] = (
+            "one run up to rounding" if together else "two runs"
+        )
+        if not together:
+            left = pair.closest / pair.none
+            found[f"{at}: with the best other λ"] = f"{10 * round(10 * left)} % apart"
+    return found
+
+
 def write_report(folder: Path) -> str:
     """Figures first, then report.md; returns the verdict."""
     manifest = read_manifest(folder)

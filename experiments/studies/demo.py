@@ -32,10 +32,10 @@ from experiments.tasks import Classification
 NONE, L2, DECOUPLED = "adam", "adam_l2", "adamw"
 # Without decay: the L2 chain with λ = 0, which adds 0·θ to the gradient.
 CHAINS: dict[str, Chain] = {NONE: arms.adam_l2, L2: arms.adam_l2, DECOUPLED: arms.adamw}
-RATES = Axis("learning_rate", powers(-13, -1, 2), 2.0**-17, 2.0**1)
+RATES = Axis("learning_rate", powers(-13, -3, 2), 2.0**-17, 2.0**1)
 DECAYS = {
-    L2: Axis("weight_decay", powers(-12, 0, 2), 2.0**-18, 2.0**4),
-    DECOUPLED: Axis("weight_decay", powers(-4, 8, 2), 2.0**-10, 2.0**12),
+    L2: Axis("weight_decay", powers(-10, 0), 2.0**-16, 2.0**4),
+    DECOUPLED: Axis("weight_decay", powers(-2, 8), 2.0**-8, 2.0**12),
 }
 
 
