@@ -27,12 +27,13 @@ from experiments.study_files import STUDIES, study_module
 
 DONE, UNFINISHED = 0, 3  # exit status; 3: other shards have cells to train
 MINUTES_IN_A_JOB = 3  # that a job of `launch` waits for the others
-COMMANDS = ("list", "report", "launch")
+COMMANDS = ("list", "report", "launch", "replicate")
 HELP = f"""\
 usage: {PROGRAM} STUDY [options]
        {PROGRAM} path/to/study.py [options]
        {PROGRAM} list
        {PROGRAM} report DIR
+       {PROGRAM} replicate STUDY|DIR [--seeds A:B]
        {PROGRAM} launch STUDY [options]
 
 Experiments with decayax: one study, one question.
@@ -73,38 +74,45 @@ def run_study(name: str, options: Options) -> int:
     from experiments.engine import devices
 
     devices.use_all_cores()
+    from experiments.engine import preview, study as engine
+
+    shard = engine.parse_shard(options.shard)
+    study = build(name, options)
+    if options.dry_run:
+        print(preview.preview(study, options.out))
+        return DONE
+    words = [name, *words_of(options)]
+    return run_built(study, options, words, again(name, options), shard)
+
+
+def run_built(
+    study: Any, options: Options, words: Sequence[str], go_on: str, shard: Any
+) -> int:
+    """Run a study; `words` are its command, and `go_on` is what resumes it."""
     from experiments import interrupts, terminal
     from experiments.engine import (
         compiled,
         manifest as manifests,
-        preview,
         study as engine,
     )
 
-    shard = engine.parse_shard(options.shard)
-    study = build(name, options)
     folder = engine.folder_of(study, options.out)
-    if options.dry_run:
-        print(preview.preview(study, options.out))
-        return DONE
     if manifests.is_finished(folder):
         return show_finished(study, folder)
     if manifests.is_begun(folder) and not options.resume and shard == engine.WHOLE:
         raise Problem(
-            f"{folder} has been begun and is not finished: go on with: "
-            f"{again(name, options)}"
+            f"{folder} has been begun and is not finished: go on with: {go_on}"
         )
     compiled.keep_compiled(options.out / "compiled")
     print(f"{study.name}: {study.size} into {folder}", flush=True)
     if options.resume and (told := about_going_on(folder)):
         print(told, flush=True)
-    command = shlex.join([*PROGRAM.split(), name, *words_of(options)])
     try:
         with terminal.progress(-(-study.runs // shard.count)) as bar:
             folder, missing = engine.run(
                 study,
                 options.out,
-                command,
+                shlex.join([*PROGRAM.split(), *words]),
                 bar,
                 resume=options.resume,
                 shard=shard,
@@ -112,18 +120,60 @@ def run_study(name: str, options: Options) -> int:
                 mix_revisions=options.mix_revisions,
             )
     except interrupts.Interrupted as stop:
-        stop.add_note(f"go on with: {again(name, options)}")
+        stop.add_note(f"go on with: {go_on}")
         raise
     if missing:
         print(
             f"Shard {options.shard} has trained its cells. Of {missing.stage}, "
             f"{missing.cells} cells of other shards are missing: once they are "
-            f"there, go on with: {again(name, options)}"
+            f"there, go on with: {go_on}"
         )
         return UNFINISHED
     print(study.report(folder))
     show_files(folder)
     return DONE
+
+
+def replicate(what: str, seeds: tuple[int, int], options: Options) -> int:
+    """Run the choices of a finished study on other seeds; which verdicts hold?"""
+    from experiments.engine import devices
+
+    devices.use_all_cores()
+    from experiments.engine.store import read_manifest
+    from experiments.engine.study import WHOLE
+    from experiments.reports import replication
+
+    folder = results_of(what, options.out)
+    module = _study_of(folder, read_manifest(folder), None)
+    study = replication.study_of(module, folder, seeds)
+    span = f"{seeds[0]}:{seeds[1]}"
+    words = ["replicate", what, "--seeds", span, *words_of(options)]
+    go_on = shlex.join([*PROGRAM.split(), *words, "--resume"])
+    return run_built(study, options, words, go_on, WHOLE)
+
+
+def results_of(what: str, out: Path) -> Path:
+    """A results directory, or that of a study: one's own if finished, else published.
+
+    Raises:
+        Problem: there is none.
+    """
+    from experiments.engine import manifest as manifests
+    from experiments.engine.study import folder_of
+
+    if (Path(what) / "manifest.json").is_file():
+        return Path(what)
+    module = study_module(what)
+    own = folder_of(module.study(module.FULL), out)
+    if manifests.is_finished(own):
+        return own
+    published = Path(__file__).parent / "results" / what
+    if (published / "manifest.json").is_file():
+        return published
+    raise Problem(
+        f"replicate {what}: {own} is not finished, and there are no published results: "
+        f"run {PROGRAM} {what} first, or give the results directory."
+    )
 
 
 def show_finished(study: Any, folder: Path) -> int:
@@ -270,7 +320,12 @@ def _run(words: Sequence[str]) -> int:
         print(HELP.format(studies=study_files.studies_listed()))
         return DONE
     if command in COMMANDS:
-        return {"list": _list, "report": _report, "launch": _launch}[command](rest)
+        return {
+            "list": _list,
+            "report": _report,
+            "launch": _launch,
+            "replicate": _replicate,
+        }[command](rest)
     question = study_files.first_line(study_files.file_of(command, COMMANDS))
     given = parse(parser_of(command, question, Options), rest)
     return run_study(command, instance(Options, given))
@@ -302,3 +357,34 @@ def _launch(words: Sequence[str]) -> int:
     parser.add_argument("study", metavar="STUDY", help=which)
     given = parse(parser, words)
     return launch(given.study, instance(Options, given), instance(Jobs, given))
+
+
+def _replicate(words: Sequence[str]) -> int:
+    what = (
+        "Run the choices of a finished study and their runners-up on seeds that nobody "
+        "has used, and say of each verdict whether it holds."
+    )
+    without = ("smoke", "dry_run", "shard", "wait", "seeds", "chunk")
+    parser = parser_of("replicate", what, Options, without=without)
+    which = "the name of a study, or a results directory"
+    parser.add_argument("study", metavar="STUDY|DIR", help=which)
+    seeds = "the first seed, and the one after the last (default: 1000:1030)"
+    parser.add_argument(
+        "--seeds", dest="span", default="1000:1030", metavar="A:B", help=seeds
+    )
+    given = parse(parser, words)
+    return replicate(given.study, seeds_of(given.span), instance(Options, given))
+
+
+def seeds_of(text: str) -> tuple[int, int]:
+    """From "1000:1030" to the first seed and the one after the last.
+
+    Raises:
+        Problem: it is something else, or fewer than ten seeds.
+    """
+    first, _, last = text.partition(":")
+    if first.isdecimal() and last.isdecimal() and int(last) - int(first) >= 10:
+        return int(first), int(last)
+    raise Problem(
+        f"--seeds {text}: write A:B with ten seeds or more, such as 1000:1030."
+    )

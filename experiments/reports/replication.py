@@ -35,8 +35,9 @@ def study_of(module: ModuleType, folder: Path, seeds: tuple[int, int]) -> Study:
         return replication.study(name, again, plan, report)
     if not hasattr(module, "claims"):
         raise Problem(
-            f"the study {manifest['study']} has no protocol and no `claims(folder)`, so "
-            "nothing can be replicated: write `claims`, from a folder to words by name."
+            f"the study {manifest['study']} has no protocol and no `claims`, so "
+            "nothing can be replicated: write claims(folder), which returns words by "
+            "name."
         )
     _require_fresh(seeds, plan.first_seed + plan.seeds)
     again = dataclasses.replace(plan, first_seed=seeds[0], seeds=seeds[1] - seeds[0])
@@ -58,15 +59,15 @@ def _plan_of(module: ModuleType, folder: Path, manifest: dict[str, Any]) -> Any:
     made = ", ".join(sorted({revision_of(each) for each in manifest["made by"]}))
     raise Problem(
         f"{folder} holds results of another plan ({manifest['hash']}) than the study "
-        f"{manifest['study']} has now. Replicate it at the revision that made it: {made}."
+        f"{manifest['study']} has now: go back to the revision that made it, {made}."
     )
 
 
 def _require_fresh(seeds: tuple[int, int], used: int) -> None:
     if seeds[0] < used:
         raise Problem(
-            f"--seeds {seeds[0]}:{seeds[1]}: the study has used seeds up to {used - 1}. "
-            f"Begin at {used} or later, such as 1000:1030."
+            f"--seeds {seeds[0]}:{seeds[1]}: the study has used seeds to {used - 1}, "
+            f"so begin at {used} or later, such as 1000:1030."
         )
 
 

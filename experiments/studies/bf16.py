@@ -33,7 +33,10 @@ from experiments.engine.chunks import Bar, Piece
 from experiments.engine.plan import Block, Cell, Chain, grid
 from experiments.engine.study import Stage, Study
 from experiments.engine.workshop import Workshop
-from experiments.reports.bf16 import write_report as write_report
+from experiments.reports.bf16 import (
+    claims as claims,
+    write_report as write_report,
+)
 
 
 Optimizer = optax.GradientTransformationExtraArgs

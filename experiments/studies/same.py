@@ -33,7 +33,10 @@ from experiments.engine import program, workshop
 from experiments.engine.chunks import Bar, Piece
 from experiments.engine.plan import Chain, constant, cosine, multiplier, Task
 from experiments.engine.study import Stage, Study
-from experiments.reports.same import write_report as write_report
+from experiments.reports.same import (
+    claims as claims,
+    write_report as write_report,
+)
 
 
 PLAIN_SGD = {

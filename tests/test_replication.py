@@ -1,0 +1,194 @@
+"""Verdicts on seeds that nobody has used: which of them hold, and which do not."""
+
+import dataclasses
+import functools
+import types
+
+import numpy as np
+import pytest
+import simulated
+
+
+pytestmark = pytest.mark.needs_extras
+BETTER = {"adam": 0.80, "adam_l2": 0.84, "adamw": 0.90}
+
+
+@functools.cache
+def plan():
+    from experiments.studies import demo
+
+    return dataclasses.replace(
+        demo.plan_of(demo.TASKS[:1]),
+        rounds=1,
+        screened=6,
+        candidates=4,
+        validation_seeds=10,
+        final_seeds=12,
+    )
+
+
+def module():
+    from experiments.studies import demo
+
+    return types.SimpleNamespace(
+        FULL=plan(), SMOKE=plan(), study=demo.study, write_report=demo.write_report
+    )
+
+
+@pytest.fixture
+def finished(tmp_path):
+    """A results directory whose runs no training made."""
+    from experiments.engine.study import hash_of
+    from experiments.studies import demo
+
+    study = demo.study(plan())
+    table = simulated.table_of(study, simulated.valley(BETTER))
+    folder = simulated.store(tmp_path / "before", study, table)
+    path = folder / "manifest.json"
+    path.write_text(path.read_text().replace("0123456789ab", hash_of(study)))
+    return folder
+
+
+def replicated(finished, tmp_path, heights, seeds=(1000, 1030)):
+    """The study, and its verdict with new seeds that score by these heights."""
+    from experiments.reports.replication import study_of
+
+    study = study_of(module(), finished, seeds)
+    table = simulated.table_of(study, simulated.valley(heights))
+    folder = simulated.store(tmp_path / "again", study, table)
+    return study, study.report(folder), (folder / "report.md").read_text()
+
+
+def test_choices_and_runners_up_run_on_the_new_seeds(finished, tmp_path):
+    from experiments import cells, protocol
+
+    study, _, _ = replicated(finished, tmp_path, BETTER)
+    assert study.name == "demo-replication"
+    table = cells.read(finished / "cells.csv")
+    (stage,) = study.stages
+    blocks = stage.make({})
+    for entry, block in zip(plan().entries, blocks, strict=True):
+        points = protocol.candidates(plan(), entry, table)[:3]
+        names = [axis.name for axis in entry.axes]
+        asked = [(tuple(c[n] for n in names), c["seed"]) for c in block.cells]
+        assert asked == [(p, seed) for p in points for seed in range(1000, 1030)]
+        assert block.static == entry.static
+    assert stage.runs == sum(len(block.cells) for block in blocks) == 3 * 3 * 30
+
+
+def test_the_same_world_gives_the_same_verdicts(finished, tmp_path):
+    _, verdict, report = replicated(finished, tmp_path, BETTER)
+    assert verdict == "Verdict. 3 of 3 verdicts hold."
+    assert "on seeds 1000 to 1029" in report
+    assert report.count("| holds |") == 3
+
+
+@pytest.mark.parametrize(
+    ("heights", "words"),
+    [
+        ({"adamw": 0.84}, "adamw − adam_l2 does not hold: no difference shown"),
+        ({"adamw": 0.80}, "adamw − adam_l2 does not hold: adam_l2 clearly better"),
+    ],
+)
+def test_another_world_gives_other_verdicts(heights, words, finished, tmp_path):
+    _, verdict, report = replicated(finished, tmp_path, BETTER | heights)
+    assert words in verdict
+    assert "3 of 3" not in verdict
+    assert "| does not hold: " in report
+
+
+def test_a_null_that_is_none_any_more_does_not_hold(tmp_path):
+    from experiments import outcomes, replication
+
+    study = _even()
+    score = simulated.valley(dict.fromkeys(BETTER, 0.8))
+    table = simulated.table_of(study, score)
+    assert not any(each.sign for each in outcomes.compared(plan(), table))
+    again = replication.plan_of(plan(), table, "abc", (100, 130))
+    new = _new(again, simulated.valley(BETTER))
+    found = replication.compare(plan(), table, again.points, new)
+    assert [each.holds for each in found] == [False] * 3
+    assert found[0].words == "does not hold: adamw clearly better"
+
+
+def _even():
+    from experiments.studies import demo
+
+    return demo.study(plan())
+
+
+def _new(again, score):
+    from experiments import replication
+
+    study = replication.study("again", again, plan(), lambda folder: "")
+    return simulated.table_of(study, score)
+
+
+def test_the_reach_is_over_all_choices_among_the_points():
+    from experiments import outcomes, replication
+
+    table = simulated.table_of(_even(), simulated.valley(BETTER))
+    again = replication.plan_of(plan(), table, "abc", (100, 130))
+    found = replication.compare(
+        plan(), table, again.points, _new(again, simulated.valley(BETTER))
+    )
+    new = _new(again, simulated.valley(BETTER))
+    for each in found:
+        (one, _), (other, _) = each.contrast.terms
+        means = {}
+        for name in (one, other):
+            arm = name.split()[-1]
+            mine = {n: x[new["arm"] == arm] for n, x in new.items()}
+            keys = list(zip(mine["weight_decay"], mine["learning_rate"], strict=True))
+            means[name] = [
+                100
+                * np.mean([s for k, s in zip(keys, mine["test_accuracy"]) if k == p])
+                for p in dict.fromkeys(keys)
+            ]
+        differences = [a - b for a in means[one] for b in means[other]]
+        assert each.reach == pytest.approx((min(differences), max(differences)))
+    assert outcomes.compared(plan(), table)[0].sign == 1
+
+
+def test_seeds_that_were_used_are_refused(finished):
+    from experiments.problem import Problem
+    from experiments.reports.replication import study_of
+
+    used = plan().seeds("final").stop
+    with pytest.raises(Problem, match=f"used seeds to {used - 1}, so begin at {used}"):
+        study_of(module(), finished, (used - 1, 1030))
+    study_of(module(), finished, (used, used + 10))
+
+
+def test_results_of_another_plan_are_refused(finished):
+    from experiments.problem import Problem
+    from experiments.reports.replication import study_of
+
+    other = module()
+    other.FULL = other.SMOKE = dataclasses.replace(plan(), candidates=5)
+    with pytest.raises(Problem, match="results of another plan .* the revision"):
+        study_of(other, finished, (1000, 1030))
+
+
+@pytest.mark.parametrize("text", ["1000", "1000:1005", "a:b", "30:20", "", "-5:20"])
+def test_a_span_of_seeds(text):
+    from experiments.cli import seeds_of
+    from experiments.problem import Problem
+
+    assert seeds_of("1000:1030") == (1000, 1030)
+    with pytest.raises(Problem, match="write A:B with ten seeds or more"):
+        seeds_of(text)
+
+
+def test_claims_of_a_study_without_the_protocol(tmp_path):
+    from experiments.reports.replication import _write_claims_of
+
+    study = _even()
+    table = simulated.table_of(study, simulated.valley(BETTER))
+    before, now = (simulated.store(tmp_path / n, study, table) for n in "ab")
+    said = {before: {"x": "one", "y": "two"}, now: {"x": "one", "y": "three"}}
+    verdict = _write_claims_of(said.get, before, (7, 17), now)
+    assert verdict == (
+        "Verdict. 1 of 2 verdicts hold. These do not: y does not hold: three."
+    )
+    assert "| y | two | three | does not hold |" in (now / "report.md").read_text()
