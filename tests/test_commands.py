@@ -45,7 +45,7 @@ TESTS = Path(__file__).parent
 
 def command(*arguments: str, wait: float = 0.0, largest: int | None = None) -> None:
     """`python -m experiments`; waits after each piece, writes no larger files."""
-    from experiments import __main__, cli
+    from experiments import __main__, running
     from experiments.engine import store as stores
 
     save = stores.save
@@ -56,7 +56,7 @@ def command(*arguments: str, wait: float = 0.0, largest: int | None = None) -> N
         return arrays
 
     stores.save = slow
-    cli.study_module = lambda name: small
+    running.study_module = lambda name: small
     if largest is not None:
         import resource
 
@@ -98,7 +98,7 @@ def call(monkeypatch, capsys):
 @pytest.fixture
 def as_demo(monkeypatch, shop, finished):
     """The small study in the place of the demo, compiled already."""
-    monkeypatch.setattr("experiments.cli.study_module", lambda name: small)
+    monkeypatch.setattr("experiments.running.study_module", lambda name: small)
     monkeypatch.setattr("experiments.engine.workshop.workshop", lambda: shop)
 
 
@@ -118,7 +118,7 @@ def refused(answer, *words):
 
 
 def test_list_says_what_each_study_asks(call):
-    from experiments.cli import STUDIES
+    from experiments.study_files import STUDIES
 
     status, out, told = call("list")
     assert (status, told) == (0, [])
@@ -135,7 +135,7 @@ def test_list_says_what_each_study_asks(call):
 
 @pytest.mark.parametrize("name", ["demo", "bf16", "same", "why", "tuning"])
 def test_every_study_has_help(name, call):
-    from experiments.cli import STUDIES
+    from experiments.study_files import STUDIES
 
     assert name in STUDIES
     status, out, told = call(name, "--help")
@@ -307,7 +307,7 @@ def test_a_run_that_is_not_finished_says_how_to_go_on(
         status, out, (line,) = call(*arguments)
         assert status == 1
         assert out == ""
-        assert f"{folder} has been begun and is not finished" in line
+        assert f"{folder} has been begun, not finished" in line
         words = shlex.split(line.rpartition("go on with: ")[2])
         assert words[1:] == [
             *("-m", "experiments", "demo", "--resume", "--smoke", "--out"),
@@ -446,7 +446,8 @@ def test_compiled_programs_are_kept_by_kind_of_processor(
     assert keys[0] == keys[1]
     assert keys[-1] == keys[-2]
     assert len(set(keys)) == 4
-    compiled.keep_compiled(tmp_path / "compiled")
+    monkeypatch.chdir(tmp_path)
+    compiled.keep_compiled(Path("compiled"))
     place = str(tmp_path / "compiled" / keys[-1])
     assert jax_options["jax_compilation_cache_dir"] == place
     for word in ("reading", "writing"):
@@ -466,7 +467,8 @@ def test_out_is_a_file(call, as_demo, tmp_path):
 def test_the_command_that_goes_on_says_what_was_asked():
     from pathlib import PurePosixPath
 
-    from experiments.cli import again, Options
+    from experiments.arguments import Options
+    from experiments.running import again
 
     assert shlex.split(again("demo", Options()))[1:] == [
         *("-m", "experiments", "demo", "--resume")

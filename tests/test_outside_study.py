@@ -109,6 +109,8 @@ def tiny(tmp_path):
 def run_as_main(path, monkeypatch, capsys, *arguments):
     """What `python PATH ARGUMENTS` does and prints."""
     monkeypatch.setattr("experiments.interrupts.listen", lambda: None)
+    compiled = "experiments.engine.compiled.keep_compiled"
+    monkeypatch.setattr(compiled, lambda folder: None)
     monkeypatch.setattr(sys, "argv", [str(path), *map(str, arguments)])
     with pytest.raises(SystemExit) as end:
         runpy.run_path(str(path), run_name="__main__")

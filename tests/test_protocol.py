@@ -513,8 +513,8 @@ def test_a_slope_over_all_settings_is_a_contrast(two):
 @pytest.mark.parametrize("size", ["FULL", "SMOKE"])
 def test_a_report_has_the_plan_from_the_manifest(name, size):
     from experiments import outcomes
-    from experiments.cli import study_module
     from experiments.engine.describe import describe
+    from experiments.study_files import study_module
 
     plan = getattr(study_module(name), size)
     again = outcomes.plan_from(json.loads(json.dumps(describe(plan))))

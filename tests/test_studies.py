@@ -28,7 +28,7 @@ pytestmark = [
 
 
 def module_of(name):
-    from experiments.cli import study_module
+    from experiments.study_files import study_module
 
     return study_module(name)
 

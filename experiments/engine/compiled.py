@@ -21,7 +21,8 @@ def keep_compiled(folder: Path) -> None:
     """
     if jax.config.values["jax_compilation_cache_dir"] is not None:
         return
-    jax.config.update("jax_compilation_cache_dir", str(folder / processor()))
+    place = folder.resolve() / processor()  # the process may go to another directory
+    jax.config.update("jax_compilation_cache_dir", str(place))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     # What cannot be read is compiled again, and what cannot be written is not kept.
     message = "Error (reading|writing) persistent compilation cache entry"

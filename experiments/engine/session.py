@@ -23,21 +23,33 @@ SECONDS_BETWEEN_LOOKS = 1.0
 KINDS = ("compile", "run")  # of seconds
 
 
-class Session(NamedTuple):
-    """What a process knows, and what it was asked."""
+class Asked(NamedTuple):
+    """What a process was asked to do."""
 
-    shop: workshop.Workshop
-    store: stores.Store
-    bar: Bar
     chunk: int  # cells side by side
     shard: Shard
     wait: float  # seconds, in each stage
     mix: bool  # use what was made in another way
+
+
+class Making(NamedTuple):
+    """How things are made now, by pool or piece; found when it is needed."""
+
     study: str  # the study's module
     recipes: Sequence[Recipe]  # of measurements
     sources: Sources
-    origins: dict[str, dict[str, Any]]  # by pool or piece: if it is made now
-    others: dict[str, list[str]]  # by file: how it was made in another way
+    origins: dict[str, dict[str, Any]]
+
+
+class Session(NamedTuple):
+    """A process that runs a study."""
+
+    shop: workshop.Workshop
+    store: stores.Store
+    bar: Bar
+    asked: Asked
+    making: Making
+    others: dict[str, list[str]]  # by file: in what it was made in another way
 
 
 class Missing(NamedTuple):
@@ -59,9 +71,9 @@ def make(
     pieces = [item for item in items if isinstance(item, Piece)]
     pools = wanted.pools_of(blocks)
     _compare(session, stage, pools, pieces)
-    for pool in wanted.share_of(pools, session.chunk, session.shard):
+    for pool in wanted.share_of(pools, session.asked.chunk, session.asked.shard):
         _train(session, stage, pool)
-    for piece in pieces[session.shard.index :: session.shard.count]:
+    for piece in pieces[session.asked.shard.index :: session.asked.shard.count]:
         if not stores.has(session.store, piece):
             _measure(session, piece)
     if missing := _wait(session, stage, pools, pieces):
@@ -76,7 +88,7 @@ def _train(session: Session, stage: str, pool: Pool) -> None:
     session.bar.advance(sum(pool.rows[cell] for cell in pool.cells) - len(absent))
     labels = pool.block.labels
     names = [labels[name] for name in ("task", "arm") if name in labels]
-    for chunk in chunks(absent, session.chunk):
+    for chunk in chunks(absent, session.asked.chunk):
         session.bar.say(" ".join([stage, *names]))
         chosen = {name: pool.cells[name] for name in chunk}
         call = functools.partial(
@@ -84,7 +96,7 @@ def _train(session: Session, stage: str, pool: Pool) -> None:
             session.shop,
             pool.block,
             tuple(chosen.values()),
-            session.chunk,
+            session.asked.chunk,
             session.bar,
         )
         arrays, origin = _timed(session, pool, call)
@@ -115,7 +127,7 @@ def _wait(
     session: Session, stage: str, pools: Sequence[Pool], pieces: Sequence[Piece]
 ) -> Missing | None:
     """Until the other shards have made their part, or the time is over."""
-    deadline = time.monotonic() + session.wait
+    deadline = time.monotonic() + session.asked.wait
     places = session.store.places
     while True:
         count = sum(cell not in places for pool in pools for cell in pool.cells)
@@ -133,15 +145,15 @@ def _wait(
 def _origin(session: Session, item: Pool | Piece) -> dict[str, Any]:
     """What a pool's cells or a measurement would depend on, if they were made now."""
     if isinstance(item, Piece):
-        key, values, recipes = item.name, [item.make], session.recipes
+        key, values, recipes = item.name, [item.make], session.making.recipes
     else:
         static, keep = item.block.static, item.block.keep
         key, values, recipes = item.static, [static, keep], [static.recipe]
-    if key not in session.origins:
-        session.origins[key] = manifests.origin_of(
-            session.shop, session.study, values, recipes, session.sources
+    if key not in session.making.origins:
+        session.making.origins[key] = manifests.origin_of(
+            session.shop, session.making.study, values, recipes, session.making.sources
         )
-    return session.origins[key]
+    return session.making.origins[key]
 
 
 def _compare(
@@ -163,7 +175,7 @@ def _compare(
             then = stores.origin_of(arrays)
             session.others[name] = manifests.differences(then, _origin(session, item))
     found = dict.fromkeys(text for name in there for text in session.others[name])
-    if found and not session.mix:
+    if found and not session.asked.mix:
         what = f"some runs of {stage} in {store.pieces} were made"
         raise manifests.refusal(what, list(found))
 

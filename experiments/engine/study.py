@@ -107,6 +107,10 @@ def new_manifest(
     }
 
 
+def _making(study: Study, sources: Sources) -> session.Making:
+    return session.Making(type(study.plan).__module__, recipes_of(study), sources, {})
+
+
 def run(
     study: Study,
     out: Path,
@@ -121,43 +125,27 @@ def run(
     """Train what is missing of this shard's cells, stage by stage.
 
     Args:
-        study: what is asked.
-        out: where results go.
-        command: what a person wrote, for the manifest.
-        bar: what a person sees.
-        resume: whether to go on with a directory that has been begun.
-        shard: which cells this process trains; it waits for the others.
+        study: what is asked; its results go to `out`.
+        command: what a person wrote, for the manifest; `bar` is what they see.
+        resume: go on with a directory that has been begun.
+        shard: the cells that this process trains; it waits for the others.
         wait: for how many seconds at most, in each stage.
-        mix_revisions: whether to use cells that other code, versions, devices or data
-            have made.
+        mix_revisions: use cells that other code, versions, devices or data made.
 
     Returns:
-        The results directory, and what other shards have still to make; once nothing
-        is missing, the directory has its cells.csv and its final manifest.
+        The results directory, and what is missing of other shards. If nothing is, the
+        directory has its table and its final manifest.
     """
-    shop, sources = workshop.workshop(), Sources()
+    shop, sources, folder = workshop.workshop(), Sources(), folder_of(study, out)
     bar.say("loading the data")
     manifest = new_manifest(study, shop, command, sources)
-    folder, go_on = folder_of(study, out), resume or shard.count > 1
-    store = stores.open_store(folder, manifest, go_on, mix_revisions)
-    this = session.Session(
-        shop=shop,
-        store=store,
-        bar=bar,
-        chunk=study.plan.chunk,
-        shard=shard,
-        wait=wait,
-        mix=mix_revisions,
-        study=type(study.plan).__module__,
-        recipes=recipes_of(study),
-        sources=sources,
-        origins={},
-        others={},
-    )
+    resume = resume or shard.count > 1
+    store = stores.open_store(folder, manifest, resume, mix_revisions)
+    asked = session.Asked(study.plan.chunk, shard, wait, mix_revisions)
+    this = session.Session(shop, store, bar, asked, _making(study, sources), {})
     rows: list[stores.Arrays] = []
     for stage in study.stages:
-        items = stage.make(cells.from_pieces(rows))
-        made = session.make(this, stage.name, items)
+        made = session.make(this, stage.name, stage.make(cells.from_pieces(rows)))
         if isinstance(made, Missing):
             return folder, made
         rows += made
