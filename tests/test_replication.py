@@ -140,11 +140,10 @@ def test_the_reach_is_over_all_choices_among_the_points():
             arm = name.split()[-1]
             mine = {n: x[new["arm"] == arm] for n, x in new.items()}
             keys = list(zip(mine["weight_decay"], mine["learning_rate"], strict=True))
-            means[name] = [
-                100
-                * np.mean([s for k, s in zip(keys, mine["test_accuracy"]) if k == p])
-                for p in dict.fromkeys(keys)
-            ]
+            scores = {point: [] for point in keys}
+            for point, score in zip(keys, mine["test_accuracy"], strict=True):
+                scores[point].append(100 * score)
+            means[name] = [np.mean(each) for each in scores.values()]
         differences = [a - b for a in means[one] for b in means[other]]
         assert each.reach == pytest.approx((min(differences), max(differences)))
     assert outcomes.compared(plan(), table)[0].sign == 1
