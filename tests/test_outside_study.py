@@ -153,13 +153,13 @@ def test_a_job_that_is_killed_goes_on(lion, tmp_path, call, monkeypatch):
     assert (status, told, statuses) == (0, [], [0])
     folder = results(out)
     report = (folder / "report.md").read_text()
-    assert report.startswith("# Lion − Lion with L2\n\n")
-    verdict = report.splitlines()[2]
-    assert "points: " in verdict
+    assert report.startswith("# lion\n\n")
+    verdict = report.splitlines()[4].replace("**", "")
+    assert verdict.startswith("Verdict. lion − lion_l2: ")
     assert said.count(f"{verdict}\n\n  {folder / 'report.md'}\n") == 2  # job, launch
     manifest = json.loads((folder / "manifest.json").read_text())
-    assert manifest["runs"] == 104
-    assert manifest["plan"]["is"] == "lion.Plan"
+    assert manifest["runs"] == 150
+    assert '"lion.lion_l2"' in json.dumps(manifest["plan"])
     assert manifest["file"] == os.path.relpath(lion, folder)
     (report_again := folder / "report.md").unlink()
     forget()

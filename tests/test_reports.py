@@ -664,3 +664,22 @@ def test_the_figure_of_same_shows_shares_up_to_two(tmp_path):
         assert (best.get_xdata(), best.get_ydata()) == (1.0, 0.5)
         assert axes.get_yscale() == "linear"
         assert axes.get_ylim()[1] == 2
+
+
+# --- Any study with the protocol --------------------------------------------------
+
+
+def test_the_report_of_any_study_has_every_contrast_and_entry(tmp_path):
+    from experiments.reports.any import write_report
+
+    simulated.store(
+        tmp_path, demo(), simulated.table_of(demo(), simulated.valley(EVEN))
+    )
+    verdict = write_report(tmp_path)
+    report = (tmp_path / "report.md").read_text()
+    assert verdict.removeprefix("Verdict. ") in report
+    for contrast in demo().plan.contrasts:
+        assert contrast.name in verdict
+        assert f"| {contrast.name} |" in report
+    assert all(f"| `{entry.name}` |" in report for entry in demo().plan.entries)
+    assert is_drawn(tmp_path / "heatmaps.png")

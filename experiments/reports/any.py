@@ -1,0 +1,31 @@
+"""The report of any study with the protocol: a verdict, two tables and heat maps."""
+
+from pathlib import Path
+
+from experiments.reports.drawing import heat_maps, save
+from experiments.reports.opening import protocol, write
+from experiments.reports.results import amount, caveats, numbers, read, Results
+
+
+def write_report(folder: Path) -> str:
+    """Figures first, then report.md; returns the verdict."""
+    results = read(folder)
+    tuned = [[e.name for e in results.plan.entries if len(e.axes) == 2]]
+    parts = [numbers(results, "entry", list(results.outcomes)), protocol(results)]
+    if tuned[0]:
+        save(heat_maps(results, tuned), folder / "heatmaps.png")
+        parts.insert(1, "![Validation error over learning rate and λ](heatmaps.png)")
+    name = results.manifest["study"]
+    question = "Which entries are better on test, each tuned equally well?"
+    verdict, stored = conclusion(results), "`cells.csv` (every run)"
+    return write(folder, name, question, verdict, *parts, stored=stored)
+
+
+def conclusion(results: Results) -> str:
+    """Every contrast in words."""
+    unit = results.plan.measure.unit
+    said = [
+        f"{name}: {each.words}, {amount(each)} {unit}."
+        for name, each in results.compared.items()
+    ]
+    return " ".join([*said, caveats(results)])
