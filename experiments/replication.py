@@ -1,8 +1,9 @@
 """A study's verdicts on seeds that nobody has used: does each of them hold?
 
 The points that a study chose, and the two that came next in its validation, run on new
-seeds. Nothing is chosen again. A verdict holds if the new seeds give the same one: the
-same arm clearly better, or again no difference shown.
+seeds. Nothing is chosen again. A difference is clear on the new seeds if its interval
+excludes 0, its p-value stays below 0.05 after Holm's correction, and no other choice
+among the three points of each entry turns its sign.
 """
 
 import dataclasses
@@ -48,13 +49,14 @@ class Again(NamedTuple):
     @property
     def sign(self) -> int:
         """1 or -1 if the contrast is clear now, else 0."""
-        if self.p_holm >= statistics.LEVEL or self.now.low <= 0 <= self.now.high:
+        low, high = min(self.now.low, self.reach[0]), max(self.now.high, self.reach[1])
+        if self.p_holm >= statistics.LEVEL or low <= 0 <= high:
             return 0
-        return 1 if self.now.mean > 0 else -1
+        return 1 if low > 0 else -1
 
     @property
     def holds(self) -> bool:
-        """Whether the verdict is the same."""
+        """Whether the new seeds give the same verdict."""
         return self.sign == self.before.sign
 
     @property
@@ -62,8 +64,11 @@ class Again(NamedTuple):
         """Whether the verdict holds, and what the new seeds say if not."""
         if self.holds:
             return "holds"
-        said = {1: self.contrast.positive, -1: self.contrast.negative}
-        return f"does not hold: {said.get(self.sign, 'no difference shown')}"
+        if self.sign == 0:
+            return "does not hold: no difference shown"
+        found = self.contrast.positive if self.sign > 0 else self.contrast.negative
+        kind = "does not hold" if self.before.sign else "shown only now"
+        return f"{kind}: {found}"
 
 
 def plan_of(plan: protocol.Plan, table: Table, of: str, seeds: tuple[int, int]) -> Plan:

@@ -38,7 +38,7 @@ WIDTH = 1.0  # points of error by which a weight falls to 1/e
 GOOD = 3.0  # points: learning rates that are this near to the best make the ridge
 RISE = 1.0  # points on both sides of a valley
 SEPARATE = 0.25  # a slope that is nearer to 0 is called separable
-ROWS, POINTS = 5, 9  # at most: learning rates of a ridge, and points of each
+ROWS, POINTS = 9, 9  # at most: learning rates of a ridge, and points of each
 FEWEST = 3  # learning rates
 LEVEL = 0.05
 

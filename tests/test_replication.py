@@ -108,7 +108,7 @@ def test_a_null_that_is_none_any_more_does_not_hold(tmp_path):
     new = _new(again, simulated.valley(BETTER))
     found = replication.compare(plan(), table, again.points, new)
     assert [each.holds for each in found] == [False] * 3
-    assert found[0].words == "does not hold: adamw clearly better"
+    assert found[0].words == "shown only now: adamw clearly better"
 
 
 def _even():
@@ -146,6 +146,25 @@ def test_the_reach_is_over_all_choices_among_the_points():
             means[name] = [np.mean(each) for each in scores.values()]
         differences = [a - b for a in means[one] for b in means[other]]
         assert each.reach == pytest.approx((min(differences), max(differences)))
+    assert outcomes.compared(plan(), table)[0].sign == 1
+
+
+def test_a_difference_that_another_choice_turns_is_not_clear():
+    from experiments import outcomes, replication
+
+    table = simulated.table_of(_even(), simulated.valley(BETTER))
+    again = replication.plan_of(plan(), table, "abc", (100, 130))
+    new = _new(again, simulated.valley(BETTER))
+    (first, *_) = replication.compare(plan(), table, again.points, new)
+    assert (first.sign, first.words) == (1, "holds")
+    # A runner-up of the better arm is the worst of all.
+    decay, rate = again.points["unlike scales adamw"][1]
+    runner = (new["arm"] == "adamw") & (new["weight_decay"] == decay)
+    runner &= new["learning_rate"] == rate
+    new["test_accuracy"] = np.where(runner, 0.5, new["test_accuracy"])
+    (now, *_) = replication.compare(plan(), table, again.points, new)
+    assert now.now == first.now
+    assert now.words == "does not hold: no difference shown"
     assert outcomes.compared(plan(), table)[0].sign == 1
 
 
@@ -188,6 +207,6 @@ def test_claims_of_a_study_without_the_protocol(tmp_path):
     said = {before: {"x": "one", "y": "two"}, now: {"x": "one", "y": "three"}}
     verdict = _write_claims_of(said.get, before, (7, 17), now)
     assert verdict == (
-        "Verdict. 1 of 2 verdicts hold. These do not: y does not hold: three."
+        "Verdict. 1 of 2 verdicts hold. The others: y does not hold: three."
     )
     assert "| y | two | three | does not hold |" in (now / "report.md").read_text()

@@ -106,16 +106,20 @@ def test_learning_rates_far_from_the_best_do_not_count():
 def test_the_points_that_matter_are_the_valleys():
     from experiments.separability import POINTS, points_that_matter, ROWS
 
-    table = errors(1.0, noise=0, bend=1.0, rates=range(-3, 4))
+    table = errors(0.5, noise=0, bend=1.0, rates=range(-5, 6))
     found = points_that_matter(table)
     by_rate = {}
     for decay, rate in found:
         by_rate.setdefault(np.log2(rate), []).append(np.log2(decay))
-    assert sorted(by_rate) == [-2, -1, 0, 1, 2]  # the best five of seven
+    assert sorted(by_rate) == list(range(-4, 5))  # the best nine of eleven
     assert len(by_rate) == ROWS
     for x, row in by_rate.items():
-        # Three steps away the error is 9 points more, two steps away 4.
-        assert row == [y for y in range(int(x) - 3, int(x) + 4) if -5 <= y <= 5]
+        # Up to the first point that is more than 4 points of error above the best.
+        least = min((y - x / 2) ** 2 for y in LOGS)
+        far = [y for y in LOGS if (y - x / 2) ** 2 > least + 4]
+        low = max(y for y in far if y < x / 2)
+        high = min(y for y in far if y > x / 2)
+        assert row == list(range(low, high + 1))
     wide = points_that_matter(errors(0.0, noise=0, bend=0.1))
     assert max(np.bincount([int(np.log2(r)) + 2 for _, r in wide])) == POINTS
     assert points_that_matter(errors(0.0, bend=0.0, noise=0.1)) == []

@@ -114,9 +114,10 @@ def write_contrasts(source: Path, folder: Path) -> str:
     )
     note = f"""\
 Differences are in {plan.measure.unit}. `With runners-up`: the means that the new seeds
-give if each arm may be at its choice or at one of the two points that came next in
-validation. A verdict holds if the new seeds give the same one, with Holm's correction
-over all contrasts; the new interval is given the choices."""
+give if each entry may be at its choice or at one of the two points that came next in
+validation. A difference is clear if its interval excludes 0, p is below 0.05 after
+Holm's correction over all contrasts, and no such choice turns its sign. A verdict holds
+if the new seeds give the same one. "Shown only now": the study did not claim it."""
     verdicts = [(each.contrast.name, each.words, each.holds) for each in found]
     return _write(
         source, folder, described["seeds"], table(header, 1, lines), note, verdicts
@@ -151,10 +152,10 @@ def _write(
     verdicts: list[tuple[str, str, bool]],
 ) -> str:
     before = read_manifest(source)
-    failed = [f"{name} {words}" for name, words, holds in verdicts if not holds]
-    verdict = f"{len(verdicts) - len(failed)} of {len(verdicts)} verdicts hold."
-    if failed:
-        verdict += f" These do not: {'; '.join(failed)}."
+    others = [f"{name} {words}" for name, words, holds in verdicts if not holds]
+    verdict = f"{len(verdicts) - len(others)} of {len(verdicts)} verdicts hold."
+    if others:
+        verdict += f" The others: {'; '.join(others)}."
     title = f"Replication of `{before['study']}` on seeds {seeds[0]} to {seeds[1] - 1}"
     question = "Do the published verdicts hold on seeds that nobody has used?"
     of = f"Published: plan {before['hash']}."
