@@ -1,12 +1,13 @@
 """From the table of a protocol's runs to numbers: choices, contrasts, what is clear.
 
 Two intervals stand beside every contrast. The first is about the seeds of the final
-runs, given the points that were chosen. The second contains the choice: it resamples
-the seeds of validation, chooses again, and scores what is chosen on test. A contrast is
-clear only if both exclude 0 and its p-value stays below 0.05 after Holm's correction
-over all contrasts of the study.
+runs, given the points that were chosen. The second contains the choice, and the first:
+seeds of validation are drawn again, they choose, and what they choose is scored on test
+by seeds that were not drawn. A contrast is clear only if the second excludes 0 and its
+p-value stays below 0.05 after Holm's correction over all contrasts of the study.
 """
 
+import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -51,15 +52,15 @@ class Compared(NamedTuple):
 
     contrast: Contrast
     difference: Estimate  # given the choices
-    with_choice: tuple[float, float]
+    with_choice: tuple[float, float]  # contains the interval of `difference`
     p_holm: float
     lucky: bool  # whether an entry with a lucky choice is in it
+    open: bool  # whether an entry is in it whose choice is not bracketed
 
     @property
     def sign(self) -> int:
         """1 or -1 if the contrast is clear, else 0."""
-        low = min(self.difference.low, self.with_choice[0])
-        high = max(self.difference.high, self.with_choice[1])
+        low, high = self.with_choice
         if self.p_holm >= statistics.LEVEL or low <= 0 <= high:
             return 0
         return 1 if low > 0 else -1
@@ -75,7 +76,9 @@ class Compared(NamedTuple):
             said = "not clear with the choice"
         else:
             said = "not clear after correction"
-        return said + (" (a choice was lucky)" if self.lucky else "")
+        notes = ["a choice was lucky"] * self.lucky
+        notes += ["a choice is not bracketed"] * self.open
+        return f"{said} ({', '.join(notes)})" if notes else said
 
 
 def plan_from(description: Mapping[str, Any]) -> Plan:
@@ -114,7 +117,8 @@ def outcomes(plan: Plan, table: Table) -> dict[str, Outcome]:
 def _outcome(plan: Plan, entry: Entry, table: Table) -> Outcome:
     measure = plan.measure
     point = protocol.candidates(plan, entry, table)[0]
-    tuning = protocol.values(entry, table, TUNING, measure.score)
+    tuning = protocol.scores(plan, entry, table, TUNING)
+    decided = protocol.scores(plan, entry, table, VALIDATION)
     shown = [
         measure.scale * protocol.values(entry, table, stage, measure.score)[point]
         for stage in (TUNING, VALIDATION, FINAL)
@@ -126,7 +130,7 @@ def _outcome(plan: Plan, entry: Entry, table: Table) -> Outcome:
         choice=dict(zip(names, point, strict=True)),
         tried=len(tuning),
         runs=int(np.isin(mine["stage"].astype(str), CHOOSING).sum()),
-        open=search.open_sides(point, tuning, entry.axes),
+        open=search.open_sides(point, tuning, entry.axes, decided),
         scores=(float(shown[0].mean()), float(shown[1].mean()), float(shown[2].mean())),
         lucky=any(_dropped(before, shown[2]) for before in shown[:2]),
         test=statistics.estimate(final_scores(plan, entry, table)),
@@ -155,7 +159,10 @@ def compared(
     found = found or outcomes(plan, table)
     tests = {entry.name: final_scores(plan, entry, table) for entry in plan.entries}
     sums = [statistics.estimate(weighted(each, tests)) for each in plan.contrasts]
-    intervals = [with_choice(plan, table, contrast) for contrast in plan.contrasts]
+    intervals = [
+        with_choice(plan, table, contrast, given)
+        for contrast, given in zip(plan.contrasts, sums, strict=True)
+    ]
     corrected = statistics.holm([each.p for each in sums])
     return [
         Compared(
@@ -164,6 +171,7 @@ def compared(
             interval,
             p,
             any(found[name].lucky for name, _ in contrast.terms),
+            any(found[name].open for name, _ in contrast.terms),
         )
         for contrast, difference, interval, p in zip(
             plan.contrasts, sums, intervals, corrected, strict=True
@@ -176,17 +184,35 @@ def weighted(contrast: Contrast, scores: Mapping[str, np.ndarray]) -> np.ndarray
     return np.sum([weight * scores[name] for name, weight in contrast.terms], axis=0)
 
 
-def with_choice(plan: Plan, table: Table, contrast: Contrast) -> tuple[float, float]:
-    """A 95 % interval of a contrast that contains the choice of the points."""
-    rng = np.random.default_rng(0)
-    sizes = plan.validation_seeds, plan.validation_seeds, plan.final_seeds
-    drawn = [rng.integers(0, size, (RESAMPLES, size)) for size in sizes]
+def with_choice(
+    plan: Plan, table: Table, contrast: Contrast, given: Estimate
+) -> tuple[float, float]:
+    """A 95 % interval of a contrast that contains the choice of the points.
+
+    `given` is the estimate for the points chosen, whose interval is part of it.
+    """
+    drawn = _draws(plan.validation_seeds, plan.final_seeds)
     by_name = {entry.name: entry for entry in plan.entries}
     total = np.zeros(RESAMPLES)
     for name, weight in contrast.terms:
         total += weight * _resampled(plan, by_name[name], table, *drawn)
     low, high = np.quantile(total, [statistics.LEVEL / 2, 1 - statistics.LEVEL / 2])
-    return float(low), float(high)
+    return min(float(low), given.low), max(float(high), given.high)
+
+
+@functools.cache
+def _draws(validation: int, final: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Seeds that choose, seeds that score, final seeds: [resamples, seeds] each.
+
+    Runs that made a point win would flatter it if they scored it, too.
+    """
+    rng = np.random.default_rng(0)
+    choosing = rng.integers(0, validation, (RESAMPLES, validation))
+    scoring = np.empty_like(choosing)
+    for place, drawn in enumerate(choosing):
+        rest = np.setdiff1d(np.arange(validation), drawn)
+        scoring[place] = rng.choice(rest if len(rest) else drawn, validation)
+    return choosing, scoring, rng.integers(0, final, (RESAMPLES, final))
 
 
 def _resampled(

@@ -53,11 +53,12 @@ class Measure(NamedTuple):
     reported: str  # of the test part
     scale: float  # from a column's unit to the report's; negative where less is better
     unit: str
+    perfect: float  # what cannot be surpassed, in the report's unit: 100 %, loss 0
     count: str | None = None  # examples of the validation part, if scores are shares
 
 
-ACCURACY = Measure("val_accuracy", "test_accuracy", 100.0, "points", "val_count")
-LOSS = Measure("val_loss", "test_loss", -1.0, "nats")
+ACCURACY = Measure("val_accuracy", "test_accuracy", 100.0, "points", 100.0, "val_count")
+LOSS = Measure("val_loss", "test_loss", -1.0, "nats", 0.0)
 
 
 class Contrast(NamedTuple):
@@ -115,7 +116,12 @@ def stages(plan: Plan, keep: Keep | None = None) -> tuple[Stage, ...]:
     """Tuning, the rounds of bracketing, screening, validation and the final runs.
 
     `keep` says what the engine keeps of the final runs.
+
+    Raises:
+        ValueError: two entries could not be told apart in the table of runs, or two
+            contrasts in a report.
     """
+    _require_distinct(plan)
     count = len(plan.entries)
     grids = sum(len(search.coarse(entry.axes)) for entry in plan.entries)
 
@@ -155,6 +161,25 @@ def stages(plan: Plan, keep: Keep | None = None) -> tuple[Stage, ...]:
         stage(VALIDATION, VALIDATION, count * plan.candidates, screened),
         stage(FINAL, FINAL, count, chosen),
     )
+
+
+def _require_distinct(plan: Plan) -> None:
+    names = [each.name for each in (*plan.entries, *plan.contrasts)]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(
+            f"the plan has the name {twice[0]!r} twice: write another one."
+        )
+    known = [{**entry.labels, **entry.fixed} for entry in plan.entries]
+    for (one, mine), (other, theirs) in itertools.combinations(
+        zip(plan.entries, known, strict=True), 2
+    ):
+        if all(theirs[key] == mine[key] for key in mine.keys() & theirs.keys()) and (
+            mine.keys() <= theirs.keys() or theirs.keys() <= mine.keys()
+        ):
+            raise ValueError(
+                f"the runs of {one.name!r} and {other.name!r} have the same labels and "
+                "numbers: give each entry a label of its own, such as arm."
+            )
 
 
 def block(

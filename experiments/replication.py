@@ -18,6 +18,7 @@ from experiments.cells import Table
 from experiments.engine.plan import Block
 from experiments.engine.study import Stage, Study
 from experiments.outcomes import Compared
+from experiments.problem import Problem
 from experiments.protocol import Contrast, Entry
 from experiments.search import Point
 from experiments.statistics import Estimate
@@ -72,7 +73,17 @@ class Again(NamedTuple):
 
 
 def plan_of(plan: protocol.Plan, table: Table, of: str, seeds: tuple[int, int]) -> Plan:
-    """The choices and runners-up of a finished study, on new seeds."""
+    """The choices and runners-up of a finished study, on new seeds.
+
+    Raises:
+        Problem: with so few seeds no contrast can be clear.
+    """
+    count, fewest = seeds[1] - seeds[0], statistics.fewest(len(plan.contrasts))
+    if count < fewest:
+        raise Problem(
+            f"--seeds {seeds[0]}:{seeds[1]}: on {count} seeds none of "
+            f"{len(plan.contrasts)} contrasts can be clear: take {fewest} or more."
+        )
     found = {
         entry.name: protocol.candidates(plan, entry, table)[: 1 + RUNNERS_UP]
         for entry in plan.entries

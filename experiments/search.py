@@ -1,14 +1,14 @@
 """Which points of a grid to try next, and which of them is bracketed.
 
 A point is a tuple of numbers, one for each axis. It is bracketed if one and two steps
-on either side of it, on every axis, were tried. The best of the points that were tried
-is an optimum only if it is bracketed: at the edge of a grid, or beside a gap, a better
-one may lie where nobody looked.
+on either side of it, on every axis, were tried, and none of them is better beyond the
+noise. The best of the points that were tried is an optimum only if it is bracketed: at
+the edge of a grid, or beside a gap, a better one may lie where nobody looked.
 """
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -91,31 +91,48 @@ def additions(scores: Scores, axes: Sequence[Axis], count: int) -> list[Point]:
     return list(itertools.islice(new, count))
 
 
-def open_sides(point: Point, tried: Iterable[Point], axes: Sequence[Axis]) -> list[str]:
+def open_sides(
+    point: Point, scores: Scores, axes: Sequence[Axis], decided: Scores
+) -> list[str]:
     """Where a point is not bracketed, such as "weight_decay above".
 
-    An axis without a ratio has no sides, and below a value of 0 there is nothing.
+    `scores` are those of all points that were tried; `decided` are those of points that
+    more seeds have decided about, and say more where there are any. An axis without a
+    ratio has no sides, and below a value of 0 there is nothing.
     """
-    tried = set(tried)
-    found = []
-    for place, axis in enumerate(axes):
-        for side, steps in (("below", (-1, -2)), ("above", (1, 2))):
-            wanted = [_shifted(point, place, axis, step) for step in steps]
-            if any(each is not None and each not in tried for each in wanted):
-                found.append(f"{axis.name} {side}")
-    return found
+    level = float(scores[point].mean()) + noise(scores)
+
+    def closes(other: Point | None) -> bool:
+        if other is None:
+            return True
+        if other in decided and point in decided:
+            return bool(decided[other].sum() <= decided[point].sum())
+        return other in scores and bool(scores[other].mean() <= level)
+
+    return [
+        f"{axis.name} {side}"
+        for place, axis in enumerate(axes)
+        for side, steps in (("below", (-1, -2)), ("above", (1, 2)))
+        if not all(closes(_shifted(point, place, axis, step)) for step in steps)
+    ]
 
 
 def _shifted(point: Point, place: int, axis: Axis, steps: int) -> Point | None:
     """A point some steps further on one axis; None where the axis has no steps."""
     if axis.ratio is None or point[place] == 0:
         return None
-    value = point[place] * axis.ratio**steps
-    return _replaced(point, place, 0.0 if _is_below(value, axis) else value)
+    base = next(value for value in axis.values if value > 0)
+    count = round(math.log(point[place] / base, axis.ratio)) + steps
+    return _replaced(point, place, _of_axis(axis, base, count))
 
 
-def _is_below(value: float, axis: Axis) -> bool:
-    return value < axis.low and 0.0 in axis.values
+def _of_axis(axis: Axis, base: float, count: int) -> float:
+    """The value some steps from the first one: one float, however it is reached."""
+    value = base * axis.ratio**count if axis.ratio else base
+    if value < 0.999 * axis.low and 0.0 in axis.values:
+        return 0.0
+    near = [given for given in axis.values if math.isclose(given, value)]
+    return near[0] if near else value
 
 
 def _replaced(point: Point, place: int, value: float) -> Point:
@@ -126,7 +143,8 @@ def _moved(point: Point, place: int, axis: Axis, steps: int) -> Iterator[Point]:
     """A point some steps further, if it lies within the bounds of the axis."""
     moved = _shifted(point, place, axis, steps)
     if moved is not None and (
-        axis.low <= moved[place] <= axis.high or moved[place] in axis.values
+        0.999 * axis.low <= moved[place] <= 1.001 * axis.high
+        or moved[place] in axis.values
     ):
         yield moved
 
@@ -144,10 +162,10 @@ def _gaps(point: Point, axes: Sequence[Axis]) -> Iterator[Point]:
     for place, axis in enumerate(axes):
         if axis.ratio is None:
             continue
-        for value, after in itertools.pairwise(v for v in axis.values if v > 0):
-            steps = round(math.log(after / value, axis.ratio))
-            for step in range(1, steps):
-                yield _replaced(point, place, value * axis.ratio**step)
+        positive = [value for value in axis.values if value > 0]
+        steps = round(math.log(positive[-1] / positive[0], axis.ratio))
+        for count in range(steps + 1):
+            yield _replaced(point, place, _of_axis(axis, positive[0], count))
 
 
 def _around(point: Point, axes: Sequence[Axis]) -> Iterator[Point]:

@@ -9,9 +9,10 @@ by how near to the best each of them is:
 
 The slope is 0 where the two are separate, -1 where only γλ matters, +1 where only λ/γ
 does. A learning rate takes part if its best error is within GOOD points of the best of
-all, and if the error rises by RISE points on both sides: elsewhere λ does nothing, or
+all, and if the error rises by RISE points on both sides: elsewhere λ does little, or
 the valley was not seen whole. The slope without each seed in turn (the jackknife) gives
-a value for each seed; two one-sided t-tests of them show a slope to lie within ±0.25.
+a value for each seed; two one-sided t-tests of them show a slope to lie within ±0.25,
+or outside. The p-values are of one grid: correct them for as many as are tested.
 
     regret        tune γ at some λ, then λ at that γ, or the other way round: how much
                   worse than the optimum, on average over starts and orders
@@ -36,7 +37,8 @@ from experiments.search import Point
 
 WIDTH = 1.0  # points of error by which a weight falls to 1/e
 GOOD = 3.0  # points: learning rates that are this near to the best make the ridge
-RISE = 1.0  # points on both sides of a valley
+RISE = 3.0  # points on both sides of a valley: what is cut off weighs e^-3 at most
+MARGIN = 1.0  # points by which a grid of few seeds may be wrong
 SEPARATE = 0.25  # a slope that is nearer to 0 is called separable
 ROWS, POINTS = 9, 9  # at most: learning rates of a ridge, and points of each
 FEWEST = 3  # learning rates
@@ -53,8 +55,8 @@ class Ridge(NamedTuple):
     offset: float
     low: float  # 95 % interval of the slope
     high: float
-    separable: bool  # shown to be within ±SEPARATE
-    coupled: bool  # shown not to be: the whole interval is outside
+    p_separable: float  # of |slope| >= SEPARATE, by two one-sided tests
+    p_coupled: float  # of |slope| <= SEPARATE, two-sided
     centres: tuple[tuple[float, float], ...]  # (x, y*)
 
 
@@ -67,17 +69,16 @@ def ridge(errors: Errors) -> Ridge | None:
     count = len(next(iter(errors.values())))
     without = [_line(rows, np.arange(count) != seed)[0] for seed in range(count)]
     values = count * slope - (count - 1) * np.array(without)
-    margin, tested = (
-        float(stats.t.ppf(1 - level, count - 1)) * _error(values)
-        for level in (LEVEL / 2, LEVEL)
-    )
+    error = max(float(np.std(values, ddof=1)) / np.sqrt(count), 1e-12)
+    student = stats.t(count - 1)
+    margin = float(student.ppf(1 - LEVEL / 2)) * error
     return Ridge(
         slope=slope,
         offset=offset,
         low=slope - margin,
         high=slope + margin,
-        separable=abs(slope) + tested < SEPARATE,
-        coupled=abs(slope) - margin > SEPARATE,
+        p_separable=float(student.sf((SEPARATE - abs(slope)) / error)),
+        p_coupled=min(1.0, 2 * float(student.sf((abs(slope) - SEPARATE) / error))),
         centres=tuple((x, _centre(row)) for x, row in rows.items()),
     )
 
@@ -87,7 +88,7 @@ def points_that_matter(errors: Errors) -> list[Point]:
 
     The valleys of the best learning rates, each up to where the error has risen.
     """
-    rows = _valleys(errors, GOOD + RISE)
+    rows = _valleys(errors, GOOD + MARGIN)
     best = sorted(rows, key=lambda x: min(e.mean() for e in rows[x].values()))[:ROWS]
     return [(2.0**y, 2.0**x) for x in sorted(best) for y in _window(rows[x])]
 
@@ -95,7 +96,7 @@ def points_that_matter(errors: Errors) -> list[Point]:
 def _window(row: Row) -> list[float]:
     """The y around the centre, out to the first on each side that is far above it."""
     means = {y: float(e.mean()) for y, e in row.items()}
-    centre, far = _centre(row), min(means.values()) + GOOD + RISE
+    centre, far = _centre(row), min(means.values()) + RISE + MARGIN
     below = [y for y in row if y < centre and means[y] > far]
     above = [y for y in row if y > centre and means[y] > far]
     low, high = max(below, default=min(row)), min(above, default=max(row))
@@ -140,10 +141,6 @@ def _line(
     centres = [_centre(row, seeds) for row in rows.values()]
     slope, offset = np.polyfit(list(rows), centres, 1)
     return float(slope), float(offset)
-
-
-def _error(values: np.ndarray) -> float:
-    return float(np.std(values, ddof=1) / np.sqrt(len(values)))
 
 
 def gain(errors: np.ndarray) -> float:

@@ -64,6 +64,15 @@ def _quantiles_of_t(values: np.ndarray, mean: float, error: float) -> np.ndarray
     return np.quantile(t, [LEVEL / 2, 1 - LEVEL / 2])
 
 
+def fewest(comparisons: int) -> int:
+    """Seeds from which one of so many comparisons can be clear at all.
+
+    The smallest p-value of n flipped signs is 2^(1-n), and Holm multiplies it by the
+    number of comparisons.
+    """
+    return max(FEWEST, 2 + int(np.floor(np.log2(comparisons / LEVEL))))
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's adjusted p-values, in the order given."""
     order = np.argsort(p_values, kind="stable")

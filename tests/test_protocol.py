@@ -164,6 +164,9 @@ def test_what_was_lucky_is_said():
     (only,) = outcomes.compared(plan, table, found)
     assert only.lucky
     assert only.words.endswith("(a choice was lucky)")
+    turned = plan_of(*plan.entries[::-1], rounds=1, candidates=1)
+    (only,) = outcomes.compared(turned, table)
+    assert only.lucky  # whichever entry of the contrast it is
 
 
 # --- Gaps and edges ---------------------------------------------------------------
@@ -200,7 +203,9 @@ def test_the_grid_grows_to_where_the_optimum_is(side):
     axes += [named("learning_rate", -2, 2, low=-9, high=9)]
     plan = plan_of(entry("a", axes), rounds=6)
     rng = np.random.default_rng(0)
-    table = run(plan, lambda arm, p, n, rng: truth(p) + rng.normal(0, 0.3, n), rng)
+    table = run(
+        plan, lambda arm, p, n, rng: truth(p) + rng.normal(0, 0.3, n), rng, 20_000
+    )
     assert [math.log2(x) for x in chosen(plan, table, "a")] == [side * 6] * 2
     assert outcome(plan, table, "a").open == []
 
@@ -221,19 +226,66 @@ def outcome(plan, table, name):
     return outcomes.outcomes(plan, table)[name]
 
 
+def even(points):
+    """The same score for every point, on three seeds that differ."""
+    return {point: np.array([60.0, 61.0, 62.0]) for point in points}
+
+
+def test_a_verdict_says_that_a_choice_is_not_bracketed():
+    from experiments import outcomes
+
+    rng = np.random.default_rng(1)
+    axes = [named("learning_rate", -2, 2, low=-2, high=2)]
+    plan = plan_of(entry("a", axes), entry("b", axes), rounds=1)
+    truths = {"a": smooth((0,), 6, width=0.2), "b": smooth((5,), 6, width=2)}
+    table = run(plan, lambda arm, p, n, rng: truths[arm](p) + np.zeros(n), rng)
+    (only,) = outcomes.compared(plan, table)
+    assert only.sign == -1
+    assert only.words == "a clearly better (a choice is not bracketed)"
+
+
 def test_a_point_beside_a_gap_is_not_bracketed():
     from experiments.search import open_sides
 
     axes = [named("weight_decay", -4, 4), named("learning_rate", -4, 4)]
     tried = {(2.0**a, 2.0**b) for a in range(-4, 5) for b in range(-4, 5)}
-    assert open_sides((1.0, 1.0), tried, axes) == []
+    assert open_sides((1.0, 1.0), even(tried), axes, {}) == []
     for step in (1, 2):
-        gap = tried - {(2.0**step, 1.0)}
-        assert open_sides((1.0, 1.0), gap, axes) == ["weight_decay above"]
-        gap = tried - {(1.0, 2.0**-step)}
-        assert open_sides((1.0, 1.0), gap, axes) == ["learning_rate below"]
-    assert open_sides((8.0, 1.0), tried, axes) == ["weight_decay above"]
-    assert open_sides((0.0, 1.0), {(0.0, y) for _, y in tried}, axes) == []
+        gap = even(tried - {(2.0**step, 1.0)})
+        assert open_sides((1.0, 1.0), gap, axes, {}) == ["weight_decay above"]
+        gap = even(tried - {(1.0, 2.0**-step)})
+        assert open_sides((1.0, 1.0), gap, axes, {}) == ["learning_rate below"]
+    assert open_sides((8.0, 1.0), even(tried), axes, {}) == ["weight_decay above"]
+    assert open_sides((0.0, 1.0), even({(0.0, y) for _, y in tried}), axes, {}) == []
+
+
+@pytest.mark.parametrize("step", [-2, -1, 1, 2])
+def test_a_point_beside_a_better_one_is_not_bracketed(step):
+    from experiments.search import noise, open_sides
+
+    axes = [named("learning_rate", -3, 3)]
+    scores = even({(2.0**k,) for k in range(-3, 4)})
+    better, side = (2.0**step,), "below" if step < 0 else "above"
+    scores[better] = scores[better] + 0.9 * noise(scores)
+    assert open_sides((1.0,), scores, axes, {}) == []  # within the noise
+    scores[better] = scores[better] + noise(scores)
+    assert open_sides((1.0,), scores, axes, {}) == [f"learning_rate {side}"]
+    # More seeds have decided that it is not better.
+    decided = {(1.0,): np.ones(9), better: np.zeros(9)}
+    assert open_sides((1.0,), scores, axes, decided) == []
+    decided[better] = np.full(9, 2.0)
+    assert open_sides((1.0,), scores, axes, decided) == [f"learning_rate {side}"]
+
+
+def test_steps_of_ten_reach_the_values_that_were_given():
+    from experiments.search import additions, Axis, open_sides
+
+    axis = Axis("learning_rate", (0.001, 0.01, 0.1, 1.0), 1e-6, 1e3, ratio=10.0)
+    scores = even({(x,) for x in axis.values})
+    assert open_sides((0.1,), scores, [axis], {}) == ["learning_rate above"]
+    added = additions({(0.1,): np.ones(3)}, [axis], 9)
+    assert {(0.01,), (1.0,), (0.001,)} <= set(added)
+    assert len({round(math.log10(x), 6) for (x,) in added}) == len(added)
 
 
 def test_below_the_smallest_strength_is_none_where_none_is_tried():
@@ -241,14 +293,41 @@ def test_below_the_smallest_strength_is_none_where_none_is_tried():
 
     axes = [Axis("weight_decay", (0.0, 1.0, 2.0, 4.0), low=1.0, high=8.0)]
     tried = {(0.0,), (1.0,), (2.0,), (4.0,)}
-    assert open_sides((1.0,), tried, axes) == []
-    assert open_sides((2.0,), tried, axes) == ["weight_decay above"]
-    assert open_sides((1.0,), tried - {(0.0,)}, axes) == ["weight_decay below"]
-    assert open_sides((0.0,), tried, axes) == []
+    assert open_sides((1.0,), even(tried), axes, {}) == []
+    assert open_sides((2.0,), even(tried), axes, {}) == ["weight_decay above"]
+    without = even(tried - {(0.0,)})
+    assert open_sides((1.0,), without, axes, {}) == ["weight_decay below"]
+    assert open_sides((0.0,), even(tried), axes, {}) == []
     scores = {(1.0,): np.ones(3)}
     assert additions(scores, axes, 9) == [(0.0,), (2.0,), (4.0,)]
     axes = [axes[0]._replace(values=(1.0, 2.0, 4.0))]
     assert additions(scores, axes, 9) == [(2.0,), (4.0,)]
+
+
+def test_the_gaps_on_the_lines_through_the_best_point_come_before_its_surroundings():
+    from experiments.search import additions
+
+    axes = [named("weight_decay", -8, 8, 2), named("learning_rate", 0, 0)]
+    scores = {(2.0**k, 1.0): np.full(3, 50.0 - abs(k)) for k in range(-8, 9, 2)}
+    wanted = additions(scores, axes, 100)
+    sides = [(2.0**a, 2.0**b) for a, b in ((-1, 0), (1, 0), (0, -1), (0, 1))]
+    assert wanted[:4] == sides
+    gaps = {(2.0**k, 1.0) for k in range(-7, 8, 2)}
+    place = max(wanted.index(point) for point in gaps)
+    diagonal = wanted.index((2.0, 2.0))
+    assert place < diagonal
+
+
+def test_noise_is_that_of_the_best_ten():
+    from experiments.search import noise
+
+    scores = {(float(k),): np.array([-k - 1.0, -k, -k + 1.0]) for k in range(10)}
+    assert noise(scores) == pytest.approx((2 / 3) ** 0.5)
+    wild = scores | {(99.0,): np.array([-1000.0, 0.0, 500.0])}
+    assert noise(wild) == pytest.approx((2 / 3) ** 0.5)
+    scores[(9.0,)] = np.array([-19.0, -9.0, 1.0])  # the tenth
+    assert noise(scores) == pytest.approx((2 / 3 * (9 + 100) / 10) ** 0.5)
+    assert noise({(1.0,): np.ones(1)}) == 0
 
 
 def test_points_within_the_noise_of_the_best_are_bracketed_too():
@@ -445,10 +524,10 @@ def test_the_interval_with_the_choice_is_wide_where_the_choice_is_not_sure(two):
     from experiments import outcomes
 
     plan, table = two
-    (contrast,) = plan.contrasts
-    sure = outcomes.with_choice(plan, table, contrast)
     (given,) = outcomes.compared(plan, table)
+    sure = given.with_choice
     assert sure[0] == pytest.approx(given.difference.low, abs=0.4)
+    assert sure[0] <= given.difference.low < given.difference.high <= sure[1]
     # A second point of b is as good in validation, and far worse on test.
     best = chosen(plan, table, "b")
     points = sorted(protocol_points(plan, table, "b"))
@@ -460,10 +539,10 @@ def test_the_interval_with_the_choice_is_wide_where_the_choice_is_not_sure(two):
     test = table["test_accuracy"].copy()
     test[second] = test[first] - 0.2
     unsure = {**table, "val_accuracy": right, "test_accuracy": test}
-    low, high = outcomes.with_choice(plan, unsure, contrast)
+    (now,) = outcomes.compared(plan, unsure)
+    low, high = now.with_choice
     assert low < -15
     assert high == pytest.approx(sure[1], abs=0.5)
-    (now,) = outcomes.compared(plan, unsure)
     assert now.difference == given.difference
     assert now.sign == 0
     assert now.words.startswith("not clear with the choice")
@@ -506,7 +585,44 @@ def test_a_slope_over_all_settings_is_a_contrast(two):
     assert found.words == "the gap shrinks"
 
 
+def test_seeds_that_choose_do_not_score():
+    from experiments.outcomes import _draws
+
+    choosing, scoring, final = _draws(10, 20)
+    assert choosing.shape == scoring.shape
+    assert final.max() == 19
+    both = [set(a) & set(b) for a, b in zip(choosing, scoring, strict=True)]
+    assert sum(map(bool, both)) < 10  # of 4999, where all ten seeds were drawn
+
+
+def test_a_difference_can_be_clear_on_as_many_seeds_as_are_asked_for():
+    from experiments.statistics import estimate, fewest, holm, LEVEL
+
+    for count in (1, 9, 27, 33, 200):
+        seeds = fewest(count)
+        smallest = estimate(np.linspace(1, 1.1, seeds)).p
+        assert holm([smallest] * count)[0] < LEVEL
+        if seeds > 10:
+            assert holm([2.0 ** (2 - seeds)] * count)[0] >= LEVEL
+
+
 # --- Plans and manifests ----------------------------------------------------------
+
+
+def test_entries_that_a_table_cannot_tell_apart_are_refused():
+    from experiments.protocol import stages
+
+    axes = [named("learning_rate", -2, 2)]
+    one, other = entry("a", axes), entry("b", axes)
+    stages(plan_of(one, other))
+    same = other._replace(labels=one.labels)
+    with pytest.raises(ValueError, match="runs of 'a' and 'b' have the same labels"):
+        stages(plan_of(one, same))
+    stages(plan_of(one._replace(fixed={"s": 0.0}), same._replace(fixed={"s": 1.0})))
+    with pytest.raises(ValueError, match="'a' and 'b' have the same labels"):
+        stages(plan_of(one, same._replace(fixed={"s": 1.0})))
+    with pytest.raises(ValueError, match="the name 'a' twice"):
+        stages(plan_of(one, one))
 
 
 @pytest.mark.parametrize("name", ["demo", "why", "tuning"])

@@ -564,17 +564,24 @@ def test_tuning_says_which_grids_are_separable(tmp_path):
 
 
 def test_grids_without_a_ridge_and_undecided_ones():
-    from experiments.reports.tuning import _counts, Grid
+    from experiments.reports.tuning import _counts, _judged, Grid
     from experiments.separability import Ridge
 
     (entry, *_) = tuning().plan.entries
-    wide = Ridge(0.2, 0.0, -1.0, 1.4, False, False, ((-5.0, 1.0), (-3.0, 1.4)))
+    wide = Ridge(0.2, 0.0, -1.0, 1.4, 0.5, 0.9, ((-5.0, 1.0), (-3.0, 1.4)))
     flat = Grid(entry, np.zeros((2, 2)), None, 10)
     open_ = flat._replace(ridge=wide)
-    coupled = flat._replace(ridge=wide._replace(low=0.3, coupled=True))
+    coupled = flat._replace(ridge=wide._replace(p_coupled=0.001))
+    separable = flat._replace(ridge=wide._replace(p_separable=0.001))
     few = coupled._replace(seeds=2)
-    words = [grid.words for grid in (flat, open_, coupled, few)]
-    assert words == ["no ridge", "undetermined", "not separable", "undetermined"]
+    judged = _judged([flat, open_, coupled, separable, few])
+    assert [grid.words for grid in judged] == [
+        *("no ridge", "undetermined", "not separable", "separable", "undetermined")
+    ]
+    # Corrected for both questions of all ridges.
+    several = _judged([flat._replace(ridge=wide._replace(p_separable=0.02))] * 3)
+    assert {grid.words for grid in several} == {"undetermined"}
+    open_ = judged[1]
     said = "0 of the 3 grids are shown to be separable, 2 are undetermined, 1 has no"
     assert _counts([flat, open_, open_]) == f"{said} ridge."
 

@@ -13,7 +13,7 @@ from experiments.reports.markdown import bounds, grouped, listed, table
 from experiments.reports.opening import protocol, write
 from experiments.reports.results import amount, caveats, errors, numbers, read, Results
 from experiments.separability import Ridge, SEPARATE
-from experiments.statistics import FEWEST
+from experiments.statistics import FEWEST, holm, LEVEL
 
 
 RIDGE = "ridge"  # the stage of the points that a slope needs
@@ -32,22 +32,30 @@ class Grid(NamedTuple):
     coarse: np.ndarray  # mean validation error in tuning, [learning rates, strengths]
     ridge: Ridge | None
     seeds: int  # of the ridge
-
-    @property
-    def words(self) -> str:
-        """Whether learning rate and λ are separate knobs here."""
-        if self.ridge is None:
-            return "no ridge"
-        if self.seeds >= FEWEST and self.ridge.separable:
-            return "separable"
-        if self.seeds >= FEWEST and self.ridge.coupled:
-            return "not separable"
-        return "undetermined"
+    words: str = "no ridge"  # whether learning rate and λ are separate knobs here
 
 
 def grids_of(results: Results) -> list[Grid]:
     """All entries, in the order of the plan."""
-    return [_grid(results, entry) for entry in results.plan.entries]
+    return _judged([_grid(results, entry) for entry in results.plan.entries])
+
+
+def _judged(grids: list[Grid]) -> list[Grid]:
+    """With words; p-values are corrected for both tests of all ridges together."""
+    ridges = [grid.ridge for grid in grids if grid.ridge is not None]
+    tests = [p for ridge in ridges for p in (ridge.p_separable, ridge.p_coupled)]
+    corrected = iter(holm(tests)) if tests else iter(())
+    found = []
+    for grid in grids:
+        words = grid.words
+        if grid.ridge is not None:
+            separable, coupled = next(corrected) < LEVEL, next(corrected) < LEVEL
+            words = "not separable" if coupled else "undetermined"
+            words = "separable" if separable else words
+        if grid.ridge is not None and grid.seeds < FEWEST:
+            words = "undetermined"
+        found.append(grid._replace(words=words))
+    return found
 
 
 def _grid(results: Results, entry: Entry) -> Grid:
@@ -172,10 +180,11 @@ mean of log λ in which a point counts 1/e as much for each {separability.WIDTH:
 of error above the best of its learning rate. 0: separate; −1: only γλ matters; +1: only
 λ/γ matters. It is measured on the seeds of validation, over the learning **rates**
 whose best error is within {separability.GOOD:g} points of the best of all, and where
-the error rises by {separability.RISE:g} point on both sides. "No ridge": fewer than
+the error rises by {separability.RISE:g} points on both sides. "No ridge": fewer than
 {separability.FEWEST} of these. "Separable": shown to lie within ±{SEPARATE:g} by two
-one-sided t-tests. "Not separable": the 95 % interval lies outside. "Undetermined":
-neither. Interval and tests are of the jackknife over seeds.
+one-sided t-tests. "Not separable": shown to lie outside. "Undetermined": neither.
+Interval and tests are of the jackknife over seeds; the tests have Holm's correction
+over both questions of all ridges, the intervals have none.
 **λ gains**, **regret** and
 **sensitivity** are points of validation error on the coarse grid of tuning: the best λ
 against the smallest one; tuning one axis after the other; the mean over the learning
