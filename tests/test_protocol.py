@@ -338,6 +338,8 @@ def test_points_within_the_noise_of_the_best_are_bracketed_too():
     scores |= {(1.0,): np.array([51.0, 60.0, 70.0])}
     wanted = search.additions(scores, axes, 100)
     assert wanted[:4] == [(0.5,), (2.0,), (0.25,), (4.0,)]
+    # Then the sides of the next point within the noise, and not the gaps.
+    assert wanted[4:6] == [(2.0**-9,), (2.0**-7,)]
     assert {(2.0**k,) for k in (3, 5, 2, 6, -5, -3)} <= set(wanted)
     sure = {p: x if p == (1.0,) else x - 40 for p, x in scores.items()}
     assert search.additions(sure, axes, 4) == wanted[:4]
@@ -395,6 +397,24 @@ def test_screening_drops_what_was_lucky_on_three_seeds():
     assert protocol.tuned(plan, each, table)[0] == (8.0,)
     assert asked.count((8.0,)) == 2  # in tuning and screening, and not in validation
     assert protocol.candidates(plan, each, table)[0] == (1.0,)
+
+
+def test_candidates_are_the_best_on_the_seeds_of_tuning_and_screening_together():
+    from experiments import protocol
+
+    each = entry("a", [named("weight_decay", 0, 1)])
+    rows = [("tuning", 1.0, 0.9), ("tuning", 2.0, 0.5)]
+    rows += [("screening", 1.0, 0.6), ("screening", 2.0, 0.7)]
+    stages, decays, shares = zip(*rows, strict=True)
+    table = {
+        "stage": np.array(stages, object),
+        "arm": np.full(4, "a", object),
+        "weight_decay": np.array(decays),
+        "seed": np.array([0, 0, 3, 3]),
+        "val_accuracy": np.array(shares),
+        "val_count": np.full(4, EXAMPLES),
+    }
+    assert protocol.proposed(plan_of(each), each, table) == [(1.0,), (2.0,)]
 
 
 # --- Ties -------------------------------------------------------------------------

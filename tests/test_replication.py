@@ -99,6 +99,7 @@ def test_another_world_gives_other_verdicts(heights, words, finished, tmp_path):
 
 def test_a_null_that_is_none_any_more_does_not_hold(tmp_path):
     from experiments import outcomes, replication
+    from experiments.statistics import holm
 
     study = _even()
     score = simulated.valley(dict.fromkeys(BETTER, 0.8))
@@ -108,7 +109,24 @@ def test_a_null_that_is_none_any_more_does_not_hold(tmp_path):
     new = _new(again, simulated.valley(BETTER))
     found = replication.compare(plan(), table, again.points, new)
     assert [each.holds for each in found] == [False] * 3
+    alone = [_p_of_choices(each, new, again.points) for each in found]
+    assert [each.p_holm for each in found] == pytest.approx(holm(alone))
+    assert found[0].p_holm > alone[0]
     assert found[0].words == "shown only now: adamw clearly better"
+
+
+def _p_of_choices(each, new, points):
+    """Of the contrast alone, for the points chosen."""
+    from experiments.statistics import estimate
+
+    total = 0.0
+    for name, weight in each.contrast.terms:
+        chosen = new["arm"] == name.split()[-1]
+        chosen &= new["learning_rate"] == points[name][0][-1]
+        if len(points[name][0]) == 2:
+            chosen &= new["weight_decay"] == points[name][0][0]
+        total = total + weight * new["test_accuracy"][chosen]
+    return estimate(total).p
 
 
 def _even():

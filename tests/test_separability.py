@@ -65,6 +65,32 @@ def test_a_slope_at_the_bound_is_rarely_called_separable(slope):
     assert np.mean([each.p_separable < 0.05 for each in inside]) > 0.5
 
 
+@pytest.mark.parametrize("slope", [0.1, -0.35])
+def test_p_values_are_those_of_t_tests_of_the_jackknife(slope):
+    from scipy import stats
+
+    from experiments.separability import ridge
+
+    table = errors(slope, np.random.default_rng(7), noise=1.5)
+    found = ridge(table)
+    without = [
+        ridge({p: np.delete(e, seed) for p, e in table.items()}).slope
+        for seed in range(10)
+    ]
+    values = 10 * found.slope - 9 * np.array(without)
+    values += found.slope - values.mean()
+    inside = max(
+        stats.ttest_1samp(values, 0.25, alternative="less").pvalue,
+        stats.ttest_1samp(values, -0.25, alternative="greater").pvalue,
+    )
+    assert found.p_separable == pytest.approx(inside)
+    if abs(slope) > 0.25:
+        outside = stats.ttest_1samp(values, -0.25).pvalue
+        assert found.p_coupled == pytest.approx(outside)
+    low, high = stats.t.interval(0.95, 9, found.slope, stats.sem(values))
+    assert (found.low, found.high) == pytest.approx((low, high))
+
+
 def test_much_noise_decides_nothing():
     from experiments.separability import ridge
 
