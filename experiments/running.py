@@ -119,13 +119,20 @@ def replicate(what: str, seeds: tuple[int, int], options: Options) -> int:
     from experiments.engine import devices
 
     devices.use_all_cores()
+    from experiments.engine.manifest import is_finished
     from experiments.engine.store import read_manifest
-    from experiments.engine.study import WHOLE
+    from experiments.engine.study import folder_of, WHOLE
     from experiments.reports import replication
 
     folder = results_of(what, options.out)
     module = _study_of(folder, read_manifest(folder), None)
-    study = replication.study_of(module, folder, seeds)
+    study, other = replication.study_of(module, folder, seeds)
+    finished = is_finished(folder_of(study, options.out))
+    if other and not finished and not options.mix_revisions:
+        raise Problem(
+            f"{folder} was made with other {' and other '.join(other)}: run the study "
+            "anew first, or compare all the same with --mix-revisions."
+        )
     span = f"{seeds[0]}:{seeds[1]}"
     words = ["replicate", what, "--seeds", span, *words_of(options)]
     go_on = shlex.join([*PROGRAM.split(), *words, "--resume"])
