@@ -23,6 +23,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -1111,6 +1112,32 @@ def test_what_another_process_has_just_replaced_is_not_removed(copy, monkeypatch
 
 
 # --- Made by others ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("jax_default_matmul_precision", "highest"),
+        ("jax_default_prng_impl", "rbg"),
+        ("jax_enable_x64", True),
+        ("jax_threefry_partitionable", False),
+    ],
+)
+def test_a_setting_of_jax_is_another_device(name, value):
+    from experiments import files
+    from experiments.engine.manifest import differences
+
+    before = files.provenance() | {"data": {}, "code": {}}
+    standard = jax.config.values[name]
+    jax.config.update(name, value)
+    try:
+        after = files.provenance() | {"data": {}, "code": {}}
+    finally:
+        jax.config.update(name, standard)
+    (found,) = differences(before, after)
+    assert found.startswith(f"device ({name} ")
+    assert found.endswith(f", now {value})")
+    json.dumps(after)
 
 
 def change_origin(path: Path, key: str, **values: Any) -> None:
