@@ -20,6 +20,12 @@ from experiments import interrupts
 
 
 PACKAGES = ("decayax", "jax", "jaxlib", "optax", "flax", "numpy", "scikit-learn")
+SETTINGS = (  # of JAX, which change numbers
+    "jax_default_matmul_precision",
+    "jax_default_prng_impl",
+    "jax_enable_x64",
+    "jax_threefry_partitionable",
+)
 
 
 @contextlib.contextmanager
@@ -103,7 +109,6 @@ def _origin() -> dict[str, Any]:
             "platform": device.platform,
             "kind": device.device_kind,
             "count": jax.local_device_count(),
-            "random numbers": jax.config.values["jax_default_prng_impl"],
             "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
         },
         "machine": f"{platform.system()} {platform.machine()}",
@@ -114,7 +119,9 @@ def _origin() -> dict[str, Any]:
 
 def provenance() -> dict[str, Any]:
     """Versions, devices and revision: what a reader needs to repeat the run."""
-    return dict(_origin())
+    origin = _origin()
+    settings = {name: jax.config.values[name] for name in SETTINGS}  # may change
+    return origin | {"device": origin["device"] | settings}
 
 
 def revision_of(origin: dict[str, Any]) -> str:

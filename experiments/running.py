@@ -119,13 +119,20 @@ def replicate(what: str, seeds: tuple[int, int], options: Options) -> int:
     from experiments.engine import devices
 
     devices.use_all_cores()
+    from experiments.engine.manifest import is_finished
     from experiments.engine.store import read_manifest
-    from experiments.engine.study import WHOLE
+    from experiments.engine.study import folder_of, WHOLE
     from experiments.reports import replication
 
     folder = results_of(what, options.out)
     module = _study_of(folder, read_manifest(folder), None)
-    study = replication.study_of(module, folder, seeds)
+    study, other = replication.study_of(module, folder, seeds)
+    finished = is_finished(folder_of(study, options.out))
+    if other and not finished and not options.mix_revisions:
+        raise Problem(
+            f"{folder} was made with other {' and other '.join(other)}: run the study "
+            "anew first, or compare all the same with --mix-revisions."
+        )
     span = f"{seeds[0]}:{seeds[1]}"
     words = ["replicate", what, "--seeds", span, *words_of(options)]
     go_on = shlex.join([*PROGRAM.split(), *words, "--resume"])
@@ -159,15 +166,16 @@ def results_of(what: str, out: Path) -> Path:
 def show_finished(study: Any, folder: Path) -> int:
     """The verdict that the report of a finished run has, and where it is."""
     from experiments.engine.code import code_of
-    from experiments.engine.manifest import read_manifest
+    from experiments.engine.manifest import differences, PROCESS, read_manifest
     from experiments.engine.study import made_with
+    from experiments.files import provenance
 
-    now = code_of(made_with(study), type(study.plan).__module__, {})
-    then = read_manifest(folder)["code"]
-    if other := [n for n in sorted({**then, **now}) if then.get(n) != now.get(n)]:
+    code = code_of(made_with(study), type(study.plan).__module__, {})
+    now = provenance() | {"code": code}
+    if other := differences(read_manifest(folder), now, PROCESS):
         print(
-            f"Finished by other code: {', '.join(other)} changed since. To run the "
-            "code as it is now, give another directory with --out."
+            f"Finished with other {' and other '.join(other)}. To run the study as it "
+            "is now, give another directory with --out."
         )
     report = (folder / "report.md").read_text(encoding="utf-8")
     for paragraph in report.split("\n\n"):

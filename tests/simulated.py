@@ -77,6 +77,7 @@ def store(folder, study, table):
         **{"command": "made up", "plan": describe(study.plan), "chunk": 16},
         **{"device": {"count": 2, "kind": "cpu"}, "versions": {"jax": "1"}},
         **{"data": {}, "runs": len(table["seed"]), "seconds": {"run": 1, "compile": 1}},
+        "cells side by side": [16],
         "made by": [{"git_revision": "abc", "git_changed": False}],
     }
     files.write_text(folder / "manifest.json", json.dumps(manifest))

@@ -296,6 +296,28 @@ def test_a_finished_run_that_is_called_again_says_what_it_found(
     assert times(tmp_path) == before
 
 
+@pytest.mark.parametrize(
+    ("key", "name"),
+    [("versions", "jax"), ("device", "count"), ("code", "experiments.arms")],
+)
+def test_a_finished_run_of_another_kind_says_so(
+    key, name, call, as_demo, finished, tmp_path
+):
+    shutil.copytree(finished.parent, tmp_path / "small")
+    folder = tmp_path / "small" / finished.name
+    (folder / "report.md").write_text("**Verdict.** None.")
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    path.write_text(json.dumps(manifest | {"data": {"moved": "0"}}))
+    arguments = ("demo", "--smoke", "--out", tmp_path)
+    assert call(*arguments)[1].startswith("Verdict.")  # of data nothing is said
+    path.write_text(json.dumps(manifest | {key: {**manifest[key], name: "0"}}))
+    status, out, _ = call(*arguments)
+    assert status == 0
+    assert out.startswith(f"Finished with other {key} ({name}")
+    assert "give another directory with --out.\nVerdict." in out
+
+
 def test_a_run_that_is_not_finished_says_how_to_go_on(
     call, as_demo, finished, tmp_path
 ):

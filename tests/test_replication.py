@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 import types
 
 import numpy as np
@@ -44,16 +45,35 @@ def finished(tmp_path):
     study = demo.study(plan())
     table = simulated.table_of(study, simulated.valley(BETTER))
     folder = simulated.store(tmp_path / "before", study, table)
-    path = folder / "manifest.json"
-    path.write_text(path.read_text().replace("0123456789ab", hash_of(study)))
+    change(folder, hash=hash_of(study), **made_now(study))
     return folder
+
+
+def made_now(study):
+    """Versions, device and code of numbers that this process would make."""
+    from experiments import files
+    from experiments.engine.code import code_of
+    from experiments.engine.study import made_with
+
+    module = type(study.plan).__module__
+    return {**files.provenance(), "code": code_of(made_with(study), module, {})}
+
+
+def change(folder, **values):
+    path = folder / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def change_code(folder, **values):
+    code = json.loads((folder / "manifest.json").read_text())["code"]
+    change(folder, code=code | values)
 
 
 def replicated(finished, tmp_path, heights, seeds=(1000, 1030)):
     """The study, and its verdict with new seeds that score by these heights."""
     from experiments.reports.replication import study_of
 
-    study = study_of(module(), finished, seeds)
+    study, _ = study_of(module(), finished, seeds)
     table = simulated.table_of(study, simulated.valley(heights))
     folder = simulated.store(tmp_path / "again", study, table)
     return study, study.report(folder), (folder / "report.md").read_text()
@@ -184,6 +204,70 @@ def test_a_difference_that_another_choice_turns_is_not_clear():
     assert now.now == first.now
     assert now.words == "does not hold: no difference shown"
     assert outcomes.compared(plan(), table)[0].sign == 1
+
+
+def test_results_of_other_code_versions_and_devices_are_named(finished, tmp_path):
+    from experiments import files
+    from experiments.reports.replication import study_of
+
+    assert study_of(module(), finished, (1000, 1030))[1] == []
+    assert "made with other" not in replicated(finished, tmp_path, BETTER)[2]
+    change_code(finished, **{"experiments.gone": "0"})  # only one of them reaches it
+    assert study_of(module(), finished, (1000, 1030))[1] == []
+    now = files.provenance()
+    change_code(finished, **{"experiments.arms": "0"})
+    change(
+        finished,
+        versions=now["versions"] | {"jax": "0.0.1"},
+        device=now["device"] | {"count": 64},
+    )
+    _, other = study_of(module(), finished, (1000, 1030))
+    versions, device, code = other
+    assert versions.startswith("versions (jax 0.0.1, now ")
+    assert device.startswith("device (count 64, now ")
+    assert code == "code (experiments.arms)"
+    report = replicated(finished, tmp_path, BETTER)[2]
+    assert f"It was made with other {' and other '.join(other)}. So a" in report
+
+
+def test_the_numbers_of_its_plans_are_not_other_code(tmp_path, monkeypatch):
+    from experiments.reports import replication
+
+    asked = []
+    monkeypatch.setattr(
+        replication, "code_of", lambda _, module, read: asked.append(module) or {}
+    )
+    study = _even()
+    found = replication._differences(made_now(study), study, "lion")
+    assert (found, asked) == ([], ["lion"])
+
+
+def test_other_code_is_refused_before_anything_runs(finished, tmp_path, monkeypatch):
+    from experiments import running
+    from experiments.arguments import Options
+    from experiments.engine import manifest
+    from experiments.problem import Problem
+
+    begun = []
+    monkeypatch.setattr(running, "_study_of", lambda *_: module())
+    monkeypatch.setattr(running, "run_built", lambda study, *_: begun.append(study))
+    options = Options(out=tmp_path)
+    mixed = dataclasses.replace(options, mix_revisions=True)
+
+    def replicate(options):
+        begun.clear()
+        running.replicate(str(finished), (1000, 1030), options)
+        return len(begun)
+
+    assert replicate(options) == 1
+    change_code(finished, **{"experiments.arms": "0"})
+    words = r"with other code \(experiments.arms\): run .* with --mix-revisions"
+    with pytest.raises(Problem, match=words):
+        replicate(options)
+    assert begun == []
+    assert replicate(mixed) == 1
+    monkeypatch.setattr(manifest, "is_finished", lambda folder: True)
+    assert replicate(options) == 1  # it shows what it found
 
 
 def test_seeds_that_were_used_are_refused(finished):

@@ -213,6 +213,38 @@ def test_a_lucky_choice_is_said(tmp_path):
     assert all(word.endswith("(a choice was lucky)") for word in words)
 
 
+def test_the_opening_says_which_widths_occurred_and_what_was_mixed(tmp_path):
+    from experiments.reports.opening import opening
+
+    manifest = results_of(tmp_path, demo(), simulated.valley(EVEN)).manifest
+    text = opening("T", "Q?", "V.", manifest)
+    assert "| plan | 0123456789ab |" in text
+    assert "| cells side by side | 16 (plan: 16) |" in text
+    assert "mixed" not in text
+    mixed = ["code (experiments.arms)", "device (count 64, now 2)"]
+    manifest |= {"cells side by side": [4, 8], "mixed": mixed}
+    text = opening("T", "Q?", "V.", manifest)
+    assert "| cells side by side | 4, 8 (plan: 16) |" in text
+    assert f"| mixed | other {mixed[0]}; other {mixed[1]} |" in text
+    text = opening("T", "Q?", "V.", manifest | {"cells side by side": []})
+    assert "| cells side by side | none (plan: 16) |" in text
+
+
+@pytest.mark.parametrize("rows", [0, 1, 100, -1])
+def test_a_table_that_was_cut_is_one_line(rows, tmp_path):
+    from experiments.problem import Problem
+    from experiments.reports.results import read
+
+    results_of(tmp_path, demo(), simulated.valley(EVEN))
+    path = tmp_path / "cells.csv"
+    whole = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(whole[: rows + 1] if rows >= 0 else [*whole, whole[1]]))
+    count = rows if rows >= 0 else len(whole)
+    words = f"has {count} rows, but manifest.json says {len(whole) - 1} runs: delete"
+    with pytest.raises(Problem, match=words):
+        read(tmp_path)
+
+
 def test_few_seeds_have_means_without_intervals(tmp_path):
     from experiments.reports.opening import protocol
     from experiments.reports.results import caveats, choices, contrasts

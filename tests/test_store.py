@@ -23,6 +23,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -1110,7 +1111,82 @@ def test_what_another_process_has_just_replaced_is_not_removed(copy, monkeypatch
     assert path.name in store.chunks
 
 
+def test_of_two_files_with_one_cell_the_smaller_name_wins(copy, tmp_path):
+    from experiments.engine import store as stores
+
+    path = files_of(copy)[0]
+    here = stores.Store(copy, path.parent, copy.name, {}, {}, {})
+    stores.look(here)
+    arrays = here.chunks[path.name]
+    cells = [cell for cell, (name, _) in here.places.items() if name == path.name]
+    numbers = {n: arrays[n].tolist() for n in arrays if n.startswith("cell/")}
+    rest = {n: x for n, x in arrays.items() if n.startswith("measure/")}
+    origin = stores.origin_of(arrays)
+    smaller = set()
+    for row, cell in enumerate(cells):
+        own = {n.removeprefix("cell/"): x[row] for n, x in numbers.items()}
+        parts = {n: x[[row]] for n, x in rest.items()} | {"diverged_at": np.array([-1])}
+        parts["width"] = np.array(8)
+        stores.save_cells(here, arrays["static"].item(), {cell: own}, parts, origin)
+        name = stores._file_name([cell])
+        smaller.add(name < path.name)
+        expected = (name, 0) if name < path.name else (path.name, row)
+        assert here.places[cell] == expected
+    assert smaller == {True, False}
+    anew = stores.Store(copy, path.parent, copy.name, {}, {}, {})
+    stores.look(anew)
+    assert anew.places == here.places
+    # The manifest counts the files that were used, as a process that came later does.
+    folder, _ = run(tmp_path, resume=True)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["cells side by side"] == [4, 8]
+
+
+def test_a_file_that_another_one_replaced_is_not_in_the_manifest(
+    copy, tmp_path, monkeypatch
+):
+    from experiments.engine import session
+
+    finish = session.finish
+
+    def after_a_wait(this, rows):
+        this.others["0" * 12 + ".npz"] = ["code (gone)"]
+        this.store.chunks["0" * 12 + ".npz"] = next(iter(this.store.chunks.values()))
+        finish(this, rows)
+
+    before = json.loads((copy / "manifest.json").read_text())
+    monkeypatch.setattr(session, "finish", after_a_wait)
+    run(tmp_path, resume=True)
+    assert json.loads((copy / "manifest.json").read_text()) == before
+
+
 # --- Made by others ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("jax_default_matmul_precision", "highest"),
+        ("jax_default_prng_impl", "rbg"),
+        ("jax_enable_x64", True),
+        ("jax_threefry_partitionable", False),
+    ],
+)
+def test_a_setting_of_jax_is_another_device(name, value):
+    from experiments import files
+    from experiments.engine.manifest import differences
+
+    before = files.provenance() | {"data": {}, "code": {}}
+    standard = jax.config.values[name]
+    jax.config.update(name, value)
+    try:
+        after = files.provenance() | {"data": {}, "code": {}}
+    finally:
+        jax.config.update(name, standard)
+    (found,) = differences(before, after)
+    assert found.startswith(f"device ({name} ")
+    assert found.endswith(f", now {value})")
+    json.dumps(after)
 
 
 def change_origin(path: Path, key: str, **values: Any) -> None:

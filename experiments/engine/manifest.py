@@ -17,6 +17,7 @@ from experiments.problem import Problem
 
 FORMAT = 2  # of the manifest and of the pieces
 SAME = ("versions", "device", "data", "code")  # what must agree for the bits to agree
+PROCESS = ("versions", "device", "code")  # of these what is known without the data
 OURS = re.compile(r"manifest\.json|cells\.csv(\.gz)?|report\.md|.*\.png|.*\.npz")
 
 
@@ -126,10 +127,12 @@ def origin_of(
     }
 
 
-def differences(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
+def differences(
+    then: dict[str, Any], now: dict[str, Any], keys: Sequence[str] = SAME
+) -> list[str]:
     """In what two origins differ, in words: of code, the modules."""
     found = []
-    for key in SAME:
+    for key in keys:
         old, new = then.get(key) or {}, now[key]
         names = [n for n in sorted({**old, **new}) if old.get(n) != new.get(n)]
         if names and key == "code":

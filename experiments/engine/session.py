@@ -184,7 +184,9 @@ def finish(session: Session, rows: Sequence[stores.Arrays]) -> None:
     """Write the table, what has no place in it, and the manifest with who made them."""
     store, table = session.store, cells.from_pieces(rows)
     manifest = manifests.read_manifest(store.folder)
-    used = used_in(rows, store, list(session.others))
+    taken = {part["file"].item() for part in rows} | set(store.measured)
+    others = {n: texts for n, texts in session.others.items() if n in taken}
+    used = used_in(rows, store, list(others))
     origins = [stores.origin_of(arrays) for arrays, _ in used]
     shares = [share for _, share in used]
     seconds = {
@@ -194,7 +196,7 @@ def finish(session: Session, rows: Sequence[stores.Arrays]) -> None:
     widths = {int(arrays["width"]) for arrays, _ in used if "width" in arrays}
     makers = [_maker(origin, manifest.get("code") or {}) for origin in origins]
     distinct = {json.dumps(maker, sort_keys=True): maker for maker in makers}
-    mixed = sorted({text for texts in session.others.values() for text in texts})
+    mixed = sorted({text for texts in others.values() for text in texts})
     cells.write_more(store.folder, rows)
     cells.write(store.folder / "cells.csv", table)
     finished = {

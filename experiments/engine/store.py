@@ -188,9 +188,14 @@ def _file_name(cells: Sequence[str]) -> str:
 
 
 def _enter(store: Store, name: str, arrays: Arrays) -> None:
+    """Of two files with one cell the smaller name wins, in whichever order they come.
+
+    Their last digits differ if their widths did, and all processes must take the same.
+    """
     store.chunks[name] = arrays
     for row, cell in enumerate(_cells(arrays)):
-        store.places.setdefault(cell, (name, row))
+        place = name, row
+        store.places[cell] = min(store.places.get(cell, place), place)
 
 
 # --- Writing ----------------------------------------------------------------------

@@ -32,6 +32,7 @@ def write(
 def opening(title: str, question: str, verdict: str, manifest: dict[str, Any]) -> str:
     """Title, question, verdict and the table of what the numbers were made with."""
     device, seconds = manifest["device"], manifest["seconds"]
+    mixed = manifest.get("mixed")
     versions = ", ".join(f"{k} {v}" for k, v in manifest["versions"].items())
     data = ", ".join(
         f"`{name.removeprefix('experiments.data.')}` {checksum[:12]}"
@@ -39,7 +40,8 @@ def opening(title: str, question: str, verdict: str, manifest: dict[str, Any]) -
     )
     rows = [
         ("command", f"`{manifest['command']}`"),
-        ("plan", f"{manifest['hash']}, {manifest['chunk']} cells side by side"),
+        ("plan", manifest["hash"]),
+        ("cells side by side", _widths(manifest)),
         ("device", f"{device['count']} × {device['kind']}"),
         (
             "runs, seconds",
@@ -49,9 +51,16 @@ def opening(title: str, question: str, verdict: str, manifest: dict[str, Any]) -
         ("data (SHA-256)", data or "none"),
         ("versions", versions),
         ("revision", _revisions(manifest)),
+        *([("mixed", f"other {'; other '.join(mixed)}")] if mixed else []),
     ]
     table = "\n".join(["| | |", "| --- | --- |", *(f"| {k} | {v} |" for k, v in rows)])
     return f"# {title}\n\n**Question.** {question}\n\n**Verdict.** {verdict}\n\n{table}"
+
+
+def _widths(manifest: dict[str, Any]) -> str:
+    """Those that occur: memory halves them, and another plan may have had others."""
+    found = ", ".join(map(str, manifest["cells side by side"])) or "none"
+    return f"{found} (plan: {manifest['chunk']})"
 
 
 def _revisions(manifest: dict[str, Any]) -> str:

@@ -8,16 +8,24 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from experiments import cells, outcomes, protocol, replication
+from experiments.engine.code import code_of
+from experiments.engine.manifest import differences, PROCESS
 from experiments.engine.store import read_manifest
-from experiments.engine.study import hash_of, Study
-from experiments.files import revision_of
+from experiments.engine.study import hash_of, made_with, Study
+from experiments.files import provenance, revision_of
 from experiments.problem import Problem
 from experiments.reports.markdown import interval, table
 from experiments.reports.opening import write
 
 
-def study_of(module: ModuleType, folder: Path, seeds: tuple[int, int]) -> Study:
+def study_of(
+    module: ModuleType, folder: Path, seeds: tuple[int, int]
+) -> tuple[Study, list[str]]:
     """What replicates the finished results in a folder.
+
+    Returns:
+        The study, and in what versions, device or code differ from those that made the
+        results: the report says it.
 
     Raises:
         Problem: the results are of another plan than the module's, the seeds were used
@@ -31,8 +39,10 @@ def study_of(module: ModuleType, folder: Path, seeds: tuple[int, int]) -> Study:
         _require_fresh(seeds, used)
         runs = cells.read(folder / "cells.csv")
         again = replication.plan_of(plan, runs, manifest["hash"], seeds)
-        report = functools.partial(write_contrasts, folder)
-        return replication.study(name, again, plan, report)
+        study = replication.study(name, again, plan, lambda folder: "")
+        other = _differences(manifest, study, type(plan).__module__)
+        report = functools.partial(write_contrasts, folder, other=other)
+        return study._replace(report=report), other
     if not hasattr(module, "claims"):
         raise Problem(
             f"the study {manifest['study']} has no protocol and no `claims`, so "
@@ -41,8 +51,26 @@ def study_of(module: ModuleType, folder: Path, seeds: tuple[int, int]) -> Study:
         )
     _require_fresh(seeds, plan.first_seed + plan.seeds)
     again = dataclasses.replace(plan, first_seed=seeds[0], seeds=seeds[1] - seeds[0])
-    report = functools.partial(_write_claims_of, module.claims, folder, seeds)
-    return module.study(again)._replace(name=name, report=report)
+    study = module.study(again)
+    other = _differences(manifest, study, type(plan).__module__)
+    report = functools.partial(
+        _write_claims_of, module.claims, folder, seeds, other=other
+    )
+    return study._replace(name=name, report=report), other
+
+
+def _differences(manifest: dict[str, Any], study: Study, module: str) -> list[str]:
+    """In what the runs of a study would be made in another way than the results.
+
+    Code is compared in the modules that both name: tuning and replication need not
+    reach the same ones. `module` is that of the source's plan, as its `FULL` and
+    `SMOKE` are no code.
+    """
+    then, now = manifest.get("code") or {}, code_of(made_with(study), module, {})
+    both = sorted(then.keys() & now.keys())
+    before = manifest | {"code": {name: then[name] for name in both}}
+    after = provenance() | {"code": {name: now[name] for name in both}}
+    return differences(before, after, PROCESS)
 
 
 def _plan_of(module: ModuleType, folder: Path, manifest: dict[str, Any]) -> Any:
@@ -84,8 +112,11 @@ class Claim(NamedTuple):
         return self.before == self.now
 
 
-def write_contrasts(source: Path, folder: Path) -> str:
-    """Of a study with the protocol; `source` is its folder. Returns the verdict."""
+def write_contrasts(source: Path, folder: Path, other: Sequence[str] = ()) -> str:
+    """Of a study with the protocol; `source` is its folder. Returns the verdict.
+
+    `other` is in what the source was made in another way.
+    """
     plan = outcomes.plan_from(read_manifest(source)["plan"])
     described = read_manifest(folder)["plan"]
     points = {n: tuple(map(tuple, each)) for n, each in described["points"].items()}
@@ -119,9 +150,8 @@ validation. A difference is clear if its interval excludes 0, p is below 0.05 af
 Holm's correction over all contrasts, and no such choice turns its sign. A verdict holds
 if the new seeds give the same one. "Shown only now": the study did not claim it."""
     verdicts = [(each.contrast.name, each.words, each.holds) for each in found]
-    return _write(
-        source, folder, described["seeds"], table(header, 1, lines), note, verdicts
-    )
+    shown = table(header, 1, lines)
+    return _write(source, folder, described["seeds"], shown, note, verdicts, other)
 
 
 def _write_claims_of(
@@ -129,6 +159,7 @@ def _write_claims_of(
     source: Path,
     seeds: tuple[int, int],
     folder: Path,
+    other: Sequence[str] = (),
 ) -> str:
     """Of a study without the protocol, from its claims then and now."""
     before, now = claims(source), claims(folder)
@@ -140,7 +171,8 @@ def _write_claims_of(
     header = ("claim", "published", "new seeds", "does it hold?")
     note = "The study ran again as it is, on other seeds."
     verdicts = [(each.name, f"does not hold: {each.now}", each.holds) for each in found]
-    return _write(source, folder, seeds, table(header, 4, lines), note, verdicts)
+    shown = table(header, 4, lines)
+    return _write(source, folder, seeds, shown, note, verdicts, other)
 
 
 def _write(
@@ -150,6 +182,7 @@ def _write(
     shown: str,
     note: str,
     verdicts: list[tuple[str, str, bool]],
+    other: Sequence[str],
 ) -> str:
     before = read_manifest(source)
     others = [f"{name} {words}" for name, words, holds in verdicts if not holds]
@@ -159,5 +192,10 @@ def _write(
     title = f"Replication of `{before['study']}` on seeds {seeds[0]} to {seeds[1] - 1}"
     question = "Do the published verdicts hold on seeds that nobody has used?"
     of = f"Published: plan {before['hash']}."
+    if other:
+        of += (
+            f" It was made with other {' and other '.join(other)}. So a difference "
+            "between published and new numbers is not due to the seeds alone."
+        )
     parts = (shown, note, of)
     return write(folder, title, question, verdict, *parts, stored="`cells.csv`")

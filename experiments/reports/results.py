@@ -8,6 +8,7 @@ import numpy as np
 from experiments import cells, outcomes, protocol
 from experiments.engine.store import read_manifest
 from experiments.outcomes import Compared, Outcome
+from experiments.problem import Problem
 from experiments.protocol import Entry
 from experiments.reports.markdown import bounds, interval, listed, power, table
 from experiments.search import Point
@@ -30,11 +31,29 @@ class Results(NamedTuple):
 
 def read(folder: Path) -> Results:
     """From cells.csv and manifest.json."""
-    manifest, runs = read_manifest(folder), cells.read(folder / "cells.csv")
+    manifest = read_manifest(folder)
+    runs = table_of(folder, manifest)
     plan = outcomes.plan_from(manifest["plan"])
     found = outcomes.outcomes(plan, runs)
     compared = {c.contrast.name: c for c in outcomes.compared(plan, runs, found)}
     return Results(folder, manifest, plan, runs, found, compared)
+
+
+def table_of(folder: Path, manifest: dict[str, Any]) -> cells.Table:
+    """cells.csv, with a row for each run.
+
+    Raises:
+        Problem: rows are missing, or there are too many.
+    """
+    path = folder / "cells.csv"
+    table = cells.read(path)
+    rows = len(next(iter(table.values()), ()))
+    if rows != manifest["runs"]:
+        raise Problem(
+            f"{path} has {rows} rows, but manifest.json says {manifest['runs']} runs: "
+            "delete it and report.md, and run the study again with --resume."
+        )
+    return table
 
 
 def errors(results: Results, entry: Entry, stage: str) -> dict[Point, np.ndarray]:
