@@ -245,14 +245,14 @@ def test_the_protocol_is_that_of_the_plan(tmp_path):
     results = results_of(tmp_path, demo(), simulated.valley(EVEN))
     text = " ".join(protocol(results).split())
     for words in (
-        "(7 to 49 points), on seeds 0 to 1. Then 3 rounds of up to 12 more points",
+        "(6 to 66 points), on seeds 0 to 1. Then 3 rounds of up to 12 more points",
         "The best 16 points of every arm again, on seeds 2 to 3",
         "The best 3 of these by both again, on seeds 4 to 13",
         "The chosen point on seeds 14 to 23",
         "over all 6 contrasts of the study",
         "teacher; layers 64-128-10; 1437 examples, 25 % of their labels redrawn; 40",
         "layers 64-64-64-10, LayerNorm; 900 examples, 40 % of their labels redrawn; 60",
-        "232 for each arm that tunes learning rate and λ",
+        "266 for each arm that tunes learning rate and λ",
     ):
         assert words in text, words
 
@@ -369,10 +369,10 @@ def test_large_squares_are_the_coarse_grid_and_small_ones_lie_upon_them(tmp_path
     from experiments.reports.drawing import _heat_map
 
     results = results_of(tmp_path, demo(), simulated.valley(EVEN))
-    outcome = results.outcomes["unlike scales adam_l2"]  # coarse steps of 2²
+    outcome = results.outcomes["unlike scales adam_l2"]  # coarse steps: 2 of λ, 4 of γ
     axes = Figure().add_subplot()
     colours = ScalarMappable(Normalize(0, 10))
-    coarse, added = (2.0**-6, 2.0**-7), (2.0**-5, 2.0**-7)
+    coarse, added = (2.0**-6, 2.0**-7), (2.0**-6, 2.0**-8)
     _heat_map(axes, {coarse: 1.0, added: np.nan}, outcome, colours)
     large, small = axes.collections
     assert small.get_zorder() >= large.get_zorder()
@@ -381,10 +381,10 @@ def test_large_squares_are_the_coarse_grid_and_small_ones_lie_upon_them(tmp_path
         boxes = [path.get_extents().bounds for path in collection.get_paths()]
         return dict(zip(boxes, collection.get_facecolor().tolist(), strict=True))
 
-    assert squares(large) == {(-7.0, -8.0, 2, 2): list(colours.to_rgba(1.0))}
+    assert squares(large) == {(-6.5, -8.0, 1, 2): list(colours.to_rgba(1.0))}
     assert squares(small) == {
         (-6.5, -7.5, 1, 1): list(colours.to_rgba(1.0)),
-        (-5.5, -7.5, 1, 1): list(colours.to_rgba(np.nan)),
+        (-6.5, -8.5, 1, 1): list(colours.to_rgba(np.nan)),
     }
 
 
