@@ -1,8 +1,9 @@
 """The report of `demo`: where the place of the decay matters, and how to see it."""
 
-import itertools
 from collections.abc import Sequence
 from pathlib import Path
+
+import numpy as np
 
 from experiments.protocol import Entry
 from experiments.reports import mechanism
@@ -74,20 +75,28 @@ def conclusion(results: Results, spreads: Sequence[Spread]) -> str:
 
 
 def _rule(spreads: Sequence[Spread]) -> str:
-    """Whether the measured spread tells where it matters."""
-    order = sorted(spreads, key=lambda spread: spread.decades)
-    if len(order) < 2 or not any(spread.gap.sign for spread in order):
-        return "These tasks do not show where the place of the decay matters."
-    for narrow, wide in itertools.pairwise(order):
-        if wide.gap.difference.mean < narrow.gap.difference.mean:
-            return (
-                "The spread of √v alone does not tell where it matters: it is wider on "
-                f"{wide.name} ({wide.decades:.1f} decades) than on {narrow.name} "
-                f"({narrow.decades:.1f}), and the gap is smaller."
-            )
-    return (
-        "It matters where gradients differ in scale: the wider √v, the larger the gap."
-    )
+    """Where AdamW is clearly better, and whether the measured spread tells where."""
+    clear = [spread for spread in spreads if spread.gap.sign > 0]
+    rest = [spread for spread in spreads if spread.gap.sign <= 0]
+    if not any(np.isfinite(spread.gap.difference.low) for spread in spreads):
+        return "Too few seeds to say where AdamW is better."
+    if not clear:
+        return "AdamW is not clearly better on any of these tasks."
+    said = f"AdamW is clearly better where the spread of √v is {_decades(clear)}."
+    if not rest:
+        return said
+    narrowest = min(spread.decades for spread in clear)
+    widest = max(spread.decades for spread in rest)
+    said += f" Elsewhere it is {_decades(rest)}."
+    if widest > narrowest:
+        return f"{said} So the spread of √v alone does not tell where it matters."
+    if widest < narrowest:
+        return f"{said} So AdamW is clearly better on the tasks with the wider spread."
+    return said
+
+
+def _decades(spreads: Sequence[Spread]) -> str:
+    return listed([f"{s.decades:.1f} decades ({s.name})" for s in spreads])
 
 
 def _matters(spreads: Sequence[Spread]) -> str:

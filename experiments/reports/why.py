@@ -105,7 +105,7 @@ def _task(results: Results, task: str, places: list[str]) -> str:
         text += f" The slope is {amount(slope)} points per unit of s."
         if slope.sign and np.any(np.sign(np.diff(means)) == -slope.sign):
             top = spreads[int(np.argmax(means))]
-            text += f" It is not a straight line: the gap is largest at {top}."
+            text += f" The mean gap is largest at {top}."
     return (
         f"{text} L2 against no decay: {grouped(words(L2, NONE), 'at')}. AdamW against "
         f"no decay: {grouped(words(DECOUPLED, NONE), 'at')}."
