@@ -20,6 +20,7 @@ DONE, UNFINISHED = 0, 3  # exit status; 3: other shards have cells to train
 
 def build(name: str, options: Options) -> Any:
     """The study with the plan that the options ask for."""
+    from experiments import statistics
     from experiments.engine.study import folder_of
 
     if options.data is not None:
@@ -29,10 +30,11 @@ def build(name: str, options: Options) -> Any:
     if options.seeds is not None:
         if not hasattr(plan, "final_seeds"):
             raise Problem(f"{name} has no final runs: leave --seeds out.")
-        if options.seeds < 10:
+        contrasts = len(getattr(plan, "contrasts", ())) or 1
+        if options.seeds < (fewest := statistics.fewest(contrasts)):
             raise Problem(
-                f"--seeds {options.seeds}: take 10 or more, as fewer can hardly show a "
-                "difference."
+                f"--seeds {options.seeds}: take {fewest} or more, as on fewer none of "
+                f"{contrasts} differences can be clear."
             )
         plan = dataclasses.replace(plan, final_seeds=options.seeds)
     if options.chunk is not None:
