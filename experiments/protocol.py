@@ -53,11 +53,12 @@ class Measure(NamedTuple):
     reported: str  # of the test part
     scale: float  # from a column's unit to the report's; negative where less is better
     unit: str
+    perfect: float  # the best score there is, in the report's unit
     count: str | None = None  # examples of the validation part, if scores are shares
 
 
-ACCURACY = Measure("val_accuracy", "test_accuracy", 100.0, "points", "val_count")
-LOSS = Measure("val_loss", "test_loss", -1.0, "nats")
+ACCURACY = Measure("val_accuracy", "test_accuracy", 100.0, "points", 100.0, "val_count")
+LOSS = Measure("val_loss", "test_loss", -1.0, "nats", 0.0)
 
 
 class Contrast(NamedTuple):
