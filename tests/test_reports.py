@@ -303,12 +303,17 @@ def test_few_seeds_have_means_without_intervals(tmp_path):
 
 def test_an_error_is_possible():
     from experiments.outcomes import Outcome
+    from experiments.protocol import ACCURACY, LOSS
     from experiments.reports.results import test_error as error_of
     from experiments.statistics import Estimate
 
     test = Estimate(99.0, 97.0, 101.0, 0.5)
     outcome = Outcome(None, {}, 1, 1, [], (0.0, 0.0, 0.0), False, test, 0)
-    assert error_of(outcome)[:3] == (1.0, 0.0, 3.0)
+    assert error_of(outcome, ACCURACY)[:3] == (1.0, 0.0, 3.0)
+    low = outcome._replace(test=Estimate(1.0, -2.0, 4.0, 0.5))
+    assert error_of(low, ACCURACY)[:3] == (99.0, 96.0, 100.0)
+    loss = outcome._replace(test=Estimate(-1.08, -2.16, 0.5, 0.5))
+    assert error_of(loss, LOSS)[:3] == (1.08, 0.0, 2.16)
 
 
 def test_the_protocol_is_that_of_the_plan(tmp_path):
@@ -324,6 +329,12 @@ def test_the_protocol_is_that_of_the_plan(tmp_path):
         "over all 6 contrasts of the study",
         "teacher; layers 64-128-10; 1437 examples, 25 % of their labels redrawn; 40",
         "layers 64-64-64-10, LayerNorm; 900 examples, 40 % of their labels redrawn; 60",
+        "these are bracketed: one and two steps on either side were tried on every "
+        "axis, and none is better beyond the noise. - **Screening",
+        "Their counts of right answers alone choose. Between equal counts the smaller "
+        "λ wins, then the smaller learning rate. - **Equal",
+        "A seed decides split, wrong labels, initial weights and batch order, the same",
+        "and 96 for each arm that tunes the learning rate alone.",
         "266 for each arm that tunes learning rate and λ",
     ):
         assert words in text, words
@@ -763,3 +774,163 @@ def test_the_report_of_any_study_has_every_contrast_and_entry(tmp_path):
         assert f"| {contrast.name} |" in report
     assert all(f"| `{entry.name}` |" in report for entry in demo().plan.entries)
     assert is_drawn(tmp_path / "heatmaps.png")
+
+
+@functools.cache
+def unlike():
+    """No task, a loss, 0 among the strengths, three axes and one, no classification."""
+    from experiments import arms, protocol
+    from experiments.data import corpus
+    from experiments.engine.plan import cosine, Static
+    from experiments.engine.study import Study
+    from experiments.models.transformer import transformer
+    from experiments.reports.any import write_report
+    from experiments.search import Axis, powers
+    from experiments.tasks import Language
+
+    recipe = Language(
+        data=corpus.shakespeare,
+        model=transformer,
+        **{"symbols": 65, "length": 32, "batch": 8, "steps_per_epoch": 10},
+    )
+    static = Static(recipe, arms.adamw, 3, 3, cosine)
+    rate = Axis("learning_rate", powers(-7, -3), 2.0**-9, 2.0**-1)
+    decay = Axis("weight_decay", (0.0, *powers(-4, 0)), 2.0**-6, 2.0**4)
+    momentum = Axis("momentum", (0.0, 0.9), ratio=None)
+    both, three = (rate, decay), (rate, decay, momentum)
+    axes = {"pair": both, "three": three, "decay": (decay,)}
+    fixed = {"pair": {}, "three": {}, "decay": {"learning_rate": 2.0**-5}}
+    entries = [
+        protocol.Entry(name, {"arm": name}, static, axes[name], fixed[name])
+        for name in axes
+    ]
+    plan = protocol.Plan(
+        entries=tuple(entries),
+        contrasts=(protocol.difference("pair", "three", "pair", "three"),),
+        measure=protocol.LOSS._replace(score="val_accuracy", reported="test_accuracy"),
+    )
+    stages = protocol.stages(full_size(plan))
+    return Study("unlike", full_size(plan), stages, write_report)
+
+
+def loss_of(labels, cell):
+    """1.08 at the best rate and strength; the seed adds up to 0.01."""
+    rate, decay = np.log2(cell["learning_rate"]) + 5, cell["weight_decay"] - 0.25
+    loss = 1.08 + 0.1 * rate**2 + 0.1 * decay**2 + 0.001 * (cell["seed"] % 10)
+    return loss, loss + 0.001 * (labels["arm"] == "three") * (cell["seed"] % 3)
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_report_of_any_study_serves_other_axes_measures_and_recipes(tmp_path):
+    from experiments.reports.any import write_report
+
+    simulated.store(tmp_path, unlike(), simulated.table_of(unlike(), loss_of))
+    verdict = write_report(tmp_path)
+    report = (tmp_path / "report.md").read_text()
+    assert " nats. " in verdict
+    header, rule, *rows = report[report.index("| entry |") :].splitlines()[:5]
+    assert header == (
+        "| entry | learning rate | λ | momentum | not bracketed | points (runs) | "
+        "tuning nats | validation nats | fresh seeds nats | test error nats [95 %] | "
+        "diverged |"
+    )
+    assert rule.count("--:") == 6
+    chosen = [row.split(" | ")[1:4] for row in rows]
+    assert chosen == [["2⁻⁵", "2⁻²", "–"], ["2⁻⁵", "2⁻²", "0"], ["–", "2⁻²", "–"]]
+    errors = [row.split(" | ")[i] for row in rows for i in (6, 7, 8)]
+    assert all(text.startswith("1.08") for text in errors)
+    assert set(re.findall(r"(\S+) %", report)) == {"95", "[95"}
+    assert "right answers" not in report
+    text = " ".join(report.split())
+    for words in (
+        "- **pair, three and decay.** Language; 3 epochs.",
+        "Their scores alone choose. Between equal scores the smaller learning rate "
+        "wins, then the smaller λ, then the smaller momentum. - **Equal",
+        "for each arm that tunes learning rate, λ and momentum,",
+        "for each arm that tunes learning rate and λ and",
+        "for each arm that tunes λ alone.",
+        "A seed decides all that is random in a run, the same for all arms. The test",
+    ):
+        assert words in text, words
+    assert is_drawn(tmp_path / "heatmaps.png")
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_heat_map_has_0_below_the_others_and_the_strength_across(tmp_path):
+    from experiments.reports.drawing import heat_maps
+
+    results = results_of(tmp_path, unlike(), loss_of)
+    figure = heat_maps(results, [["pair"]])  # its axes: learning rate, λ
+    figure.canvas.draw()
+    axes, bar = figure.axes
+    (star,) = [line for line in axes.lines if line.get_marker() == "*"]
+    assert (star.get_xdata().tolist(), star.get_ydata().tolist()) == ([-2], [-5])
+    (tried,) = [line for line in axes.lines if line.get_marker() == "."]
+    assert np.min(tried.get_xdata()) == -7  # the neighbour below the end, 2⁻⁶
+    labels = [label.get_text() for label in axes.get_xticklabels()]
+    at = dict(zip(labels, axes.get_xticks().tolist(), strict=True))
+    assert at["0"] == -7
+    assert all(at[f"$2^{{{x:.0f}}}$"] == x for x in at.values() if x != -7)
+    assert re.fullmatch(r"pair: 1\.08 nats", axes.get_title())
+    assert bar.get_ylabel().endswith("(nats)")
+    assert 0 < bar.get_ylim()[1] < 2
+
+
+def test_heat_maps_are_of_strength_and_rate_alone(tmp_path, monkeypatch):
+    from experiments.reports import any as reports
+
+    drawn = []
+    monkeypatch.setattr(reports, "heat_maps", lambda _, rows: drawn.extend(rows))
+    monkeypatch.setattr(reports, "save", lambda *_: None)
+    simulated.store(tmp_path, unlike(), simulated.table_of(unlike(), loss_of))
+    reports.write_report(tmp_path)
+    assert drawn == [["pair"]]
+
+
+def test_a_model_that_is_no_perceptron_is_named():
+    from experiments import arms, recipes
+    from experiments.engine.describe import describe
+    from experiments.engine.plan import cosine, Static
+    from experiments.models.transformer import transformer
+    from experiments.reports.opening import _trained
+
+    recipe = dataclasses.replace(recipes.DIGITS, model=transformer)
+    text = _trained(describe(Static(recipe, arms.adamw, 3, 3, cosine)))
+    assert text.startswith("digits; model transformer; 900 examples, 40 % of their")
+
+
+def test_the_order_of_the_axes_is_said_only_where_entries_share_it():
+    from experiments.reports.opening import _choosing
+
+    plan = unlike().plan
+    turned = plan.entries[0]._replace(axes=plan.entries[0].axes[::-1])
+    plan = dataclasses.replace(plan, entries=(*plan.entries, turned))
+    said = " ".join(_choosing(plan).split())
+    assert said.endswith(
+        "the smaller value wins, axis by axis in the order of the entry."
+    )
+
+
+def test_same_says_how_near_the_best_other_strength_comes(tmp_path):
+    import json
+
+    from experiments import files
+    from experiments.engine.store import FORMAT
+    from experiments.reports.same import claims
+
+    plan = {"learning_rates": {"SGD": 1, "Adam": 1}, "schedules": ["cosine"]}
+    manifest = {
+        "format": FORMAT,
+        "study": "same",
+        "hash": "0",
+        "plan": plan,
+    }
+    files.write_text(tmp_path / "manifest.json", json.dumps(manifest))
+    for base, best in (("SGD", 0.019), ("Adam", 0.021)):  # 4.75 and 5.25 % of 0.4
+        distance = np.array([0.4, 0.3, best])[:, None] * np.ones(3)
+        arrays = {"ratio": np.array([0.0, 1.0, 2.0]), "distance": distance}
+        files.write_arrays(tmp_path / f"apart-{base}-cosine.npz", arrays)
+    end = "5 % of the distance to no decay"
+    found = claims(tmp_path)
+    assert found["SGD, cosine rate: with the best other λ"] == f"within {end}"
+    assert found["Adam, cosine rate: with the best other λ"] == f"more than {end}"

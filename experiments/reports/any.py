@@ -10,7 +10,9 @@ from experiments.reports.results import amount, caveats, numbers, read, Results
 def write_report(folder: Path) -> str:
     """Figures first, then report.md; returns the verdict."""
     results = read(folder)
-    tuned = [[e.name for e in results.plan.entries if len(e.axes) == 2]]
+    both = {"weight_decay", "learning_rate"}
+    entries = results.plan.entries
+    tuned = [[e.name for e in entries if {axis.name for axis in e.axes} == both]]
     parts = [numbers(results, "entry", list(results.outcomes)), protocol(results)]
     if tuned[0]:
         save(heat_maps(results, tuned), folder / "heatmaps.png")

@@ -6,12 +6,14 @@ from typing import Any
 from experiments import files, search
 from experiments.engine.store import read_manifest
 from experiments.files import revision_of
-from experiments.protocol import FINAL, SCREENING, TUNING, VALIDATION
+from experiments.protocol import FINAL, Plan, SCREENING, TUNING, VALIDATION
 from experiments.reports.markdown import listed
-from experiments.reports.results import Results
+from experiments.reports.results import AXES, axes_of, Results
 from experiments.statistics import FEWEST
 
 
+CLASSIFICATION = "experiments.tasks.Classification"
+MLP = "experiments.models.mlp.mlp"
 STAGES = (TUNING, SCREENING, VALIDATION, FINAL)
 
 
@@ -72,27 +74,24 @@ def protocol(results: Results) -> str:
     """How points were chosen and compared, from the plan and from what was run."""
     plan = results.plan
     seeds = {name: _span(plan.seeds(name)) for name in STAGES}
-    trained = {e.labels["task"]: _trained(e.static) for e in plan.entries}
-    tasks = "\n".join(f"- **{name}.** {text}" for name, text in trained.items())
     grids = {len(search.coarse(entry.axes)) for entry in plan.entries}
     few = f" With fewer than {FEWEST} seeds there are means and no intervals."
     return f"""\
 ## Protocol
 
-{tasks}
+{_tasks(plan)}
 - **Tuning.** A coarse grid of powers of two for each arm on each task
   ({_range(grids)} points), on {seeds[TUNING]}. Then {plan.rounds} rounds of up to
   {plan.added} more points each, around the best ones, until these are bracketed: one
-  and two steps on either side were tried on every axis.
+  and two steps on either side were tried on every axis, and none is better beyond the
+  noise.
 - **Screening.** The best {plan.screened} points of every arm again, on
   {seeds[SCREENING]}: most of those that were lucky drop out.
 - **Validation.** The best {plan.candidates} of these by both again, on
-  {seeds[VALIDATION]}. Their counts of right answers alone choose. Between equal counts
-  the smaller λ wins, then the smaller learning rate.
+  {seeds[VALIDATION]}. {_choosing(plan)}
 - **Equal number of runs.** {_runs(results)}
-- **Report.** The chosen point on {seeds[FINAL]}: test, paired by seed. A seed
-  decides split, wrong labels, initial weights and batch order, the same for all arms.
-  Every seed splits the same pool anew. The test part is apart, and no choice sees it.
+- **Report.** The chosen point on {seeds[FINAL]}: test, paired by seed. {_seeded(plan)}
+  The test part is apart, and no choice sees it.
 - **Intervals** are 95 %, rounded outwards. The first is about the final seeds, given
   the choices (bootstrap-t). The second contains the choice: the seeds of validation are
   resampled, and the choice is made again. p-values flip the signs of the paired
@@ -101,20 +100,61 @@ def protocol(results: Results) -> str:
 {few if plan.final_seeds < FEWEST else ""}"""
 
 
+def _tasks(plan: Plan) -> str:
+    """A line for each task, or for the entries without one that train the same."""
+    found: dict[tuple[str | None, str], list[str]] = {}
+    for entry in plan.entries:
+        task = entry.labels.get("task")
+        names = found.setdefault((task, _trained(entry.static)), [])
+        names.append(entry.name)
+    return "\n".join(
+        f"- **{listed(names) if task is None else task}.** {text}"
+        for (task, text), names in found.items()
+    )
+
+
+def _choosing(plan: Plan) -> str:
+    """What decides between points, and what between equal ones."""
+    count = plan.measure.count is not None
+    scores, equal = ("counts of right answers", "counts") if count else ("scores",) * 2
+    orders = [[axis.name for axis in entry.axes] for entry in plan.entries]
+    longest = max(orders, key=len)
+    if all(order == [n for n in longest if n in order] for order in orders):
+        first, *rest = (f"smaller {AXES.get(name, name)}" for name in longest)
+        wins = ", ".join([f"the {first} wins", *(f"then the {each}" for each in rest)])
+    else:
+        wins = "the smaller value wins, axis by axis in the order of the entry"
+    return f"Their {scores} alone choose. Between equal {equal}\n  {wins}."
+
+
+def _seeded(plan: Plan) -> str:
+    """What differs between seeds."""
+    statics: list[Any] = [entry.static for entry in plan.entries]  # descriptions
+    if all(_is_classification(static["recipe"]) for static in statics):
+        return (
+            "A seed\n  decides split, wrong labels, initial weights and batch order, "
+            "the same for all arms.\n  Every seed splits the same pool anew."
+        )
+    return "A seed\n  decides all that is random in a run, the same for all arms."
+
+
 def _runs(results: Results) -> str:
     """How many runs the arms had, by what they tune."""
-    by_axes: dict[int, set[int]] = {}
+    by_axes: dict[tuple[str, ...], set[int]] = {}
     for outcome in results.outcomes.values():
-        by_axes.setdefault(len(outcome.entry.axes), set()).add(outcome.runs)
-    names = {
-        1: "that tunes the learning rate alone",
-        2: "that tunes learning rate and λ",
-    }
+        by_axes.setdefault(tuple(axes_of([outcome.entry])), set()).add(outcome.runs)
     said = [
-        f"{_range(runs)} for each arm {names[count]}"
-        for count, runs in sorted(by_axes.items(), reverse=True)
+        f"{_range(runs)} for each arm that tunes {_tuned(axes)}"
+        for axes, runs in sorted(by_axes.items(), key=lambda item: -len(item[0]))
     ]
     return f"Tuning, screening and validation together: {listed(said)}."
+
+
+def _tuned(axes: tuple[str, ...]) -> str:
+    names = [AXES.get(name, name) for name in axes]
+    if axes == ("learning_rate",):
+        return "the learning rate alone"
+    return f"{names[0]} alone" if len(names) == 1 else listed(names)
 
 
 def _range(numbers: set[int]) -> str:
@@ -128,13 +168,33 @@ def _span(seeds: range) -> str:
 
 def _trained(static: Any) -> str:
     """A task in words, from a description of what is trained."""
-    recipe = static["recipe"]
-    data = recipe["data"]
-    source = (data if isinstance(data, str) else data["call"]).split(".")[-2]
-    sizes, *layernorm = recipe["model"]["with"]
+    recipe, epochs = static["recipe"], static["epochs"]
+    if not _is_classification(recipe):
+        return f"{_name(recipe).split('.')[-1]}; {epochs} epochs."
+    source = _name(recipe["data"]).split(".")[-2]
     return (
-        f"{source.replace('_', ' ')}; layers {'-'.join(map(str, sizes))}"
-        f"{', LayerNorm' if any(layernorm) else ''}; {recipe['train_size']} examples, "
+        f"{source.replace('_', ' ')}; {_model(recipe['model'])}; "
+        f"{recipe['train_size']} examples, "
         f"{100 * recipe['label_noise']:.0f} % of their labels redrawn; "
-        f"{static['epochs']} epochs of batches of {recipe['batch']}."
+        f"{epochs} epochs of batches of {recipe['batch']}."
     )
+
+
+def _name(description: Any) -> str:
+    """Of the function or class that is described."""
+    if isinstance(description, str):
+        return description
+    return description["is"] if "is" in description else _name(description["call"])
+
+
+def _is_classification(recipe: Any) -> bool:
+    return _name(recipe) == CLASSIFICATION
+
+
+def _model(model: Any) -> str:
+    """The layers of a perceptron; of another model its name."""
+    if _name(model) != MLP or not model["with"]:
+        return f"model {_name(model).split('.')[-1]}"
+    sizes, *layernorm = model["with"]
+    norm = ", LayerNorm" if any([*layernorm, model["named"].get("norm")]) else ""
+    return f"layers {'-'.join(map(str, sizes))}{norm}"

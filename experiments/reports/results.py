@@ -1,5 +1,6 @@
 """What a protocol's folder says: choices and contrasts, as tables and in words."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,13 +10,14 @@ from experiments import cells, outcomes, protocol
 from experiments.engine.store import read_manifest
 from experiments.outcomes import Compared, Outcome
 from experiments.problem import Problem
-from experiments.protocol import Entry
+from experiments.protocol import Entry, Measure
 from experiments.reports.markdown import bounds, interval, listed, power, table
 from experiments.search import Point
 from experiments.statistics import Estimate, FEWEST
 
 
 DROPPED = "†"
+AXES = {"learning_rate": "learning rate", "weight_decay": "λ"}  # others: their name
 
 
 class Results(NamedTuple):
@@ -57,50 +59,72 @@ def table_of(folder: Path, manifest: dict[str, Any]) -> cells.Table:
 
 
 def errors(results: Results, entry: Entry, stage: str) -> dict[Point, np.ndarray]:
-    """Validation errors in percent, by point and seed."""
-    shares = protocol.values(entry, results.table, stage, results.plan.measure.score)
-    return {point: 100 - 100 * values for point, values in shares.items()}
+    """Validation errors in the unit of `error_unit`, by point and seed."""
+    measure = results.plan.measure
+    found = protocol.values(entry, results.table, stage, measure.score)
+    return {p: measure.perfect - measure.scale * x for p, x in found.items()}
 
 
-def test_error(outcome: Outcome) -> Estimate:
-    """In percent; an interval ends where no error can lie."""
+def error_unit(measure: Measure) -> str:
+    """An error is a percentage where differences of scores are points."""
+    return "%" if measure.unit == "points" else measure.unit
+
+
+def test_error(outcome: Outcome, measure: Measure) -> Estimate:
+    """What a perfect score exceeds; an interval ends where no error can lie."""
     mean, low, high, p = outcome.test
     if np.isfinite(low):
-        low, high = max(low, 0.0), min(high, 100.0)
-    return Estimate(100 - mean, 100 - high, 100 - low, p)
+        high = min(high, measure.perfect)
+        if measure.count is not None:  # a share is not below 0
+            low = max(low, 0.0)
+    perfect = measure.perfect
+    return Estimate(perfect - mean, perfect - high, perfect - low, p)
+
+
+def axes_of(entries: Iterable[Entry]) -> list[str]:
+    """What these entries tune: learning rate and λ first."""
+    found = [axis.name for entry in entries for axis in entry.axes]
+    first = [name for name in AXES if name in found]
+    return list(dict.fromkeys([*first, *found]))
 
 
 def choices(results: Results, title: str, names: list[str]) -> str:
     """A line for each of these entries: what was chosen, how, and its errors."""
-    header = (
-        *(title, "learning rate", "λ", "not bracketed"),
-        *("points (runs)", "tuning %", "validation %", "fresh seeds %"),
-        *("test error % [95 %]", "diverged"),
-    )
-    return table(header, 4, [_choice(results.outcomes[name]) for name in names])
+    measure = results.plan.measure
+    unit = error_unit(measure)
+    found = [results.outcomes[name] for name in names]
+    axes = axes_of(outcome.entry for outcome in found)
+    header = [
+        *(title, *(AXES.get(name, name) for name in axes), "not bracketed"),
+        *("points (runs)", f"tuning {unit}", f"validation {unit}"),
+        *(f"fresh seeds {unit}", f"test error {unit} [95 %]", "diverged"),
+    ]
+    lines = [_choice(outcome, axes, measure) for outcome in found]
+    return table(header, 2 + len(axes), lines)
 
 
-def _choice(outcome: Outcome) -> list[str]:
-    tuning, validation, fresh = (f"{100 - score:.2f}" for score in outcome.scores)
+def _choice(outcome: Outcome, axes: list[str], measure: Measure) -> list[str]:
+    errors = [f"{measure.perfect - score:.2f}" for score in outcome.scores]
+    tuning, validation, fresh = errors
     chosen = {name: power(value) for name, value in outcome.choice.items()}
     return [
         f"`{outcome.entry.name}`",
-        chosen["learning_rate"],
-        chosen.get("weight_decay", "–"),
+        *(chosen.get(name, "–") for name in axes),
         _sides(outcome) or "–",
         f"{outcome.tried} ({outcome.runs})",
         *(tuning, validation),
         fresh + (f" {DROPPED}" if outcome.lucky else ""),
-        interval(test_error(outcome)),
+        interval(test_error(outcome, measure)),
         str(outcome.diverged),
     ]
 
 
 CHOICES = f"""\
-Learning rate and λ are the chosen ones. Then errors of the validation part at this
-point: in tuning, in validation and on the fresh seeds of the final runs. {DROPPED}
-marks a choice that is more than 2 standard errors worse on fresh seeds: it was lucky.
-Diverged runs are those of all stages; they count with chance accuracy."""
+The columns before "not bracketed" are the chosen point. Then errors of the validation
+part at this point: in tuning, in validation and on the fresh seeds of the final runs.
+{DROPPED} marks a choice that is more than 2 standard errors worse on fresh seeds: it
+was lucky.
+Diverged runs are those of all stages; they count as a random guess."""
 
 
 def _sides(outcome: Outcome) -> str:

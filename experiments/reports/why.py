@@ -115,6 +115,7 @@ def _task(results: Results, task: str, places: list[str]) -> str:
 def gap_figure(results: Results) -> Figure:
     """Errors and the gap against s, a column for each task."""
     tasks = list(dict.fromkeys(e.labels["task"] for e in results.plan.entries))
+    measure = results.plan.measure
     figure = Figure(figsize=(11, 6), layout="constrained")
     grid = figure.subplots(2, len(tasks), squeeze=False, sharex="col")
     for (upper, lower), task in zip(grid.T, tasks, strict=True):
@@ -126,12 +127,12 @@ def gap_figure(results: Results) -> Figure:
             }
             band(
                 upper,
-                {s: protocols.test_error(x) for s, x in by_s.items()},
+                {s: protocols.test_error(x, measure) for s, x in by_s.items()},
                 colour,
                 arm,
             )
             unsure = [s for s, x in by_s.items() if x.open]
-            at = [protocols.test_error(by_s[s]).mean for s in unsure]
+            at = [protocols.test_error(by_s[s], measure).mean for s in unsure]
             upper.plot(unsure, at, "o", ms=5, mec=colour, mfc="white")
         places = {x.entry.fixed["spread"]: place(x.entry) for x in mine}
         gaps = {
