@@ -212,16 +212,15 @@ def test_results_of_other_code_versions_and_devices_are_named(finished, tmp_path
     assert f"It was made with other {' and other '.join(other)}. So a" in report
 
 
-def test_the_numbers_of_its_plans_are_not_other_code(tmp_path, monkeypatch):
+def test_code_is_compared_as_the_module_of_the_results_saw_it(finished, monkeypatch):
     from experiments.reports import replication
 
     asked = []
     monkeypatch.setattr(
         replication, "code_of", lambda _, module, read: asked.append(module) or {}
     )
-    study = _even()
-    found = replication._differences(made_now(study), study, "lion")
-    assert (found, asked) == ([], ["lion"])
+    replication.study_of(module(), finished, (1000, 1030))
+    assert asked == ["experiments.protocol"]  # not experiments.replication
 
 
 def test_other_code_is_refused_before_anything_runs(finished, tmp_path, monkeypatch):
