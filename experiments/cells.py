@@ -79,22 +79,6 @@ def unique(table: Table, name: str) -> list[Any]:
     return list(dict.fromkeys(table[name].tolist()))
 
 
-def pivot(table: Table, value: str, *axes: str) -> np.ndarray:
-    """A column as an array over the sorted values of the axes; nan where there is none.
-
-    Raises:
-        ValueError: two rows fall on one place.
-    """
-    places = [np.unique(table[axis], return_inverse=True) for axis in axes]
-    shape = tuple(len(values) for values, _ in places)
-    flat = np.ravel_multi_index(tuple(index for _, index in places), shape)
-    if len(np.unique(flat)) < len(flat):
-        raise ValueError(f"two runs have the same {', '.join(axes)}")
-    out = np.full(shape, np.nan).ravel()
-    out[flat] = table[value].astype(float)
-    return out.reshape(shape)
-
-
 def write_more(folder: Path, parts: Sequence[Mapping[str, np.ndarray]]) -> None:
     """What has more than one number for each run, beside cells.csv.
 

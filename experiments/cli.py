@@ -1,4 +1,4 @@
-"""The commands: one for each study, and report, list, launch."""
+"""The commands: one for each study, and list, report, replicate, launch."""
 
 import dataclasses
 import functools

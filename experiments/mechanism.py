@@ -165,7 +165,7 @@ def _piece(
         labels = {**cell, **entry.labels, "entry": entry.name}
         return reduce(found) | {name: np.array(x) for name, x in labels.items()}
 
-    return Piece(f"{kind}-{entry.name.replace(' ', '-')}", 1, make, {})
+    return Piece(f"{kind}-{entry.name.replace(' ', '-')}", make)
 
 
 def _bias(static: Static) -> np.float32:

@@ -145,13 +145,20 @@ def results_of(what: str, out: Path) -> Path:
     """A results directory, or that of a study: one's own if finished, else published.
 
     Raises:
-        Problem: there is none.
+        Problem: there are no results.
     """
     from experiments.engine import manifest as manifests
     from experiments.engine.study import folder_of
 
-    if (Path(what) / "manifest.json").is_file():
-        return Path(what)
+    folder = Path(what)
+    if (folder / "manifest.json").is_file():
+        return folder
+    if study_files.is_path(what) and folder.suffix != ".py":
+        found = "has no manifest.json" if folder.exists() else "does not exist"
+        raise Problem(
+            f"replicate {what}: this folder {found}. Give a results directory, such as "
+            "results/demo/0123456789ab, or the name of a study."
+        )
     module = study_module(what)
     own = folder_of(module.study(module.FULL), out)
     if manifests.is_finished(own):

@@ -161,6 +161,26 @@ def test_the_numbers_of_a_plan_are_not_code(package):
     assert code_of()["ours.other"] != before["ours.other"]
 
 
+@pytest.mark.parametrize(
+    ("targets", "is_code"),
+    [
+        ("FULL, SMOKE", False),
+        ("(SMOKE, FULL)", False),
+        ("FULL = SMOKE", False),
+        ("FULL, RATE", True),  # a chain may use the rate
+        ("FULL = RATE", True),
+        ("FULL, (SMOKE, RATE)", True),
+        ("FULL, table[0]", True),
+        ("FULL, *RATES", True),
+    ],
+)
+def test_plans_that_are_assigned_together(targets, is_code, package):
+    path = package("ours.study", f"A = 1\n{targets} = 1, 2\nB = 2\n")
+    before = code_of()
+    path.write_text(f"A = 1\n{targets} = 1, 3\nB = 2\n")
+    assert (code_of() != before) == is_code
+
+
 TYPED = """
 import functools
 from ours import chains

@@ -183,6 +183,12 @@ def test_help_of_the_other_commands(call):
         (("launch", "demo", "--shards", "0"), ("--shards 0",)),
         (("launch", "demo", "--chunk", "0"), ("--chunk 0",)),
         (("report",), ("required: DIR", "report --help")),
+        (
+            ("replicate", "results/demo/xyz"),
+            ("replicate results/demo/xyz: this folder does not exist. Give a",),
+        ),
+        (("replicate", "/"), ("replicate /: this folder has no manifest.json.",)),
+        (("replicate", "no/such.py"), ("there is no Python file no/such.py",)),
     ],
 )
 def test_a_mistake_is_one_line(arguments, words, call, tmp_path, monkeypatch):

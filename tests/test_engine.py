@@ -977,20 +977,6 @@ def test_a_table_holds_the_shortest_decimals_of_the_last_measures(tmp_path):
     assert cells.unique(table, "arm") == ["sgd", "adam"]
 
 
-def test_pivot():
-    from experiments import cells
-
-    table = {
-        "rate": np.array([0.3, 0.1, 0.3]),
-        "seed": np.array([0, 1, 1]),
-        "score": np.array([1.0, 2.0, 3.0]),
-    }
-    grid = cells.pivot(table, "score", "rate", "seed")
-    np.testing.assert_array_equal(grid, [[math.nan, 2], [1, 3]])
-    with pytest.raises(ValueError, match="two runs have the same rate"):
-        cells.pivot(table, "score", "rate")
-
-
 # --- Statistics -------------------------------------------------------------------
 
 

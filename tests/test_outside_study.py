@@ -51,7 +51,7 @@ class Plan:
 
 
 def study(plan):
-    pieces = [Piece(name, 1, make, {}) for name in ("one", "two")]
+    pieces = [Piece(name, make) for name in ("one", "two")]
     return Study("tiny", plan, (Stage("all", 2, lambda _: pieces),), write_report)
 
 

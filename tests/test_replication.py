@@ -230,16 +230,15 @@ def test_results_of_other_code_versions_and_devices_are_named(finished, tmp_path
     assert f"It was made with other {' and other '.join(other)}. So a" in report
 
 
-def test_the_numbers_of_its_plans_are_not_other_code(tmp_path, monkeypatch):
+def test_code_is_compared_as_the_module_of_the_results_saw_it(finished, monkeypatch):
     from experiments.reports import replication
 
     asked = []
     monkeypatch.setattr(
         replication, "code_of", lambda _, module, read: asked.append(module) or {}
     )
-    study = _even()
-    found = replication._differences(made_now(study), study, "lion")
-    assert (found, asked) == ([], ["lion"])
+    replication.study_of(module(), finished, (1000, 1030))
+    assert asked == ["experiments.protocol"]  # not experiments.replication
 
 
 def test_other_code_is_refused_before_anything_runs(finished, tmp_path, monkeypatch):
@@ -275,7 +274,9 @@ def test_seeds_that_were_used_are_refused(finished):
     from experiments.reports.replication import study_of
 
     used = plan().seeds("final").stop
-    with pytest.raises(Problem, match=f"used seeds to {used - 1}, so begin at {used}"):
+    with pytest.raises(
+        Problem, match=rf"to {used - 1}, so begin at {used} or later\.$"
+    ):
         study_of(module(), finished, (used - 1, 1030))
     study_of(module(), finished, (used, used + 10))
 
@@ -311,4 +312,89 @@ def test_claims_of_a_study_without_the_protocol(tmp_path):
     assert verdict == (
         "Verdict. 1 of 2 verdicts hold. The others: y does not hold: three."
     )
-    assert "| y | two | three | does not hold |" in (now / "report.md").read_text()
+    text = (now / "report.md").read_text()
+    assert "| y | two | three | does not hold |" in text
+    assert "made with other" not in text
+    del said[now]["y"]
+    verdict = _write_claims_of(said.get, before, (7, 17), now, ["code (a)", "device"])
+    assert "y does not hold: not said." in verdict
+    text = (now / "report.md").read_text()
+    assert "It was made with other code (a) and other device. So" in text
+
+
+def test_the_last_line_names_the_command_and_not_report(finished, tmp_path):
+    report = replicated(finished, tmp_path, BETTER)[2]
+    last = "Files: `cells.csv`, `manifest.json`. Made by `made up`."
+    assert report.splitlines()[-1] == last
+
+
+def test_a_table_that_was_cut_is_not_replicated(finished):
+    from experiments.problem import Problem
+    from experiments.reports.replication import study_of
+
+    path = finished / "cells.csv"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+    with pytest.raises(Problem, match="rows, but manifest.json says"):
+        study_of(module(), finished, (1000, 1030))
+
+
+def test_too_few_final_seeds_have_no_verdicts(finished):
+    from experiments.engine.study import hash_of
+    from experiments.problem import Problem
+    from experiments.reports.replication import study_of
+
+    few = module()
+    few.FULL = few.SMOKE = dataclasses.replace(plan(), final_seeds=9)
+    described = json.loads((finished / "manifest.json").read_text())["plan"]
+    change(
+        finished,
+        hash=hash_of(few.study(few.FULL)),
+        plan=described | {"final_seeds": 9},
+    )
+    with pytest.raises(Problem, match="has 9 final seeds, too few for a verdict: run"):
+        study_of(few, finished, (1000, 1030))
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    chunk: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Seeded(Measured):
+    seeds: int = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Fresh(Seeded):
+    first_seed: int = 5
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        (Measured, "the plan of tiny has no first_seed and no seeds, so it cannot"),
+        (Seeded, "has no first_seed, so it cannot .* the fields first_seed and seeds"),
+        (Fresh, None),
+    ],
+)
+def test_a_plan_that_cannot_run_on_other_seeds(kind, words, tmp_path):
+    from experiments.engine.study import hash_of, Stage, Study
+    from experiments.problem import Problem
+    from experiments.reports.replication import study_of
+
+    def study(plan):
+        return Study("tiny", plan, (Stage("all", 0, lambda _: []),), lambda _: "")
+
+    tiny = types.SimpleNamespace(
+        FULL=kind(), SMOKE=kind(), study=study, claims=lambda folder: {}
+    )
+    folder = simulated.store(tmp_path, study(kind()), {"seed": np.arange(3)})
+    change(folder, hash=hash_of(study(kind())), **made_now(study(kind())))
+    if words is None:
+        again, other = study_of(tiny, folder, (8, 20))
+        assert (again.plan, again.name) == (Fresh(1, 12, 8), "tiny-replication")
+        assert other == []
+        return
+    with pytest.raises(Problem, match=words):
+        study_of(tiny, folder, (1000, 1030))

@@ -162,7 +162,7 @@ def study(plan: Plan):
             bar.advance(1)
             return {"mean": np.mean(table["train_loss"])}
 
-        return [Piece("mean", 1, make, {})]
+        return [Piece("mean", make)]
 
     count = plan.final_seeds
     stages = (

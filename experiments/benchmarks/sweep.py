@@ -37,7 +37,8 @@ import optax
 
 from experiments import arms, recipes
 from experiments.engine import devices, program, workshop
-from experiments.engine.plan import Cell, chunks, columns, cosine, grid, Static
+from experiments.engine.plan import Cell, columns, cosine, grid, Static
+from experiments.engine.wanted import chunks
 
 
 RUNS, EPOCHS, ROUNDS = 64, 20, 7
@@ -170,7 +171,7 @@ def question() -> tuple[Static, tuple[Cell, ...]]:
 def _engine(width: int, static: Static, cells: tuple[Cell, ...]) -> Callable[[], None]:
     """Compile; then all cells, `width` side by side."""
     shop = workshop.workshop()
-    parts = [columns(part) for part in chunks(cells, width)]
+    parts = [columns(tuple(part)) for part in chunks(cells, width)]
     made = workshop.program_for(shop, static, parts[0], width)
     for numbers in parts:  # drawn once, and kept
         workshop.batches_for(shop, made, numbers["seed"], 0)

@@ -27,9 +27,7 @@ class Piece(NamedTuple):
     """What is measured and not trained, in one go and into one file."""
 
     name: str
-    runs: int  # of no effect: a measurement is not a run
     make: Callable[[workshop.Workshop, Bar], dict[str, np.ndarray]]
-    expected: dict[str, np.ndarray]  # what the file must hold, to the bit
 
 
 def train(

@@ -140,18 +140,24 @@ def _parsed(content: bytes, package: str, without: tuple[str, ...]) -> Source:
 
 
 def _rest(content: bytes, tree: ast.Module, without: tuple[str, ...]) -> bytes:
-    """The lines that do not assign these names at the top of the module."""
+    """The lines that do not assign these names alone, at the top of the module."""
     lines = content.splitlines(keepends=True)
     for node in reversed(tree.body):
-        if _assigned(node) & set(without):
+        if (names := _assigned(node)) and names <= set(without):
             del lines[node.lineno - 1 : node.end_lineno]
     return b"".join(lines)
 
 
 def _assigned(node: ast.stmt) -> set[str]:
+    """What a statement assigns: names, or the text of another target."""
     targets = [node.target] if isinstance(node, ast.AnnAssign) else []
     targets = node.targets if isinstance(node, ast.Assign) else targets
-    return {target.id for target in targets if isinstance(target, ast.Name)}
+    parts = [
+        part
+        for target in targets
+        for part in (target.elts if isinstance(target, ast.Tuple) else [target])
+    ]
+    return {ast.unparse(part) for part in parts}
 
 
 def _imports(tree: ast.AST, package: str) -> Iterator[str]:

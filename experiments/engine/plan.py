@@ -5,7 +5,7 @@ A cell is one run: a dict of numbers, among them `learning_rate`, `weight_decay`
 """
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -165,9 +165,3 @@ def columns(cells: tuple[Cell, ...]) -> dict[str, np.ndarray]:
         name: values.astype(np.int32 if values.dtype.kind in "iu" else np.float32)
         for name, values in found.items()
     }
-
-
-def chunks(cells: tuple[Cell, ...], size: int) -> Iterator[tuple[Cell, ...]]:
-    """At most `size` cells each, in order."""
-    for first in range(0, len(cells), size):
-        yield cells[first : first + size]

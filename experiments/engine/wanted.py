@@ -8,11 +8,14 @@ more seeds, one more arm or another chunk need only the cells that are new.
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from experiments.engine.describe import digest
 from experiments.engine.plan import Block, Cell, columns
 from experiments.problem import Problem
+
+
+Item = TypeVar("Item")
 
 
 class Shard(NamedTuple):
@@ -85,10 +88,10 @@ def pools_of(blocks: Sequence[Block]) -> list[Pool]:
     return list(found.values())
 
 
-def chunks(names: Sequence[str], size: int) -> Iterator[Sequence[str]]:
+def chunks(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
     """At most `size` of them each, in order."""
-    for first in range(0, len(names), size):
-        yield names[first : first + size]
+    for first in range(0, len(items), size):
+        yield items[first : first + size]
 
 
 def share_of(pools: Sequence[Pool], size: int, shard: Shard) -> list[Pool]:

@@ -17,15 +17,27 @@ MLP = "experiments.models.mlp.mlp"
 STAGES = (TUNING, SCREENING, VALIDATION, FINAL)
 
 
+REPORT = "`python -m experiments report` and the folder"
+
+
 def write(
-    folder: Path, title: str, question: str, verdict: str, *parts: str, stored: str
+    folder: Path,
+    title: str,
+    question: str,
+    verdict: str,
+    *parts: str,
+    stored: str,
+    again: str | None = REPORT,
 ) -> str:
-    """The whole report, made of its parts and `stored` files; returns the verdict."""
+    """The whole report, made of its parts and `stored` files; returns the verdict.
+
+    `again` makes the report from the files; None if only the manifest's command does.
+    """
     manifest = read_manifest(folder)
-    closing = (
-        f"Files: {stored}, `manifest.json`. Made again from them by `python -m "
-        f"experiments report` and the folder; the numbers by `{manifest['command']}`."
-    )
+    numbers = f"`{manifest['command']}`"
+    made = f"Made again from them by {again}; the numbers by {numbers}."
+    made = f"Made by {numbers}." if again is None else made
+    closing = f"Files: {stored}, `manifest.json`. {made}"
     begin = opening(title, question, verdict, manifest)
     files.write_text(folder / "report.md", "\n\n".join([begin, *parts, closing]) + "\n")
     return f"Verdict. {verdict}"

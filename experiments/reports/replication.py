@@ -7,7 +7,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from experiments import cells, outcomes, protocol, replication
+from experiments import outcomes, protocol, replication
 from experiments.engine.code import code_of
 from experiments.engine.manifest import differences, PROCESS
 from experiments.engine.store import read_manifest
@@ -16,6 +16,8 @@ from experiments.files import provenance, revision_of
 from experiments.problem import Problem
 from experiments.reports.markdown import interval, table
 from experiments.reports.opening import write
+from experiments.reports.results import table_of
+from experiments.statistics import FEWEST
 
 
 def study_of(
@@ -33,30 +35,57 @@ def study_of(
     """
     manifest = read_manifest(folder)
     plan = _plan_of(module, folder, manifest)
-    name = f"{manifest['study']}-replication"
     if isinstance(plan, protocol.Plan):
-        used = plan.seeds(protocol.FINAL).stop
-        _require_fresh(seeds, used)
-        runs = cells.read(folder / "cells.csv")
-        again = replication.plan_of(plan, runs, manifest["hash"], seeds)
-        study = replication.study(name, again, plan, lambda folder: "")
-        other = _differences(manifest, study, type(plan).__module__)
-        report = functools.partial(write_contrasts, folder, other=other)
-        return study._replace(report=report), other
+        study, report = _with_protocol(plan, folder, manifest, seeds)
+    else:
+        study, report = _with_claims(plan, module, folder, manifest, seeds)
+    other = _differences(manifest, study, type(plan).__module__)
+    name = f"{manifest['study']}-replication"
+    report = functools.partial(report, other=other)
+    return study._replace(name=name, report=report), other
+
+
+def _with_protocol(
+    plan: protocol.Plan, folder: Path, manifest: dict[str, Any], seeds: tuple[int, int]
+) -> tuple[Study, Callable[..., str]]:
+    """The choices and runners-up of a study with the protocol, and what reports."""
+    if plan.final_seeds < FEWEST:
+        raise Problem(
+            f"{folder} has {plan.final_seeds} final seeds, too few for a verdict: run "
+            f"the study with --seeds {FEWEST} or more first."
+        )
+    _require_fresh(seeds, plan.seeds(protocol.FINAL).stop)
+    again = replication.plan_of(
+        plan, table_of(folder, manifest), manifest["hash"], seeds
+    )
+    report = functools.partial(write_contrasts, folder)
+    return replication.study(manifest["study"], again, plan, report), report
+
+
+def _with_claims(
+    plan: Any,
+    module: ModuleType,
+    folder: Path,
+    manifest: dict[str, Any],
+    seeds: tuple[int, int],
+) -> tuple[Study, Callable[..., str]]:
+    """A study without the protocol on other seeds, and what reports on it."""
     if not hasattr(module, "claims"):
         raise Problem(
             f"the study {manifest['study']} has no protocol and no `claims`, so "
             "nothing can be replicated: write claims(folder), which returns words by "
             "name."
         )
+    fields = ("first_seed", "seeds")
+    if missing := [field for field in fields if not hasattr(plan, field)]:
+        raise Problem(
+            f"the plan of {manifest['study']} has no {' and no '.join(missing)}, so it "
+            "cannot run on other seeds: give it the fields first_seed and seeds."
+        )
     _require_fresh(seeds, plan.first_seed + plan.seeds)
     again = dataclasses.replace(plan, first_seed=seeds[0], seeds=seeds[1] - seeds[0])
-    study = module.study(again)
-    other = _differences(manifest, study, type(plan).__module__)
-    report = functools.partial(
-        _write_claims_of, module.claims, folder, seeds, other=other
-    )
-    return study._replace(name=name, report=report), other
+    report = functools.partial(_write_claims_of, module.claims, folder, seeds)
+    return module.study(again), report
 
 
 def _differences(manifest: dict[str, Any], study: Study, module: str) -> list[str]:
@@ -95,7 +124,7 @@ def _require_fresh(seeds: tuple[int, int], used: int) -> None:
     if seeds[0] < used:
         raise Problem(
             f"--seeds {seeds[0]}:{seeds[1]}: the study has used seeds to {used - 1}, "
-            f"so begin at {used} or later, such as 1000:1030."
+            f"so begin at {used} or later."
         )
 
 
@@ -120,7 +149,7 @@ def write_contrasts(source: Path, folder: Path, other: Sequence[str] = ()) -> st
     plan = outcomes.plan_from(read_manifest(source)["plan"])
     described = read_manifest(folder)["plan"]
     points = {n: tuple(map(tuple, each)) for n, each in described["points"].items()}
-    tables = [cells.read(each / "cells.csv") for each in (source, folder)]
+    tables = [table_of(each, read_manifest(each)) for each in (source, folder)]
     found = replication.compare(plan, tables[0], points, tables[1])
     lines = [
         [
@@ -163,7 +192,9 @@ def _write_claims_of(
 ) -> str:
     """Of a study without the protocol, from its claims then and now."""
     before, now = claims(source), claims(folder)
-    found = [Claim(name, said, now[name]) for name, said in before.items()]
+    found = [
+        Claim(name, said, now.get(name, "not said")) for name, said in before.items()
+    ]
     lines = [
         [each.name, each.before, each.now, "holds" if each.holds else "does not hold"]
         for each in found
@@ -198,4 +229,5 @@ def _write(
             "between published and new numbers is not due to the seeds alone."
         )
     parts = (shown, note, of)
-    return write(folder, title, question, verdict, *parts, stored="`cells.csv`")
+    stored = "`cells.csv`"
+    return write(folder, title, question, verdict, *parts, stored=stored, again=None)

@@ -155,7 +155,7 @@ def study(plan: Plan) -> Study:
         stages=(
             Stage(TRAINING, count * len(plan.cells()), lambda _: trained(plan)),
             Stage(DECAYING, 0, lambda _: decayed(plan)),
-            Stage(MEMORY, 0, lambda _: [Piece("memory", 1, memory(plan), {})]),
+            Stage(MEMORY, 0, lambda _: [Piece("memory", memory(plan))]),
         ),
         report=write_report,
     )
@@ -186,7 +186,7 @@ def decayed(plan: Plan) -> list[Piece]:
                 "exact": (1 - np.array(plan.rates)) ** plan.kept_steps,
             }
 
-        return Piece(f"kept-{number}", 1, make, {})
+        return Piece(f"kept-{number}", make)
 
     return [piece(number, arm) for number, arm in enumerate(plan.chosen())]
 

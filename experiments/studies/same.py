@@ -92,11 +92,11 @@ SMOKE = dataclasses.replace(
 def study(plan: Plan) -> Study:
     """Measurements only, no runs to choose from."""
     pairs = [(base, rate) for base in plan.learning_rates for rate in plan.schedules]
-    still = Piece("still", 1, functools.partial(without_gradients, plan), {})
+    still = Piece("still", functools.partial(without_gradients, plan))
     over_seeds = jax.vmap(functools.partial(beginning, plan), (0, None))
     begin = jax.jit(over_seeds, compiler_options=program.LIGHTLY)
     apart = [
-        Piece(f"apart-{b}-{s}", 1, functools.partial(two_runs, plan, b, s, begin), {})
+        Piece(f"apart-{b}-{s}", functools.partial(two_runs, plan, b, s, begin))
         for b, s in pairs
     ]
     return Study(
