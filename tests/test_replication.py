@@ -238,7 +238,7 @@ def test_code_is_compared_as_the_module_of_the_results_saw_it(finished, monkeypa
         replication, "code_of", lambda _, module, read: asked.append(module) or {}
     )
     replication.study_of(module(), finished, (1000, 1030))
-    assert asked == ["experiments.protocol"]  # not experiments.replication
+    assert asked == [type(plan()).__module__]  # not experiments.replication
 
 
 def test_other_code_is_refused_before_anything_runs(finished, tmp_path, monkeypatch):

@@ -98,21 +98,30 @@ def test_places_with_the_same_words_are_put_together():
     [
         (0.1, 2.0, (0.2, 2.0), 0.01, "adamw clearly better"),
         (-2.0, -0.1, (-3.0, -0.2), 0.01, "adam_l2 clearly better"),
-        (-0.1, 2.0, (0.2, 2.0), 0.01, "no difference shown"),
+        (-0.1, 2.0, (-0.2, 2.0), 0.01, "no difference shown"),
         (0.1, 2.0, (-0.2, 2.0), 0.01, "not clear with the choice"),
         (0.1, 2.0, (0.2, 2.0), 0.05, "not clear after correction"),
-        (-INF, INF, (0.2, 2.0), 1.0, "no difference shown"),
+        (-INF, INF, (-INF, INF), 1.0, "no difference shown"),
     ],
 )
-@pytest.mark.parametrize("lucky", [False, True])
-def test_words_follow_the_numbers(low, high, choice, p, words, lucky):
+@pytest.mark.parametrize(
+    ("lucky", "open_", "note"),
+    [
+        (False, False, ""),
+        (True, False, " (a choice was lucky)"),
+        (False, True, " (a choice is not bracketed)"),
+        (True, True, " (a choice was lucky, a choice is not bracketed)"),
+    ],
+)
+def test_words_follow_the_numbers(low, high, choice, p, words, lucky, open_, note):
     from experiments.outcomes import Compared
     from experiments.protocol import difference
     from experiments.statistics import Estimate
 
     contrast = difference("a", "b", "adamw", "adam_l2")
-    found = Compared(contrast, Estimate(1.0, low, high, p), choice, p, lucky)
-    assert found.words == words + (" (a choice was lucky)" if lucky else "")
+    given = Estimate(1.0, low, high, p)
+    found = Compared(contrast, given, choice, p, lucky, open_)
+    assert found.words == words + note
     assert (found.sign != 0) == ("clearly" in words)
 
 
@@ -154,7 +163,8 @@ def of(name, decades, mean, sign):
 
     low, high = (mean - 0.5, mean + 0.5) if sign else (-9.0, 9.0)
     contrast = difference("a", "b", "adamw", "adam_l2")
-    gap = Compared(contrast, Estimate(mean, low, high, 0.01), (low, high), 0.01, False)
+    given = Estimate(mean, low, high, 0.01)
+        gap = Compared(contrast, given, (low, high), 0.01, lucky=False, open=False)
     return Spread(name, name, decades, gap)
 
 
