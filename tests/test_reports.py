@@ -164,7 +164,7 @@ def of(name, decades, mean, sign):
     low, high = (mean - 0.5, mean + 0.5) if sign else (-9.0, 9.0)
     contrast = difference("a", "b", "adamw", "adam_l2")
     given = Estimate(mean, low, high, 0.01)
-        gap = Compared(contrast, given, (low, high), 0.01, lucky=False, open=False)
+    gap = Compared(contrast, given, (low, high), 0.01, lucky=False, open=False)
     return Spread(name, name, decades, gap)
 
 
