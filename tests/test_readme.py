@@ -70,15 +70,67 @@ def test_links_and_pictures_exist():
                 assert (ROOT / document).parent.joinpath(target).exists(), target
 
 
-def test_the_findings_are_those_of_the_published_run():
-    """The README quotes rows of the published report."""
-    report = (ROOT / "experiments" / "results" / "demo" / "report.md").read_text()
-    rows = (ROOT / "README.md").read_text().splitlines()
-    quoted = [
-        row for row in rows if row.startswith("| `") and "[" in row and "−" in row
+def published(name: str, part: str = "report.md") -> str:
+    return (ROOT / "experiments" / "results" / name / part).read_text()
+
+
+def findings() -> str:
+    text = (ROOT / "README.md").read_text()
+    return text.split("## What the experiments found")[1].split("\n## ")[0]
+
+
+def test_the_findings_are_those_of_the_published_runs():
+    """A quoted row stands in a report, and its last cell in that of the replication."""
+    rows = [line for line in findings().splitlines() if line.startswith("| ")][2:]
+    assert len(rows) >= 8
+    for row in rows:
+        quoted, holds = row.rstrip(" |").rsplit(" | ", 1)
+        name = quoted.split(" | ")[0].removeprefix("| ")
+        (study,) = (
+            s for s in ("demo", "why", "tuning") if f"{quoted} |" in published(s)
+        )
+        lines = published(study, "replication/report.md").splitlines()
+        (line,) = (each for each in lines if each.startswith(f"| {name} |"))
+        assert line.endswith(f" {holds} |"), (row, line)
+
+
+@pytest.mark.parametrize(
+    ("study", "in_report", "in_readme"),
+    [
+        ("same", r"by (\d+) % \(momentum\), (\d+) % \(RMSprop\) and (\d+) %", "{} %"),
+        ("demo", r"where the spread of √v is (\S+ decades)", "it is {}"),
+        ("demo", r"on unlike scales adamw clearly better, (\S+ \[\S+ \S+\])", "{}"),
+        ("why", r"The slope is (\S+ \[\S+ \S+\]) points per unit of s", "{}"),
+        ("why", r"better than no decay in (\d+) of 10 settings", "in {} of 10"),
+        ("why", r"settings, AdamW in (\d+)\.", "AdamW in {}"),
+        ("tuning", r"With decoupled decay: (\d+ of the 18 grids)", "{}"),
+        ("tuning", r"With L2: (\d+ of the 9)", "{}"),
+    ],
+)
+def test_numbers_in_the_findings_are_those_of_the_reports(study, in_report, in_readme):
+    told = " ".join(findings().replace("\xa0", " ").split())
+    found = [
+        m
+        for g in re.findall(in_report, published(study))
+        for m in (g if isinstance(g, tuple) else (g,))
     ]
-    assert quoted
-    assert all(row in report for row in quoted)
+    assert found
+    for number in found if study != "why" else found[:2]:
+        assert in_readme.format(number) in told, number
+
+
+@pytest.mark.parametrize("document", ["README.md", "experiments/README.md"])
+def test_slopes_in_the_findings_are_those_of_the_report(document):
+    told = " ".join((ROOT / document).read_text().split())
+    row = re.compile(r"^\| `(\w+) \w+` \| ([\w-]+) \| ([+-]\d\.\d+) ", re.MULTILINE)
+    slopes = {}
+    for task, place, slope in row.findall(published("tuning")):
+        slopes.setdefault((task, place), []).append(float(slope))
+    decoupled = {key: x for key, x in slopes.items() if key[1] != "L2"}
+    assert len(decoupled) == 4
+    for values in decoupled.values():
+        span = f"{min(values):+.1f} to {max(values):+.1f}".replace("-", "−")
+        assert span in told, span
 
 
 def test_the_porting_table_is_the_tested_one():

@@ -104,6 +104,28 @@ def test_what_is_published_is_the_plan_and_follows_from_its_files(name, tmp_path
         assert (tmp_path / name / path.name).stat().st_size > 10_000
 
 
+@pytest.mark.parametrize("name", [*FIGURES, "bf16"])
+def test_what_replicates_is_published_and_follows_from_its_files(name, tmp_path):
+    from experiments.engine.store import read_manifest
+    from experiments.reports import replication
+
+    before, now = tmp_path / name, tmp_path / name / "replication"
+    shutil.copytree(PUBLISHED / name, before)
+    manifest = read_manifest(now)
+    assert manifest["study"] == f"{name}-replication"
+    assert not any(origin["git_changed"] for origin in manifest["made by"])
+    if "points" in manifest["plan"]:
+        assert manifest["plan"]["of"] == read_manifest(before)["hash"]
+        assert manifest["plan"]["seeds"] == [1000, 1030]
+        verdict = replication.write_contrasts(before, now)
+    else:
+        claims = module_of(name).claims
+        verdict = replication._write_claims_of(claims, before, (1000, 1030), now)
+    published = (PUBLISHED / name / "replication" / "report.md").read_text("utf-8")
+    assert (now / "report.md").read_text("utf-8") == published
+    assert verdict.partition("Verdict. ")[2] in published
+
+
 # --- Fair arms --------------------------------------------------------------------
 
 

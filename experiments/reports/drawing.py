@@ -39,7 +39,7 @@ RANGE = 15.0  # points above the best that the colours of a heat map span
 def save(figure: Figure, path: Path) -> None:
     """As a file that is whole or not there."""
     with whole(path) as temporary:
-        figure.savefig(temporary, format=path.suffix[1:], dpi=130)
+        figure.savefig(temporary, format=path.suffix[1:], dpi=100)
 
 
 def band(axes: Axes, points: Mapping[float, Estimate], colour: str, label: str) -> None:
