@@ -119,6 +119,27 @@ def test_numbers_in_the_findings_are_those_of_the_reports(study, in_report, in_r
         assert in_readme.format(number) in told, number
 
 
+def test_the_number_of_verdicts_that_hold_is_that_of_the_replications():
+    words = {
+        "hold": r"holds",
+        "do not": r"does not hold: [^|]+",
+        "only": r"shown [^|]+",
+    }
+    counts = {
+        key: sum(
+            len(re.findall(rf"\| {pattern} \|$", published(name, part), re.MULTILINE))
+            for name in ("demo", "why", "tuning")
+            for part in ("replication/report.md",)
+        )
+        for key, pattern in words.items()
+    }
+    told = " ".join(findings().split())
+    assert f"Of the {sum(counts.values())} verdicts" in told
+    assert f"{counts['hold']} hold on the new seeds" in told
+    assert f"{counts['do not']} do not hold: " in told
+    assert f"{counts['only']} differences are shown only there" in told
+
+
 @pytest.mark.parametrize("document", ["README.md", "experiments/README.md"])
 def test_slopes_in_the_findings_are_those_of_the_report(document):
     told = " ".join((ROOT / document).read_text().split())

@@ -7,7 +7,7 @@ Question    On a grid of learning rate × λ: where is the best point for L2, fo
             learning rate (sensitivity)?
 Command     python -m experiments tuning        (--smoke for a run of seconds)
             `make data` first, for Fashion-MNIST
-Cost        about 17 minutes on 2 CPU cores
+Cost        about 9 minutes on 2 CPU cores
 Expected    Often promised: decoupled decay separates the two. A trial on one task found
             a slope near 0 for decay times the learning rate, +1 for independent decay
             and 0 for SGD with L2: so nothing is promised here.

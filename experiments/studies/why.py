@@ -5,7 +5,7 @@ Question    Inputs are multiplied, each by its own factor 10^U(-s, s), so that t
             Does the gap between Adam with L2 and AdamW grow with the spread s?
 Command     python -m experiments why        (--smoke for a run of seconds)
             `make data` first, for Fashion-MNIST
-Cost        about 8 minutes on 2 CPU cores
+Cost        about 5 minutes on 2 CPU cores
 Expected    No gap at s = 0, growing with s: weights with large gradients hardly decay
             under L2. A trial on the teacher's task found gaps of 6.5, 4.8 and 2.7
             points at s = 0.5, 1 and 1.5: so it may rise and then fall.
