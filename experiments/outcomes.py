@@ -191,7 +191,7 @@ def with_choice(
 
     `given` is the estimate for the points chosen, whose interval is part of it.
     """
-    drawn = _draws(plan.validation_seeds, plan.final_seeds)
+    drawn = _draws(RESAMPLES, plan.validation_seeds, plan.final_seeds)
     by_name = {entry.name: entry for entry in plan.entries}
     total = np.zeros(RESAMPLES)
     for name, weight in contrast.terms:
@@ -201,18 +201,20 @@ def with_choice(
 
 
 @functools.cache
-def _draws(validation: int, final: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _draws(
+    resamples: int, validation: int, final: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Seeds that choose, seeds that score, final seeds: [resamples, seeds] each.
 
     Runs that made a point win would flatter it if they scored it, too.
     """
     rng = np.random.default_rng(0)
-    choosing = rng.integers(0, validation, (RESAMPLES, validation))
+    choosing = rng.integers(0, validation, (resamples, validation))
     scoring = np.empty_like(choosing)
     for place, drawn in enumerate(choosing):
         rest = np.setdiff1d(np.arange(validation), drawn)
         scoring[place] = rng.choice(rest if len(rest) else drawn, validation)
-    return choosing, scoring, rng.integers(0, final, (RESAMPLES, final))
+    return choosing, scoring, rng.integers(0, final, (resamples, final))
 
 
 def _resampled(

@@ -335,7 +335,7 @@ def test_a_run_that_is_not_finished_says_how_to_go_on(
         status, out, (line,) = call(*arguments)
         assert status == 1
         assert out == ""
-        assert f"{folder} has been begun, not finished" in line
+        assert f"{folder} has been begun and is not finished" in line
         words = shlex.split(line.rpartition("go on with: ")[2])
         assert words[1:] == [
             *("-m", "experiments", "demo", "--resume", "--smoke", "--out"),

@@ -608,7 +608,7 @@ def test_a_slope_over_all_settings_is_a_contrast(two):
 def test_seeds_that_choose_do_not_score():
     from experiments.outcomes import _draws
 
-    choosing, scoring, final = _draws(10, 20)
+    choosing, scoring, final = _draws(4999, 10, 20)
     assert choosing.shape == scoring.shape
     assert final.max() == 19
     both = [set(a) & set(b) for a, b in zip(choosing, scoring, strict=True)]
