@@ -259,7 +259,7 @@ def test_a_dry_run_writes_nothing(call, as_demo, finished, tmp_path):
     assert list(tmp_path.iterdir()) == []
     folder = tmp_path / "small" / finished.name
     for words in (
-        f"small, plan {finished.name}: 23 runs, 4 side by side on 2 x",
+        f"small, plan {finished.name}: at most 23 runs, 4 side by side on 2 x",
         "tuning: 18 runs",
         "measured: no runs",
         "2 programs to compile; 0 of 18 different cells of tuning are there",
@@ -290,7 +290,9 @@ def test_a_finished_run_that_is_called_again_says_what_it_found(
     folder = tmp_path / "small" / finished.name
     status, out, told = call(*arguments)
     assert (status, told) == (0, [])
-    assert out.startswith(f"small: 23 runs into {folder}\nloading the data: 0 of 23 ")
+    assert out.startswith(
+        f"small: at most 23 runs into {folder}\nloading the data: 0 of 23 "
+    )
     assert "\ntuning sgd_l2: 0 of 23 runs, 0 diverged\nfinal sgdw: 18 of" in out
     assert "runs, 0 diverged\nVerdict. None, so far.\n" in out
     assert_same(folder, finished)

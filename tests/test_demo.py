@@ -178,7 +178,7 @@ def test_an_interrupt_says_so_in_one_line_and_leaves_whole_files(tmp_path, name)
     older.write_text("an older run")
     process = start("-m", "experiments", "demo", "--smoke", "--out", str(tmp_path))
     assert process.stdout is not None
-    assert process.stdout.readline().startswith(f"demo: {runs} runs into ")
+    assert process.stdout.readline().startswith(f"demo: at most {runs} runs into ")
     time.sleep(0.5)
     process.send_signal(getattr(signal, name))
     _, stderr = process.communicate(timeout=120)

@@ -51,7 +51,7 @@ class Study(NamedTuple):
     @property
     def size(self) -> str:
         """In words."""
-        return f"{self.runs} runs" if self.runs else "measurements"
+        return f"at most {self.runs} runs" if self.runs else "measurements"
 
 
 def hash_of(study: Study) -> str:
