@@ -99,13 +99,31 @@ class Plan:
         return range(ends[place], ends[place + 1])
 
 
+# The sizes of a plan whose runs take seconds.
+SMOKE: Mapping[str, int] = {
+    "tuning_seeds": 2,
+    "rounds": 1,
+    "added": 2,
+    "screened": 4,
+    "candidates": 2,
+    "validation_seeds": 2,
+    "final_seeds": 4,
+}
+
+
 Points = Callable[[Entry, Table], list[Point]]
 
 
-def difference(first: str, second: str, one: str, other: str) -> Contrast:
-    """Entry `first` minus entry `second`, which a table calls `one` and `other`."""
+def difference(
+    first: str, second: str, one: str, other: str, where: str = ""
+) -> Contrast:
+    """Entry `first` minus entry `second`, which a table calls `one` and `other`.
+
+    `where` tells the same pair on several tasks apart.
+    """
+    name = f"{one} − {other}"
     return Contrast(
-        f"{one} − {other}",
+        f"{where}: {name}" if where else name,
         ((first, 1.0), (second, -1.0)),
         f"{one} clearly better",
         f"{other} clearly better",

@@ -72,8 +72,8 @@ def contrasts(task: Task) -> list[Contrast]:
     """The places against one another, and each against no decay."""
     found = []
     for one, other in ((DECOUPLED, L2), (L2, NONE), (DECOUPLED, NONE)):
-        compared = difference(f"{task.name} {one}", f"{task.name} {other}", one, other)
-        found.append(compared._replace(name=f"{task.name}: {compared.name}"))
+        names = f"{task.name} {one}", f"{task.name} {other}"
+        found.append(difference(*names, one, other, task.name))
     return found
 
 
@@ -91,13 +91,7 @@ def plan_of(tasks: Sequence[Task], **numbers: Any) -> mechanism.Plan:
 FULL = plan_of(TASKS)
 SMOKE = plan_of(
     [TASKS[0]._replace(epochs=2)],
-    tuning_seeds=2,
-    rounds=1,
-    added=2,
-    screened=4,
-    candidates=2,
-    validation_seeds=2,
-    final_seeds=4,
+    **protocol.SMOKE,
 )
 SMOKE = dataclasses.replace(
     SMOKE,

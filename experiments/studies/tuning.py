@@ -103,8 +103,7 @@ def contrasts(task: Task, chosen: Sequence[Arm]) -> tuple[Contrast, ...]:
         ):
             one, other = named[first], named[second]
             names = f"{task.name} {one}", f"{task.name} {other}"
-            compared = difference(*names, one, other)
-            found.append(compared._replace(name=f"{task.name}: {compared.name}"))
+            found.append(difference(*names, one, other, task.name))
     return tuple(found)
 
 
@@ -168,13 +167,7 @@ SMOKE = plan_of(
     ),
     [arm for arm in ARMS if arm.base == "Adam"],
     points=3,
-    tuning_seeds=2,
-    rounds=1,
-    added=2,
-    screened=4,
-    candidates=2,
-    validation_seeds=2,
-    final_seeds=4,
+    **protocol.SMOKE,
 )
 
 

@@ -72,10 +72,8 @@ def contrasts(task: str, spreads: tuple[float, ...]) -> tuple[Contrast, ...]:
     for spread in spreads:
         for one, other in ((DECOUPLED, L2), (L2, NONE), (DECOUPLED, NONE)):
             first, second = (name_of(task, spread, arm) for arm in (one, other))
-            compared = difference(first, second, one, other)
-            found.append(
-                compared._replace(name=f"{task}, s = {spread:g}: {compared.name}")
-            )
+            where = f"{task}, s = {spread:g}"
+            found.append(difference(first, second, one, other, where))
     if len(spreads) > 1:
         centred = np.array(spreads) - np.mean(spreads)
         weights = (centred / np.sum(centred**2)).tolist()
@@ -128,13 +126,7 @@ def thinned(entry: Entry) -> Entry:
 FULL = plan_of(TASKS)
 SMOKE = plan_of(
     {"teacher": (recipes.STUDENT, 2, (0.0, 1.0))},
-    tuning_seeds=2,
-    rounds=1,
-    added=2,
-    screened=4,
-    candidates=2,
-    validation_seeds=2,
-    final_seeds=4,
+    **protocol.SMOKE,
 )
 SMOKE = dataclasses.replace(SMOKE, entries=tuple(map(thinned, SMOKE.entries)))
 
