@@ -6,8 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from decayax._dataflow import ALIGNED, CONST, Flow, flows_of, MIXED
-from decayax._mixing import dependence, mixes, outline, program_of
+from decayax._jaxpr.dataflow import ALIGNED, CONST, Flow, flows_of, MIXED
+from decayax._jaxpr.dependence import dependence, mixes, outline, program_of
 
 
 X, S = jnp.ones(4), jnp.ones(())

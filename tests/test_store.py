@@ -381,7 +381,7 @@ def test_a_finished_manifest(finished):
     assert set(manifest["data"]) == {"test_store.points"}
     code = manifest["code"]
     assert {"test_store", "experiments.arms", "experiments.engine.program"} <= set(code)
-    assert {"decayax._sgd", "experiments.engine.chunks"} <= set(code)
+    assert {"decayax._optimizers.sgd", "experiments.engine.chunks"} <= set(code)
     assert not [name for name in code if name.startswith("experiments.reports")]
     seconds = [
         json.loads(np.load(path)["origin"].item())["seconds"]

@@ -18,9 +18,9 @@ from decayax._audit.measure import measure, probes_of, Readings, survival
 from decayax._audit.plan import Missing, Plan, plan_of
 from decayax._audit.readings import Reading, Setting
 from decayax._audit.report import Audit
-from decayax._kernel import is_optimizer
-from decayax._strength import as_strength, brief
-from decayax._tree import show
+from decayax._core.paths import show
+from decayax._core.strength import as_strength, brief
+from decayax._transforms.kernel import is_optimizer
 
 
 NAME = "audit"

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from decayax._kernel import is_optimizer
-from decayax._strength import is_known
+from decayax._core.strength import is_known
+from decayax._transforms.kernel import is_optimizer
 
 
 STRENGTHS = ("weight_decay", "weight_decay_rate", "adam_weight_decay")

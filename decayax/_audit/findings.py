@@ -9,7 +9,7 @@ import numpy as np
 from decayax._audit.clues import Clues
 from decayax._audit.leaf import LeafAudit
 from decayax._audit.readings import Reading, Setting
-from decayax._tree import some
+from decayax._core.paths import some
 
 
 NONE, UNIFORM, SCALE = "none", "uniform", "scale-dependent"

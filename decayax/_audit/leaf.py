@@ -3,7 +3,7 @@
 import math
 from typing import NamedTuple
 
-from decayax._rate_times import half_life_steps_from_rate
+from decayax.rates._timescales import half_life_steps_from_rate
 
 
 class LeafAudit(NamedTuple):

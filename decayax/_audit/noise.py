@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from decayax._dtypes import compute_dtype, is_inexact
-from decayax._tree import is_hole
+from decayax._core.dtypes import compute_dtype, is_inexact
+from decayax._core.paths import is_hole
 
 
 STEPS = 25  # drawn at once, and followed in one compiled call

@@ -13,12 +13,12 @@ import numpy as np
 from decayax._audit.noise import count, normal, shaped, steps_at_once
 from decayax._audit.probe import Run
 from decayax._audit.readings import Setting
-from decayax._dtypes import compute_dtype, dtype_of, is_inexact, widened
-from decayax._mask import require_parameters
-from decayax._mixing import mixes, outline, program_of
-from decayax._roles import roles
-from decayax._strength import is_known
-from decayax._tree import flatten, is_hole, Path, show
+from decayax._core.dtypes import compute_dtype, dtype_of, is_inexact, widened
+from decayax._core.paths import flatten, is_hole, Path, show
+from decayax._core.strength import is_known
+from decayax._jaxpr.dependence import mixes, outline, program_of
+from decayax.masks._resolve import require_parameters
+from decayax.masks._roles import roles
 
 
 MOST = 2**15  # weights followed of an elementwise optimizer, over all leaves

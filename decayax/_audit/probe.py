@@ -22,9 +22,9 @@ import numpy as np
 import optax
 
 from decayax._audit.noise import count, normal, shaped, steps_at_once
-from decayax._dtypes import cast_like, compute_dtype, is_inexact
-from decayax._halves import joined, split
-from decayax._tree import flatten, is_hole, Path
+from decayax._core.dtypes import cast_like, compute_dtype, is_inexact
+from decayax._core.paths import flatten, is_hole, Path
+from decayax._jaxpr.partition import joined, split
 
 
 SHOWN = 256  # weights of each leaf that are followed one by one

@@ -7,7 +7,7 @@ from collections.abc import Collection
 
 from decayax._audit.findings import Finding, GRADIENT, NONE
 from decayax._audit.leaf import LeafAudit
-from decayax._table import aligned
+from decayax._core.table import aligned
 
 
 @dataclasses.dataclass(frozen=True, repr=False)

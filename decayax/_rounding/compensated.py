@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from decayax._kernel import map_leaves
+from decayax._core.paths import flatten, Path, show
 from decayax._rounding.grid import (
     binade_of,
     in_gaps,
@@ -24,7 +24,7 @@ from decayax._rounding.grid import (
     two_sum,
 )
 from decayax._rounding.leaves import around, checked, is_rounded
-from decayax._tree import flatten, Path, show
+from decayax._transforms.kernel import map_leaves
 
 
 PARTS = 2.0**16  # of a gap

@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from decayax._dtypes import dtype_of, is_inexact, widened
-from decayax._kernel import is_optimizer, require_params
-from decayax._strength import brief
-from decayax._tree import flatten, is_hole, Path, show
+from decayax._core.dtypes import dtype_of, is_inexact, widened
+from decayax._core.paths import flatten, is_hole, Path, show
+from decayax._core.strength import brief
+from decayax._transforms.kernel import is_optimizer, require_params
 
 
 SIXTEEN_BITS = (jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float16))

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from decayax._strength import brief
+from decayax._core.strength import brief
 
 
 IMPL = "threefry2x32"

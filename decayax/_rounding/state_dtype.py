@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from decayax._dtypes import cast_like, dtype_of
-from decayax._kernel import advanced
+from decayax._core.dtypes import cast_like, dtype_of
+from decayax._core.strength import brief
 from decayax._rounding.grid import at_random, Sum
 from decayax._rounding.leaves import require_optimizer
 from decayax._rounding.noise import (
@@ -23,7 +23,7 @@ from decayax._rounding.noise import (
     require_seed,
     STATE,
 )
-from decayax._strength import brief
+from decayax._transforms.kernel import advanced
 
 
 class StateDtypeState(NamedTuple):

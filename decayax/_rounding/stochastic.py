@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from decayax._kernel import advanced, map_leaves
+from decayax._core.paths import flatten, Path
 from decayax._rounding.grid import at_random, landing, two_sum
 from decayax._rounding.leaves import around, checked, is_rounded
 from decayax._rounding.noise import (
@@ -22,7 +22,7 @@ from decayax._rounding.noise import (
     require_seed,
     WEIGHTS,
 )
-from decayax._tree import flatten, Path
+from decayax._transforms.kernel import advanced, map_leaves
 
 
 class StochasticRoundingState(NamedTuple):

@@ -1,0 +1,1 @@
+"""What everything stands on: paths of leaves, dtypes, checked strengths, tables."""

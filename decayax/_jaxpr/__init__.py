@@ -1,0 +1,1 @@
+"""Reading programs: what the jaxpr of an optimizer does with the parameters."""

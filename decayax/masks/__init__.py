@@ -1,0 +1,27 @@
+"""What decays: masks that cannot silently miss.
+
+A mask gives every parameter a multiplier m of the decay: True, False, or a number ≥ 0.
+The masks here decide by role or by path and can say why. Each is a function of the
+parameters, for ``mask=`` of any decayax transform and for ``optax.masked``:
+
+    optimizer = dx.adamw(1e-3, weight_decay=0.1, mask=dx.masks.no_bias_or_norm)
+    print(dx.masks.describe(dx.masks.no_bias_or_norm, params))
+"""
+
+from decayax.masks._by_path import by_path as by_path
+from decayax.masks._by_role import (
+    by_role as by_role,
+    no_bias_or_norm as no_bias_or_norm,
+)
+from decayax.masks._combine import (
+    all_of as all_of,
+    any_of as any_of,
+    invert as invert,
+    scale as scale,
+)
+from decayax.masks._describe import (
+    describe as describe,
+    Description as Description,
+    Row as Row,
+)
+from decayax.masks._mask import Decision as Decision, Mask as Mask
