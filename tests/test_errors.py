@@ -36,9 +36,9 @@ def use(part, params=PARAMS, grads=GRADS):
 
 
 BAD_STRENGTHS = {
-    "negative": (-0.1, ValueError, r"must be >= 0, got -0.1. Write 0.1: where a minus"),
+    "negative": (-0.1, ValueError, r"must be >= 0, got -0.1. Pass 0.1; the transform applies"),
     "negative array": (jnp.float32(-0.5), ValueError, r"must be >= 0, got -0.5"),
-    "nan": (float("nan"), ValueError, r"must be finite, got nan. Write a number >= 0"),
+    "nan": (float("nan"), ValueError, r"must be finite, got nan. Pass a number >= 0"),
     "inf": (np.float32(np.inf), ValueError, r"must be finite, got inf"),
     "True": (True, TypeError, r"must be a number, got the boolean True. Write a numb"),
     "np.bool": (np.bool_(False), TypeError, r"got the boolean False"),
@@ -49,7 +49,7 @@ BAD_STRENGTHS = {
     "list": ([0.1], TypeError, r"must be a number, got \[0.1\] of type list"),
     "dict": ({"w": 0.1}, TypeError, r"got \{'w': 0.1\} of type dict"),
     "shape (3,)": (np.full(3, 0.1), ValueError, r"one number, got an array of shape \("
-                   r"3,\). For a strength per parameter, give a tree of multipliers"),
+                   r"3,\). For one strength per parameter, pass mask= a tree"),
     "shape (1,)": (jnp.ones(1), ValueError, r"got an array of shape \(1,\)"),
 }  # fmt: skip
 
@@ -306,7 +306,7 @@ def test_a_real_gradient_of_a_complex_parameter_is_refused():
     [
         (
             {"decay": 1.0},
-            r"decay must be < 1, got 1.0. Write a number in \[0, 1\), such as 0.9",
+            r"decay must be < 1, got 1.0. Pass a number in \[0, 1\), such as 0.9",
         ),
         ({"decay": -0.1}, r"decay must be >= 0"),
         ({"eps": -1e-8}, r"eps must be >= 0, got -1e-08"),
@@ -344,14 +344,14 @@ ADAM, RMS, SGD = (
     [
         (ADAM, {"b1": 1.0}, "b1 must be < 1"),
         (ADAM, {"b2": 1.0}, "b2 must be < 1"),
-        (ADAM, {"eps": -1.0}, "eps must be >= 0, got -1.0. Write one number >= 0"),
+        (ADAM, {"eps": -1.0}, "eps must be >= 0, got -1.0. Pass one number >= 0"),
         (ADAM, {"eps_root": "x"}, "eps_root must be a number, got 'x' of type str"),
         (RMS, {"decay": 1.0, "centered": True}, "decay must be < 1"),
         (RMS, {"momentum": float("nan")}, "momentum must be finite"),
         (
             SGD,
             {"momentum": 1.5},
-            r"momentum must be < 1, got 1.5. Write a number in",
+            r"momentum must be < 1, got 1.5. Pass a number in",
         ),
         (SGD, {"momentum": -1.0}, r"momentum must be >= 0"),
         (SGD, {"momentum": "x"}, r"momentum must be a number"),

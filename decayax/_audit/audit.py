@@ -18,8 +18,8 @@ from decayax._audit.measure import measure, probes_of, Readings, survival
 from decayax._audit.plan import Missing, Plan, plan_of
 from decayax._audit.readings import Reading, Setting
 from decayax._audit.report import Audit
-from decayax._core.paths import show
-from decayax._core.strength import as_strength, brief
+from decayax._core.paths import path_str
+from decayax._core.strength import as_strength, short_repr
 from decayax._transforms.kernel import is_optimizer
 
 
@@ -141,7 +141,7 @@ def _leaves(plan: Plan, main: Setting, readings: Readings) -> list[LeafAudit]:
         mode = mode_of(main, own, plan.elementwise)
         leaves.append(
             LeafAudit(
-                path=show(path),
+                path=path_str(path),
                 shape=tuple(shape.shape),
                 dtype=str(shape.dtype),
                 role=plan.roles[path],
@@ -197,7 +197,7 @@ def _check(
     if not isinstance(gradient_scales, Sequence) or not gradient_scales:
         raise TypeError(
             f"{NAME}: gradient_scales must be some numbers > 0, got "
-            f"{brief(gradient_scales)}. Write (0.01, 1.0, 100.0)."
+            f"{short_repr(gradient_scales)}. Write (0.01, 1.0, 100.0)."
         )
     scales = [("a gradient scale", scale) for scale in gradient_scales]
     for label, value in [("learning_rate", learning_rate), *scales]:
@@ -206,14 +206,14 @@ def _check(
     for label, value in {"steps": steps, "seeds": seeds}.items():
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ValueError(
-                f"{NAME}: {label} must be a whole number >= 1, got {brief(value)}."
+                f"{NAME}: {label} must be a whole number >= 1, got {short_repr(value)}."
             )
     if weight_decay is not None:
         as_strength(NAME, "weight_decay", weight_decay)
     if not isinstance(extra_args, dict | None):
         raise TypeError(
             f"{NAME}: extra_args must be the keywords of optimizer.update as a dict, "
-            f"got {brief(extra_args)}."
+            f"got {short_repr(extra_args)}."
         )
 
 
@@ -225,6 +225,6 @@ def _made(optimizer: Any, learning_rate: float) -> Any:
     if not is_optimizer(made):
         raise TypeError(
             f"{NAME}: optimizer must be an optax.GradientTransformation or a function "
-            f"from a learning rate to one, got {brief(made)}."
+            f"from a learning rate to one, got {short_repr(made)}."
         )
     return made

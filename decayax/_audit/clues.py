@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from decayax._core.strength import is_known
+from decayax._core.strength import is_concrete
 from decayax._transforms.kernel import is_optimizer
 
 
@@ -48,7 +48,7 @@ def _strength(value: Any) -> float | None:
     if callable(value):
         return float("nan")
     if isinstance(value, np.ndarray | jax.Array):
-        return float(value) if is_known(value) and value.shape == () else None
+        return float(value) if is_concrete(value) and value.shape == () else None
     return float(value) if isinstance(value, numbers.Real) else None
 
 

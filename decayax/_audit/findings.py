@@ -9,7 +9,7 @@ import numpy as np
 from decayax._audit.clues import Clues
 from decayax._audit.leaf import LeafAudit
 from decayax._audit.readings import Reading, Setting
-from decayax._core.paths import some
+from decayax._core.paths import summarize_paths
 
 
 NONE, UNIFORM, SCALE = "none", "uniform", "scale-dependent"
@@ -24,11 +24,11 @@ class Finding(NamedTuple):
     kind: str
     serious: bool  # whether `check` raises
     text: str
-    cure: str
+    hint: str
     paths: tuple[str, ...]
 
     def __str__(self) -> str:
-        return f"{self.kind}: {self.text} {self.cure}"
+        return f"{self.kind}: {self.text} {self.hint}"
 
 
 def mode_of(main: Setting, readings: dict[Setting, Reading], elementwise: bool) -> str:
@@ -108,7 +108,7 @@ class Check(NamedTuple):
     serious: bool
     found: Callable[[LeafAudit], bool]
     text: Callable[[str, list[LeafAudit]], str]  # paths in words, leaves -> text
-    cure: str
+    hint: str
 
 
 CHECKS = (
@@ -189,8 +189,8 @@ def find(
     for check in CHECKS:
         if hit := [leaf for leaf in decaying if check.found(leaf)]:
             paths = _paths(hit)
-            text = check.text(some(paths), hit)
-            found.append(Finding(check.kind, check.serious, text, check.cure, paths))
+            text = check.text(summarize_paths(paths), hit)
+            found.append(Finding(check.kind, check.serious, text, check.hint, paths))
     strengths = [*given.strengths, *([weight_decay] if weight_decay else [])]
     if not decaying:
         found += _of_no_decay(leaves, strengths)

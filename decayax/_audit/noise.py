@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from decayax._core.dtypes import compute_dtype, is_inexact
-from decayax._core.paths import is_hole
+from decayax._core.paths import is_masked_leaf
 
 
 STEPS = 25  # drawn at once, and followed in one compiled call
@@ -61,7 +61,7 @@ def shaped(numbers: jax.Array, leaves: list[Any]) -> list[Any]:
 
 
 def _live(leaf: Any) -> bool:
-    return not is_hole(leaf) and is_inexact(leaf)
+    return not is_masked_leaf(leaf) and is_inexact(leaf)
 
 
 def _parts(leaf: Any) -> int:

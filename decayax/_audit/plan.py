@@ -13,9 +13,15 @@ import numpy as np
 from decayax._audit.noise import count, normal, shaped, steps_at_once
 from decayax._audit.probe import Run
 from decayax._audit.readings import Setting
-from decayax._core.dtypes import compute_dtype, dtype_of, is_inexact, widened
-from decayax._core.paths import flatten, is_hole, Path, show
-from decayax._core.strength import is_known
+from decayax._core.dtypes import compute_dtype, dtype_of, is_inexact, to_float32
+from decayax._core.paths import (
+    flatten_with_path,
+    is_masked_leaf,
+    leaves_with_path,
+    Path,
+    path_str,
+)
+from decayax._core.strength import is_concrete
 from decayax._jaxpr.dependence import mixes, outline, program_of
 from decayax.masks._resolve import require_parameters
 from decayax.masks._roles import roles
@@ -49,7 +55,7 @@ class Plan(NamedTuple):
 
     def counts(self) -> list[int]:
         """How many weights of each inexact leaf are followed."""
-        shapes = dict(flatten(self.wide)[0])
+        shapes = dict(leaves_with_path(self.wide))
         return [math.prod(shapes[path].shape) for path in self.paths]
 
     @property
@@ -68,8 +74,8 @@ def plan_of(
     """What `audit` was asked to follow; the arguments are its own."""
     require_parameters("audit", params)
     narrow = jax.tree.map(_shape_of, params)
-    flat, _ = flatten(narrow)
-    given = {path: leaf for path, leaf in flat if not is_hole(leaf)}
+    flat, _ = flatten_with_path(narrow)
+    given = {path: leaf for path, leaf in flat if not is_masked_leaf(leaf)}
     wide = _wide(narrow)
     extra = _extra_args(optimizer, wide, extra_args)
     program = program_of(optimizer, wide, extra)
@@ -110,7 +116,7 @@ def _shape_of(leaf: Any) -> jax.ShapeDtypeStruct:
 
 def _wide(shapes: Any) -> Any:
     """The shapes with 16-bit floats as float32."""
-    return jax.tree.map(widened, shapes)
+    return jax.tree.map(to_float32, shapes)
 
 
 def _cut(limit: int, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
@@ -126,14 +132,18 @@ def _sizes(params: Any) -> dict[Path, float]:
     """The root mean square of every leaf whose values are here, else 1."""
 
     def size(leaf: Any) -> float:
-        if isinstance(leaf, jax.ShapeDtypeStruct) or not is_known(leaf):
+        if isinstance(leaf, jax.ShapeDtypeStruct) or not is_concrete(leaf):
             return 1.0
         if not is_inexact(leaf) or np.size(leaf) == 0:
             return 1.0
         rms = float(_root_mean_square(jnp.asarray(leaf, compute_dtype(leaf))))
         return rms if 0 < rms < np.inf else 1.0
 
-    return {path: size(leaf) for path, leaf in flatten(params)[0] if not is_hole(leaf)}
+    return {
+        path: size(leaf)
+        for path, leaf in leaves_with_path(params)
+        if not is_masked_leaf(leaf)
+    }
 
 
 @jax.jit
@@ -146,14 +156,14 @@ def weights(plan: Plan, shapes: Any, setting: Setting, draw: int = 0) -> Any:
 
     The same for every setting: single weights are compared from one to the next.
     """
-    flat, treedef = flatten(shapes)
+    flat, treedef = flatten_with_path(shapes)
     leaves = [leaf for _, leaf in flat]
     size = count(leaves)
     many = np.full(steps_at_once(size), BEFORE)  # as for gradients: the same program
     noise = shaped(normal(jax.random.key(draw), many, size)[0], leaves)
 
     def scaled(path: Path, leaf: Any, noise: Any) -> Any:
-        if is_hole(leaf):
+        if is_masked_leaf(leaf):
             return leaf
         if noise is None:
             return jnp.zeros(leaf.shape, leaf.dtype)
@@ -168,13 +178,15 @@ def _still(gradients: Any, paths: set[Path]) -> frozenset[Path]:
     """The leaves whose example gradients are 0 throughout, or None."""
     if gradients is None:
         return frozenset()
-    if strays := {path for path, _ in flatten(gradients)[0]} ^ paths:
+    if strays := {path for path, _ in leaves_with_path(gradients)} ^ paths:
         raise ValueError(
-            f"audit: gradients and params are different trees: {show(min(strays))} is "
+            f"audit: gradients and params are different trees: {path_str(min(strays))} is "
             "in one of them only."
         )
     return frozenset(
-        path for path, g in flatten(gradients)[0] if is_hole(g) or not np.any(g)
+        path
+        for path, g in leaves_with_path(gradients)
+        if is_masked_leaf(g) or not np.any(g)
     )
 
 

@@ -23,8 +23,8 @@ import optax
 
 from decayax._audit.noise import count, normal, shaped, steps_at_once
 from decayax._core.dtypes import cast_like, compute_dtype, is_inexact
-from decayax._core.paths import flatten, is_hole, Path
-from decayax._jaxpr.partition import joined, split
+from decayax._core.paths import flatten_with_path, is_masked_leaf, Path
+from decayax._jaxpr.partition import combine, partition
 
 
 SHOWN = 256  # weights of each leaf that are followed one by one
@@ -55,11 +55,11 @@ class Trace(NamedTuple):
 
 def gradients(run: Run, params: Any, numbers: Any, scale: Any) -> Any:
     """The gradients that normal numbers make; 0 for still leaves and integers."""
-    flat, treedef = flatten(params)
+    flat, treedef = flatten_with_path(params)
     noise = shaped(numbers, [leaf for _, leaf in flat])
 
     def scaled(path: Path, param: Any, noise: Any) -> Any:
-        if is_hole(param):
+        if is_masked_leaf(param):
             return param
         if path in run.still or not is_inexact(param):
             return jnp.zeros_like(param)
@@ -84,7 +84,7 @@ def follow(
         carry, part = probe.advance(carry, params, noise, np.float32(scale), times)
         parts.append(jax.device_get(part))
     whole = jax.tree.map(lambda *x: np.concatenate(x)[:steps].astype(float), *parts)
-    counts = [min(leaf.size, SHOWN) for leaf in split(params).live]
+    counts = [min(leaf.size, SHOWN) for leaf in partition(params).inexact]
     ends = list(itertools.accumulate(counts, initial=0))
     return [
         Trace(
@@ -107,7 +107,7 @@ class Probe(NamedTuple):
 
 def _compiled(start: Callable[..., Any], step: Callable[..., Any]) -> Probe:
     def advance(carry: Any, initial: Any, noise: jax.Array, scale: Any, times: Any):
-        follow = functools.partial(step, split(initial).live, scale)
+        follow = functools.partial(step, partition(initial).inexact, scale)
         return jax.lax.scan(follow, carry, (noise, times))
 
     return Probe(jax.jit(start), jax.jit(advance))
@@ -117,37 +117,39 @@ def derivative(run: Run) -> Probe:
     """The probe that differentiates every step."""
 
     def start(params: Any) -> Any:
-        whole = split(params)
+        whole = partition(params)
 
         def init(live: list[Any]) -> list[Any]:
-            return split(run.optimizer.init(joined(params, live, whole.rest))).live
+            return partition(
+                run.optimizer.init(combine(params, live, whole.static))
+            ).inexact
 
-        _, moved = jax.jvp(init, (whole.live,), (whole.live,))
-        nothing = [jnp.zeros_like(x) for x in whole.live]
-        return params, run.optimizer.init(params), whole.live, moved, nothing
+        _, moved = jax.jvp(init, (whole.inexact,), (whole.inexact,))
+        nothing = [jnp.zeros_like(x) for x in whole.inexact]
+        return params, run.optimizer.init(params), whole.inexact, moved, nothing
 
     def step(initial, scale, carry, drawn):
         params, state, moving, moving_state, lost = carry
         numbers, time = drawn
         grads = gradients(run, params, numbers, scale)
-        whole, held = split(params), split(state)
+        whole, held = partition(params), partition(state)
 
         def update(live, live_state):
-            now = joined(params, live, whole.rest)
+            now = combine(params, live, whole.static)
             updates, new = _update(
-                run, now, joined(state, live_state, held.rest), grads, time
+                run, now, combine(state, live_state, held.static), grads, time
             )
-            new = split(new)
-            return (_inexact(updates, params), new.live), (updates, new.rest)
+            new = partition(new)
+            return (_inexact(updates, params), new.inexact), (updates, new.static)
 
         (_, new_live), (change, moving_state), (updates, new_rest) = jax.jvp(
-            update, (whole.live, held.live), (moving, moving_state), has_aux=True
+            update, (whole.inexact, held.inexact), (moving, moving_state), has_aux=True
         )
         lost = [x + d for x, d in zip(lost, change, strict=True)]
         trace = _traced(initial, lost, change, moving)
         moving = [m + d for m, d in zip(moving, change, strict=True)]
         params = optax.apply_updates(params, updates)
-        state = joined(state, new_live, new_rest)
+        state = combine(state, new_live, new_rest)
         return (params, state, moving, moving_state, lost), trace
 
     return _compiled(start, step)
@@ -157,11 +159,11 @@ def difference(run: Run) -> Probe:
     """The probe that compares two runs, from (1 + h)θ₀ and (1 − h)θ₀."""
 
     def start(params: Any) -> Any:
-        whole = split(params)
+        whole = partition(params)
         sides = []
         for h in (NUDGE, -NUDGE):
-            live = [(x + h * x).astype(x.dtype) for x in whole.live]
-            moved = _stored(joined(params, live, whole.rest))
+            live = [(x + h * x).astype(x.dtype) for x in whole.inexact]
+            moved = _stored(combine(params, live, whole.static))
             sides.append((moved, run.optimizer.init(moved)))
         return tuple(sides), _apart(*sides)
 
@@ -177,7 +179,7 @@ def difference(run: Run) -> Probe:
         after = _apart(*moved)
         lost = [now - first for now, first in zip(after, at_first, strict=True)]
         change = [now - was for now, was in zip(after, before, strict=True)]
-        live = split(moved[0][0]).live
+        live = partition(moved[0][0]).inexact
         weights = _row([x.real for x in live])
         trace = _traced(at_first, lost, change, before)
         coarse = _ratio([jnp.asarray(x, compute_dtype(x)) for x in live], at_first)
@@ -211,7 +213,7 @@ def _inexact(updates: Any, params: Any) -> list[Any]:
 def _apart(up: Any, down: Any) -> list[jax.Array]:
     """The difference of two runs' parameters, in float32 or wider."""
     wide = [
-        [jnp.asarray(x, compute_dtype(x)) for x in split(side[0]).live]
+        [jnp.asarray(x, compute_dtype(x)) for x in partition(side[0]).inexact]
         for side in (up, down)
     ]
     return [a - b for a, b in zip(*wide, strict=True)]

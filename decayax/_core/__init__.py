@@ -1,1 +1,1 @@
-"""What everything stands on: paths of leaves, dtypes, checked strengths, tables."""
+"""What all other folders use: leaf paths, dtypes, checked strengths, text tables."""

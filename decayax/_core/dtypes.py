@@ -1,4 +1,4 @@
-"""In what precision: float32 inside, the caller's dtypes outside."""
+"""Dtypes: arithmetic happens in float32 or wider; results keep the caller's dtypes."""
 
 import numbers
 from typing import Any
@@ -8,9 +8,13 @@ import jax.numpy as jnp
 
 
 def compute_dtype(*leaves: Any) -> Any:
-    """The dtype to calculate in: float32, or wider (or complex) where a leaf is."""
+    """The dtype for arithmetic on these leaves.
+
+    It is float32, or the wider or complex dtype that one of the leaves has.
+    """
     dtypes = [dtype_of(leaf) for leaf in leaves]
     wide = [d for d in dtypes if not jnp.issubdtype(d, jnp.floating) or _is_wide(d)]
+    # Strict promotion would refuse to combine, for example, float32 and float64.
     with jax.numpy_dtype_promotion("standard"):
         return jnp.result_type(jnp.float32, *wide)
 
@@ -20,7 +24,7 @@ def _is_wide(dtype: Any) -> bool:
 
 
 def dtype_of(leaf: Any) -> Any:
-    """The dtype JAX gives to an array or a Python number; the type of anything else."""
+    """The dtype that JAX gives to a leaf; for a non-numeric leaf its Python type."""
     if isinstance(leaf, numbers.Number):
         return jnp.result_type(leaf)
     dtype = getattr(leaf, "dtype", type(leaf))
@@ -34,13 +38,13 @@ def is_inexact(leaf: Any) -> bool:
 
 
 def cast_like(new: Any, old: Any) -> Any:
-    """``new`` in the dtype of ``old``; ``new`` itself where it already is."""
+    """Cast ``new`` to the dtype of ``old``; without a copy if it has that dtype."""
     dtype = dtype_of(old)
     return new if dtype_of(new) == dtype else jnp.asarray(new).astype(dtype)
 
 
-def widened(leaf: Any) -> Any:
-    """A 16-bit (or narrower) float as float32; any other leaf as it is."""
+def to_float32(leaf: Any) -> Any:
+    """Cast a float of 16 bits or fewer to float32; leave any other leaf unchanged."""
     if not is_inexact(leaf):
         return leaf
     if isinstance(leaf, jax.ShapeDtypeStruct):
@@ -49,6 +53,6 @@ def widened(leaf: Any) -> Any:
     return jnp.asarray(leaf, compute_dtype(leaf))
 
 
-def strong(leaf: Any) -> Any:
-    """An array of a firm dtype, as it will be after the first update."""
+def strip_weak_type(leaf: Any) -> Any:
+    """Drop JAX's weak type, so that the dtype is the same after the first update."""
     return jnp.asarray(leaf, leaf.dtype) if isinstance(leaf, jax.Array) else leaf

@@ -1,14 +1,14 @@
-"""How strongly: one number λ ≥ 0, as a float, a 0-d array, a tracer or a schedule.
+"""Strengths: one number λ ≥ 0, as a float, a 0-d array, a tracer or a schedule.
 
-What is known while the program is being built is checked and becomes a Python float;
-what is known only on the device passes through untouched and is never branched on.
+A value that is concrete while the program is traced is checked and becomes a Python
+float. A traced value passes through unchanged; the code never branches on it.
 """
 
 import math
 import numbers
 import reprlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.core
@@ -18,97 +18,113 @@ import numpy as np
 from decayax._core.dtypes import compute_dtype
 
 
-Strength = float | jax.Array
-ScalarOrSchedule = jax.typing.ArrayLike | Callable[[Any], jax.typing.ArrayLike]
+# A real number or a 0-d array of one.
+Scalar: TypeAlias = float | np.number | np.ndarray | jax.Array
+Schedule: TypeAlias = Callable[[Any], jax.typing.ArrayLike]  # step -> value
+ScalarOrSchedule: TypeAlias = Scalar | Schedule
+# A checked strength: a float if the value is concrete, else an array or a tracer.
+Strength: TypeAlias = float | jax.Array
+
+STRENGTH_HINT = "Pass a number >= 0, such as 0.01, or 0.0 for no decay."
+NUMBER_HINT = "Pass one number >= 0."
 
 
-SHRINK = "Write a number >= 0, such as 0.01, or 0.0 for none."
-NUMBER = "Write one number >= 0."
-
-
-def as_strength(name: str, argument: str, value: Any, cure: str = SHRINK) -> Strength:
-    """Check one strength: a float where its value is known, else the array itself.
+def as_strength(
+    name: str, argument: str, value: Any, hint: str | None = None
+) -> Strength:
+    """Check one strength.
 
     Args:
-        name: public name of the transform, for the error.
+        name: public name of the function, for the error.
         argument: the argument's name, for the error.
-        value: what the user gave.
-        cure: what to write instead, for the error.
+        value: what the user passed.
+        hint: what to pass instead, for the error. None: the hints for a weight decay.
 
     Returns:
-        A Python float for every value known now, the 0-d array for a tracer or an
-        array spread over several processes.
+        A Python float if the value is concrete; the 0-d array itself if it is a tracer
+        or is distributed over several processes.
 
     Raises:
         TypeError: not a real number (booleans, strings, None, containers).
         ValueError: not 0-d, negative, NaN or infinite.
     """
     must = f"{name}: {argument} must be"
-    require_real(must, value, cure)
+    require_real(must, value, hint or STRENGTH_HINT)
     shape = getattr(value, "shape", ())
     if shape != ():
-        if cure is SHRINK:
-            cure = "For a strength per parameter, give a tree of multipliers as mask=."
-        raise ValueError(f"{must} one number, got an array of shape {shape}. {cure}")
-    if isinstance(value, jax.Array) and not is_known(value):
+        per_parameter = "For one strength per parameter, pass mask= a tree of numbers."
+        raise ValueError(
+            f"{must} one number, got an array of shape {shape}. {hint or per_parameter}"
+        )
+    if isinstance(value, jax.Array) and not is_concrete(value):
         return value
     number = float(value)
     if not math.isfinite(number):
-        raise ValueError(f"{must} finite, got {number}. {cure}")
+        raise ValueError(f"{must} finite, got {number}. {hint or STRENGTH_HINT}")
     if number < 0:
-        if cure is SHRINK:
-            cure = (
-                f"Write {-number}: where a minus sign belongs, the transform puts it."
-            )
-        raise ValueError(f"{must} >= 0, got {number}. {cure}")
+        sign = f"Pass {-number}; the transform applies the minus sign itself."
+        raise ValueError(f"{must} >= 0, got {number}. {hint or sign}")
     return number
 
 
-def require_real(must: str, value: Any, cure: str) -> None:
-    """Raise a TypeError, ``must`` what and its ``cure``, for all but real numbers."""
+def require_real(must: str, value: Any, hint: str) -> None:
+    """Raise a TypeError unless the value is a real number or an array of them.
+
+    Args:
+        must: beginning of the error: "adamw: weight_decay must be".
+        value: what the user passed.
+        hint: end of the error: what to pass instead.
+    """
     if isinstance(value, bool | np.bool_):
-        raise TypeError(f"{must} a number, got the boolean {value}. {cure}")
+        raise TypeError(f"{must} a number, got the boolean {value}. {hint}")
     if not isinstance(value, numbers.Real | np.generic | np.ndarray | jax.Array):
-        raise TypeError(f"{must} a number, got {brief(value)}. {cure}")
+        raise TypeError(f"{must} a number, got {short_repr(value)}. {hint}")
     dtype = getattr(value, "dtype", np.dtype(float))
     if not any(jnp.issubdtype(dtype, kind) for kind in (jnp.floating, jnp.integer)):
-        raise TypeError(f"{must} a real number, got an array of dtype {dtype}. {cure}")
+        raise TypeError(f"{must} a real number, got an array of dtype {dtype}. {hint}")
 
 
 def as_average_rate(name: str, argument: str, value: Any) -> Strength:
-    """Check the decay rate β of a moving average: as a strength, and below 1."""
-    cure = "Write a number in [0, 1), such as 0.9."
-    rate = as_strength(name, argument, value, cure)
+    """Check the decay rate β of a moving average: a number in [0, 1)."""
+    hint = "Pass a number in [0, 1), such as 0.9."
+    rate = as_strength(name, argument, value, hint)
     if isinstance(rate, float) and rate >= 1.0:
         raise ValueError(
-            f"{name}: {argument} must be < 1, got {rate}. {cure} "
-            "(optax.inject_hyperparams rounds 0.999 to 1 where the parameters are "
-            "bfloat16: give it hyperparam_dtype=jnp.float32.)"
+            f"{name}: {argument} must be < 1, got {rate}. {hint} "
+            "(optax.inject_hyperparams rounds 0.999 to 1 if the parameters are "
+            "bfloat16: pass it hyperparam_dtype=jnp.float32.)"
         )
     return rate
 
 
 def strength_at(
-    name: str, argument: str, value: ScalarOrSchedule, step: jax.Array | None
+    name: str,
+    argument: str,
+    value: ScalarOrSchedule,
+    step: jax.Array | None,
+    hint: str | None = None,
 ) -> Strength:
-    """The strength at a step: the value itself, or what the schedule says there."""
-    cure = SHRINK if argument == "weight_decay" else NUMBER
+    """The checked strength at a step: the value itself, or the schedule's value."""
     if callable(value):
-        argument, value = f"the value of the {argument} schedule", value(step)
-    return as_strength(name, argument, value, cure)
+        scheduled = f"the value of the {argument} schedule"
+        return as_strength(name, scheduled, value(step), hint)
+    return as_strength(name, argument, value, hint)
 
 
-def product(name: str, **factors: ScalarOrSchedule) -> ScalarOrSchedule:
-    """The product of two strengths, each checked under its own name, per step."""
+def lr_scaled_strength(
+    name: str, learning_rate: ScalarOrSchedule, weight_decay: ScalarOrSchedule
+) -> ScalarOrSchedule:
+    """The strength γ_tλ_t; a schedule if one of the two is a schedule."""
 
     def at(step: jax.Array | None) -> Strength:
-        return times(*(strength_at(name, k, v, step) for k, v in factors.items()))
+        gamma = strength_at(name, "learning_rate", learning_rate, step, NUMBER_HINT)
+        return times(gamma, strength_at(name, "weight_decay", weight_decay, step))
 
-    return at if any(map(callable, factors.values())) else at(None)
+    return at if callable(learning_rate) or callable(weight_decay) else at(None)
 
 
 def times(a: Strength, b: Strength) -> Strength:
-    """The product of two strengths, a float if both are known."""
+    """The product of two strengths; a float if both are concrete."""
     if isinstance(a, float) and isinstance(b, float):
         return a * b
     dtype = compute_dtype(*(x for x in (a, b) if not isinstance(x, float)))
@@ -116,17 +132,17 @@ def times(a: Strength, b: Strength) -> Strength:
 
 
 def is_zero(strength: Strength) -> bool:
-    """Whether the strength is known, and 0."""
+    """Whether the strength is concrete and 0."""
     return isinstance(strength, float) and strength == 0.0
 
 
-def is_known(value: Any) -> bool:
-    """Whether the value can be read now: no tracer, nothing on another process."""
+def is_concrete(value: Any) -> bool:
+    """Whether this process can read the value now: not traced, fully addressable."""
     if isinstance(value, jax.core.Tracer):
         return False
     return not isinstance(value, jax.Array) or value.is_fully_addressable
 
 
-def brief(value: Any) -> str:
+def short_repr(value: Any) -> str:
     """A value and its type in a few words, for an error."""
     return f"{reprlib.repr(value)} of type {type(value).__name__}"

@@ -1,14 +1,14 @@
-"""Rows of words as lines of text whose columns stand one below the other."""
+"""Text tables: cells in aligned columns."""
 
 from collections.abc import Collection, Iterable, Sequence
 
 
 def aligned(rows: Iterable[Sequence[str]], right: Collection[int] = ()) -> list[str]:
-    """One line per row; two spaces between columns, no blanks at the ends of lines.
+    """One line of text for each row, with two spaces between columns.
 
     Args:
-        rows: the cells, the same number in each row; a header is a row like any other.
-        right: indices of the columns that end at their right edge, as numbers do.
+        rows: the cells; every row has the same number, and the header is a row.
+        right: indices of the columns that are aligned to the right, such as numbers.
     """
     columns = [
         _justified(column, index in right)

@@ -1,4 +1,4 @@
-"""A tree in two: the leaves that can be differentiated, and the rest."""
+"""Partition a pytree into inexact leaves, which have derivatives, and static ones."""
 
 from typing import Any, NamedTuple
 
@@ -8,26 +8,26 @@ import jax.numpy as jnp
 from decayax._core.dtypes import is_inexact
 
 
-class Halves(NamedTuple):
-    """The inexact leaves of a tree, and the others, in order."""
+class Partition(NamedTuple):
+    """The leaves of a pytree in two lists, each in the order of the tree."""
 
-    live: list[Any]
-    rest: list[Any]
+    inexact: list[jax.Array]  # real and complex floats: JAX can differentiate them
+    static: list[jax.Array]  # integers, booleans, random keys
 
 
-def split(tree: Any) -> Halves:
-    """Take a tree of arrays apart."""
+def partition(tree: Any) -> Partition:
+    """Split the leaves of a pytree of arrays into inexact and static ones."""
     leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(tree)]
-    return Halves(
-        [leaf for leaf in leaves if is_inexact(leaf)],
-        [leaf for leaf in leaves if not is_inexact(leaf)],
+    return Partition(
+        inexact=[leaf for leaf in leaves if is_inexact(leaf)],
+        static=[leaf for leaf in leaves if not is_inexact(leaf)],
     )
 
 
-def joined(like: Any, live: list[Any], rest: list[Any]) -> Any:
-    """The tree that `split` took apart."""
+def combine(like: Any, inexact: list[Any], static: list[Any]) -> Any:
+    """Undo `partition`: put the leaves back into the structure of `like`."""
     leaves, treedef = jax.tree.flatten(like)
-    of_live, of_rest = iter(live), iter(rest)
+    next_inexact, next_static = iter(inexact), iter(static)
     return treedef.unflatten(
-        next(of_live if is_inexact(leaf) else of_rest) for leaf in leaves
+        next(next_inexact if is_inexact(leaf) else next_static) for leaf in leaves
     )

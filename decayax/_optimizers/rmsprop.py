@@ -6,7 +6,7 @@ import optax
 from decayax._core.strength import (
     as_average_rate,
     as_strength,
-    NUMBER,
+    NUMBER_HINT,
     ScalarOrSchedule,
 )
 from decayax._optimizers.stages import heavy_ball, learning_rate_stage
@@ -176,7 +176,7 @@ def _divide(
 ) -> optax.GradientTransformation:
     """u = g/(√V + ε), or by the standard deviation."""
     as_average_rate(name, "decay", decay)
-    as_strength(name, "eps", eps, NUMBER)
+    as_strength(name, "eps", eps, NUMBER_HINT)
     scale = optax.scale_by_stddev if centered else scale_by_rms
     return scale(
         decay,

@@ -8,7 +8,7 @@ import optax
 from decayax._core.strength import (
     as_average_rate,
     as_strength,
-    NUMBER,
+    NUMBER_HINT,
     ScalarOrSchedule,
 )
 
@@ -38,8 +38,8 @@ def adam_moments(
     """Adam's direction u = m̂/(√v̂ + ε)."""
     as_average_rate(name, "b1", b1)
     as_average_rate(name, "b2", b2)
-    as_strength(name, "eps", eps, NUMBER)
-    as_strength(name, "eps_root", eps_root, NUMBER)
+    as_strength(name, "eps", eps, NUMBER_HINT)
+    as_strength(name, "eps_root", eps_root, NUMBER_HINT)
     return optax.scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov)
 
 
@@ -49,5 +49,5 @@ def learning_rate_stage(
     """Δ = −γ_t·u. A constant γ keeps the counter too, so both have one state tree."""
     if callable(learning_rate):
         return optax.scale_by_learning_rate(learning_rate)
-    constant = as_strength(name, "learning_rate", learning_rate, NUMBER)
+    constant = as_strength(name, "learning_rate", learning_rate, NUMBER_HINT)
     return optax.scale_by_learning_rate(lambda step: constant)

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from decayax._core.paths import flatten, Path, show
+from decayax._core.paths import flatten_with_path, Path, path_str
 from decayax._rounding.grid import (
     binade_of,
     in_gaps,
@@ -105,7 +105,7 @@ def _compensated(name: str) -> optax.GradientTransformationExtraArgs:
 
     def update(updates, state, params=None, **extra_args):
         del extra_args
-        flat, treedef = flatten(state.residual)
+        flat, treedef = flatten_with_path(state.residual)
         residuals = dict(flat)
 
         def rounded(path: Path, update: Any, param: Any) -> Any:
@@ -114,7 +114,7 @@ def _compensated(name: str) -> optax.GradientTransformationExtraArgs:
             residual = residuals.get(path)
             if residual is None or jnp.shape(residual) != jnp.shape(param):
                 raise ValueError(
-                    f"{name}: the state holds no residual for {show(path)} of shape "
+                    f"{name}: the state holds no residual for {path_str(path)} of shape "
                     f"{jnp.shape(param)}: it is that of other parameters. Call init on "
                     "these."
                 )

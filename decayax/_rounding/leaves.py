@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from decayax._core.dtypes import dtype_of, is_inexact, widened
-from decayax._core.paths import flatten, is_hole, Path, show
-from decayax._core.strength import brief
+from decayax._core.dtypes import dtype_of, is_inexact, to_float32
+from decayax._core.paths import is_masked_leaf, leaves_with_path, Path, path_str
+from decayax._core.strength import short_repr
 from decayax._transforms.kernel import is_optimizer, require_params
 
 
@@ -16,14 +16,14 @@ SIXTEEN_BITS = (jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float16))
 
 
 def is_rounded(leaf: Any) -> bool:
-    """Whether a leaf has 16 bits; floats of 32 and more need no cure."""
+    """Whether a leaf has 16 bits; floats of 32 and more need no hint."""
     return dtype_of(leaf) in SIXTEEN_BITS
 
 
 def require_known(name: str, params: Any) -> None:
     """Raise for parameters that can be neither rounded nor passed."""
-    for path, leaf in flatten(params)[0]:
-        if not is_hole(leaf) and is_inexact(leaf):
+    for path, leaf in leaves_with_path(params):
+        if not is_masked_leaf(leaf) and is_inexact(leaf):
             _require_known(name, path, leaf)
 
 
@@ -32,7 +32,7 @@ def _require_known(name: str, path: Path, leaf: Any) -> None:
     few = jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 16
     if few or jnp.issubdtype(dtype, jnp.complexfloating):
         raise TypeError(
-            f"{name}: the parameter {show(path)} has dtype {dtype}; it rounds to "
+            f"{name}: the parameter {path_str(path)} has dtype {dtype}; it rounds to "
             "bfloat16 and float16 only. Wrap the optimizer of the other parameters, "
             "with optax.partition."
         )
@@ -43,7 +43,7 @@ def require_optimizer(name: str, optimizer: Any) -> None:
     if not is_optimizer(optimizer):
         raise TypeError(
             f"{name}: takes a finished optimizer such as optax.adamw(1e-3), got "
-            f"{brief(optimizer)}."
+            f"{short_repr(optimizer)}."
         )
 
 
@@ -80,7 +80,7 @@ def shown_wide(optimizer: Any) -> optax.GradientTransformationExtraArgs:
     inner = optax.with_extra_args_support(optimizer)
 
     def wide(tree: Any) -> Any:
-        return jax.tree.map(widened, tree)
+        return jax.tree.map(to_float32, tree)
 
     def init(params):
         return inner.init(wide(params))

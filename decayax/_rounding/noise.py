@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from decayax._core.strength import brief
+from decayax._core.strength import short_repr
 
 
 IMPL = "threefry2x32"
@@ -29,10 +29,10 @@ def require_seed(name: str, seed: Any) -> None:
     is_array = jnp.issubdtype(dtype, jnp.integer) and np.shape(seed) == ()
     if isinstance(seed, bool) or not (is_array or isinstance(seed, int)):
         raise TypeError(
-            f"{name}: seed must be a whole number, got {brief(seed)}. Write seed=0."
+            f"{name}: seed must be a whole number, got {short_repr(seed)}. Write seed=0."
         )
     if isinstance(seed, int) and not 0 <= seed < 2**64:
-        raise ValueError(f"{name}: seed must be in [0, 2^64), got {brief(seed)}.")
+        raise ValueError(f"{name}: seed must be in [0, 2^64), got {short_repr(seed)}.")
 
 
 def key_of(seed: Any) -> jax.Array:

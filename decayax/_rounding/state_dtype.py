@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from decayax._core.dtypes import cast_like, dtype_of
-from decayax._core.strength import brief
+from decayax._core.strength import short_repr
 from decayax._rounding.grid import at_random, Sum
 from decayax._rounding.leaves import require_optimizer
 from decayax._rounding.noise import (
@@ -23,7 +23,7 @@ from decayax._rounding.noise import (
     require_seed,
     STATE,
 )
-from decayax._transforms.kernel import advanced
+from decayax._transforms.kernel import increment
 
 
 class StateDtypeState(NamedTuple):
@@ -79,7 +79,7 @@ def with_state_dtype(
     require_seed(name, seed)
     if not any(dtype == known for known in (jnp.bfloat16, "bfloat16")):
         raise TypeError(
-            f"{name}: dtype must be jnp.bfloat16, got {brief(dtype)}. (float16 ends at "
+            f"{name}: dtype must be jnp.bfloat16, got {short_repr(dtype)}. (float16 ends at "
             "6e-8, above usual squared gradients: their average would be 0, and Adam "
             "divide by eps.)"
         )
@@ -112,7 +112,7 @@ def with_state_dtype(
         kept = treedef.unflatten(
             narrowed(leaf, *pair) for leaf, pair in enumerate(pairs)
         )
-        return updates, StateDtypeState(advanced(state.count), state.key, kept)
+        return updates, StateDtypeState(increment(state.count), state.key, kept)
 
     return optax.GradientTransformationExtraArgs(init, update)
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from decayax._core.paths import flatten, Path
+from decayax._core.paths import leaves_with_path, Path
 from decayax._rounding.grid import at_random, landing, two_sum
 from decayax._rounding.leaves import around, checked, is_rounded
 from decayax._rounding.noise import (
@@ -22,7 +22,7 @@ from decayax._rounding.noise import (
     require_seed,
     WEIGHTS,
 )
-from decayax._transforms.kernel import advanced, map_leaves
+from decayax._transforms.kernel import increment, map_leaves
 
 
 class StochasticRoundingState(NamedTuple):
@@ -89,7 +89,7 @@ def _rounded_at_random(
 
     def update(updates, state, params=None, **extra_args):
         del extra_args
-        number = {path: i for i, (path, _) in enumerate(flatten(params)[0])}
+        number = {path: i for i, (path, _) in enumerate(leaves_with_path(params))}
         key = key_of_step(state.key, WEIGHTS, state.count)
 
         def rounded(path: Path, update: Any, param: Any) -> Any:
@@ -101,7 +101,7 @@ def _rounded_at_random(
             return landing(target, theta, step)
 
         updates = map_leaves(name, rounded, updates, params)
-        return updates, state._replace(count=advanced(state.count))
+        return updates, state._replace(count=increment(state.count))
 
     return optax.GradientTransformationExtraArgs(init, update)
 

@@ -20,12 +20,17 @@ import numpy as np
 import optax
 
 from decayax._core.dtypes import compute_dtype, dtype_of, is_inexact
-from decayax._core.paths import flatten, is_hole, show
-from decayax._core.strength import brief
+from decayax._core.paths import (
+    flatten_with_path,
+    is_masked_leaf,
+    leaves_with_path,
+    path_str,
+)
+from decayax._core.strength import short_repr
 from decayax._jaxpr.dataflow import MIXED
 from decayax._jaxpr.dependence import dependence
-from decayax._jaxpr.partition import joined, split
-from decayax._transforms.kernel import advanced, is_optimizer, require_params
+from decayax._jaxpr.partition import combine, partition
+from decayax._transforms.kernel import increment, is_optimizer, require_params
 
 
 NAME = "track_decay"
@@ -90,7 +95,7 @@ def track_decay(
     if not is_optimizer(optimizer):
         raise TypeError(
             f"{NAME}: optimizer must be an optax.GradientTransformation, got "
-            f"{brief(optimizer)}."
+            f"{short_repr(optimizer)}."
         )
     if not isinstance(every, int) or every < 1:
         raise ValueError(f"{NAME}: every must be a whole number >= 1, got {every!r}.")
@@ -117,7 +122,7 @@ def track_decay(
         new_updates, new_inner = step(state.inner, params)
         due = state.count % every == 0
         sums = jax.lax.cond(due, measure, lambda: state.sums)
-        return new_updates, TrackDecayState(advanced(state.count), sums, new_inner)
+        return new_updates, TrackDecayState(increment(state.count), sums, new_inner)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -167,11 +172,11 @@ def decay_stats(
         )
     totals: dict[str, np.ndarray] = {}
     seen: set[str] = set()
-    leaves = [leaf for node in found for leaf in flatten(node.sums)[0]]
+    leaves = [leaf for node in found for leaf in leaves_with_path(node.sums)]
     for path, sums in leaves:
-        if is_hole(sums):
+        if is_masked_leaf(sums):
             continue
-        parameter = show(path)
+        parameter = path_str(path)
         if parameter in seen:
             raise ValueError(
                 f"decay_stats: {parameter} is tracked twice in this state. Write one "
@@ -191,25 +196,25 @@ def measured(
     step: Callable[[Any, Any], tuple[Any, Any]], state: Any, params: Any
 ) -> Any:
     """The sums of all leaves of one step, in the structure of the params."""
-    whole = split(params)
+    whole = partition(params)
 
     def updated(live: list[Any]) -> Any:
-        return step(state, joined(params, live, whole.rest))[0]
+        return step(state, combine(params, live, whole.static))[0]
 
     depends = dependence(step, state, params)
     if depends.forward:
-        updates, decay = jax.jvp(updated, (whole.live,), (whole.live,))
+        updates, decay = jax.jvp(updated, (whole.inexact,), (whole.inexact,))
     else:
-        updates = decay = updated(whole.live)  # not to be believed
+        updates = decay = updated(whole.inexact)  # not to be believed
     flows = iter(depends.updates)
-    flat, treedef = flatten(params)
+    flat, treedef = flatten_with_path(params)
     sums = []
     for (_, leaf), update, d in zip(
         flat, _leaves(updates), _leaves(decay), strict=True
     ):
-        if is_hole(leaf):
+        if is_masked_leaf(leaf):
             sums.append(leaf)
-        elif is_hole(update):
+        elif is_masked_leaf(update):
             sums.append(sums_of(leaf, 0.0, 0.0, plain=True))
         else:
             flow = next(flows)
@@ -296,4 +301,4 @@ def _entries(s: Sums) -> dict[str, float]:
 
 
 def _leaves(tree: Any) -> list[Any]:
-    return [leaf for _, leaf in flatten(tree)[0]]
+    return [leaf for _, leaf in leaves_with_path(tree)]

@@ -19,7 +19,13 @@ from decayax._core.dtypes import (
     dtype_of,
     is_inexact,
 )
-from decayax._core.paths import flatten, is_hole, Path, show
+from decayax._core.paths import (
+    flatten_with_path,
+    is_masked_leaf,
+    leaves_with_path,
+    Path,
+    path_str,
+)
 from decayax._core.strength import (
     as_strength,
     is_zero,
@@ -72,7 +78,7 @@ def pull(
             require_inexact(name, "update", path, update)
             if jnp.iscomplexobj(param) and not jnp.iscomplexobj(update):
                 raise TypeError(
-                    f"{name}: the update {show(path)} is real, its parameter complex. "
+                    f"{name}: the update {path_str(path)} is real, its parameter complex. "
                     "Pass the gradients of these same parameters."
                 )
             dtype = compute_dtype(update, param)
@@ -80,7 +86,7 @@ def pull(
             return cast_like(leaf(*arrays), update)
 
         updates = map_leaves(name, pulled, updates, params)
-        return updates, DecayState(count=advanced(state.count))
+        return updates, DecayState(count=increment(state.count))
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -97,7 +103,7 @@ def rate_by_path(
         for path, multiplier in multipliers(name, mask, params).items()
     }
     rates = {path: rate for path, rate in rates.items() if not is_zero(rate)}
-    for path, param in flatten(params)[0]:
+    for path, param in leaves_with_path(params):
         if path in rates:
             require_inexact(name, "parameter", path, param)
     return rates
@@ -107,7 +113,7 @@ def map_leaves(
     name: str, f: Callable[[Path, Any, Any], Any], updates: Any, params: Any
 ) -> Any:
     """``f(path, update, parameter)`` over all leaves; holes in the updates pass."""
-    flat, treedef = flatten(updates)
+    flat, treedef = flatten_with_path(updates)
     try:
         others = treedef.flatten_up_to(params)
     except (ValueError, TypeError) as error:
@@ -117,13 +123,13 @@ def map_leaves(
         ) from None
     mapped = []
     for (path, update), param in zip(flat, others, strict=True):
-        if is_hole(update):
+        if is_masked_leaf(update):
             mapped.append(update)
             continue
-        missing = is_hole(param) or not jax.tree_util.all_leaves([param])
+        missing = is_masked_leaf(param) or not jax.tree_util.all_leaves([param])
         if missing or np.shape(update) != np.shape(param):
             raise ValueError(
-                f"{name}: the update of {show(path)} has shape {np.shape(update)}, its "
+                f"{name}: the update of {path_str(path)} has shape {np.shape(update)}, its "
                 f"parameter {'is missing' if missing else np.shape(param)}. Pass the "
                 "gradients of these same parameters."
             )
@@ -150,16 +156,16 @@ SPARE = "Spare it with False in mask=, or put None in its place."
 
 
 def require_inexact(
-    name: str, kind: str, path: Path, leaf: Any, cure: str = SPARE
+    name: str, kind: str, path: Path, leaf: Any, hint: str = SPARE
 ) -> None:
     """Raise unless the leaf holds floating-point numbers."""
     if not is_inexact(leaf):
         raise TypeError(
-            f"{name}: the {kind} {show(path)} has dtype {dtype_of(leaf)}, which cannot "
-            f"change gradually. {cure}"
+            f"{name}: the {kind} {path_str(path)} has dtype {dtype_of(leaf)}, which cannot "
+            f"change gradually. {hint}"
         )
 
 
-def advanced(count: jax.Array) -> jax.Array:
+def increment(count: jax.Array) -> jax.Array:
     """The counter after one more update; it stays at the largest int32."""
     return jnp.asarray(optax.safe_increment(count))

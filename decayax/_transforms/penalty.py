@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import optax
 
 from decayax._core.dtypes import compute_dtype
-from decayax._core.paths import flatten, show
+from decayax._core.paths import leaves_with_path, path_str
 from decayax._core.strength import as_strength
 from decayax._transforms.kernel import rate_by_path
 from decayax.masks._resolve import MaskOrFn
@@ -55,12 +55,12 @@ def l2_penalty(
         )
     strength = as_strength(name, "weight_decay", weight_decay)
     rates = rate_by_path(name, strength, mask, params)
-    counted = [(path, leaf) for path, leaf in flatten(params)[0] if path in rates]
+    counted = [(path, leaf) for path, leaf in leaves_with_path(params) if path in rates]
     dtype = compute_dtype(*(leaf for _, leaf in counted))
     for path, leaf in counted:
         if jnp.iscomplexobj(leaf):
             raise TypeError(
-                f"{name}: the parameter {show(path)} is complex, where this penalty "
+                f"{name}: the parameter {path_str(path)} is complex, where this penalty "
                 "has no one gradient. Give its real and imaginary parts."
             )
     return sum(

@@ -11,7 +11,11 @@ are already finished, by standing where the third stands with the rate γ_tλ.
 import jax
 import optax
 
-from decayax._core.strength import brief, product, ScalarOrSchedule
+from decayax._core.strength import (
+    lr_scaled_strength,
+    ScalarOrSchedule,
+    short_repr,
+)
 from decayax._transforms.kernel import is_optimizer, pull
 from decayax._transforms.precision import keep_dtypes
 from decayax.masks._resolve import MaskOrFn
@@ -230,10 +234,10 @@ def with_decay(
     if not is_optimizer(optimizer):
         raise TypeError(
             f"{name}: takes a finished optimizer such as optax.radam(1e-3), "
-            f"got {brief(optimizer)}."
+            f"got {short_repr(optimizer)}."
         )
     if learning_rate is None:
         rate = weight_decay
     else:
-        rate = product(name, learning_rate=learning_rate, weight_decay=weight_decay)
+        rate = lr_scaled_strength(name, learning_rate, weight_decay)
     return keep_dtypes(optax.chain(optimizer, pull(name, minus_decay, rate, mask)))

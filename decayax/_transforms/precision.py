@@ -3,7 +3,7 @@
 import jax
 import optax
 
-from decayax._core.dtypes import cast_like, strong, widened
+from decayax._core.dtypes import cast_like, strip_weak_type, to_float32
 
 
 def keep_dtypes(
@@ -13,7 +13,7 @@ def keep_dtypes(
     inner = optax.with_extra_args_support(inner)
 
     def init(params):
-        return jax.tree.map(strong, inner.init(params))
+        return jax.tree.map(strip_weak_type, inner.init(params))
 
     def update(updates, state, params=None, **extra_args):
         new_updates, new_state = inner.update(updates, state, params, **extra_args)
@@ -36,7 +36,7 @@ def in_float32(
     inner = optax.with_extra_args_support(inner)
 
     def update(updates, state, params=None, **extra_args):
-        updates, state = jax.tree.map(widened, (updates, state))
+        updates, state = jax.tree.map(to_float32, (updates, state))
         return inner.update(updates, state, params, **extra_args)
 
     return keep_dtypes(optax.GradientTransformationExtraArgs(inner.init, update))

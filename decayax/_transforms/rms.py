@@ -10,10 +10,16 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from decayax._core.dtypes import cast_like, compute_dtype, dtype_of, is_inexact, widened
-from decayax._core.paths import is_hole, Path
-from decayax._core.strength import as_average_rate, as_strength, NUMBER, Strength
-from decayax._transforms.kernel import advanced, map_leaves, require_inexact
+from decayax._core.dtypes import (
+    cast_like,
+    compute_dtype,
+    dtype_of,
+    is_inexact,
+    to_float32,
+)
+from decayax._core.paths import is_masked_leaf, Path
+from decayax._core.strength import as_average_rate, as_strength, NUMBER_HINT, Strength
+from decayax._transforms.kernel import increment, map_leaves, require_inexact
 
 
 class ScaleByRmsState(NamedTuple):
@@ -109,8 +115,8 @@ def scale_by_rms(
     """
     name = "scale_by_rms"
     decay = as_average_rate(name, "decay", decay)
-    eps = as_strength(name, "eps", eps, NUMBER)
-    initial_scale = as_strength(name, "initial_scale", initial_scale, NUMBER)
+    eps = as_strength(name, "eps", eps, NUMBER_HINT)
+    initial_scale = as_strength(name, "initial_scale", initial_scale, NUMBER_HINT)
 
     def init(params: optax.Params) -> ScaleByRmsState:
         def start(param: Any) -> jax.Array:
@@ -121,25 +127,25 @@ def scale_by_rms(
 
     def update(updates, state, params=None, **extra_args):
         del params, extra_args
-        count = advanced(state.count)
+        count = increment(state.count)
 
         def moment(path: Path, grad: Any, nu: jax.Array) -> jax.Array:
-            cure = "Put None in its place, or leave it out with optax.masked."
-            require_inexact(name, "gradient", path, grad, cure)
-            return second_moment(widened(grad), nu, decay)
+            hint = "Put None in its place, or leave it out with optax.masked."
+            require_inexact(name, "gradient", path, grad, hint)
+            return second_moment(to_float32(grad), nu, decay)
 
         def scaled(path: Path, grad: Any, nu: jax.Array) -> jax.Array:
             del path
             nu = unbiased(nu, decay, count) if bias_correction else nu
-            return cast_like(direction(widened(grad), nu, eps, eps_in_sqrt), grad)
+            return cast_like(direction(to_float32(grad), nu, eps, eps_in_sqrt), grad)
 
         moments = map_leaves(name, moment, updates, state.nu)
         scaled_updates = map_leaves(name, scaled, updates, moments)
         nu = jax.tree.map(
-            lambda new, old: old if is_hole(new) else cast_like(new, old),
+            lambda new, old: old if is_masked_leaf(new) else cast_like(new, old),
             moments,
             state.nu,
-            is_leaf=is_hole,
+            is_leaf=is_masked_leaf,
         )
         return scaled_updates, ScaleByRmsState(count, nu)
 

@@ -9,8 +9,14 @@ from typing import Any, NamedTuple, NoReturn
 
 import optax
 
-from decayax._core.paths import flatten, is_hole, Path, show, some
-from decayax._core.strength import brief, Strength
+from decayax._core.paths import (
+    flatten_with_path,
+    is_masked_leaf,
+    Path,
+    path_str,
+    summarize_paths,
+)
+from decayax._core.strength import short_repr, Strength
 from decayax.masks._mask import as_mask, Decision, Mask, Multiplier
 from decayax.masks._resolve import as_multiplier, MaskOrFn
 
@@ -66,7 +72,7 @@ def by_path(
     if not isinstance(rules, Sequence) or isinstance(rules, str):
         raise TypeError(
             f"{NAME}: rules must be a list of pairs (pattern, multiplier), got "
-            f"{brief(rules)}."
+            f"{short_repr(rules)}."
         )
     checked = [_checked(rule) for rule in rules]
     rest = None if default is None else as_mask(NAME, default)
@@ -78,8 +84,8 @@ def _decide(
     rules: list[Rule], default: Mask | None, params: Any
 ) -> dict[Path, Decision]:
     """The decision for every parameter, by path."""
-    flat, treedef = flatten(params)
-    paths = [path for path, leaf in flat if not is_hole(leaf)]
+    flat, treedef = flatten_with_path(params)
+    paths = [path for path, leaf in flat if not is_masked_leaf(leaf)]
     hidden = [path for path, leaf in flat if isinstance(leaf, optax.MaskedNode)]
     decided: dict[Path, Decision] = {}
     for rule in rules if paths else []:
@@ -103,7 +109,7 @@ def _decide(
             decided[path] = Decision(multiplier, f"default, {why}")
     elif left:
         raise ValueError(
-            f"{NAME}: no rule matches {some(map(show, left), most=1)}. Add a rule, or "
+            f"{NAME}: no rule matches {summarize_paths(map(path_str, left), most=1)}. Add a rule, or "
             "say default=False or default=masks.no_bias_or_norm."
         )
     return decided
@@ -116,7 +122,7 @@ def _checked(rule: Any) -> Rule:
         )
     pattern, multiplier = rule
     if not isinstance(pattern, str | re.Pattern):
-        raise TypeError(f"{NAME}: a pattern is a string, got {brief(pattern)}.")
+        raise TypeError(f"{NAME}: a pattern is a string, got {short_repr(pattern)}.")
     if not callable(multiplier):
         where = f"the multiplier of the rule {pattern!r}"
         multiplier = as_multiplier(NAME, where, multiplier)
@@ -133,7 +139,9 @@ def _multiplier(rule: Rule, path: Path, match: re.Match[str]) -> Strength:
     """What a rule gives to the path that it matches."""
     if not callable(rule.multiplier):
         return rule.multiplier
-    where = f"the multiplier that the rule {rule.pattern.pattern!r} gives {show(path)}"
+    where = (
+        f"the multiplier that the rule {rule.pattern.pattern!r} gives {path_str(path)}"
+    )
     try:
         value = rule.multiplier(match)
     except Exception as error:
@@ -165,7 +173,7 @@ def _refuse(rule: Rule, paths: list[Path], shadowed: bool) -> NoReturn:
             f"{NAME}: the rule {pattern!r} never acts: earlier rules match all of its "
             "parameters. Move it up, or remove it."
         )
-    shown = [show(path) for path in paths]
+    shown = [path_str(path) for path in paths]
     anywhere = f".*({pattern.removeprefix('^').removesuffix('$')}).*"
     parts = [path for path in shown if re.fullmatch(anywhere, path)]
     near = difflib.get_close_matches(pattern, shown, cutoff=0)

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from decayax._core.paths import flatten, Path
+from decayax._core.paths import leaves_with_path, Path
 from decayax.masks._mask import Decision, Mask, Multiplier
 from decayax.masks._resolve import as_multiplier
 from decayax.masks._roles import OTHER, ROLES, roles
@@ -61,7 +61,7 @@ def by_role(
     }
 
     def decide(params: Any) -> dict[Path, Decision]:
-        shapes = {path: np.shape(leaf) for path, leaf in flatten(params)[0]}
+        shapes = {path: np.shape(leaf) for path, leaf in leaves_with_path(params)}
         decided = {}
         for path, (role, sure) in roles(params).items():
             multiplier, rule = checked[role], f"role {role}"

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from decayax._core.dtypes import compute_dtype
-from decayax._core.paths import Path, show
+from decayax._core.paths import Path, path_str
 from decayax._core.strength import Strength, times
 from decayax.masks._mask import as_mask, Decision, Mask
 from decayax.masks._resolve import as_multiplier, MaskOrFn
@@ -101,7 +101,7 @@ def invert(mask: MaskOrFn) -> Mask:
         for path, (multiplier, _) in decided.items():
             if isinstance(multiplier, float) and multiplier > 1.0:
                 raise ValueError(
-                    f"masks.invert: the multiplier of {show(path)} is {multiplier}, "
+                    f"masks.invert: the multiplier of {path_str(path)} is {multiplier}, "
                     "which has no opposite. Invert a mask of True and False."
                 )
         return {

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from decayax._core.dtypes import dtype_of
-from decayax._core.paths import flatten, is_hole, show
+from decayax._core.paths import is_masked_leaf, leaves_with_path, path_str
 from decayax._core.strength import Strength
 from decayax._core.table import aligned
 from decayax.masks._mask import as_mask
@@ -107,7 +107,7 @@ def describe(mask: MaskOrFn, params: Any) -> Description:
     return Description(
         tuple(
             Row(
-                path=show(path),
+                path=path_str(path),
                 shape=tuple(np.shape(leaf)),
                 dtype=str(dtype_of(leaf)),
                 role=role_at[path].name,
@@ -115,8 +115,8 @@ def describe(mask: MaskOrFn, params: Any) -> Description:
                 multiplier=decided[path].multiplier,
                 rule=decided[path].rule,
             )
-            for path, leaf in flatten(params)[0]
-            if not is_hole(leaf)
+            for path, leaf in leaves_with_path(params)
+            if not is_masked_leaf(leaf)
         )
     )
 

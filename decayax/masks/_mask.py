@@ -6,7 +6,12 @@ from typing import Any, NamedTuple
 
 import jax
 
-from decayax._core.paths import flatten, is_hole, Path
+from decayax._core.paths import (
+    flatten_with_path,
+    is_masked_leaf,
+    leaves_with_path,
+    Path,
+)
 from decayax._core.strength import Strength
 from decayax.masks._resolve import (
     as_multiplier,
@@ -42,9 +47,10 @@ class Mask:
     def __call__(self, params: Any) -> Any:
         """The tree of multipliers, in the structure of ``params``."""
         decided = self.decide(params)
-        flat, treedef = flatten(params)
+        flat, treedef = flatten_with_path(params)
         return treedef.unflatten(
-            leaf if is_hole(leaf) else decided[path].multiplier for path, leaf in flat
+            leaf if is_masked_leaf(leaf) else decided[path].multiplier
+            for path, leaf in flat
         )
 
 
@@ -62,8 +68,8 @@ def as_mask(name: str, mask: MaskOrFn) -> Mask:
         return mask
     kind = "none: all" if mask is None else "function" if is_function(mask) else "tree"
     if kind == "tree":
-        for path, value in flatten(mask)[0]:
-            if not is_hole(value):
+        for path, value in leaves_with_path(mask):
+            if not is_masked_leaf(value):
                 as_multiplier(name, path, value)
 
     def rule(params: Any) -> dict[Path, Decision]:

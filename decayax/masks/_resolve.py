@@ -16,8 +16,21 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from decayax._core.paths import flatten, is_hole, Path, show, some
-from decayax._core.strength import as_strength, brief, is_known, is_zero, Strength
+from decayax._core.paths import (
+    flatten_with_path,
+    is_masked_leaf,
+    leaves_with_path,
+    Path,
+    path_str,
+    summarize_paths,
+)
+from decayax._core.strength import (
+    as_strength,
+    is_concrete,
+    is_zero,
+    short_repr,
+    Strength,
+)
 
 
 MaskTree = Any  # a pytree (or prefix) of bools or numbers
@@ -49,11 +62,13 @@ def multipliers(name: str, mask: MaskOrFn, params: Any) -> dict[Path, Strength]:
             are 0; a parameter has no entry; a function is handed a bare array.
     """
     found = read_mask(name, mask, params)
-    masked_out = any(isinstance(x, optax.MaskedNode) for _, x in flatten(params)[0])
+    masked_out = any(
+        isinstance(x, optax.MaskedNode) for _, x in leaves_with_path(params)
+    )
     if found and not masked_out and all(map(is_zero, found.values())):
         seen = f"{SEEN} " if is_function(mask) else ""
         raise ValueError(
-            f"{name}: the mask matches no parameter: {some(map(show, found))} all get "
+            f"{name}: the mask matches no parameter: {summarize_paths(map(path_str, found))} all get "
             "the multiplier 0. Correct the mask; for no decay write weight_decay=0.0. "
             f"{seen}(Inside optax.inject_hyperparams a mask function needs "
             "static_args='mask', or it is called with the step.)"
@@ -63,18 +78,20 @@ def multipliers(name: str, mask: MaskOrFn, params: Any) -> dict[Path, Strength]:
 
 def read_mask(name: str, mask: MaskOrFn, params: Any) -> dict[Path, Strength]:
     """`multipliers` of a mask that may spare every parameter, as a part of another."""
-    flat, _ = flatten(params)
-    paths = [path for path, leaf in flat if not is_hole(leaf)]
+    flat, _ = flatten_with_path(params)
+    paths = [path for path, leaf in flat if not is_masked_leaf(leaf)]
     if mask is None or not paths:
         return dict.fromkeys(paths, 1.0)
     if is_function(mask):
         mask = _ask(name, mask, params)
     entries = {
         path: as_multiplier(name, path, value)
-        for path, value in flatten(mask)[0]
-        if not is_hole(value)
+        for path, value in leaves_with_path(mask)
+        if not is_masked_leaf(value)
     }
-    _check_fit(name, entries, paths, holes={p for p, leaf in flat if is_hole(leaf)})
+    _check_fit(
+        name, entries, paths, holes={p for p, leaf in flat if is_masked_leaf(leaf)}
+    )
     return {
         path: next(entries[p] for p in _prefixes(path) if p in entries)
         for path in paths
@@ -106,11 +123,11 @@ def require_parameters(name: str, params: Any) -> None:
         name: public name of the function whose second argument they are, for the error.
         params: what it was given as the tree of parameters.
     """
-    for path, leaf in flatten(params)[0]:
+    for path, leaf in leaves_with_path(params):
         number = isinstance(leaf, int | float | complex)
-        if not (number or hasattr(leaf, "shape") or is_hole(leaf)):
+        if not (number or hasattr(leaf, "shape") or is_masked_leaf(leaf)):
             raise TypeError(
-                f"{name}: {show(path)} is no parameter, but {brief(leaf)}. The second "
+                f"{name}: {path_str(path)} is no parameter, but {short_repr(leaf)}. The second "
                 "argument is the tree of parameters; of an Equinox model write "
                 "eqx.filter(model, eqx.is_array)."
             )
@@ -144,11 +161,11 @@ def as_multiplier(name: str, where: Path | str, value: Any) -> Strength:
     if isinstance(value, bool):
         value = float(value)
     elif getattr(value, "dtype", None) == np.bool_ and np.shape(value) == ():
-        value = float(value) if is_known(value) else value.astype(jnp.float32)
+        value = float(value) if is_concrete(value) else value.astype(jnp.float32)
     elif getattr(value, "dtype", None) == np.bool_:
         value = np.zeros(np.shape(value))  # refused below for its shape
     if not isinstance(where, str):
-        where = f"the mask's multiplier at {show(where)}"
+        where = f"the mask's multiplier at {path_str(where)}"
     return as_strength(name, where, value, ONE_NUMBER)
 
 
@@ -167,14 +184,16 @@ def _check_fit(
         if entry not in known and not any(p in holes for p in _prefixes(entry))
     ]
     if strays:
-        near = difflib.get_close_matches(show(strays[0]), map(show, paths), cutoff=0)
+        near = difflib.get_close_matches(
+            path_str(strays[0]), map(path_str, paths), cutoff=0
+        )
         raise ValueError(
-            f"{name}: the mask has an entry for {some(map(show, strays))}, where there "
+            f"{name}: the mask has an entry for {summarize_paths(map(path_str, strays))}, where there "
             f"is no parameter. The nearest parameters are {', '.join(near)}."
         )
     missing = [p for p in paths if not any(above in entries for above in _prefixes(p))]
     if missing:
         raise ValueError(
-            f"{name}: the mask says nothing about {some(map(show, missing))}. Give "
+            f"{name}: the mask says nothing about {summarize_paths(map(path_str, missing))}. Give "
             "each parameter True, False or a number >= 0."
         )

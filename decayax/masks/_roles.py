@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from decayax._core.paths import flatten, is_hole, Path
+from decayax._core.paths import flatten_with_path, is_masked_leaf, Path
 
 
 KERNEL, EMBEDDING, BIAS, NORM_SCALE, OTHER = ROLES = (
@@ -70,9 +70,11 @@ class Leaf(NamedTuple):
 
 def roles(tree: Any) -> dict[Path, Role]:
     """The role of every leaf that is not a hole, by path."""
-    flat, _ = flatten(tree)
+    flat, _ = flatten_with_path(tree)
     owners = _owners(tree, "")
-    shapes = {path: tuple(np.shape(leaf)) for path, leaf in flat if not is_hole(leaf)}
+    shapes = {
+        path: tuple(np.shape(leaf)) for path, leaf in flat if not is_masked_leaf(leaf)
+    }
     steps = {path: _steps(path) for path in shapes}
     names = {(*above, name) for above, name in steps.values()}
     biases = {
@@ -82,7 +84,7 @@ def roles(tree: Any) -> dict[Path, Role]:
     }
     found = {}
     for (path, leaf), owner in zip(flat, owners, strict=True):
-        if not is_hole(leaf):
+        if not is_masked_leaf(leaf):
             above, name = steps[path]
             found[path] = role_of(
                 Leaf(
@@ -187,7 +189,7 @@ def _owners(node: Any, owner: str) -> list[str]:
     keyed, _ = jax.tree_util.tree_flatten_with_path(
         node, is_leaf=lambda x: x is not node
     )
-    if is_hole(node) or (len(keyed) == 1 and keyed[0][1] is node):
+    if is_masked_leaf(node) or (len(keyed) == 1 and keyed[0][1] is node):
         return [owner]
     keys = [path[0] for path, _ in keyed]
     fields = all(isinstance(key, jax.tree_util.GetAttrKey) for key in keys)

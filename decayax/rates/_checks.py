@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from decayax._core.dtypes import compute_dtype, is_inexact
-from decayax._core.strength import is_known, require_real
+from decayax._core.strength import is_concrete, require_real
 
 
 Converted = Any  # a float, a NumPy or JAX array, or a schedule of these
@@ -25,7 +25,7 @@ class Rule(NamedTuple):
 
     holds: Callable[[np.ndarray], Any]
     words: str
-    cure: str
+    hint: str
 
 
 class Quantity(NamedTuple):
@@ -51,7 +51,7 @@ BELOW_1 = Rule(
     "sign. Write a smaller weight decay, or check its convention.",
 )
 SLOWER = BELOW_1._replace(
-    cure="It is the share of a weight lost in one step, and 1 erases the weight. Write "
+    hint="It is the share of a weight lost in one step, and 1 erases the weight. Write "
     "a longer time, or a larger share that is left."
 )
 ABOVE_1 = Rule(
@@ -94,14 +94,14 @@ def checked(name: str, argument: str, value: Any, quantity: Quantity) -> Any:
         ValueError: known, and against a rule.
     """
     must = f"rates.{name}: {argument} must be"
-    cure = "Write a number, an array" + (
+    hint = "Write a number, an array" + (
         " or a schedule." if quantity.schedule else ", but no schedule."
     )
-    require_real(must, value, cure)
+    require_real(must, value, hint)
     if quantity.one and np.shape(value) != ():
         shape = np.shape(value)
         raise ValueError(f"{must} one number, got shape {shape}. Write jax.vmap.")
-    if not is_known(value):
+    if not is_concrete(value):
         return value
     known = np.asarray(value, np.float64)
     for rule in quantity.rules:
@@ -110,7 +110,7 @@ def checked(name: str, argument: str, value: Any, quantity: Quantity) -> Any:
             index = tuple(int(i) for i in np.argwhere(~holds)[0])
             where = f" at index {', '.join(map(str, index))}" if index else ""
             got = f"{float(known[index])}{where}"
-            raise ValueError(f"{must} {rule.words}, got {got}. {rule.cure}")
+            raise ValueError(f"{must} {rule.words}, got {got}. {rule.hint}")
     return value if isinstance(value, jax.Array) else known
 
 
@@ -186,7 +186,7 @@ def value_at(
     name: str, argument: str, schedule: Schedule, quantity: Quantity, step: Any
 ) -> Any:
     """What the schedule says at a step, checked."""
-    when = f" at step {step}" if is_known(step) else ""
+    when = f" at step {step}" if is_concrete(step) else ""
     argument = f"the value of the {argument} schedule{when}"
     return checked(name, argument, schedule(step), quantity)
 
@@ -202,7 +202,7 @@ def per_step(
         argument = f"the value of the {argument} schedule"
         value = all_steps(value, steps)
     value = checked(name, argument, value, quantity)
-    value = np.asarray(value, np.float64) if is_known(value) else value
+    value = np.asarray(value, np.float64) if is_concrete(value) else value
     if np.shape(value) not in ((), (steps,)):
         raise ValueError(
             f"rates.{name}: {argument} must be one number or one per step, got shape "

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from decayax._core.strength import is_known, ScalarOrSchedule
+from decayax._core.strength import is_concrete, ScalarOrSchedule
 from decayax.rates._checks import (
     checked,
     compute,
@@ -157,7 +157,7 @@ def coupled_from_kept_share(
     # At a constant learning rate all steps are alike, so that one stands for them.
     alike = 1 if constant else count
     rates = per_step(name, "learning_rate", learning_rate, STRENGTH, alike)
-    if is_known(rates) and not rates.any():
+    if is_concrete(rates) and not rates.any():
         raise ValueError(
             f"rates.{name}: learning_rate must be > 0 at some step, got 0 at all "
             f"{count}. Without a learning rate a coupled weight decay does nothing."
@@ -209,7 +209,7 @@ def solve(xp: Any, log_kept: Any, learning_rate: Any) -> Any:
 
 def known64(value: Any) -> Any:
     """Float64 NumPy where the value is known, be it a JAX array."""
-    return np.asarray(value, np.float64) if is_known(value) else value
+    return np.asarray(value, np.float64) if is_concrete(value) else value
 
 
 def whole(name: str, steps: Any) -> int:
@@ -219,7 +219,7 @@ def whole(name: str, steps: Any) -> int:
             f"rates.{name}: steps must be one number, got shape {np.shape(steps)}. "
             "Call it once for each."
         )
-    if not is_known(steps):
+    if not is_concrete(steps):
         raise ValueError(
             f"rates.{name}: steps must be one known whole number for a value "
             f"per step, got {steps}. Close over it instead of tracing it."

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from decayax._core.strength import as_strength, is_known
+from decayax._core.strength import as_strength, is_concrete
 from decayax.rates._checks import (
     checked,
     compute,
@@ -115,7 +115,7 @@ def periods(first: float, factor: float) -> tuple[np.ndarray, np.ndarray]:
 
 def known(name: str, argument: str, value: Any, quantity: Quantity) -> float:
     """One number that must be known: a table is made from it."""
-    if not is_known(value) or np.shape(value) != ():
+    if not is_concrete(value) or np.shape(value) != ():
         raise TypeError(
             f"rates.{name}: {argument} must be one known number, got {value}. Close "
             "over it instead of tracing it."
