@@ -47,7 +47,7 @@ test-all: $(VENV)/dev.ready
 	$(QUICK) $(RUN) $(PYTEST)
 
 mutants: $(VENV)/dev.ready
-	$(QUICK) $(VENV)/bin/python tests/mutants.py $(ARGS)
+	$(QUICK) $(VENV)/bin/python tests/mutants/run.py $(ARGS)
 
 check: lint types layers test
 
