@@ -1,206 +1,212 @@
-r"""One decay under the conventions of different libraries: all are one rate per step.
+r"""Conventions of weight decay: each multiplies λ with another factor.
 
-    coupled:     rate_t = γ_t λ        torch AdamW, optax, Keras
+    lr-scaled:   rate_t = γ_t λ        torch AdamW, optax, Keras
     independent: rate_t = (γ_t/α) λ    AdamW paper, big_vision
-    per step:    rate_t = λ            TF-Addons
+    per step:    rate_t = λ            TensorFlow Addons
 
-with γ_t the learning rate and α its peak: λ_independent = α λ_coupled.
+γ_t is the learning rate and α its peak, so λ_independent = α λ_lr-scaled.
 """
 
+# pyright: reportOverlappingOverload=false
+# Two numbers fit two overloads; the first of them, which gives float, is used.
+
+from typing import Any, overload, TypeVar
+
 import jax
+import numpy as np
 
-from decayax._core.strength import ScalarOrSchedule
-from decayax.rates._checks import (
-    AMOUNT,
-    convert,
-    Converted,
-    DIVISOR,
-    RATE,
-    RESULT,
-    schedule_multiplier,
-    STRENGTH,
-    where_positive,
-)
+from decayax._core.strength import Scalar, ScalarOrSchedule, Schedule
+from decayax.rates._checks import convert, NONNEGATIVE, POSITIVE, RATE, Real, Value
 
 
-def rate_from_coupled(
+# The type of both arguments, or of one of them if the other one is a number.
+Same = TypeVar("Same", np.ndarray, jax.Array, Schedule)
+
+
+@overload
+def rate_from_lr_scaled(weight_decay: Real, *, learning_rate: Real) -> float: ...
+@overload
+def rate_from_lr_scaled(
+    weight_decay: Same | Real, *, learning_rate: Same | Real
+) -> Same: ...
+@overload
+def rate_from_lr_scaled(
+    weight_decay: ScalarOrSchedule, *, learning_rate: Schedule
+) -> Schedule: ...
+@overload
+def rate_from_lr_scaled(
     weight_decay: ScalarOrSchedule, *, learning_rate: ScalarOrSchedule
-) -> Converted:
+) -> ScalarOrSchedule: ...
+def rate_from_lr_scaled(
+    weight_decay: ScalarOrSchedule, *, learning_rate: ScalarOrSchedule
+) -> Any:
     r"""The rate of a decay that is multiplied by the learning rate.
 
     .. math:: \mathrm{rate}_t = \gamma_t\lambda
 
     Args:
-        weight_decay: :math:`\lambda \ge 0` as of torch's AdamW, ``optax.adamw``, Keras
-            or ``dx.decoupled_decay``. A number, an array or a schedule.
+        weight_decay: :math:`\lambda \ge 0` of torch's AdamW, ``optax.adamw``, Keras or
+            ``dx.decoupled_decay``. A number, an array or a schedule.
         learning_rate: :math:`\gamma_t \ge 0`, a number, an array or a schedule.
 
     Returns:
-        The share of a weight lost per step, in [0, 1); a schedule if one is given.
+        The fraction of a weight that one step removes, in [0, 1); a schedule if an
+        argument is one.
 
     Raises:
-        TypeError, ValueError: a value out of its range or no real number; a rate >= 1.
+        ValueError: the rate is 1 or more.
 
     Example:
         >>> from decayax import rates
-        >>> rates.rate_from_coupled(0.01, learning_rate=1e-3)
+        >>> rates.rate_from_lr_scaled(0.01, learning_rate=1e-3)
         1e-05
 
     Reference:
         Loshchilov and Hutter, https://arxiv.org/abs/1711.05101, Algorithm 2, line 12,
-        with :math:`\gamma_t` in place of :math:`\eta_t`, as torch and optax write it.
+        with :math:`\gamma_t` in place of :math:`\eta_t`, as torch and optax do.
     """
     return convert(
-        "rate_from_coupled",
+        "rates.rate_from_lr_scaled",
         lambda xp, weight_decay, learning_rate: weight_decay * learning_rate,
-        RATE,
-        weight_decay=(weight_decay, STRENGTH),
-        learning_rate=(learning_rate, STRENGTH),
+        result=RATE._replace(
+            hint="Pass a smaller weight decay, or check its convention."
+        ),
+        weight_decay=(weight_decay, NONNEGATIVE),
+        learning_rate=(learning_rate, NONNEGATIVE),
     )
 
 
-def coupled_from_rate(
+@overload
+def lr_scaled_from_rate(rate_per_step: Real, *, learning_rate: Real) -> float: ...
+@overload
+def lr_scaled_from_rate(
+    rate_per_step: Same | Real, *, learning_rate: Same | Real
+) -> Same: ...
+@overload
+def lr_scaled_from_rate(
+    rate_per_step: ScalarOrSchedule, *, learning_rate: Schedule
+) -> Schedule: ...
+@overload
+def lr_scaled_from_rate(
     rate_per_step: ScalarOrSchedule, *, learning_rate: ScalarOrSchedule
-) -> Converted:
+) -> ScalarOrSchedule: ...
+def lr_scaled_from_rate(
+    rate_per_step: ScalarOrSchedule, *, learning_rate: ScalarOrSchedule
+) -> Any:
     r"""The weight decay for torch's AdamW, optax and Keras that gives a rate.
 
     .. math:: \lambda_t = \mathrm{rate}_t/\gamma_t
 
     Args:
-        rate_per_step: the share of a weight lost per step, in [0, 1). A number, an
-            array or a schedule.
-        learning_rate: :math:`\gamma_t > 0`, a number, an array or a schedule. Where a
-            schedule is 0 no weight decay gives the rate, and it is 0 there too; for the
-            rate at every step use ``dx.independent_decay``.
+        rate_per_step: the rate, in [0, 1). A number, an array or a schedule.
+        learning_rate: :math:`\gamma_t > 0`, a number, an array or a schedule. At steps
+            where a schedule is 0, no weight decay gives the rate, and the result is 0.
+            ``dx.independent_decay`` applies the rate at every step.
 
     Returns:
-        :math:`\lambda` for ``dx.decoupled_decay``; a schedule if one is given.
-
-    Raises:
-        TypeError, ValueError: a value out of its range or no real number.
+        :math:`\lambda` for ``dx.decoupled_decay``; a schedule if an argument is one.
 
     Example:
         >>> from decayax import rates
-        >>> print(f"{rates.coupled_from_rate(1e-5, learning_rate=1e-3):.6g}")
+        >>> print(f"{rates.lr_scaled_from_rate(1e-5, learning_rate=1e-3):.6g}")
         0.01
-
-    Reference:
-        The inverse of :func:`rate_from_coupled`.
     """
+
+    def quotient(xp: Any, rate_per_step: Any, learning_rate: Any) -> Any:
+        positive = learning_rate > 0
+        # The inner where keeps 0/0 out of the derivative too.
+        divisor = xp.where(positive, learning_rate, 1.0)
+        return xp.where(positive, rate_per_step / divisor, 0.0)
+
+    domain = NONNEGATIVE if callable(learning_rate) else POSITIVE
     return convert(
-        "coupled_from_rate",
-        lambda xp, rate_per_step, learning_rate: where_positive(
-            xp, rate_per_step, learning_rate
-        ),
-        RESULT,
+        "rates.lr_scaled_from_rate",
+        quotient,
         rate_per_step=(rate_per_step, RATE),
-        learning_rate=(learning_rate, STRENGTH if callable(learning_rate) else DIVISOR),
+        learning_rate=(learning_rate, domain._replace(schedule=True)),
     )
 
 
-def rate_from_independent(
+def proportional_schedule(
     weight_decay: ScalarOrSchedule,
     *,
     learning_rate: ScalarOrSchedule,
-    peak_learning_rate: jax.typing.ArrayLike,
-) -> Converted:
-    r"""The rate of a decay that is multiplied by the schedule, not by its peak.
+    peak_learning_rate: Scalar,
+) -> Schedule:
+    r"""A weight decay that follows the learning rate: the schedule of the AdamW paper.
 
-    .. math:: \mathrm{rate}_t = \eta_t\lambda, \qquad \eta_t = \gamma_t/\alpha
+    .. math:: \lambda_t = \lambda\,\eta_t, \qquad \eta_t = \gamma_t/\alpha
+
+    With ``dx.independent_decay`` it is the paper's Algorithm 2, and :math:`\lambda_t`
+    is the rate. With ``dx.decoupled_decay`` the rate is
+    :math:`\gamma_t^2\lambda/\alpha`, as in AdamC.
 
     Args:
-        weight_decay: :math:`\lambda \ge 0` as in the AdamW paper and big_vision. A
-            number, an array or a schedule.
-        learning_rate: :math:`\gamma_t \ge 0`, a number, an array or a schedule.
+        weight_decay: :math:`\lambda \ge 0`, a number, an array or a schedule.
+        learning_rate: :math:`\gamma_t \ge 0` of the optimizer, a number, an array or a
+            schedule.
         peak_learning_rate: :math:`\alpha > 0`, the largest learning rate.
 
     Returns:
-        The share of a weight lost per step, in [0, 1), as ``dx.independent_decay``
-        takes it; a schedule if one is given.
+        A schedule, step -> :math:`\lambda_t`, also if both arguments are numbers.
 
     Raises:
-        TypeError, ValueError: a value out of its range or no real number; a rate >= 1;
-            a learning rate above its peak.
+        ValueError: the learning rate is larger than its peak.
 
     Example:
+        >>> import optax, decayax as dx
         >>> from decayax import rates
-        >>> rates.rate_from_independent(
-        ...     1e-4, learning_rate=5e-4, peak_learning_rate=1e-3
+        >>> cosine = optax.cosine_decay_schedule(1e-3, 100)
+        >>> decay = rates.proportional_schedule(
+        ...     1e-4, learning_rate=cosine, peak_learning_rate=1e-3
         ... )
-        5e-05
+        >>> paper = optax.chain(optax.adam(cosine), dx.independent_decay(decay))
+        >>> print(f"{decay(0):.6f} {decay(50):.6f} {decay(100):.6f}")
+        0.000100 0.000050 0.000000
 
     Reference:
         Loshchilov and Hutter, https://arxiv.org/abs/1711.05101, Algorithm 2, line 12.
     """
-    name = "rate_from_independent"
-    return convert(
+    name = "rates.proportional_schedule"
+
+    def formula(
+        xp: Any, weight_decay: Any, learning_rate: Any, peak_learning_rate: Any
+    ) -> Any:
+        multiplier = learning_rate / peak_learning_rate
+        # In NumPy all values are concrete. A float32 schedule may round its peak up.
+        if xp is np and (multiplier > 1.0 + 1e-6).any():
+            raise ValueError(
+                f"{name}: peak_learning_rate must be the largest learning rate, got "
+                f"{np.min(peak_learning_rate)} and a learning rate of "
+                f"{np.max(learning_rate)}. Pass the schedule's peak."
+            )
+        return weight_decay * multiplier
+
+    result = convert(
         name,
-        lambda xp, weight_decay, learning_rate, peak_learning_rate: (
-            weight_decay
-            * schedule_multiplier(name, xp, learning_rate, peak_learning_rate)
-        ),
-        RATE,
-        weight_decay=(weight_decay, STRENGTH),
-        learning_rate=(learning_rate, STRENGTH),
-        peak_learning_rate=(peak_learning_rate, AMOUNT),
+        formula,
+        weight_decay=(weight_decay, NONNEGATIVE),
+        learning_rate=(learning_rate, NONNEGATIVE),
+        peak_learning_rate=(peak_learning_rate, POSITIVE),
     )
+    scheduled = callable(weight_decay) or callable(learning_rate)
+    return result if scheduled else lambda step: result
 
 
-def independent_from_rate(
-    rate_per_step: ScalarOrSchedule,
-    *,
-    learning_rate: ScalarOrSchedule,
-    peak_learning_rate: jax.typing.ArrayLike,
-) -> Converted:
-    r"""The weight decay of the AdamW paper that gives a rate.
-
-    .. math:: \lambda_t = \mathrm{rate}_t\,\alpha/\gamma_t
-
-    Args:
-        rate_per_step: the share of a weight lost per step, in [0, 1). A number, an
-            array or a schedule.
-        learning_rate: :math:`\gamma_t > 0`, a number, an array or a schedule; where a
-            schedule is 0 so is :math:`\lambda_t`.
-        peak_learning_rate: :math:`\alpha > 0`, the largest learning rate.
-
-    Returns:
-        :math:`\lambda` as in the AdamW paper; a schedule if one is given.
-
-    Raises:
-        TypeError, ValueError: a value out of its range or no real number; a
-            learning rate above its peak.
-
-    Example:
-        >>> from decayax import rates
-        >>> rates.independent_from_rate(
-        ...     5e-5, learning_rate=5e-4, peak_learning_rate=1e-3
-        ... )
-        0.0001
-
-    Reference:
-        The inverse of :func:`rate_from_independent`.
-    """
-    name = "independent_from_rate"
-    return convert(
-        name,
-        lambda xp, rate_per_step, learning_rate, peak_learning_rate: where_positive(
-            xp,
-            rate_per_step,
-            schedule_multiplier(name, xp, learning_rate, peak_learning_rate),
-        ),
-        RESULT,
-        rate_per_step=(rate_per_step, RATE),
-        learning_rate=(learning_rate, STRENGTH if callable(learning_rate) else DIVISOR),
-        peak_learning_rate=(peak_learning_rate, AMOUNT),
-    )
-
-
-def independent_from_coupled(
-    weight_decay: ScalarOrSchedule, *, peak_learning_rate: jax.typing.ArrayLike
-) -> Converted:
+@overload
+def independent_from_lr_scaled(
+    weight_decay: Value, *, peak_learning_rate: Real
+) -> Value: ...
+@overload
+def independent_from_lr_scaled(
+    weight_decay: ScalarOrSchedule, *, peak_learning_rate: Scalar
+) -> ScalarOrSchedule: ...
+def independent_from_lr_scaled(
+    weight_decay: ScalarOrSchedule, *, peak_learning_rate: Scalar
+) -> Any:
     r"""From torch's, optax's and Keras's weight decay to that of the AdamW paper.
 
-    .. math:: \lambda_{\text{independent}} = \alpha\,\lambda_{\text{coupled}}
+    .. math:: \lambda_{\text{independent}} = \alpha\,\lambda_{\text{lr-scaled}}
 
     Args:
         weight_decay: :math:`\lambda \ge 0` that the library multiplies by the learning
@@ -210,32 +216,33 @@ def independent_from_coupled(
     Returns:
         :math:`\lambda` to be multiplied by :math:`\eta_t = \gamma_t/\alpha`.
 
-    Raises:
-        TypeError, ValueError: a value out of its range or no real number.
-
     Example:
         >>> from decayax import rates
-        >>> rates.independent_from_coupled(0.1, peak_learning_rate=1e-3)
+        >>> rates.independent_from_lr_scaled(0.1, peak_learning_rate=1e-3)
         0.0001
-
-    Reference:
-        Loshchilov and Hutter, https://arxiv.org/abs/1711.05101, Algorithm 2, line 12.
     """
     return convert(
-        "independent_from_coupled",
+        "rates.independent_from_lr_scaled",
         lambda xp, weight_decay, peak_learning_rate: weight_decay * peak_learning_rate,
-        RESULT,
-        weight_decay=(weight_decay, STRENGTH),
-        peak_learning_rate=(peak_learning_rate, AMOUNT),
+        weight_decay=(weight_decay, NONNEGATIVE),
+        peak_learning_rate=(peak_learning_rate, POSITIVE),
     )
 
 
-def coupled_from_independent(
-    weight_decay: ScalarOrSchedule, *, peak_learning_rate: jax.typing.ArrayLike
-) -> Converted:
-    r"""From the AdamW paper's weight decay to torch's, optax's and Keras's.
+@overload
+def lr_scaled_from_independent(
+    weight_decay: Value, *, peak_learning_rate: Real
+) -> Value: ...
+@overload
+def lr_scaled_from_independent(
+    weight_decay: ScalarOrSchedule, *, peak_learning_rate: Scalar
+) -> ScalarOrSchedule: ...
+def lr_scaled_from_independent(
+    weight_decay: ScalarOrSchedule, *, peak_learning_rate: Scalar
+) -> Any:
+    r"""From the AdamW paper's weight decay to that of torch, optax and Keras.
 
-    .. math:: \lambda_{\text{coupled}} = \lambda_{\text{independent}}/\alpha
+    .. math:: \lambda_{\text{lr-scaled}} = \lambda_{\text{independent}}/\alpha
 
     Args:
         weight_decay: :math:`\lambda \ge 0` of the AdamW paper, big_vision, nanodo. A
@@ -245,21 +252,17 @@ def coupled_from_independent(
     Returns:
         :math:`\lambda` for ``optax.adamw``, ``dx.adamw``, ``dx.decoupled_decay``.
 
-    Raises:
-        TypeError, ValueError: a value out of its range or no real number.
-
     Example:
         >>> from decayax import rates
-        >>> rates.coupled_from_independent(1e-4, peak_learning_rate=1e-3)
+        >>> rates.lr_scaled_from_independent(1e-4, peak_learning_rate=1e-3)
         0.1
 
     Reference:
         Wortsman et al., https://arxiv.org/abs/2309.14322, section 3.2.2.
     """
     return convert(
-        "coupled_from_independent",
+        "rates.lr_scaled_from_independent",
         lambda xp, weight_decay, peak_learning_rate: weight_decay / peak_learning_rate,
-        RESULT,
-        weight_decay=(weight_decay, STRENGTH),
-        peak_learning_rate=(peak_learning_rate, AMOUNT),
+        weight_decay=(weight_decay, NONNEGATIVE),
+        peak_learning_rate=(peak_learning_rate, POSITIVE),
     )
