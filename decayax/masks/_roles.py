@@ -32,7 +32,7 @@ Shape = tuple[int, ...]
 
 # LayerNorm_0 is two words and a number, layernorm1 one and a number, conv2_d two.
 TOKEN = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
-# Words that name a leaf, whatever its module is: b, beta, norm.offset.
+# Words that name a leaf of any module: b, beta, offset; scale, gamma.
 BIAS_WORD = re.compile(r"b|bias|biases|beta|offset|shift").fullmatch
 SCALE_WORD = re.compile(r"scale|scales|gamma|gammas").fullmatch
 # Words that name the weight of a module: its role is that of the module. wq, wi, wo.
