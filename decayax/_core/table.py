@@ -1,5 +1,6 @@
-"""Text tables: cells in aligned columns."""
+"""Tables of text cells: aligned columns for a terminal, HTML for a notebook."""
 
+import html
 from collections.abc import Collection, Iterable, Sequence
 
 
@@ -15,6 +16,19 @@ def aligned(rows: Iterable[Sequence[str]], right: Collection[int] = ()) -> list[
         for index, column in enumerate(zip(*rows, strict=True))
     ]
     return ["  ".join(line).rstrip() for line in zip(*columns, strict=True)]
+
+
+def html_table(rows: Iterable[Sequence[str]]) -> str:
+    """The rows as an HTML table; the first row is the header. Cells are escaped."""
+    header, *body = rows
+    lines = "".join(_html_row(row, "td") for row in body)
+    head = _html_row(header, "th")
+    return f"<table><thead>{head}</thead><tbody>{lines}</tbody></table>"
+
+
+def _html_row(cells: Sequence[str], tag: str) -> str:
+    inner = "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells)
+    return f"<tr>{inner}</tr>"
 
 
 def _justified(column: Sequence[str], right: bool) -> list[str]:

@@ -1,8 +1,9 @@
-"""What decays: masks that cannot silently miss.
+"""What decays: masks by role or by path, and what they decide.
 
 A mask gives every parameter a multiplier m of the decay: True, False, or a number ≥ 0.
-The masks here decide by role or by path and can say why. Each is a function of the
-parameters, for ``mask=`` of any decayax transform and for ``optax.masked``:
+A mask of this module is a function of the parameters, for ``mask=`` of any decayax
+transform and for ``optax.masked``. It raises an error for a rule that matches no
+parameter, and ``describe`` shows the reason for each decision:
 
     optimizer = dx.adamw(1e-3, weight_decay=0.1, mask=dx.masks.no_bias_or_norm)
     print(dx.masks.describe(dx.masks.no_bias_or_norm, params))

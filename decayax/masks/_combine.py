@@ -1,16 +1,17 @@
-"""Masks of masks: and, or, not, and scaled."""
+"""Masks of masks: and, or, not, and a constant factor."""
+
+from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
 
-import jax
 import jax.numpy as jnp
+import optax
 
 from decayax._core.dtypes import compute_dtype
 from decayax._core.paths import Path, path_str
-from decayax._core.strength import Strength, times
-from decayax.masks._mask import as_mask, Decision, Mask
+from decayax._core.strength import Scalar, Strength, times
+from decayax.masks._mask import check_mask, decide, Decision, Mask
 from decayax.masks._resolve import as_multiplier, MaskOrFn
 
 
@@ -20,13 +21,14 @@ def all_of(*masks: MaskOrFn) -> Mask:
     .. math:: m = m^{(1)} m^{(2)} \cdots
 
     Args:
-        masks: one or more masks: of this module, trees, prefixes, functions, None.
+        masks: one or more masks: masks of this module, trees, prefixes, functions,
+            None.
 
     Returns:
         A mask for ``mask=``.
 
     Raises:
-        ValueError: no mask at all.
+        TypeError, ValueError: no mask, or a list of masks.
 
     Example:
         >>> import decayax as dx, jax.numpy as jnp
@@ -36,10 +38,12 @@ def all_of(*masks: MaskOrFn) -> Mask:
         {'a': {'kernel': 1.0}, 'b': {'kernel': 0.5}}
 
     Reference:
-        Multipliers as fuzzy membership: product, maximum and complement (Zadeh, *Fuzzy
-        sets*, Information and Control 8, 1965; the product is the probabilistic "and").
+        Multipliers as fuzzy membership, with the product as "and", the maximum as "or"
+        and the complement as "not": Zadeh, *Fuzzy sets*, Information and Control 8,
+        1965. (Zadeh's "and" is the minimum; the product is the probabilistic "and".)
     """
-    return _combined("masks.all_of", masks, times)
+    _check_masks("masks.all_of", masks)
+    return Mask("masks.all_of", _decide_all_of, masks)
 
 
 def any_of(*masks: MaskOrFn) -> Mask:
@@ -48,13 +52,13 @@ def any_of(*masks: MaskOrFn) -> Mask:
     .. math:: m = \max(m^{(1)}, m^{(2)}, \ldots)
 
     Args:
-        masks: one or more masks: of this module, trees, prefixes, functions, None.
+        masks: as for :func:`all_of`.
 
     Returns:
         A mask for ``mask=``.
 
     Raises:
-        ValueError: no mask at all.
+        TypeError, ValueError: no mask, or a list of masks.
 
     Example:
         >>> import decayax as dx, jax.numpy as jnp
@@ -64,25 +68,25 @@ def any_of(*masks: MaskOrFn) -> Mask:
         {'dense': {'bias': 0.1, 'kernel': 1.0}}
 
     Reference:
-        Multipliers as fuzzy membership: product, maximum and complement (Zadeh, *Fuzzy
-        sets*, Information and Control 8, 1965; the product is the probabilistic "and").
+        As for :func:`all_of`.
     """
-    return _combined("masks.any_of", masks, _larger)
+    _check_masks("masks.any_of", masks)
+    return Mask("masks.any_of", _decide_any_of, masks)
 
 
 def invert(mask: MaskOrFn) -> Mask:
-    r"""A mask the other way round, for multipliers between 0 and 1.
+    r"""The complement of a mask with multipliers between 0 and 1.
 
     .. math:: m' = \max(1 - m, 0)
 
     Args:
-        mask: a mask: of this module, a tree, a prefix, a function, None.
+        mask: a mask of this module, a tree, a prefix, a function, or None.
 
     Returns:
         A mask for ``mask=``.
 
     Raises:
-        ValueError: when used, a known multiplier above 1.
+        ValueError: when the mask is used: a concrete multiplier is above 1.
 
     Example:
         >>> import decayax as dx, jax.numpy as jnp
@@ -91,41 +95,26 @@ def invert(mask: MaskOrFn) -> Mask:
         {'dense': {'bias': 1.0, 'kernel': 0.0}}
 
     Reference:
-        Multipliers as fuzzy membership: product, maximum and complement (Zadeh, *Fuzzy
-        sets*, Information and Control 8, 1965; the product is the probabilistic "and").
+        As for :func:`all_of`.
     """
-    inner = as_mask("masks.invert", mask)
-
-    def decide(params: Any) -> dict[Path, Decision]:
-        decided = inner.decide(params)
-        for path, (multiplier, _) in decided.items():
-            if isinstance(multiplier, float) and multiplier > 1.0:
-                raise ValueError(
-                    f"masks.invert: the multiplier of {path_str(path)} is {multiplier}, "
-                    "which has no opposite. Invert a mask of True and False."
-                )
-        return {
-            path: Decision(_opposite(multiplier), f"not ({rule})")
-            for path, (multiplier, rule) in decided.items()
-        }
-
-    return Mask("masks.invert", decide)
+    check_mask("masks.invert", mask)
+    return Mask("masks.invert", _decide_invert, (mask,))
 
 
-def scale(mask: MaskOrFn, factor: jax.typing.ArrayLike) -> Mask:
+def scale(mask: MaskOrFn, factor: Scalar) -> Mask:
     r"""A mask with every multiplier times a factor.
 
     .. math:: m' = c\, m
 
     Args:
-        mask: a mask: of this module, a tree, a prefix, a function, None.
+        mask: as for :func:`invert`.
         factor: :math:`c \ge 0`: a number, a 0-d array or a tracer.
 
     Returns:
         A mask for ``mask=``.
 
     Raises:
-        TypeError, ValueError: a factor that is no number >= 0.
+        TypeError, ValueError: the factor is not a number >= 0.
 
     Example:
         >>> import decayax as dx, jax.numpy as jnp
@@ -136,53 +125,86 @@ def scale(mask: MaskOrFn, factor: jax.typing.ArrayLike) -> Mask:
     Reference:
         Per-group strengths as in big_vision's ``wd_mults`` (Beyer et al.).
     """
-    inner = as_mask("masks.scale", mask)
-    by = as_multiplier("masks.scale", "factor", factor)
-
-    def decide(params: Any) -> dict[Path, Decision]:
-        return {
-            path: Decision(times(by, multiplier), f"{rule}, scaled")
-            for path, (multiplier, rule) in inner.decide(params).items()
-        }
-
-    return Mask("masks.scale", decide)
+    check_mask("masks.scale", mask)
+    checked = as_multiplier("masks.scale", "factor", factor)
+    return Mask("masks.scale", _decide_scale, (mask, checked))
 
 
-def _combined(name: str, masks: Sequence[MaskOrFn], join: Callable[..., Any]) -> Mask:
+def _check_masks(name: str, masks: Sequence[MaskOrFn]) -> None:
     if not masks:
-        raise ValueError(f"{name}: needs at least one mask.")
-    if any(isinstance(part, Mask) for mask in masks for part in _listed(mask)):
-        raise TypeError(f"{name}: got a list of masks. Write {name}(a, b), not [a, b].")
-    parts = [as_mask(name, mask) for mask in masks]
-
-    short = name.removeprefix("masks.")
-
-    def decide(params: Any) -> dict[Path, Decision]:
-        decided = [part.decide(params) for part in parts]
-        return {
-            path: Decision(
-                functools.reduce(join, [each[path].multiplier for each in decided]),
-                f"{short} ({'; '.join(each[path].rule for each in decided)})",
+        raise ValueError(f"{name}: pass at least one mask.")
+    for mask in masks:
+        # A list of masks would be read as a tree with functions as entries.
+        listed = isinstance(mask, list | tuple)
+        if listed and any(isinstance(entry, Mask) for entry in mask):
+            raise TypeError(
+                f"{name}: got a list of masks. Write {name}(a, b), not [a, b]."
             )
-            for path in decided[0]
-        }
-
-    return Mask(name, decide)
+        check_mask(name, mask)
 
 
-def _listed(mask: MaskOrFn) -> Sequence[Any]:
-    return mask if isinstance(mask, list | tuple) else ()
+def _decide_all_of(
+    name: str, params: optax.Params, *masks: MaskOrFn
+) -> dict[Path, Decision]:
+    return _join(name, params, masks, times, "all of")
 
 
-def _larger(a: Strength, b: Strength) -> Strength:
+def _decide_any_of(
+    name: str, params: optax.Params, *masks: MaskOrFn
+) -> dict[Path, Decision]:
+    return _join(name, params, masks, _maximum, "any of")
+
+
+def _join(
+    name: str,
+    params: optax.Params,
+    masks: Sequence[MaskOrFn],
+    operator: Callable[[Strength, Strength], Strength],
+    words: str,
+) -> dict[Path, Decision]:
+    decided = [decide(name, mask, params) for mask in masks]
+    joined = {}
+    for path in decided[0]:
+        parts = [by_path[path] for by_path in decided]
+        multiplier = functools.reduce(operator, [part.multiplier for part in parts])
+        rules = "; ".join(part.rule for part in parts)
+        joined[path] = Decision(multiplier, f"{words} ({rules})")
+    return joined
+
+
+def _decide_invert(
+    name: str, params: optax.Params, mask: MaskOrFn
+) -> dict[Path, Decision]:
+    inverted = {}
+    for path, (multiplier, rule) in decide(name, mask, params).items():
+        if isinstance(multiplier, float) and multiplier > 1.0:
+            raise ValueError(
+                f"{name}: the multiplier of {path_str(path)} must be <= 1, got "
+                f"{multiplier}. Pass a mask of True, False and numbers from 0 to 1."
+            )
+        inverted[path] = Decision(_complement(multiplier), f"not ({rule})")
+    return inverted
+
+
+def _decide_scale(
+    name: str, params: optax.Params, mask: MaskOrFn, factor: Strength
+) -> dict[Path, Decision]:
+    scaled = {}
+    for path, (multiplier, rule) in decide(name, mask, params).items():
+        scaled[path] = Decision(times(factor, multiplier), f"{rule}, scaled")
+    return scaled
+
+
+def _maximum(a: Strength, b: Strength) -> Strength:
     if isinstance(a, float) and isinstance(b, float):
         return max(a, b)
+    # A Python float takes the dtype of the array, as JAX's weak types do.
     dtype = compute_dtype(*(x for x in (a, b) if not isinstance(x, float)))
     return jnp.maximum(jnp.asarray(a, dtype), jnp.asarray(b, dtype))
 
 
-def _opposite(m: Strength) -> Strength:
-    """1 - m; a traced m cannot be refused, so that above 1 the decay stays at 0."""
-    if isinstance(m, float):
-        return 1.0 - m
-    return jnp.maximum(1.0 - jnp.asarray(m, compute_dtype(m)), 0.0)
+def _complement(multiplier: Strength) -> Strength:
+    """1 - m, at least 0: a traced m above 1 cannot raise an error."""
+    if isinstance(multiplier, float):
+        return 1.0 - multiplier
+    return jnp.maximum(1.0 - jnp.asarray(multiplier, compute_dtype(multiplier)), 0.0)

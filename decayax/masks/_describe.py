@@ -1,30 +1,37 @@
-"""A mask's decisions as a table to read and as plain data."""
+"""A mask's decisions as a table and as plain data."""
+
+from __future__ import annotations
 
 import dataclasses
+import html
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+import optax
 
 from decayax._core.dtypes import dtype_of
 from decayax._core.paths import is_masked_leaf, leaves_with_path, path_str
-from decayax._core.strength import Strength
-from decayax._core.table import aligned
-from decayax.masks._mask import as_mask
+from decayax._core.strength import is_zero, Strength
+from decayax._core.table import aligned, html_table
+from decayax.masks._mask import check_mask, decide
 from decayax.masks._resolve import MaskOrFn, require_parameters
 from decayax.masks._roles import roles
 
 
+HEADER = ("parameter", "shape", "dtype", "role", "multiplier", "rule")
+
+
 class Row(NamedTuple):
-    """One parameter and what is decided for it."""
+    """One parameter and the decision for it."""
 
     path: str
     shape: tuple[int, ...]
     dtype: str
     role: str
-    sure: bool  # whether more than the number of axes tells the role
+    sure: bool  # False: the role is a guess from the number of axes, or "other"
     multiplier: Strength
-    rule: str
+    rule: str  # why the mask decides so
 
     @property
     def size(self) -> int:
@@ -32,62 +39,72 @@ class Row(NamedTuple):
         return math.prod(self.shape)
 
     @property
-    def spared(self) -> bool:
-        """Whether its multiplier is known to be 0."""
-        return isinstance(self.multiplier, float) and self.multiplier == 0.0
+    def excluded(self) -> bool:
+        """Whether its multiplier is concrete and 0."""
+        return is_zero(self.multiplier)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Description:
-    """All parameters; prints as a table."""
+    """All parameters with their decisions. It prints as a table."""
 
     rows: tuple[Row, ...]
 
     @property
     def decayed(self) -> int:
         """How many numbers decay."""
-        return sum(row.size for row in self.rows if not row.spared)
+        return sum(row.size for row in self.rows if not row.excluded)
 
     @property
-    def spared(self) -> int:
-        """How many numbers do not."""
-        return sum(row.size for row in self.rows if row.spared)
+    def excluded(self) -> int:
+        """How many numbers do not decay."""
+        return sum(row.size for row in self.rows if row.excluded)
 
     def __str__(self) -> str:
-        header = ("parameter", "shape", "dtype", "role", "multiplier", "rule")
-        right = [header.index("multiplier")]
-        table = aligned([header, *map(_cells, self.rows)], right)
-        spared = sum(row.spared for row in self.rows)
-        decayed = len(self.rows) - spared
-        table.append(
-            f"decayed: {self.decayed:,} numbers in {_count(decayed)}; "
-            f"spared: {self.spared:,} numbers in {_count(spared)}"
-        )
-        if not all(row.sure for row in self.rows):
-            table.append("?: no name tells the role; see that the decision is meant")
-        return "\n".join(table)
+        table = aligned(self._cells(), right=[HEADER.index("multiplier")])
+        return "\n".join([*table, *self._notes()])
 
     __repr__ = __str__
 
+    def _repr_html_(self) -> str:
+        """The same for a notebook."""
+        notes = "".join(f"<p>{html.escape(note)}</p>" for note in self._notes())
+        return html_table(self._cells()) + notes
 
-def describe(mask: MaskOrFn, params: Any) -> Description:
-    r"""What a mask decides for every parameter, to read before training.
+    def _cells(self) -> list[tuple[str, ...]]:
+        return [HEADER, *map(_cells, self.rows)]
+
+    def _notes(self) -> list[str]:
+        excluded = sum(row.excluded for row in self.rows)
+        decayed = len(self.rows) - excluded
+        notes = [
+            f"decayed: {self.decayed:,} numbers in {_count(decayed)}; "
+            f"excluded: {self.excluded:,} numbers in {_count(excluded)}"
+        ]
+        if not all(row.sure for row in self.rows):
+            notes.append("?: no name determines the role; check these decisions")
+        return notes
+
+
+def describe(mask: MaskOrFn, params: optax.Params) -> Description:
+    r"""What a mask decides for every parameter, to check before training.
 
     .. math:: i \mapsto (\text{path}_i, \text{role}_i, m_i, \text{rule}_i)
 
     Args:
-        mask: any mask: of this module, a tree, a prefix, a function, or None.
-        params: the parameters it is for, or their shapes.
+        mask: any mask: a mask of this module, a tree, a prefix, a function, or None.
+        params: the parameters, or their shapes.
 
     Returns:
-        A description: ``print`` it for a table; ``.rows`` is the same as plain data
-        (path, shape, dtype, role, sure, multiplier, rule); ``.decayed`` and ``.spared``
-        count the numbers in the parameters. A question mark stands by a role that no
-        name tells: see that the decision is meant.
+        A description. ``print`` shows it as a table; ``.rows`` is the same as plain
+        data (path, shape, dtype, role, sure, multiplier, rule); ``.decayed`` and
+        ``.excluded`` count the numbers in the parameters. A question mark follows a
+        role that no name determines: check these decisions.
 
     Raises:
-        TypeError, ValueError: a leaf that is no array (filter an Equinox model, take
-            the ``nnx.state(model, nnx.Param)`` of an NNX one); what the mask refuses.
+        TypeError, ValueError: a leaf is not an array (for an Equinox model, pass
+            ``eqx.filter(model, eqx.is_array)``; for an NNX model, pass
+            ``nnx.state(model, nnx.Param)``); the mask does not fit the parameters.
 
     Example:
         >>> import decayax as dx, jax.numpy as jnp
@@ -96,34 +113,36 @@ def describe(mask: MaskOrFn, params: Any) -> Description:
         parameter     shape   dtype    role    multiplier  rule
         dense/bias    (3,)    float32  bias             0  role bias
         dense/kernel  (2, 3)  float32  kernel           1  role kernel
-        decayed: 6 numbers in 1 parameter; spared: 3 numbers in 1 parameter
+        decayed: 6 numbers in 1 parameter; excluded: 3 numbers in 1 parameter
 
     Reference:
-        Parameter tables as in CLU's ``parameter_overview``, with the decision beside.
+        Parameter tables as in CLU's ``parameter_overview``, with the decisions added.
     """
     name = "masks.describe"
     require_parameters(name, params)
-    decided, role_at = as_mask(name, mask).decide(params), roles(params)
-    return Description(
-        tuple(
-            Row(
-                path=path_str(path),
-                shape=tuple(np.shape(leaf)),
-                dtype=str(dtype_of(leaf)),
-                role=role_at[path].name,
-                sure=role_at[path].sure,
-                multiplier=decided[path].multiplier,
-                rule=decided[path].rule,
-            )
-            for path, leaf in leaves_with_path(params)
-            if not is_masked_leaf(leaf)
+    check_mask(name, mask)
+    decisions = decide(name, mask, params)
+    role_by_path = roles(params)
+    rows = []
+    for path, leaf in leaves_with_path(params):
+        if is_masked_leaf(leaf):
+            continue
+        row = Row(
+            path=path_str(path),
+            shape=tuple(np.shape(leaf)),
+            dtype=str(dtype_of(leaf)),
+            role=role_by_path[path].name,
+            sure=role_by_path[path].sure,
+            multiplier=decisions[path].multiplier,
+            rule=decisions[path].rule,
         )
-    )
+        rows.append(row)
+    return Description(tuple(rows))
 
 
 def _cells(row: Row) -> tuple[str, ...]:
-    known = isinstance(row.multiplier, float)
-    multiplier = f"{row.multiplier:g}" if known else "traced"
+    is_known = isinstance(row.multiplier, float)
+    multiplier = f"{row.multiplier:g}" if is_known else "traced"
     role = row.role if row.sure else f"{row.role} ?"
     return (row.path, str(row.shape), row.dtype, role, multiplier, row.rule)
 

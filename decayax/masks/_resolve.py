@@ -1,15 +1,17 @@
-"""What decays: a mask read as one multiplier per parameter, decided by structure alone.
+"""Resolve a mask: what the user passes → one multiplier for each parameter.
 
-A mask says for every parameter how much of the strength it gets: True or False, or a
-number ≥ 0. It is matched to the parameters by path, so an entry stands for everything
-below it, and the two trees need not be made of the same containers.
+A mask gives every parameter a multiplier of the decay: True (1), False (0) or a number
+≥ 0. Its entries are matched to the parameters by path: an entry holds for every
+parameter at or below its path, and the two trees may consist of different containers.
 """
+
+from __future__ import annotations
 
 import difflib
 import functools
 import numbers
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -33,112 +35,152 @@ from decayax._core.strength import (
 )
 
 
-MaskTree = Any  # a pytree (or prefix) of bools or numbers
-MaskOrFn = MaskTree | Callable[[Any], MaskTree] | None
-ONE_NUMBER = "Write True, False or one number >= 0."
-SEEN = (
-    "A mask function is called with the parameter tree, each leaf a "
-    "jax.ShapeDtypeStruct and no jax.Array: it decides by path, shape and dtype, never "
-    "by value. (If it makes masks, call it first: mask=masks.by_role().)"
+# One multiplier as a user writes it: True is 1, False is 0.
+Multiplier: TypeAlias = bool | float | jax.Array
+# A pytree of multipliers: the parameter tree, or a prefix of it such as one number.
+MaskTree: TypeAlias = Any
+# It is called with the parameter tree, where each leaf is a jax.ShapeDtypeStruct.
+MaskFn: TypeAlias = Callable[[Any], MaskTree]
+# What every `mask=` takes; None gives every parameter the multiplier 1.
+MaskOrFn: TypeAlias = MaskTree | MaskFn | None
+
+MULTIPLIER_HINT = "Write True, False or one number >= 0."
+MASK_FN_HINT = (
+    "A mask function is called with the parameter tree, in which each leaf is a "
+    "jax.ShapeDtypeStruct, not a jax.Array. It can decide by path, shape and dtype, "
+    "but not by value. If the function makes masks, call it first: "
+    "mask=masks.by_role()."
 )
 
 
-def multipliers(name: str, mask: MaskOrFn, params: Any) -> dict[Path, Strength]:
+def resolve_nonzero_mask(
+    name: str, mask: MaskOrFn, params: optax.Params
+) -> dict[Path, Strength]:
+    """`resolve_mask`, but raise a ValueError if the mask excludes every parameter."""
+    multipliers = resolve_mask(name, mask, params)
+    # A group of optax.partition may hold no parameter that decays.
+    partial_tree = any(
+        isinstance(leaf, optax.MaskedNode) for _, leaf in leaves_with_path(params)
+    )
+    if multipliers and not partial_tree and all(map(is_zero, multipliers.values())):
+        hint = f"{MASK_FN_HINT} " if is_mask_fn(mask) else ""
+        raise ValueError(
+            f"{name}: the mask matches no parameter: {_listed(multipliers)} all get "
+            "the multiplier 0. Correct the mask. For no decay, pass weight_decay=0.0. "
+            f"{hint}(Inside optax.inject_hyperparams, a mask function needs "
+            "static_args='mask'; without it, the function is called with the step.)"
+        )
+    return multipliers
+
+
+# The kernel imports this name; it goes with the kernel's next change.
+multipliers = resolve_nonzero_mask
+
+
+def resolve_mask(
+    name: str, mask: MaskOrFn, params: optax.Params
+) -> dict[Path, Strength]:
     """The multiplier of every parameter, by path.
 
     Args:
-        name: public name of the transform, for errors.
-        mask: None (1 for all), a tree or prefix tree of bools or numbers, or a
-            function of the parameters giving one. The function sees shapes and
-            dtypes, never values: so it decides the same at init and at each update.
-        params: the parameters, or anything of their structure.
-
-    Returns:
-        ``{path: multiplier}`` for the leaves of ``params`` that are not holes.
+        name: public name of the caller, for errors: "adamw", "masks.by_path".
+        mask: None (1 for all), a tree or prefix of multipliers, or a function of the
+            parameters that returns one. The function sees shapes and dtypes, but no
+            values, so that it decides the same at init and at each update.
+        params: the parameters, or their shapes. None and MaskedNode are skipped.
 
     Raises:
         TypeError: an entry is neither a bool nor a number.
-        ValueError: an entry is negative or not finite, fits no parameter, or all
-            are 0; a parameter has no entry; a function is handed a bare array.
+        ValueError: an entry is negative or not finite, or is not at the path of a
+            parameter; a parameter has no entry; a function gets one bare array.
     """
-    found = read_mask(name, mask, params)
-    masked_out = any(
-        isinstance(x, optax.MaskedNode) for _, x in leaves_with_path(params)
-    )
-    if found and not masked_out and all(map(is_zero, found.values())):
-        seen = f"{SEEN} " if is_function(mask) else ""
-        raise ValueError(
-            f"{name}: the mask matches no parameter: {summarize_paths(map(path_str, found))} all get "
-            "the multiplier 0. Correct the mask; for no decay write weight_decay=0.0. "
-            f"{seen}(Inside optax.inject_hyperparams a mask function needs "
-            "static_args='mask', or it is called with the step.)"
-        )
-    return found
-
-
-def read_mask(name: str, mask: MaskOrFn, params: Any) -> dict[Path, Strength]:
-    """`multipliers` of a mask that may spare every parameter, as a part of another."""
     flat, _ = flatten_with_path(params)
-    paths = [path for path, leaf in flat if not is_masked_leaf(leaf)]
+    masked = {path for path, leaf in flat if is_masked_leaf(leaf)}
+    paths = [path for path, _ in flat if path not in masked]
     if mask is None or not paths:
         return dict.fromkeys(paths, 1.0)
-    if is_function(mask):
-        mask = _ask(name, mask, params)
-    entries = {
-        path: as_multiplier(name, path, value)
+    if is_mask_fn(mask):
+        mask = _call_mask_fn(name, mask, params)
+    entries = tree_multipliers(name, mask)
+    _require_fit(name, entries, paths, masked)
+    resolved = {}
+    for path in paths:
+        nearest = next(above for above in _prefixes(path) if above in entries)
+        resolved[path] = entries[nearest]
+    return resolved
+
+
+def tree_multipliers(name: str, mask: MaskTree) -> dict[Path, Strength]:
+    """The checked multipliers of a mask tree, by the path of the entry."""
+    return {
+        path: as_multiplier(name, f"the mask's multiplier at {path_str(path)}", value)
         for path, value in leaves_with_path(mask)
         if not is_masked_leaf(value)
     }
-    _check_fit(
-        name, entries, paths, holes={p for p, leaf in flat if is_masked_leaf(leaf)}
-    )
-    return {
-        path: next(entries[p] for p in _prefixes(path) if p in entries)
-        for path in paths
-    }
 
 
-def is_function(mask: Any) -> bool:
-    """Whether the mask is a function; a callable module full of bools is a tree."""
+def as_multiplier(name: str, argument: str, value: Any) -> Strength:
+    """Check one multiplier: a bool, or a number >= 0.
+
+    Args:
+        name: public name of the caller, for errors.
+        argument: the name of the argument, or where the value is, for errors.
+        value: what the user passed.
+    """
+    if isinstance(value, bool):
+        value = float(value)
+    elif getattr(value, "dtype", None) == np.bool_:
+        if np.shape(value) != ():
+            raise ValueError(
+                f"{name}: {argument} must be one number, got an array of shape "
+                f"{np.shape(value)}. {MULTIPLIER_HINT}"
+            )
+        value = float(value) if is_concrete(value) else value.astype(jnp.float32)
+    return as_strength(name, argument, value, MULTIPLIER_HINT)
+
+
+def is_mask_fn(mask: Any) -> bool:
+    """Whether the mask is a function, not a tree. An Equinox module can be callable."""
+    # jax.tree_util.Partial is a pytree: its leaves are its arguments.
     if isinstance(mask, functools.partial):
         return True
     return callable(mask) and all(callable(leaf) for leaf in jax.tree.leaves(mask))
 
 
-def require_tree(name: str, params: Any) -> None:
-    """Refuse one bare array in place of the tree that a mask function decides by."""
+def require_tree(name: str, params: optax.Params) -> None:
+    """Raise for one bare array: a mask function needs the paths of a tree."""
     if jax.tree_util.all_leaves([params]):
         raise ValueError(
             f"{name}: got one bare array without leaf paths. Inside "
-            "optax.inject_hyperparams write static_args='mask'; inside optax.flatten "
-            "a mask cannot work, move the decay out of it; for a single array give "
+            "optax.inject_hyperparams, pass static_args='mask'. Inside optax.flatten "
+            "a mask cannot work; move the decay out of it. For a single array, pass "
             "the mask as a number."
         )
 
 
-def require_parameters(name: str, params: Any) -> None:
-    """Refuse leaves that are no arrays, shapes or numbers, such as activations.
+def require_parameters(name: str, params: optax.Params) -> None:
+    """Raise for leaves that are not arrays, shapes or numbers, such as activations.
 
     Args:
-        name: public name of the function whose second argument they are, for the error.
-        params: what it was given as the tree of parameters.
+        name: public name of the caller, for errors; the tree is its second argument.
+        params: what the user passed as the tree of parameters.
     """
     for path, leaf in leaves_with_path(params):
-        number = isinstance(leaf, int | float | complex)
-        if not (number or hasattr(leaf, "shape") or is_masked_leaf(leaf)):
+        is_number = isinstance(leaf, int | float | complex)
+        if not (is_number or hasattr(leaf, "shape") or is_masked_leaf(leaf)):
             raise TypeError(
-                f"{name}: {path_str(path)} is no parameter, but {short_repr(leaf)}. The second "
-                "argument is the tree of parameters; of an Equinox model write "
-                "eqx.filter(model, eqx.is_array)."
+                f"{name}: {path_str(path)} is not a parameter, but {short_repr(leaf)}. "
+                "The second argument is the tree of parameters. For an Equinox model, "
+                "pass eqx.filter(model, eqx.is_array)."
             )
 
 
-def _ask(name: str, mask: Callable[[Any], MaskTree], params: Any) -> MaskTree:
+def _call_mask_fn(name: str, mask: MaskFn, params: optax.Params) -> MaskTree:
     require_tree(name, params)
     try:
         return mask(jax.tree.map(_shape_only, params))
     except Exception as error:
-        error.add_note(f"{name}: raised by the mask function. {SEEN}")
+        error.add_note(f"{name}: raised by the mask function. {MASK_FN_HINT}")
         raise
 
 
@@ -150,50 +192,39 @@ def _shape_only(leaf: Any) -> Any:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
 
 
-def as_multiplier(name: str, where: Path | str, value: Any) -> Strength:
-    """Check one multiplier: a bool, or a number >= 0.
-
-    Args:
-        name: public name of the function that takes it, for errors.
-        where: the path that it stands at in a mask, or the name of the argument.
-        value: what the user gave.
-    """
-    if isinstance(value, bool):
-        value = float(value)
-    elif getattr(value, "dtype", None) == np.bool_ and np.shape(value) == ():
-        value = float(value) if is_concrete(value) else value.astype(jnp.float32)
-    elif getattr(value, "dtype", None) == np.bool_:
-        value = np.zeros(np.shape(value))  # refused below for its shape
-    if not isinstance(where, str):
-        where = f"the mask's multiplier at {path_str(where)}"
-    return as_strength(name, where, value, ONE_NUMBER)
-
-
 def _prefixes(path: Path) -> Iterator[Path]:
     """The path itself first, then each shorter one, down to the root ()."""
     return (path[:length] for length in range(len(path), -1, -1))
 
 
-def _check_fit(
-    name: str, entries: dict[Path, Strength], paths: list[Path], holes: set[Path]
+def _listed(paths: Iterable[Path]) -> str:
+    return summarize_paths(map(path_str, paths))
+
+
+def _require_fit(
+    name: str, entries: dict[Path, Strength], paths: list[Path], masked: set[Path]
 ) -> None:
-    known = {prefix for path in [*paths, *holes] for prefix in _prefixes(path)}
-    strays = [
-        entry
-        for entry in entries
-        if entry not in known and not any(p in holes for p in _prefixes(entry))
-    ]
+    """Raise for an entry without a parameter and for a parameter without an entry."""
+    known = {prefix for path in [*paths, *masked] for prefix in _prefixes(path)}
+    strays = []
+    for entry in entries:
+        below_masked = any(above in masked for above in _prefixes(entry))
+        if entry not in known and not below_masked:
+            strays.append(entry)
     if strays:
         near = difflib.get_close_matches(
             path_str(strays[0]), map(path_str, paths), cutoff=0
         )
         raise ValueError(
-            f"{name}: the mask has an entry for {summarize_paths(map(path_str, strays))}, where there "
-            f"is no parameter. The nearest parameters are {', '.join(near)}."
+            f"{name}: the mask has an entry for {_listed(strays)}, where there is no "
+            f"parameter. The nearest parameters are {', '.join(near)}."
         )
-    missing = [p for p in paths if not any(above in entries for above in _prefixes(p))]
+    missing = []
+    for path in paths:
+        if not any(above in entries for above in _prefixes(path)):
+            missing.append(path)
     if missing:
         raise ValueError(
-            f"{name}: the mask says nothing about {summarize_paths(map(path_str, missing))}. Give "
-            "each parameter True, False or a number >= 0."
+            f"{name}: the mask says nothing about {_listed(missing)}. Give each "
+            "parameter True, False or a number >= 0."
         )
