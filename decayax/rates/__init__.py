@@ -7,11 +7,12 @@ libraries call ``weight_decay``, λ, is related to it in one of three ways:
     independent  rate_t = (γ_t/α) λ    AdamW paper, big_vision
     per step     rate_t = λ            TensorFlow Addons, dx.independent_decay
 
-γ_t is the learning rate and α its peak. The functions convert each convention to the
-rate and back, and the rate to a timescale, a half-life or the fraction of a weight that
-a run retains. Python numbers and NumPy arrays are calculated in float64; JAX arrays and
-tracers give JAX arrays. If an argument is a schedule (step -> value), the result is a
-schedule too. Only ``retained_fraction`` reduces a schedule to one number.
+γ_t is the learning rate and α its peak. The functions convert the conventions to the
+rate and to each other, and the rate to a timescale, a half-life or the fraction of a
+weight that a run retains. ``proportional_schedule`` is the independent rate. Python
+numbers and NumPy arrays are calculated in float64; JAX arrays and tracers give JAX
+arrays. If an argument is a schedule (step -> value), the result is a schedule too. Only
+``retained_fraction`` reduces a schedule to one number.
 
     >>> from decayax import rates
     >>> rate = rates.rate_from_lr_scaled(0.01, learning_rate=1e-3)

@@ -64,8 +64,8 @@ NUMBER = Domain(
 def require(name: str, argument: str, value: Any, domain: Domain) -> Any:
     """Check one value, if it is concrete; return float64 NumPy or the JAX array."""
     must = f"{name}: {argument} must be"
-    other = " or a schedule." if domain.schedule else ", but not a schedule."
-    require_real(must, value, f"Pass a number, an array{other}")
+    kinds = ", an array or a schedule" if domain.schedule else " or an array"
+    require_real(must, value, f"Pass a number{kinds}.")
     if not is_concrete(value):
         return value
     known = np.asarray(value, np.float64)

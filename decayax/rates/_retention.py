@@ -36,7 +36,7 @@ def retained_fraction(rate_per_step: ScalarOrSchedule, *, steps: Scalar) -> Any:
     Args:
         rate_per_step: the rate, in [0, 1). One number, an array with one number per
             step, or a schedule, for example from :func:`rate_from_lr_scaled`.
-        steps: :math:`T > 0`, a whole number. It is concrete or the rate is one number.
+        steps: :math:`T > 0`, whole. It may be traced if the rate is one number.
 
     Returns:
         The fraction in [0, 1], one number also for a schedule. It is a float,
