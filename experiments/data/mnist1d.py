@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from experiments.data.data_paths import DataNotFound, package_folders
 from experiments.data.labelled import Labelled
-from experiments.data.places import Missing, package_folders
 
 
 CLASSES = 10
@@ -24,7 +24,7 @@ NEEDS = ("mnist1d", "requests", "matplotlib", "scipy")  # what importing it impo
 
 
 def require() -> None:
-    """Raise Missing unless everything that makes the set is installed."""
+    """Raise DataNotFound unless everything that makes the set is installed."""
     lacking = [name for name in NEEDS if not package_folders(name)]
     if lacking:
         raise _missing(f"no package {', '.join(lacking)}")
@@ -47,8 +47,8 @@ def load() -> Labelled:
     )
 
 
-def _missing(reason: str) -> Missing:
-    return Missing(
+def _missing(reason: str) -> DataNotFound:
+    return DataNotFound(
         f"MNIST-1D cannot be made ({reason}). Run `make data` "
         "(or pip install mnist1d==0.0.2.post1)."
     )

@@ -20,7 +20,7 @@ STAGES = 3
 GROUPS = 4  # of channels in every GroupNorm
 
 
-class Block(nnx.Module):
+class ResidualBlock(nnx.Module):
     """Two convolutions around which the input goes."""
 
     def __init__(self, inputs: int, width: int, strides: int, *, rngs: nnx.Rngs):
@@ -49,7 +49,9 @@ class ResNet(nnx.Module):
         self.norm = nnx.GroupNorm(width, GROUPS, rngs=rngs)
         widths = [width * 2**stage for stage in range(STAGES) for _ in range(blocks)]
         pairs = zip([width, *widths], widths, strict=False)
-        self.blocks = nnx.List([Block(a, b, b // a, rngs=rngs) for a, b in pairs])
+        self.blocks = nnx.List(
+            [ResidualBlock(a, b, b // a, rngs=rngs) for a, b in pairs]
+        )
         self.head = nnx.Linear(widths[-1], classes, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
