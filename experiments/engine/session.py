@@ -222,7 +222,6 @@ def write_results(session: Session, rows: Sequence[stores.Arrays]) -> None:
     cells.write_csv(store.folder / "cells.csv", table)
     finished = {
         "runs": len(table.get("diverged_at", ())),
-        "files": len(used),
         "seconds": {kind: round(value, 1) for kind, value in seconds.items()},
         "cells side by side": sorted(parallel),
         "made by": list(distinct.values()),

@@ -112,7 +112,6 @@ def new_manifest(
             {} if sources is None else sources,
         ),
         "plan": describe(study.plan),
-        "chunk": study.plan.chunk,
         "stages": {stage.name: stage.runs for stage in study.stages},
         "runs": study.runs,
     }

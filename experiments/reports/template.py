@@ -73,7 +73,7 @@ def header(title: str, question: str, verdict: str, manifest: dict[str, Any]) ->
 def _parallel(manifest: dict[str, Any]) -> str:
     """The numbers of parallel cells: memory may halve them, other plans may differ."""
     found = ", ".join(map(str, manifest["cells side by side"])) or "none"
-    return f"{found} (plan: {manifest['chunk']})"
+    return f"{found} (plan: {manifest['plan']['chunk']})"
 
 
 def _revisions(manifest: dict[str, Any]) -> str:
