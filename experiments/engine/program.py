@@ -207,17 +207,8 @@ def compile_program(
         donate_argnums=0,
     )
     @functools.partial(jax.vmap, in_axes=(0, 0, 0, None, 0, None))
-    def segment(
-        carry: Carry,
-        hparams: HParams,
-        run_data: RunData,
-        first: Any,
-        batches: Any,
-        data: Data,
-    ) -> Carry:
-        return train_epochs(
-            config, task, carry, hparams, run_data, first, batches, data
-        )
+    def segment(*arguments: Any) -> Carry:  # as listed at `Program.segment`
+        return train_epochs(config, task, *arguments)
 
     hparams = _hparam_shapes(numbers, parallel)
     run_data, params, state, batches = compiled_task.shapes
