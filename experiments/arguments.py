@@ -1,4 +1,4 @@
-"""What the commands take: the fields of a dataclass are the options of a command."""
+"""Options of the commands: each is a field of a dataclass."""
 
 import argparse
 import dataclasses
@@ -7,20 +7,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from experiments.problem import Problem
+from experiments.errors import UserError
 
 
 PROGRAM = "python -m experiments"
 
 
-def option(default: Any, help: str, **how: Any) -> Any:
-    """A field and its option; `how` goes to `ArgumentParser.add_argument`."""
-    return dataclasses.field(default=default, metadata={"help": help, **how})
+def option(default: Any, help: str, **kwargs: Any) -> Any:
+    """A field and its option; `kwargs` go to `ArgumentParser.add_argument`."""
+    return dataclasses.field(default=default, metadata={"help": help, **kwargs})
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What every study takes."""
+    """Options of every study."""
 
     smoke: bool = option(False, "A tiny plan of seconds; its numbers show nothing.")
     dry_run: bool = option(
@@ -57,27 +57,27 @@ class Options:
     )
     chunk: int | None = option(
         None,
-        "Cells side by side, instead of the plan's number; more for a GPU.",
+        "Cells in parallel, instead of the plan's number; more for a GPU.",
         metavar="INT",
         type=int,
     )
 
 
-STANDARD = Options()
+DEFAULTS = Options()
 
 
 @dataclasses.dataclass(frozen=True)
-class Jobs:
-    """What `launch` takes as well."""
+class JobOptions:
+    """Additional options of `launch`."""
 
-    shards: int = option(2, "How many jobs share the pieces.", metavar="INT", type=int)
+    shards: int = option(2, "How many jobs share the cells.", metavar="INT", type=int)
     cluster: str = option(
         "slurm",
         "local for processes on this machine, slurm for the queue of a cluster.",
         metavar="local|slurm",
     )
     partition: str | None = option(
-        None, "Partition of the cluster, instead of its standard one.", metavar="NAME"
+        None, "Partition of the cluster, instead of its default.", metavar="NAME"
     )
     minutes: int = option(
         60, "Time limit of a job; the queue starts it again.", metavar="INT", type=int
@@ -90,59 +90,59 @@ class Jobs:
     )
 
 
-def parser_of(
+def make_parser(
     command: str, description: str, *kinds: type[Any], without: Sequence[str] = ()
 ) -> argparse.ArgumentParser:
-    """A parser with the options of some dataclasses; a mistake is a `Problem`."""
+    """A parser with the options of some dataclasses; it raises `UserError`."""
     parser = argparse.ArgumentParser(
         f"{PROGRAM} {command}", description=description, allow_abbrev=False
     )
 
     def refuse(message: str) -> NoReturn:
-        raise Problem(f"{message}. See {parser.prog} --help.")
+        raise UserError(f"{message}. See {parser.prog} --help.")
 
-    parser.error = refuse  # instead of the usage in many lines
+    parser.error = refuse  # argparse would print its usage in many lines
     fields = [field for kind in kinds for field in dataclasses.fields(kind)]
     for field in (field for field in fields if field.name not in without):
-        how = dict(field.metadata)
+        kwargs = dict(field.metadata)
         if field.default is False:
-            how["action"] = "store_true"
+            kwargs["action"] = "store_true"
         elif field.default is not None:
-            how["help"] += f" (default: {field.default})"
+            kwargs["help"] += f" (default: {field.default})"
         flag = f"--{field.name.replace('_', '-')}"
-        parser.add_argument(flag, default=field.default, **how)
+        parser.add_argument(flag, default=field.default, **kwargs)
     return parser
 
 
 def parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:
-    """What the words say.
+    """Parse the words of a command line.
 
     Raises:
-        Problem: a word is unknown, missing or not of its type.
+        UserError: a word is unknown, missing or not of its type.
     """
     given, unknown = parser.parse_known_args(words)
     if unknown:
         names = [f"--{name.replace('_', '-')}" for name in vars(given)]
-        near = difflib.get_close_matches(unknown[0].partition("=")[0], names, 1)
-        hint = f" Do you mean {near[0]}?" if near else ""
-        raise Problem(
+        similar = difflib.get_close_matches(unknown[0].partition("=")[0], names, 1)
+        hint = f" Do you mean {similar[0]}?" if similar else ""
+        raise UserError(
             f"{parser.prog} does not take {unknown[0]}.{hint} See {parser.prog} --help."
         )
     return given
 
 
-def instance(kind: type[Any], given: argparse.Namespace) -> Any:
-    """A dataclass with what was given of its fields."""
+def from_namespace(kind: type[Any], given: argparse.Namespace) -> Any:
+    """A dataclass whose fields are the parsed options."""
     names = {field.name for field in dataclasses.fields(kind)}
     return kind(**{name: x for name, x in vars(given).items() if name in names})
 
 
-def words_of(options: Options) -> list[str]:
-    """The options that are not the standard ones, as they are written."""
+def to_words(options: Options) -> list[str]:
+    """The options that are not the defaults, as words of a command line."""
     words = []
     for field in dataclasses.fields(options):
         value = getattr(options, field.name)
-        if value == getattr(STANDARD, field.name):
+        if value == getattr(DEFAULTS, field.name):
             continue
         words.append(f"--{field.name.replace('_', '-')}")
         words += [] if value is True else [str(value)]

@@ -1,7 +1,7 @@
-"""Chains for the engine: a decayax or Optax optimizer with a cell's traced numbers.
+"""Optimizer factories for the engine: decayax or Optax with traced hyper-parameters.
 
-A chain takes a cell, the schedule's multiplier η (step -> [0, 1]) and a mask. The
-learning rate of step t is γ_t = α η_t with α the cell's `learning_rate`.
+A factory gets the hyper-parameters, the schedule's multiplier η (step -> [0, 1]) and a
+mask. The learning rate of step t is γ_t = α η_t with α the `learning_rate`.
 """
 
 import functools
@@ -11,40 +11,42 @@ from typing import Any, NamedTuple
 import optax
 
 import decayax as dx
-from experiments.engine.plan import Cell, Chain, Multiplier
+from experiments.engine.config import HParams, Multiplier, OptimizerFactory
 
 
 Optimizer = optax.GradientTransformation
 
 
 class Arm(NamedTuple):
-    """A chain, what it is built on, and where its decay stands."""
+    """An optimizer factory, its base optimizer, and the place of its decay."""
 
     name: str
     base: str
     place: str
-    chain: Chain
+    make_optimizer: OptimizerFactory
 
 
 def scheduled(
-    make: Callable[..., Optimizer], cell: Cell, eta: Multiplier, mask: Any
+    make: Callable[..., Optimizer], hparams: HParams, eta: Multiplier, mask: Any
 ) -> Optimizer:
     """An optimizer of (learning rate, weight_decay=, mask=), such as `dx.adamw`."""
     return make(
-        lambda step: cell["learning_rate"] * eta(step),
-        weight_decay=cell["weight_decay"],
+        lambda step: hparams["learning_rate"] * eta(step),
+        weight_decay=hparams["weight_decay"],
         mask=mask,
     )
 
 
 def independent(
-    precondition: Callable[[], Optimizer], cell: Cell, eta: Multiplier, mask: Any
+    precondition: Callable[[], Optimizer], hparams: HParams, eta: Multiplier, mask: Any
 ) -> Optimizer:
-    """Decay behind the learning rate: Δ - λ η_t θ, whatever α is."""
+    """Decay after the learning rate: Δ - λ η_t θ, which does not depend on α."""
     return optax.chain(
         precondition(),
-        optax.scale_by_learning_rate(lambda step: cell["learning_rate"] * eta(step)),
-        dx.independent_decay(lambda step: cell["weight_decay"] * eta(step), mask=mask),
+        optax.scale_by_learning_rate(lambda step: hparams["learning_rate"] * eta(step)),
+        dx.independent_decay(
+            lambda step: hparams["weight_decay"] * eta(step), mask=mask
+        ),
     )
 
 

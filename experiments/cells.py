@@ -1,6 +1,6 @@
 """The table of all runs: columns of one length, as cells.csv holds them.
 
-Rows are in the order of the plan; what the last measurement of a run said is in it.
+Rows are in the order of the plan, with the last measures of each run.
 """
 
 import csv
@@ -15,16 +15,16 @@ from typing import Any, IO
 import numpy as np
 
 from experiments import files
-from experiments.problem import Problem
+from experiments.errors import UserError
 
 
 Table = dict[str, np.ndarray]
-KEPT, CURVES = "kept.npz", "curves.npz"
+EXTRACTED, CURVES = "extracted.npz", "curves.npz"
 
 
-def from_pieces(pieces: Iterable[Mapping[str, np.ndarray]]) -> Table:
-    """Labels, numbers, last measures and `diverged_at` of the cells in the pieces."""
-    parts = [_columns(arrays) for arrays in pieces if "diverged_at" in arrays]
+def from_chunks(chunks: Iterable[Mapping[str, np.ndarray]]) -> Table:
+    """Labels, hyper-parameters, last measures and `diverged_at` of all cells."""
+    parts = [_columns(arrays) for arrays in chunks if "diverged_at" in arrays]
     return concatenate(parts)
 
 
@@ -48,16 +48,16 @@ def _shortest(array: np.ndarray) -> np.ndarray:
 
 
 def concatenate(tables: Sequence[Table]) -> Table:
-    """One below the other; what a table lacks is None."""
+    """Concatenate the rows; missing columns are None."""
     tables = [table for table in tables if table]
     names = list(dict.fromkeys(name for table in tables for name in table))
     return {
-        name: np.concatenate([t.get(name, _nothing(t)) for t in tables])
+        name: np.concatenate([t.get(name, _missing_column(t)) for t in tables])
         for name in names
     }
 
 
-def _nothing(table: Table) -> np.ndarray:
+def _missing_column(table: Table) -> np.ndarray:
     return np.full(len(next(iter(table.values()))), None, dtype=object)
 
 
@@ -75,25 +75,28 @@ def _rows(table: Table, values: Mapping[str, Any]) -> np.ndarray:
 
 
 def unique(table: Table, name: str) -> list[Any]:
-    """The values of a column, each once, in the order they come."""
+    """The distinct values of a column, in the order of the rows."""
     return list(dict.fromkeys(table[name].tolist()))
 
 
-def write_more(folder: Path, parts: Sequence[Mapping[str, np.ndarray]]) -> None:
-    """What has more than one number for each run, beside cells.csv.
+def write_arrays_of_runs(
+    folder: Path, parts: Sequence[Mapping[str, np.ndarray]]
+) -> None:
+    """Write what has more than one number per run, next to cells.csv.
 
-    kept.npz has what blocks keep, curves.npz every measure after each segment; both by
-    parts that share labels and shapes, with `row`, the places in the table.
+    extracted.npz has the arrays that groups extract, curves.npz every measure after
+    each segment. Both are split into parts that share labels and shapes, with `row`,
+    the row numbers in the table.
     """
-    kinds: dict[str, dict[str, np.ndarray]] = {KEPT: {}, CURVES: {}}
+    kinds: dict[str, dict[str, np.ndarray]] = {EXTRACTED: {}, CURVES: {}}
     first = 0
     for number, (_, group) in enumerate(itertools.groupby(parts, _kind)):
         alike = list(group)
         count = sum(len(part["diverged_at"]) for part in alike)
         row, first = np.arange(first, first + count), first + count
-        for file, kind in ((KEPT, "keep/"), (CURVES, "measure/")):
+        for file, kind in ((EXTRACTED, "extract/"), (CURVES, "measure/")):
             if kind == "measure/" and len(alike[0]["epoch"]) == 1:
-                continue  # the table has it
+                continue  # they are in the table
             found = {
                 f"{number}/{name.removeprefix(kind)}": np.concatenate(
                     [part[name] for part in alike]
@@ -111,26 +114,26 @@ def write_more(folder: Path, parts: Sequence[Mapping[str, np.ndarray]]) -> None:
 
 
 def _kind(part: Mapping[str, np.ndarray]) -> Any:
-    """Equal for parts that can stand one below the other."""
+    """A key that is equal for parts that can be concatenated."""
     labels = [(n, x.item()) for n, x in part.items() if n.startswith("label/")]
-    several = [n for n in part if n.startswith(("keep/", "measure/"))]
+    several = [n for n in part if n.startswith(("extract/", "measure/"))]
     return labels, part["epoch"].tolist(), [(n, part[n].shape[1:]) for n in several]
 
 
-def kept(folder: Path, **labels: Any) -> dict[str, np.ndarray]:
-    """What was kept of the runs with these labels: [runs, ...], in the table's order.
+def extracted(folder: Path, **labels: Any) -> dict[str, np.ndarray]:
+    """The extracted arrays of runs with these labels: [runs, ...], in table order.
 
     Raises:
-        Problem: nothing was, or the file is missing or damaged.
+        UserError: no run has these labels, or the file is missing or damaged.
     """
-    table = _table(folder)
+    table = _read_table(folder)
     chosen = np.flatnonzero(_rows(table, labels))
     parts = [
         {name: array[np.isin(part["row"], chosen)] for name, array in part.items()}
-        for part in _more(folder, KEPT, chosen)
+        for part in _stored_parts(folder, EXTRACTED, chosen)
     ]
     if not parts:
-        raise Problem(f"{folder / KEPT} holds no run with {labels}.")
+        raise UserError(f"{folder / EXTRACTED} holds no run with {labels}.")
     names = [name for name in parts[0] if name != "row"]
     return {name: np.concatenate([part[name] for part in parts]) for name in names}
 
@@ -144,19 +147,19 @@ def to_pandas(folder: Path, curves: bool = False) -> Any:
             of a row for each run with its last measures.
 
     Raises:
-        Problem: pandas is not installed, or the directory is not finished.
+        UserError: pandas is not installed, or the directory is not finished.
     """
     try:
         pandas = importlib.import_module("pandas")
     except ModuleNotFoundError:
-        raise Problem("to_pandas needs pandas: pip install pandas.") from None
-    table = _table(folder)
+        raise UserError("to_pandas needs pandas: pip install pandas.") from None
+    table = _read_table(folder)
     return pandas.DataFrame(_curves(folder, table) if curves else table)
 
 
 def _curves(folder: Path, table: Table) -> Table:
     tables = []
-    for part in _more(folder, CURVES, np.arange(len(table["diverged_at"]))):
+    for part in _stored_parts(folder, CURVES, np.arange(len(table["diverged_at"]))):
         count = len(part["epoch"])
         rows = np.repeat(part["row"], count)
         found = {name: column[rows] for name, column in table.items()}
@@ -166,18 +169,20 @@ def _curves(folder: Path, table: Table) -> Table:
     return concatenate(tables)
 
 
-def _more(folder: Path, name: str, rows: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
-    """The parts of a file that `write_more` wrote which have any of the rows."""
+def _stored_parts(
+    folder: Path, name: str, rows: np.ndarray
+) -> Iterator[dict[str, np.ndarray]]:
+    """The parts of extracted.npz or curves.npz that have any of the rows."""
     path = folder / name
     if not path.exists():
-        raise Problem(
-            f"{folder} holds no {name}: run the study anew, if its blocks keep arrays "
-            "or have curves (`Static.curves`)."
+        raise UserError(
+            f"{folder} holds no {name}: run the study again, if its groups extract "
+            "arrays or have curves (`StaticConfig.curves`)."
         )
     try:
         arrays = files.read_arrays(path)
     except ValueError as error:
-        raise Problem(
+        raise UserError(
             f"{path} is damaged ({error}): delete it and report.md, and run the study "
             "again with --resume."
         ) from None
@@ -191,19 +196,19 @@ def _more(folder: Path, name: str, rows: np.ndarray) -> Iterator[dict[str, np.nd
             yield part
 
 
-def _table(folder: Path) -> Table:
+def _read_table(folder: Path) -> Table:
     try:
-        return read(folder / "cells.csv")
+        return read_csv(folder / "cells.csv")
     except FileNotFoundError:
-        raise Problem(
+        raise UserError(
             f"{folder} is not a finished results directory: it has no cells.csv."
         ) from None
 
 
-def write(path: Path, table: Table) -> None:
-    """As CSV; None is an empty field."""
+def write_csv(path: Path, table: Table) -> None:
+    """Write a table as CSV; None is an empty field."""
     with (
-        files.whole(path) as temporary,
+        files.atomic_write(path) as temporary,
         open(temporary, "w", newline="", encoding="utf-8") as file,
     ):
         writer = csv.writer(file, lineterminator="\n")
@@ -213,27 +218,27 @@ def write(path: Path, table: Table) -> None:
         )
 
 
-def read(path: Path) -> Table:
-    """What `write` wrote: a column is numbers if all its fields are.
+def read_csv(path: Path) -> Table:
+    """Read a table: a column is numbers if all its fields are.
 
-    Where only a compressed copy is there, as with what is published, that.
+    Reads cells.csv.gz if only that exists, as in the published results.
 
     Raises:
-        Problem: the file is damaged.
+        UserError: the file is damaged.
     """
     try:
-        with _opened(path) as file:
+        with _open(path) as file:
             names, *rows = csv.reader(file)
         columns = list(zip(*rows, strict=True)) if rows else [()] * len(names)
         return {n: _parsed(c) for n, c in zip(names, columns, strict=True)}
     except (ValueError, EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise Problem(
-            f"{path} is damaged ({error}): delete it, and --resume makes it again from "
-            "the pieces."
+        raise UserError(
+            f"{path} is damaged ({error}): delete it, and --resume writes it again "
+            "from the chunk files."
         ) from None
 
 
-def _opened(path: Path) -> IO[str]:
+def _open(path: Path) -> IO[str]:
     packed = path.with_name(f"{path.name}.gz")
     if packed.exists() and not path.exists():
         return gzip.open(packed, "rt", newline="", encoding="utf-8")

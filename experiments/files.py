@@ -1,4 +1,4 @@
-"""Files that are either there whole or not at all, and where a run came from."""
+"""Atomic writes, and the provenance of a run."""
 
 import contextlib
 import functools
@@ -20,7 +20,7 @@ from experiments import interrupts
 
 
 PACKAGES = ("decayax", "jax", "jaxlib", "optax", "flax", "numpy", "scikit-learn")
-SETTINGS = (  # of JAX, which change numbers
+SETTINGS = (  # of JAX, that change numbers
     "jax_default_matmul_precision",
     "jax_default_prng_impl",
     "jax_enable_x64",
@@ -29,16 +29,16 @@ SETTINGS = (  # of JAX, which change numbers
 
 
 @contextlib.contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path`, moved onto it only when all is written."""
-    interrupts.heed()
+def atomic_write(path: Path) -> Iterator[Path]:
+    """A temporary path next to `path`, renamed to it after everything is written."""
+    interrupts.raise_if_interrupted()
     path.parent.mkdir(parents=True, exist_ok=True)
     writer = f"{platform.node() or 'here'}-{os.getpid()}"
     temporary = path.with_name(f".{path.name}.{writer}.part")
     try:
         yield temporary
         with open(temporary, "rb") as file:
-            os.fsync(file.fileno())  # on the disk before it has its name
+            os.fsync(file.fileno())  # on the disk before the rename
         os.replace(temporary, path)
     except OSError as error:
         error.filename = error.filename or str(path)
@@ -48,7 +48,7 @@ def whole(path: Path) -> Iterator[Path]:
 
 
 def remove_abandoned(folder: Path) -> None:
-    """Remove what killed processes of this machine have left half-written."""
+    """Remove temporary files that killed processes of this machine have left."""
     for path in folder.glob(".*.part"):
         host, _, process = path.name.removesuffix(".part").rpartition("-")
         if host.endswith(f".{platform.node() or 'here'}") and not _alive(int(process)):
@@ -66,7 +66,7 @@ def _alive(process: int) -> bool:
 
 
 def write_text(path: Path, text: str) -> None:
-    with whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
@@ -75,16 +75,16 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    with whole(path) as temporary, open(temporary, "wb") as file:
+    with atomic_write(path) as temporary, open(temporary, "wb") as file:
         np.savez_compressed(file, allow_pickle=False, **arrays)
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """What `write_arrays` wrote, with all checksums verified.
+    """The arrays of a file, with all checksums verified.
 
     Raises:
         ValueError: the file is damaged.
-        OSError: the file cannot be read now, which says nothing about its content.
+        OSError: the file cannot be read now; its content may be fine.
     """
     content = io.BytesIO(path.read_bytes())
     try:
@@ -100,7 +100,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 @functools.cache
-def _origin() -> dict[str, Any]:
+def _fixed_provenance() -> dict[str, Any]:
     device = jax.devices()[0]
     return {
         "versions": {"python": platform.python_version()}
@@ -118,20 +118,20 @@ def _origin() -> dict[str, Any]:
 
 
 def provenance() -> dict[str, Any]:
-    """Versions, devices and revision: what a reader needs to repeat the run."""
-    origin = _origin()
+    """Versions, devices and revision, which a reader needs to repeat the run."""
+    fixed = _fixed_provenance()
     settings = {name: jax.config.values[name] for name in SETTINGS}  # may change
-    return origin | {"device": origin["device"] | settings}
+    return fixed | {"device": fixed["device"] | settings}
 
 
-def revision_of(origin: dict[str, Any]) -> str:
-    """In words, from what `provenance` says."""
-    changes = " with local changes" if origin["git_changed"] else ""
-    return (origin["git_revision"] or "not in a git checkout") + changes
+def revision_of(provenance: dict[str, Any]) -> str:
+    """The git revision of a provenance, in words."""
+    changes = " with local changes" if provenance["git_changed"] else ""
+    return (provenance["git_revision"] or "not in a git checkout") + changes
 
 
 def _git(*arguments: str) -> str | None:
-    """What git says of the folder this file is in, if there is git and a checkout."""
+    """The output of git in the folder of this file; None without git or checkout."""
     here = Path(__file__).parent
     try:
         answer = subprocess.run(

@@ -1,10 +1,10 @@
-"""From the table of a protocol's runs to numbers: choices, contrasts, what is clear.
+"""From the table of a protocol's runs to choices, contrasts and verdicts.
 
-Two intervals stand beside every contrast. The first is about the seeds of the final
-runs, given the points that were chosen. The second contains the choice, and the first:
-seeds of validation are drawn again, they choose, and what they choose is scored on test
-by seeds that were not drawn. A contrast is clear only if the second excludes 0 and its
-p-value stays below 0.05 after Holm's correction over all contrasts of the study.
+Every contrast has two intervals. The first is about the seeds of the final runs, given
+the chosen points. The second contains the first, and the uncertainty of the choice: the
+seeds of validation are resampled and choose again, and the seeds that were not drawn
+give the test score of that choice. A contrast is clear only if the second excludes 0
+and its p-value stays below 0.05 after Holm's correction over all contrasts.
 """
 
 import functools
@@ -19,7 +19,7 @@ from experiments.protocol import (
     Contrast,
     Entry,
     FINAL,
-    Plan,
+    ProtocolPlan,
     SCREENING,
     TUNING,
     VALIDATION,
@@ -30,11 +30,11 @@ from experiments.statistics import Estimate
 
 RESAMPLES = 4999
 CHOOSING = (TUNING, SCREENING, VALIDATION)
-LUCKY = 2.0  # standard errors that a score may drop on fresh seeds
+LUCKY = 2.0  # standard errors by which a score may drop on fresh seeds
 
 
 class Outcome(NamedTuple):
-    """What became of one entry. Scores are in the report's unit; larger is better."""
+    """The result of one entry. Scores are in the report's unit; larger is better."""
 
     entry: Entry
     choice: dict[str, float]
@@ -47,7 +47,7 @@ class Outcome(NamedTuple):
     diverged: int  # of all its runs
 
 
-class Compared(NamedTuple):
+class Comparison(NamedTuple):
     """A contrast with both of its intervals."""
 
     contrast: Contrast
@@ -66,27 +66,27 @@ class Compared(NamedTuple):
         return 1 if low > 0 else -1
 
     @property
-    def words(self) -> str:
-        """The verdict, derived from the numbers."""
+    def verdict(self) -> str:
+        """In words, derived from the numbers."""
         if self.sign:
-            said = self.contrast.positive if self.sign > 0 else self.contrast.negative
+            text = self.contrast.positive if self.sign > 0 else self.contrast.negative
         elif self.difference.low <= 0 <= self.difference.high:
-            said = "no difference shown"
+            text = "no difference shown"
         elif self.p_holm < statistics.LEVEL:
-            said = "not clear with the choice"
+            text = "not clear with the choice"
         else:
-            said = "not clear after correction"
+            text = "not clear after correction"
         notes = ["a choice was lucky"] * self.lucky
         notes += ["a choice is not bracketed"] * self.open
-        return f"{said} ({', '.join(notes)})" if notes else said
+        return f"{text} ({', '.join(notes)})" if notes else text
 
 
-def plan_from(description: Mapping[str, Any]) -> Plan:
-    """A plan as a manifest describes it; a `static` stays a description."""
-    given = {name: description[name] for name in Plan.__dataclass_fields__}
+def plan_from_manifest(description: Mapping[str, Any]) -> ProtocolPlan:
+    """A plan as a manifest describes it; a `config` stays a description."""
+    given = {name: description[name] for name in ProtocolPlan.__dataclass_fields__}
     entries: list[Any] = [Entry(**_fields(each)) for each in given["entries"]]
     contrasts = [Contrast(**_fields(each)) for each in given["contrasts"]]
-    return Plan(
+    return ProtocolPlan(
         **{
             **given,
             "measure": protocol.Measure(**_fields(given["measure"])),
@@ -109,14 +109,14 @@ def _axis(description: Mapping[str, Any]) -> Axis:
     return axis._replace(values=tuple(axis.values))
 
 
-def outcomes(plan: Plan, table: Table) -> dict[str, Outcome]:
+def outcomes(plan: ProtocolPlan, table: Table) -> dict[str, Outcome]:
     """Every entry's, by name."""
     return {entry.name: _outcome(plan, entry, table) for entry in plan.entries}
 
 
-def _outcome(plan: Plan, entry: Entry, table: Table) -> Outcome:
+def _outcome(plan: ProtocolPlan, entry: Entry, table: Table) -> Outcome:
     measure = plan.measure
-    point = protocol.candidates(plan, entry, table)[0]
+    point = protocol.ranked_by_validation(plan, entry, table)[0]
     tuning = protocol.scores(plan, entry, table, TUNING)
     decided = protocol.scores(plan, entry, table, VALIDATION)
     shown = [
@@ -139,22 +139,22 @@ def _outcome(plan: Plan, entry: Entry, table: Table) -> Outcome:
 
 
 def _dropped(before: np.ndarray, fresh: np.ndarray) -> bool:
-    """Whether fresh seeds score worse by more than chance would have it."""
+    """Whether fresh seeds score worse by more than chance explains."""
     if len(fresh) < 2:
         return False
     error = np.std(fresh, ddof=1) * np.sqrt(1 / len(before) + 1 / len(fresh))
     return bool(before.mean() - fresh.mean() > LUCKY * error)
 
 
-def final_scores(plan: Plan, entry: Entry, table: Table) -> np.ndarray:
+def final_scores(plan: ProtocolPlan, entry: Entry, table: Table) -> np.ndarray:
     """Test scores of the final runs, by seed; larger is better."""
     (found,) = protocol.values(entry, table, FINAL, plan.measure.reported).values()
     return plan.measure.scale * found
 
 
-def compared(
-    plan: Plan, table: Table, found: Mapping[str, Outcome] | None = None
-) -> list[Compared]:
+def compare_contrasts(
+    plan: ProtocolPlan, table: Table, found: Mapping[str, Outcome] | None = None
+) -> list[Comparison]:
     """All contrasts of the plan, corrected together."""
     found = found or outcomes(plan, table)
     tests = {entry.name: final_scores(plan, entry, table) for entry in plan.entries}
@@ -165,7 +165,7 @@ def compared(
     ]
     corrected = statistics.holm([each.p for each in sums])
     return [
-        Compared(
+        Comparison(
             contrast,
             difference,
             interval,
@@ -185,7 +185,7 @@ def weighted(contrast: Contrast, scores: Mapping[str, np.ndarray]) -> np.ndarray
 
 
 def with_choice(
-    plan: Plan, table: Table, contrast: Contrast, given: Estimate
+    plan: ProtocolPlan, table: Table, contrast: Contrast, given: Estimate
 ) -> tuple[float, float]:
     """A 95 % interval of a contrast that contains the choice of the points.
 
@@ -206,7 +206,7 @@ def _draws(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Seeds that choose, seeds that score, final seeds: [resamples, seeds] each.
 
-    Runs that made a point win would flatter it if they scored it, too.
+    Seeds that made a point win would give it too good a score.
     """
     rng = np.random.default_rng(0)
     choosing = rng.integers(0, validation, (resamples, validation))
@@ -218,14 +218,14 @@ def _draws(
 
 
 def _resampled(
-    plan: Plan,
+    plan: ProtocolPlan,
     entry: Entry,
     table: Table,
     choosing: np.ndarray,
     scoring: np.ndarray,
     final: np.ndarray,
 ) -> np.ndarray:
-    """Test scores of what resampled seeds choose, [resamples].
+    """Test scores of the points that resampled seeds choose, [resamples].
 
     The point chosen was run on the final seeds, the other candidates were not. Their
     score is that of the point chosen, plus the difference of the two on the seeds of
@@ -233,10 +233,10 @@ def _resampled(
     """
     scores = protocol.scores(plan, entry, table, VALIDATION)
     tests = protocol.values(entry, table, VALIDATION, plan.measure.reported)
-    chosen = search.ranked(scores)[0]
+    chosen = search.rank(scores)[0]
     points: list[Point] = sorted(scores)  # of equal ones, the first: the smaller
     score = np.stack([scores[point] for point in points])
     test = plan.measure.scale * np.stack([tests[point] for point in points])
-    again = score[:, choosing].sum(-1).argmax(0)
-    gain = test[again[:, None], scoring] - test[points.index(chosen)][scoring]
+    choice = score[:, choosing].sum(-1).argmax(0)
+    gain = test[choice[:, None], scoring] - test[points.index(chosen)][scoring]
     return final_scores(plan, entry, table)[final].mean(-1) + gain.mean(-1)

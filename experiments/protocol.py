@@ -1,15 +1,16 @@
 """One protocol for every comparison: tune, bracket, validate again, report.
 
     tuning       every point of an entry's coarse grid, on a few seeds
-    bracketing   rounds that add points around the best ones: the grid grows, and
-                 becomes finer, where they are
+    bracketing   rounds that add points around the best ones: there the grid grows
+                 and becomes finer
     screening    the best points on as many seeds more: most of the lucky ones drop out
     validation   the best of these on seeds of their own, which alone decide
     final        the point chosen, on fresh seeds: their test scores are reported
 
-The best of a hundred points on three seeds is a lucky one. So tuning only proposes, and
-another set of seeds decides. An entry is one arm on one task; entries that are compared
-get as many runs. Scores are counts of right answers: equal scores are equal.
+The best of a hundred points on three seeds is a lucky one. So tuning only proposes
+points, and another set of seeds decides. An entry is one arm on one task; entries that
+are compared get the same number of runs. Scores are counts of right answers: equal
+scores are equal.
 
 Reference:
     Dahl et al., *Benchmarking Neural Network Training Algorithms* (AlgoPerf), 2023,
@@ -26,14 +27,14 @@ import numpy as np
 
 from experiments import cells, search
 from experiments.cells import Table
-from experiments.engine.plan import Block, Cell, Static
+from experiments.engine.config import HParams, StaticConfig, SweepGroup
 from experiments.engine.study import Stage
 from experiments.search import Axis, Point
 
 
 TUNING, SCREENING, VALIDATION, FINAL = "tuning", "screening", "validation", "final"
 
-Keep = Callable[[Any], dict[str, jax.Array]]  # params -> arrays
+Extract = Callable[[Any], dict[str, jax.Array]]  # params -> arrays
 
 
 class Entry(NamedTuple):
@@ -41,7 +42,7 @@ class Entry(NamedTuple):
 
     name: str
     labels: Mapping[str, str]  # its columns of the table: task, arm, ...
-    static: Static
+    config: StaticConfig
     axes: tuple[Axis, ...]  # between equal scores the smaller value wins, first to last
     fixed: Mapping[str, float]  # numbers that all its runs share
 
@@ -53,7 +54,7 @@ class Measure(NamedTuple):
     reported: str  # of the test part
     scale: float  # from a column's unit to the report's; negative where less is better
     unit: str
-    perfect: float  # what cannot be surpassed, in the report's unit: 100 %, loss 0
+    perfect: float  # the best possible score, in the report's unit: 100 %, loss 0
     count: str | None = None  # examples of the validation part, if scores are shares
 
 
@@ -62,16 +63,16 @@ LOSS = Measure("val_loss", "test_loss", -1.0, "nats", 0.0)
 
 
 class Contrast(NamedTuple):
-    """A weighted sum of entries' test scores, paired by seed: what is compared."""
+    """A comparison: a weighted sum of entries' test scores, paired by seed."""
 
     name: str
     terms: tuple[tuple[str, float], ...]  # entry and weight
-    positive: str  # what the verdict says of a sum that is clearly positive
+    positive: str  # the verdict if the sum is clearly positive
     negative: str
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Plan:
+class ProtocolPlan:
     """The entries, what is compared, and how many runs each round has."""
 
     entries: tuple[Entry, ...]
@@ -84,7 +85,7 @@ class Plan:
     candidates: int = 8  # points that are validated
     validation_seeds: int = 10
     final_seeds: int = 20
-    chunk: int = 16  # cells side by side
+    chunk: int = 16  # parallel cells
 
     def seeds(self, stage: str) -> range:
         """The seeds of a stage. No seed belongs to two stages."""
@@ -99,7 +100,7 @@ class Plan:
         return range(ends[place], ends[place + 1])
 
 
-# The sizes of a plan whose runs take seconds.
+# Sizes of a plan whose runs take seconds.
 SMOKE: Mapping[str, int] = {
     "tuning_seeds": 2,
     "rounds": 1,
@@ -117,9 +118,9 @@ Points = Callable[[Entry, Table], list[Point]]
 def difference(
     first: str, second: str, one: str, other: str, where: str = ""
 ) -> Contrast:
-    """Entry `first` minus entry `second`, which a table calls `one` and `other`.
+    """Entry `first` minus entry `second`; `one` and `other` are their names in tables.
 
-    `where` tells the same pair on several tasks apart.
+    `where` distinguishes the same pair on several tasks.
     """
     name = f"{one} − {other}"
     return Contrast(
@@ -130,44 +131,46 @@ def difference(
     )
 
 
-def stages(plan: Plan, keep: Keep | None = None) -> tuple[Stage, ...]:
+def stages(plan: ProtocolPlan, extract: Extract | None = None) -> tuple[Stage, ...]:
     """Tuning, the rounds of bracketing, screening, validation and the final runs.
 
-    `keep` says what the engine keeps of the final runs.
+    `extract` returns the arrays that are stored of each final run.
 
     Raises:
-        ValueError: two entries could not be told apart in the table of runs, or two
+        ValueError: two entries cannot be distinguished in the table of runs, or two
             contrasts in a report.
     """
     _require_distinct(plan)
     count = len(plan.entries)
-    grids = sum(len(search.coarse(entry.axes)) for entry in plan.entries)
+    grids = sum(len(search.coarse_grid(entry.axes)) for entry in plan.entries)
 
     def stage(name: str, label: str, runs: int, points: Points) -> Stage:
-        kept = keep if label == FINAL else None
+        stored = extract if label == FINAL else None
 
-        def make(table: Table) -> list[Block]:
+        def make(table: Table) -> list[SweepGroup]:
             found = [(entry, points(entry, table)) for entry in plan.entries]
             seeds = plan.seeds(label)
-            return [block(entry, label, p, seeds, kept) for entry, p in found if p]
+            return [
+                sweep_group(entry, label, p, seeds, stored) for entry, p in found if p
+            ]
 
         return Stage(name, runs * len(plan.seeds(label)), make)
 
     def coarse(entry: Entry, _: Table) -> list[Point]:
-        return search.coarse(entry.axes)
+        return search.coarse_grid(entry.axes)
 
     def added(entry: Entry, table: Table) -> list[Point]:
         found = scores(plan, entry, table, TUNING)
-        return search.additions(found, entry.axes, plan.added)
+        return search.points_to_add(found, entry.axes, plan.added)
 
     def best(entry: Entry, table: Table) -> list[Point]:
-        return tuned(plan, entry, table)[: plan.screened]
+        return ranked_by_tuning(plan, entry, table)[: plan.screened]
 
     def screened(entry: Entry, table: Table) -> list[Point]:
-        return proposed(plan, entry, table)[: plan.candidates]
+        return ranked_by_screening(plan, entry, table)[: plan.candidates]
 
     def chosen(entry: Entry, table: Table) -> list[Point]:
-        return candidates(plan, entry, table)[:1]
+        return ranked_by_validation(plan, entry, table)[:1]
 
     return (
         stage(TUNING, TUNING, grids, coarse),
@@ -181,11 +184,11 @@ def stages(plan: Plan, keep: Keep | None = None) -> tuple[Stage, ...]:
     )
 
 
-def _require_distinct(plan: Plan) -> None:
+def _require_distinct(plan: ProtocolPlan) -> None:
     names = [each.name for each in (*plan.entries, *plan.contrasts)]
     if twice := [name for name in names if names.count(name) > 1]:
         raise ValueError(
-            f"the plan has the name {twice[0]!r} twice: write another one."
+            f"the plan has the name {twice[0]!r} twice: give one of them another name."
         )
     known = [{**entry.labels, **entry.fixed} for entry in plan.entries]
     for (one, mine), (other, theirs) in itertools.combinations(
@@ -200,28 +203,28 @@ def _require_distinct(plan: Plan) -> None:
             )
 
 
-def block(
+def sweep_group(
     entry: Entry,
     stage: str,
     points: Iterable[Point],
     seeds: range,
-    keep: Keep | None = None,
-) -> Block:
+    extract: Extract | None = None,
+) -> SweepGroup:
     """Some points of an entry on some seeds."""
     names = [axis.name for axis in entry.axes]
-    runs: tuple[Cell, ...] = tuple(
+    runs: tuple[HParams, ...] = tuple(
         {**entry.fixed, **dict(zip(names, point, strict=True)), "seed": seed}
         for point in points
         for seed in seeds
     )
-    return Block({"stage": stage, **entry.labels}, entry.static, runs, keep)
+    return SweepGroup({"stage": stage, **entry.labels}, entry.config, runs, extract)
 
 
-def scores(plan: Plan, entry: Entry, table: Table, stage: str) -> search.Scores:
-    """What decides, by point: an array over the seeds, larger is better.
+def scores(plan: ProtocolPlan, entry: Entry, table: Table, stage: str) -> search.Scores:
+    """The scores that decide, by point: an array over the seeds, larger is better.
 
-    Shares become counts: 841 right answers of 900 are equal to any other 841, but mean
-    shares of float32 differ in their last digits.
+    Shares become counts: two points with 841 right answers of 900 are equal, but their
+    mean shares in float32 can differ in the last digits.
     """
     found = values(entry, table, stage, plan.measure.score)
     if plan.measure.count is None:
@@ -246,19 +249,19 @@ def values(
     return {point: np.array(each) for point, each in found.items()}
 
 
-def tuned(plan: Plan, entry: Entry, table: Table) -> list[Point]:
+def ranked_by_tuning(plan: ProtocolPlan, entry: Entry, table: Table) -> list[Point]:
     """All points of tuning, the best first."""
-    return search.ranked(scores(plan, entry, table, TUNING))
+    return search.rank(scores(plan, entry, table, TUNING))
 
 
-def proposed(plan: Plan, entry: Entry, table: Table) -> list[Point]:
+def ranked_by_screening(plan: ProtocolPlan, entry: Entry, table: Table) -> list[Point]:
     """The points of screening, the best on the seeds of both stages first."""
     before = scores(plan, entry, table, TUNING)
     again = scores(plan, entry, table, SCREENING)
     both = {p: np.concatenate([before[p], again[p]]) for p in again}
-    return search.ranked(both)
+    return search.rank(both)
 
 
-def candidates(plan: Plan, entry: Entry, table: Table) -> list[Point]:
-    """The points of validation, the best first: that one is the choice."""
-    return search.ranked(scores(plan, entry, table, VALIDATION))
+def ranked_by_validation(plan: ProtocolPlan, entry: Entry, table: Table) -> list[Point]:
+    """The points of validation, the best first: the first one is the choice."""
+    return search.rank(scores(plan, entry, table, VALIDATION))

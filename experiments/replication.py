@@ -1,4 +1,4 @@
-"""A study's verdicts on seeds that nobody has used: does each of them hold?
+"""A study's verdicts on unused seeds: does each of them hold?
 
 The points that a study chose, and the two that came next in its validation, run on new
 seeds. Nothing is chosen again. A difference is clear on the new seeds if its interval
@@ -15,10 +15,10 @@ import numpy as np
 
 from experiments import outcomes, protocol, statistics
 from experiments.cells import Table
-from experiments.engine.plan import Block
+from experiments.engine.config import SweepGroup
 from experiments.engine.study import Stage, Study
-from experiments.outcomes import Compared
-from experiments.problem import Problem
+from experiments.errors import UserError
+from experiments.outcomes import Comparison
 from experiments.protocol import Contrast, Entry
 from experiments.search import Point
 from experiments.statistics import Estimate
@@ -29,8 +29,8 @@ RUNNERS_UP = 2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What is run again: the points of every entry, the choice first."""
+class ReplicationPlan:
+    """What runs again: the points of every entry, the choice first."""
 
     of: str  # the hash of the study's plan
     seeds: tuple[int, int]  # the first, and the one after the last
@@ -38,11 +38,11 @@ class Plan:
     chunk: int
 
 
-class Again(NamedTuple):
+class ReplicatedContrast(NamedTuple):
     """A contrast then and now."""
 
     contrast: Contrast
-    before: Compared
+    before: Comparison
     now: Estimate
     p_holm: float  # over all contrasts of the study
     reach: tuple[float, float]  # of its mean over the choices and the runners-up
@@ -61,7 +61,7 @@ class Again(NamedTuple):
         return self.sign == self.before.sign
 
     @property
-    def words(self) -> str:
+    def outcome(self) -> str:
         """Whether the verdict holds, and what the new seeds say if not."""
         if self.holds:
             return "holds"
@@ -72,53 +72,58 @@ class Again(NamedTuple):
         return f"{kind}: {found}"
 
 
-def plan_of(plan: protocol.Plan, table: Table, of: str, seeds: tuple[int, int]) -> Plan:
+def plan_of(
+    plan: protocol.ProtocolPlan, table: Table, of: str, seeds: tuple[int, int]
+) -> ReplicationPlan:
     """The choices and runners-up of a finished study, on new seeds.
 
     Raises:
-        Problem: with so few seeds no contrast can be clear.
+        UserError: with so few seeds no contrast can be clear.
     """
-    count, fewest = seeds[1] - seeds[0], statistics.fewest(len(plan.contrasts))
-    if count < fewest:
-        raise Problem(
+    count, least = seeds[1] - seeds[0], statistics.min_seeds(len(plan.contrasts))
+    if count < least:
+        raise UserError(
             f"--seeds {seeds[0]}:{seeds[1]}: on {count} seeds none of "
-            f"{len(plan.contrasts)} contrasts can be clear: take {fewest} or more."
+            f"{len(plan.contrasts)} contrasts can be clear: take {least} or more."
         )
     found = {
-        entry.name: protocol.candidates(plan, entry, table)[: 1 + RUNNERS_UP]
+        entry.name: protocol.ranked_by_validation(plan, entry, table)[: 1 + RUNNERS_UP]
         for entry in plan.entries
     }
     points = {name: tuple(each) for name, each in found.items()}
-    return Plan(of=of, seeds=seeds, points=points, chunk=plan.chunk)
+    return ReplicationPlan(of=of, seeds=seeds, points=points, chunk=plan.chunk)
 
 
 def study(
-    name: str, again: Plan, plan: protocol.Plan, report: Callable[[Path], str]
+    name: str,
+    replicated: ReplicationPlan,
+    plan: protocol.ProtocolPlan,
+    report: Callable[[Path], str],
 ) -> Study:
     """One stage: everything is known before it begins."""
     by_name = {entry.name: entry for entry in plan.entries}
 
-    def make(_: Table) -> list[Block]:
+    def make(_: Table) -> list[SweepGroup]:
         return [
-            protocol.block(by_name[each], STAGE, points, range(*again.seeds))
-            for each, points in again.points.items()
+            protocol.sweep_group(by_name[each], STAGE, points, range(*replicated.seeds))
+            for each, points in replicated.points.items()
         ]
 
-    first, last = again.seeds
-    runs = (last - first) * sum(map(len, again.points.values()))
-    return Study(name, again, (Stage(STAGE, runs, make),), report)
+    first, last = replicated.seeds
+    runs = (last - first) * sum(map(len, replicated.points.values()))
+    return Study(name, replicated, (Stage(STAGE, runs, make),), report)
 
 
 def compare(
-    plan: protocol.Plan,
+    plan: protocol.ProtocolPlan,
     table: Table,
-    again: Mapping[str, tuple[Point, ...]],
+    points: Mapping[str, tuple[Point, ...]],
     new: Table,
-) -> list[Again]:
+) -> list[ReplicatedContrast]:
     """Every contrast of the study, then and now."""
-    before = outcomes.compared(plan, table)
+    before = outcomes.compare_contrasts(plan, table)
     tests = {
-        entry.name: _tests(plan, entry, new, again[entry.name])
+        entry.name: _tests(plan, entry, new, points[entry.name])
         for entry in plan.entries
     }
     chosen = {name: scores[0] for name, scores in tests.items()}
@@ -127,7 +132,7 @@ def compare(
     ]
     corrected = statistics.holm([each.p for each in now])
     return [
-        Again(contrast, old, found, p, _reach(contrast, tests))
+        ReplicatedContrast(contrast, old, found, p, _reach(contrast, tests))
         for contrast, old, found, p in zip(
             plan.contrasts, before, now, corrected, strict=True
         )
@@ -135,7 +140,7 @@ def compare(
 
 
 def _tests(
-    plan: protocol.Plan, entry: Entry, new: Table, points: tuple[Point, ...]
+    plan: protocol.ProtocolPlan, entry: Entry, new: Table, points: tuple[Point, ...]
 ) -> np.ndarray:
     """Test scores by point and seed; larger is better."""
     found = protocol.values(entry, new, STAGE, plan.measure.reported)
@@ -143,6 +148,6 @@ def _tests(
 
 
 def _reach(contrast: Contrast, tests: Mapping[str, np.ndarray]) -> tuple[float, float]:
-    """The least and the largest mean that any choice among the points would give."""
+    """The smallest and largest mean over all choices among the points."""
     means = [weight * tests[name].mean(-1) for name, weight in contrast.terms]
     return float(sum(m.min() for m in means)), float(sum(m.max() for m in means))

@@ -1,9 +1,9 @@
 """Which points of a grid to try next, and which of them is bracketed.
 
 A point is a tuple of numbers, one for each axis. It is bracketed if one and two steps
-on either side of it, on every axis, were tried, and none of them is better beyond the
-noise. The best of the points that were tried is an optimum only if it is bracketed: at
-the edge of a grid, or beside a gap, a better one may lie where nobody looked.
+on either side of it, on every axis, were tried, and none of them is better by more than
+the standard error. The best tried point is an optimum only if it is bracketed: at the
+edge of a grid, or next to a gap, a better point may be one that was not tried.
 """
 
 import itertools
@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 
-NEAR = 10  # best points, whose spread over seeds is the noise
+NEAR = 10  # best points, whose variance over seeds gives the standard error
 
 Point = tuple[float, ...]
 Scores = Mapping[Point, np.ndarray]  # by point, a score for each seed; larger is better
@@ -23,9 +23,9 @@ Scores = Mapping[Point, np.ndarray]  # by point, a score for each seed; larger i
 class Axis(NamedTuple):
     """A number to tune: the values of the coarse pass, and how far the grid may grow.
 
-    With a `ratio` neighbours differ by that factor, and points may be added between
-    and beyond the values. Without one the values are a list that stays as it is. Where
-    0 is one of the values, it is the neighbour below `low`.
+    With a `ratio`, neighbours differ by that factor, and points may be added between
+    and beyond the values. Without a ratio the list of values is fixed. If 0 is one of
+    the values, it is the neighbour below `low`.
     """
 
     name: str
@@ -40,7 +40,7 @@ def powers(first: int, last: int, step: int = 1) -> tuple[float, ...]:
     return tuple(2.0**exponent for exponent in range(first, last + 1, step))
 
 
-def coarse(axes: Sequence[Axis]) -> list[Point]:
+def coarse_grid(axes: Sequence[Axis]) -> list[Point]:
     """Every combination of the axes' values.
 
     Raises:
@@ -57,14 +57,14 @@ def coarse(axes: Sequence[Axis]) -> list[Point]:
     return list(itertools.product(*(axis.values for axis in axes)))
 
 
-def ranked(scores: Scores) -> list[Point]:
-    """The best sum first; between equal ones the smaller values, first axis first."""
+def rank(scores: Scores) -> list[Point]:
+    """The best sum first; ties: the smaller values first, first axis first."""
     return sorted(scores, key=lambda point: (-float(scores[point].sum()), point))
 
 
-def noise(scores: Scores) -> float:
-    """The standard error of the difference of two points' means, near the best."""
-    best = ranked(scores)[:NEAR]
+def standard_error(scores: Scores) -> float:
+    """Of the difference between the means of two points, near the best point."""
+    best = rank(scores)[:NEAR]
     count = len(scores[best[0]])
     if count < 2:
         return 0.0
@@ -72,15 +72,15 @@ def noise(scores: Scores) -> float:
     return float(np.sqrt(2 / count * variance))
 
 
-def additions(scores: Scores, axes: Sequence[Axis], count: int) -> list[Point]:
-    """The next points to try, the most urgent first; fewer where the bounds end.
+def points_to_add(scores: Scores, axes: Sequence[Axis], count: int) -> list[Point]:
+    """The next points to try, the most urgent first; fewer than `count` at the bounds.
 
-    First what brackets the points within the noise of the best, the best point first.
-    Then the gaps on the lines through the best point, since a narrow optimum may lie in
-    one. Then what is around the other points, so that every grid gets as many points.
+    First the points that bracket those within a standard error of the best, the best
+    one first. Then the gaps on the lines through the best point, since a narrow optimum
+    may lie in one. Then the neighbours of all points, so every grid gets as many.
     """
-    order = ranked(scores)
-    level = float(scores[order[0]].mean()) - noise(scores)
+    order = rank(scores)
+    level = float(scores[order[0]].mean()) - standard_error(scores)
     near = [point for point in order if scores[point].mean() >= level]
     urgent = itertools.chain(
         (new for point in near for new in _sides(point, axes)),
@@ -96,11 +96,11 @@ def open_sides(
 ) -> list[str]:
     """Where a point is not bracketed, such as "weight_decay above".
 
-    `scores` are those of all points that were tried; `decided` are those of points that
-    more seeds have decided about, and say more where there are any. An axis without a
-    ratio has no sides, and below a value of 0 there is nothing.
+    `scores` are those of all tried points. `decided` are those of points that ran on
+    more seeds; they take precedence. An axis without a ratio has no sides, and there is
+    no value below 0.
     """
-    level = float(scores[point].mean()) + noise(scores)
+    level = float(scores[point].mean()) + standard_error(scores)
 
     def closes(other: Point | None) -> bool:
         if other is None:
@@ -118,7 +118,7 @@ def open_sides(
 
 
 def _shifted(point: Point, place: int, axis: Axis, steps: int) -> Point | None:
-    """A point some steps further on one axis; None where the axis has no steps."""
+    """A point some steps further on one axis; None if the axis has no steps."""
     if axis.ratio is None or point[place] == 0:
         return None
     base = next(value for value in axis.values if value > 0)
@@ -127,7 +127,7 @@ def _shifted(point: Point, place: int, axis: Axis, steps: int) -> Point | None:
 
 
 def _of_axis(axis: Axis, base: float, count: int) -> float:
-    """The value some steps from the first one: one float, however it is reached."""
+    """The value some steps from the first one: always the same float."""
     value = base * axis.ratio**count if axis.ratio else base
     if value < 0.999 * axis.low and 0.0 in axis.values:
         return 0.0
@@ -158,7 +158,7 @@ def _sides(point: Point, axes: Sequence[Axis]) -> Iterator[Point]:
 
 
 def _gaps(point: Point, axes: Sequence[Axis]) -> Iterator[Point]:
-    """What the coarse pass left out on the lines through a point."""
+    """The points that the coarse grid left out on the lines through a point."""
     for place, axis in enumerate(axes):
         if axis.ratio is None:
             continue

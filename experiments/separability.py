@@ -8,11 +8,12 @@ by how near to the best each of them is:
     ridge slope             of the line through y* against x = log2 γ, by least squares
 
 The slope is 0 where the two are separate, -1 where only γλ matters, +1 where only λ/γ
-does. A learning rate takes part if its best error is within GOOD points of the best of
-all, and if the error rises by RISE points on both sides: elsewhere λ does little, or
-the valley was not seen whole. The slope without each seed in turn (the jackknife) gives
-a value for each seed; two one-sided t-tests of them show a slope to lie within ±0.25,
-or outside. The p-values are of one grid: correct them for as many as are tested.
+does. A learning rate is used if its best error is within GOOD points of the best of
+all, and if the error rises by RISE points on both sides: otherwise λ has little effect,
+or the grid does not contain the whole valley. The jackknife (the slope without each
+seed in turn) gives a value for each seed; two one-sided t-tests of these values show
+that a slope lies within ±0.25, or outside. The p-values are for one grid: correct them
+for the number of grids.
 
     regret        tune γ at some λ, then λ at that γ, or the other way round: how much
                   worse than the optimum, on average over starts and orders
@@ -33,6 +34,7 @@ import numpy as np
 from scipy import stats
 
 from experiments.search import Point
+from experiments.statistics import LEVEL
 
 
 WIDTH = 1.0  # points of error by which a weight falls to 1/e
@@ -41,8 +43,7 @@ RISE = 3.0  # points on both sides of a valley: what is cut off weighs e^-3 at m
 MARGIN = 1.0  # points by which a grid of few seeds may be wrong
 SEPARATE = 0.25  # a slope that is nearer to 0 is called separable
 ROWS, POINTS = 9, 9  # at most: learning rates of a ridge, and points of each
-FEWEST = 3  # learning rates
-LEVEL = 0.05
+MIN_RATES = 3  # learning rates of a ridge
 
 Errors = Mapping[Point, np.ndarray]
 Row = dict[float, np.ndarray]  # of one learning rate: errors by y = log2 λ, rising
@@ -60,10 +61,10 @@ class Ridge(NamedTuple):
     centres: tuple[tuple[float, float], ...]  # (x, y*)
 
 
-def ridge(errors: Errors) -> Ridge | None:
-    """The ridge of a grid; None where fewer than three learning rates have a valley."""
+def fit_ridge(errors: Errors) -> Ridge | None:
+    """The ridge of a grid; None if fewer than three learning rates have a valley."""
     rows = _valleys(errors, GOOD)
-    if len(rows) < FEWEST:
+    if len(rows) < MIN_RATES:
         return None
     slope, offset = _line(rows)
     count = len(next(iter(errors.values())))
@@ -83,8 +84,8 @@ def ridge(errors: Errors) -> Ridge | None:
     )
 
 
-def points_that_matter(errors: Errors) -> list[Point]:
-    """Of a grid that was tried on few seeds: what a slope on more seeds needs.
+def points_for_slope(errors: Errors) -> list[Point]:
+    """Of a grid on few seeds: the points that a slope on more seeds needs.
 
     The valleys of the best learning rates, each up to where the error has risen.
     """

@@ -20,7 +20,7 @@ from scipy import stats
 
 LEVEL = 0.05
 RESAMPLES = 9999
-FEWEST = 10  # values from which an interval is given
+MIN_VALUES = 10  # for an interval
 
 
 class Estimate(NamedTuple):
@@ -36,7 +36,7 @@ def estimate(values: Sequence[float] | np.ndarray) -> Estimate:
     """The mean over independent values; without an interval from fewer than ten."""
     values = np.asarray(values, np.float64)
     count, mean = len(values), float(np.mean(values))
-    if count < FEWEST or not np.isfinite(values).all():
+    if count < MIN_VALUES or not np.isfinite(values).all():
         return Estimate(mean, -np.inf, np.inf, 1.0)
     error = float(np.std(values, ddof=1)) / count**0.5
     if error < 1e-12 * max(abs(mean), 1e-12):
@@ -64,13 +64,13 @@ def _quantiles_of_t(values: np.ndarray, mean: float, error: float) -> np.ndarray
     return np.quantile(t, [LEVEL / 2, 1 - LEVEL / 2])
 
 
-def fewest(comparisons: int) -> int:
-    """Seeds from which one of so many comparisons can be clear at all.
+def min_seeds(comparisons: int) -> int:
+    """The number of seeds with which one of the comparisons can be clear at all.
 
     The smallest p-value of n flipped signs is 2^(1-n), and Holm multiplies it by the
     number of comparisons.
     """
-    return max(FEWEST, 2 + int(np.floor(np.log2(comparisons / LEVEL))))
+    return max(MIN_VALUES, 2 + int(np.floor(np.log2(comparisons / LEVEL))))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -1,7 +1,7 @@
-"""Where the code of a study is: in the package by a name, or in any file by its path.
+"""Find the module of a study: in the package by name, or in any file by path.
 
-The module of a study opens with its question, in the first line of the docstring. It
-offers `FULL` and `SMOKE`, which are plans, `study(plan)` and `write_report(folder)`.
+The first line of its docstring is the question of the study. The module has the plans
+`FULL` and `SMOKE`, `study(plan)` and `write_report(folder)`.
 """
 
 import ast
@@ -15,11 +15,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from experiments.problem import Problem
+from experiments.errors import UserError
 
 
 STUDIES = ("demo", "why", "tuning", "same", "bf16")  # in the order to read them
-OFFERED = ("FULL", "SMOKE", "study", "write_report")
+REQUIRED_NAMES = ("FULL", "SMOKE", "study", "write_report")
 PACKAGE = Path(__file__).parent
 
 
@@ -32,22 +32,22 @@ def study_module(name: str) -> ModuleType:
     """The module of a study, from its name or the path of its file.
 
     Raises:
-        Problem: there is no such study, or the file does not hold one.
+        UserError: there is no such study, or the file does not hold one.
     """
     path = file_of(name)
     if _in_package(path):
         return importlib.import_module(f"experiments.studies.{path.stem}")
     module = _import_file(path)
     if missing := _missing(module):
-        raise Problem(f"{name} is not a study: it has no {', no '.join(missing)}.")
+        raise UserError(f"{name} is not a study: it has no {', no '.join(missing)}.")
     return module
 
 
 def file_of(name: str, others: Iterable[str] = ()) -> Path:
-    """The file of a study; `others` are words that may have been meant instead.
+    """The file of a study; `others` are words for the hint "Do you mean".
 
     Raises:
-        Problem: there is no such study.
+        UserError: there is no such study.
     """
     if name in STUDIES:
         return PACKAGE / "studies" / f"{name}.py"
@@ -55,12 +55,12 @@ def file_of(name: str, others: Iterable[str] = ()) -> Path:
     if is_path(name) and path.suffix == ".py" and path.is_file():
         return path
     if is_path(name):
-        raise Problem(f"there is no Python file {name}: give the path of a study.")
-    near = difflib.get_close_matches(name, [*STUDIES, *others], 1)
+        raise UserError(f"there is no Python file {name}: give the path of a study.")
+    similar = difflib.get_close_matches(name, [*STUDIES, *others], 1)
     if Path(f"{name}.py").is_file():
-        near = [f"{name}.py"]
-    hint = f" Do you mean {near[0]}?" if near else ""
-    raise Problem(
+        similar = [f"{name}.py"]
+    hint = f" Do you mean {similar[0]}?" if similar else ""
+    raise UserError(
         f"there is no study {name!r}.{hint} There are {', '.join(STUDIES)}, and files "
         "of your own, such as path/to/study.py."
     )
@@ -74,12 +74,12 @@ def _import_file(path: Path) -> ModuleType:
     """The module in a file, under the file's name: functions keep their full names."""
     name = path.stem
     if not name.isidentifier() or name.startswith("__"):
-        raise Problem(
+        raise UserError(
             f"{path.name}: the file of a study needs a name that Python can import, "
             "such as my_study.py."
         )
     if (hidden := _importable(name)) and not _same_file(hidden, path):
-        raise Problem(
+        raise UserError(
             f"{path.name} has the name of another module, {name} ({hidden}): give the "
             "file another name."
         )
@@ -87,9 +87,11 @@ def _import_file(path: Path) -> ModuleType:
         return sys.modules[name]
     spec: Any = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
-    # Before it runs: dataclasses, and the description of a plan, find modules there.
+    # Before it runs: dataclasses and the description of a plan look modules up there.
     sys.modules[name] = module
-    if str(path.parent) not in sys.path:  # for modules beside it; last hides nothing
+    if (
+        str(path.parent) not in sys.path
+    ):  # for modules next to it; last, so it hides none
         sys.path.append(str(path.parent))
     try:
         spec.loader.exec_module(module)
@@ -113,36 +115,36 @@ def _same_file(origin: str, path: Path) -> bool:
 
 
 def _missing(module: ModuleType) -> list[str]:
-    """What a module lacks to be a study."""
+    """The names that a module lacks to be a study."""
     missing = [] if (module.__doc__ or "").strip() else ["docstring with its question"]
-    missing += [name for name in OFFERED if not hasattr(module, name)]
+    missing += [name for name in REQUIRED_NAMES if not hasattr(module, name)]
     plans = [name for name in ("FULL", "SMOKE") if hasattr(module, name)]
     missing += [f"{p}.chunk" for p in plans if not hasattr(getattr(module, p), "chunk")]
     return missing
 
 
-def first_line(path: Path) -> str:
+def question_of(path: Path) -> str:
     """The first line of a file's docstring, read without an import."""
     tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
     return (ast.get_docstring(tree) or "").partition("\n")[0]
 
 
-def studies_listed() -> str:
+def list_studies() -> str:
     """A line for each study: its name and its question."""
-    return _listed({name: file_of(name) for name in STUDIES})
+    return _list({name: file_of(name) for name in STUDIES})
 
 
-def benchmarks_listed() -> str:
+def list_benchmarks() -> str:
     """A line for each benchmark."""
     paths = sorted((PACKAGE / "benchmarks").glob("[!_]*.py"))
-    return _listed({path.stem: path for path in paths})
+    return _list({path.stem: path for path in paths})
 
 
-def _listed(paths: dict[str, Path]) -> str:
-    return "\n".join(f"  {name:9} {first_line(path)}" for name, path in paths.items())
+def _list(paths: dict[str, Path]) -> str:
+    return "\n".join(f"  {name:9} {question_of(path)}" for name, path in paths.items())
 
 
-def place_in_manifest(name: str, folder: Path) -> str | None:
+def relative_file(name: str, folder: Path) -> str | None:
     """The file of a study outside the package, relative to its results directory."""
     path = file_of(name)
     if _in_package(path):
@@ -150,8 +152,8 @@ def place_in_manifest(name: str, folder: Path) -> str | None:
     return os.path.relpath(path.parent.resolve() / path.name, folder.resolve())
 
 
-def name_in(manifest: dict[str, Any], folder: Path) -> str:
-    """What `study_module` takes to find the study that made a results directory."""
+def study_of_manifest(manifest: dict[str, Any], folder: Path) -> str:
+    """The name or file of the study that made a results directory."""
     if file := manifest.get("file"):
         return os.path.normpath(folder.resolve() / file)
     return manifest["study"]

@@ -1,8 +1,8 @@
-"""What is trained: data, model and loss put together for the engine.
+"""What is trained: data, model and loss, combined for the engine.
 
-A recipe is a frozen dataclass of numbers and named functions, so it has a description;
-`task` builds from it what the engine runs. Weights decay, biases and norms do not.
-Models may have a state; it begins with the seed, as the parameters do.
+A setup is a frozen dataclass of numbers and named functions, so it has a description;
+its `task` is what the engine runs. Weights decay, biases and norms do not. Models may
+have a state, which is initialised from the seed, as the parameters are.
 """
 
 import dataclasses
@@ -17,25 +17,26 @@ import numpy as np
 import optax
 
 import decayax as dx
-from experiments.average import averaged
 from experiments.data import corpus, labelled
 from experiments.data.corpus import Corpus
 from experiments.data.labelled import Labelled
-from experiments.engine.plan import Cell, Task
+from experiments.ema import with_ema
+from experiments.engine.config import HParams, Task
+from experiments.errors import UserError
 from experiments.models.model import AnyModel, StatefulModel, with_state
-from experiments.problem import Problem
 from experiments.seeds import key_for, Purpose
 
 
-ROWS_AT_ONCE, WINDOWS_AT_ONCE = 2048, 16  # evaluated: they bound a cell's memory
+# Evaluated in one batch: they bound the memory of a run.
+EVAL_ROWS, EVAL_WINDOWS = 2048, 16
 mask = dx.masks.no_bias_or_norm
 
 
-class Part(NamedTuple):
-    """What a cell trains on."""
+class RunData(NamedTuple):
+    """The data of one run."""
 
     split: labelled.Split
-    scales: jax.Array | None  # float32[inputs]: what each input is multiplied by
+    scales: jax.Array | None  # float32[inputs]: factors of the inputs
 
 
 class Tokens(NamedTuple):
@@ -50,8 +51,9 @@ class Tokens(NamedTuple):
 class Classification:
     """Any labelled data, any model: cross-entropy, with wrong training labels.
 
-    Where a cell has a `spread` s, input i is multiplied by 10^U(-s, s), drawn by seed:
-    the gradients of the first layer then differ in scale, and the labels do not change.
+    If the hyper-parameters have a `spread` s, input i is multiplied by 10^U(-s, s),
+    drawn by seed. Then the gradients of the first layer differ in scale, and the labels
+    do not change.
     """
 
     data: Callable[[], Labelled]
@@ -67,12 +69,12 @@ class Classification:
 
     def load(self) -> Labelled:
         if not 0 <= self.ema < 1:
-            raise Problem(f"ema={self.ema}: write 0 (none) or a decay, such as 0.999.")
+            raise UserError(f"ema={self.ema}: write 0 or a decay, such as 0.999.")
         data = self.data()
         if not self.batch <= self.train_size < len(data.pool_y):
-            raise Problem(
+            raise UserError(
                 f"train_size={self.train_size}: write at least batch={self.batch} and "
-                f"less than the pool's {len(data.pool_y)}, as the rest validates."
+                f"less than the pool's {len(data.pool_y)}; the others validate."
             )
         return data
 
@@ -81,7 +83,7 @@ class Classification:
         guess = {"accuracy": 1 / self.classes, "loss": math.log(self.classes)}
         task = Task(
             init=functools.partial(_init, model, self.dtype),
-            part=self._part,
+            run_data=self._run_data,
             batches=lambda seed, epoch, data: labelled.batches(
                 seed, epoch, self.train_size, self.batch
             ),
@@ -92,20 +94,23 @@ class Classification:
             chance={f"{on}_{x}": guess[x] for on in ("val", "test") for x in guess},
             state=functools.partial(_state, model),
         )
-        return averaged(task, self.ema) if self.ema else task
+        return with_ema(task, self.ema) if self.ema else task
 
-    def _part(self, cell: Cell, data: Labelled) -> Part:
-        halves = labelled.split(
-            *(cell["seed"], data.pool_y, self.train_size),
-            *(self.label_noise, self.classes),
+    def _run_data(self, hparams: HParams, data: Labelled) -> RunData:
+        split = labelled.split(
+            hparams["seed"],
+            data.pool_y,
+            train=self.train_size,
+            noise=self.label_noise,
+            classes=self.classes,
         )
-        return Part(halves, _scales(cell, data.pool_x[0].size))
+        return RunData(split, _scales(hparams, data.pool_x[0].size))
 
-    def _inputs(self, part: Part, x: jax.Array) -> jax.Array:
-        """As the model takes them."""
-        if part.scales is not None:
-            x = x * part.scales.reshape(x.shape[1:])
-        if jnp.issubdtype(x.dtype, jnp.floating):  # and not numbers of symbols
+    def _inputs(self, run_data: RunData, x: jax.Array) -> jax.Array:
+        """Scaled, and in the dtype of the model."""
+        if run_data.scales is not None:
+            x = x * run_data.scales.reshape(x.shape[1:])
+        if jnp.issubdtype(x.dtype, jnp.floating):  # tokens stay integers
             x = x.astype(self.dtype)
         return x
 
@@ -116,21 +121,28 @@ class Classification:
         state: Any,
         batch: Any,
         key: jax.Array,
-        part: Part,
+        run_data: RunData,
         data: Labelled,
     ) -> tuple[jax.Array, Any]:
-        rows, y = part.split.train_rows[batch], part.split.train_y[batch]
-        x = self._inputs(part, data.pool_x[rows])
+        split = run_data.split
+        rows, y = split.train_rows[batch], split.train_y[batch]
+        x = self._inputs(run_data, data.pool_x[rows])
         logits, state = model.train(params, state, x, key)
-        return _cross_entropy(_of_the_last(logits), y).mean(), state
+        return _cross_entropy(_class_logits(logits), y).mean(), state
 
     def _measure(
-        self, model: StatefulModel, params: Any, state: Any, part: Part, data: Labelled
+        self,
+        model: StatefulModel,
+        params: Any,
+        state: Any,
+        run_data: RunData,
+        data: Labelled,
     ) -> dict[str, jax.Array]:
         def logits_of(x: jax.Array) -> jax.Array:
-            return _of_the_last(model.logits(params, state, self._inputs(part, x)))
+            inputs = self._inputs(run_data, x)
+            return _class_logits(model.logits(params, state, inputs))
 
-        split, on = part.split, functools.partial(_evaluate, logits_of)
+        split, on = run_data.split, functools.partial(_evaluate, logits_of)
         train = on(data.pool_x, split.train_y, split.train_rows)
         val = on(data.pool_x, data.pool_y[split.val_rows], split.val_rows)
         test = on(data.test_x, data.test_y)
@@ -141,12 +153,12 @@ class Classification:
             "val_loss": val["loss"],
             "test_accuracy": test["accuracy"],
             "test_loss": test["loss"],
-        } | sizes(params)
+        } | weight_sizes(params)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Language:
-    """Any text, a model of sequences that predicts the next symbol."""
+    """Any text, and a model of sequences that predicts the next symbol."""
 
     data: Callable[[], Corpus]
     model: Callable[[], AnyModel]
@@ -154,13 +166,13 @@ class Language:
     length: int
     batch: int
     steps_per_epoch: int
-    evaluated: int = 64  # windows, evenly spaced, of each part
+    evaluated: int = 64  # windows of each part, evenly spaced
     dtype: str = "float32"
 
     def load(self) -> Tokens:
         text = self.data()
         if len(text.symbols) > self.symbols:
-            raise Problem(
+            raise UserError(
                 f"the text has {len(text.symbols)} symbols, the model {self.symbols}: "
                 "raise symbols= and the model's vocabulary."
             )
@@ -170,12 +182,16 @@ class Language:
         model = with_state(self.model())
         return Task(
             init=functools.partial(_init, model, self.dtype),
-            part=lambda cell, data: None,
+            run_data=lambda hparams, data: None,
             batches=lambda seed, epoch, data: corpus.windows(
-                *(seed, epoch, data.train),
-                *(self.length, self.batch, self.steps_per_epoch),
+                seed,
+                epoch,
+                data.train,
+                length=self.length,
+                batch=self.batch,
+                steps=self.steps_per_epoch,
             ),
-            loss=functools.partial(_next_symbol, model),
+            loss=functools.partial(_next_symbol_loss, model),
             measure=functools.partial(self._measure, model),
             mask=mask,
             steps_per_epoch=self.steps_per_epoch,
@@ -184,21 +200,26 @@ class Language:
         )
 
     def _measure(
-        self, model: StatefulModel, params: Any, state: Any, part: None, data: Tokens
+        self,
+        model: StatefulModel,
+        params: Any,
+        state: Any,
+        run_data: None,
+        data: Tokens,
     ) -> dict[str, jax.Array]:
         def loss_of(window: jax.Array) -> jax.Array:
             logits = model.logits(params, state, window[None, :-1]).astype(jnp.float32)
             return _cross_entropy(logits, window[None, 1:]).mean()
 
         def mean_loss(tokens: jax.Array) -> jax.Array:
-            windows = self._evenly(tokens)
-            return jax.lax.map(loss_of, windows, batch_size=WINDOWS_AT_ONCE).mean()
+            windows = self._even_windows(tokens)
+            return jax.lax.map(loss_of, windows, batch_size=EVAL_WINDOWS).mean()
 
         losses = {f"{name}_loss": mean_loss(x) for name, x in data._asdict().items()}
-        return losses | sizes(params)
+        return losses | weight_sizes(params)
 
-    def _evenly(self, tokens: jax.Array) -> jax.Array:
-        """Windows to evaluate on, from all over a part of the text."""
+    def _even_windows(self, tokens: jax.Array) -> jax.Array:
+        """Evenly spaced windows, from the first symbol to the last."""
         last = len(tokens) - self.length - 1
         starts = np.linspace(0, last, self.evaluated, dtype=np.int32)
         return tokens[starts[:, None] + np.arange(self.length + 1)]
@@ -212,8 +233,8 @@ def decayed_vector(params: Any) -> jax.Array:
     )
 
 
-def sizes(params: Any) -> dict[str, jax.Array]:
-    """How large the decayed weights are."""
+def weight_sizes(params: Any) -> dict[str, jax.Array]:
+    """The largest and the root mean square of the decayed weights."""
     weights = decayed_vector(params).astype(jnp.float32)
     return {
         "max_abs_w": jnp.max(jnp.abs(weights)),
@@ -221,16 +242,16 @@ def sizes(params: Any) -> dict[str, jax.Array]:
     }
 
 
-def _init(model: StatefulModel, dtype: str, cell: Cell) -> Any:
-    params = model.init(key_for(cell["seed"], Purpose.INIT))
+def _init(model: StatefulModel, dtype: str, hparams: HParams) -> Any:
+    params = model.init(key_for(hparams["seed"], Purpose.INIT))
     return jax.tree.map(lambda leaf: leaf.astype(dtype), params)
 
 
-def _state(model: StatefulModel, cell: Cell, params: Any) -> Any:
-    return model.state(key_for(cell["seed"], Purpose.INIT))
+def _state(model: StatefulModel, hparams: HParams, params: Any) -> Any:
+    return model.state(key_for(hparams["seed"], Purpose.INIT))
 
 
-def _next_symbol(
+def _next_symbol_loss(
     model: StatefulModel,
     params: Any,
     state: Any,
@@ -238,23 +259,23 @@ def _next_symbol(
     key: jax.Array,
     *_: Any,
 ) -> tuple[jax.Array, Any]:
-    """The loss over all places of the windows, and the model's state."""
+    """The mean loss over all positions of the windows, and the model's state."""
     logits, state = model.train(params, state, windows[:, :-1], key)
     losses = _cross_entropy(logits.astype(jnp.float32), windows[:, 1:])
     return losses.mean(), state
 
 
-def _of_the_last(logits: jax.Array) -> jax.Array:
-    """In float32; of a sequence, the logits of its last symbol."""
+def _class_logits(logits: jax.Array) -> jax.Array:
+    """In float32; of a sequence, the logits at its last position."""
     logits = logits.astype(jnp.float32)
     return logits if logits.ndim == 2 else logits[:, -1]
 
 
-def _scales(cell: Cell, inputs: int) -> jax.Array | None:
-    if "spread" not in cell:
+def _scales(hparams: HParams, inputs: int) -> jax.Array | None:
+    if "spread" not in hparams:
         return None
-    key = key_for(cell["seed"], Purpose.SCALES)
-    return 10 ** (cell["spread"] * jax.random.uniform(key, (inputs,), minval=-1))
+    key = key_for(hparams["seed"], Purpose.SCALES)
+    return 10 ** (hparams["spread"] * jax.random.uniform(key, (inputs,), minval=-1))
 
 
 def _cross_entropy(logits: jax.Array, y: jax.Array) -> jax.Array:
@@ -267,13 +288,13 @@ def _evaluate(
     y: jax.Array,
     rows: jax.Array | None = None,
 ) -> dict[str, jax.Array]:
-    """Mean loss and accuracy on all rows of x, or on these."""
+    """Mean loss and accuracy on these rows of x, or on all."""
 
-    def of(row: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    def of_row(row: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         index, label = row
         logits = logits_of(x[index][None])[0]
         return _cross_entropy(logits, label), jnp.argmax(logits) == label
 
     rows = jnp.arange(len(y)) if rows is None else rows
-    loss, right = jax.lax.map(of, (rows, y), batch_size=ROWS_AT_ONCE)
+    loss, right = jax.lax.map(of_row, (rows, y), batch_size=EVAL_ROWS)
     return {"loss": loss.mean(), "accuracy": right.mean()}

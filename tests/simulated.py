@@ -11,23 +11,25 @@ ARMS = ("adam", "adam_l2", "adamw", "adam_independent")
 def table_of(study, score):
     """Every run that the stages ask for; `score(labels, cell)` is (val, test)."""
     from experiments import cells
-    from experiments.engine.plan import Block
+    from experiments.engine.config import SweepGroup
 
     table = {}
     for stage in study.stages:
-        blocks = [item for item in stage.make(table) if isinstance(item, Block)]
-        table = cells.concatenate([table, *(_runs(block, score) for block in blocks)])
+        groups = [item for item in stage.make(table) if isinstance(item, SweepGroup)]
+        table = cells.concatenate([table, *(_runs(group, score) for group in groups)])
     return table
 
 
-def _runs(block, score):
-    labels = dict(block.labels)
-    numbers = {name: [cell[name] for cell in block.cells] for name in block.cells[0]}
-    found = np.array([score(labels, cell) for cell in block.cells])
+def _runs(group, score):
+    labels = dict(group.labels)
+    numbers = {
+        name: [hparams[name] for hparams in group.cells] for name in group.cells[0]
+    }
+    found = np.array([score(labels, hparams) for hparams in group.cells])
     validation, test = np.round(300 * found[:, 0]) / 300, found[:, 1]
     # As the engine stores them: the shortest decimals of float32.
     validation = validation.astype(np.float32).astype(str).astype(float)
-    count = len(block.cells)
+    count = len(group.cells)
     return {
         **{name: np.full(count, text, object) for name, text in labels.items()},
         **{name: np.array(values) for name, values in numbers.items()},
@@ -45,20 +47,20 @@ def valley(heights, optima=None, slope=0.0, noise=0.005):
     """
     optima = optima or {}
 
-    def score(labels, cell):
+    def score(labels, hparams):
         arm = labels["arm"]
         y, x = optima.get(arm, (-3, -5))
-        rate = np.log2(cell["learning_rate"]) - x
-        decay = np.log2(cell["weight_decay"] or 2.0**y) - y - slope * rate
+        rate = np.log2(hparams["learning_rate"]) - x
+        decay = np.log2(hparams["weight_decay"] or 2.0**y) - y - slope * rate
         drawn = np.random.default_rng(
             [
-                cell["seed"],
+                hparams["seed"],
                 ARMS.index(arm),
                 round(8 * rate) + 999,
                 round(8 * decay) + 999,
             ]
         ).normal(0, noise, 2)
-        top = heights(labels, cell) if callable(heights) else heights[arm]
+        top = heights(labels, hparams) if callable(heights) else heights[arm]
         mean = max(top - 0.006 * (decay**2 + rate**2), 0.05)
         return mean + drawn[0], mean + drawn[1]
 
@@ -71,10 +73,10 @@ def store(folder, study, table):
     from experiments.engine.describe import describe
     from experiments.engine.store import FORMAT
 
-    cells.write(folder / "cells.csv", table)
+    cells.write_csv(folder / "cells.csv", table)
     manifest = {
         **{"format": FORMAT, "study": study.name, "hash": "0123456789ab"},
-        **{"command": "made up", "plan": describe(study.plan), "chunk": 16},
+        **{"command": "made up", "plan": describe(study.plan)},
         **{"device": {"count": 2, "kind": "cpu"}, "versions": {"jax": "1"}},
         **{"data": {}, "runs": len(table["seed"]), "seconds": {"run": 1, "compile": 1}},
         "cells side by side": [16],

@@ -56,10 +56,10 @@ def test_smoke_run_end_to_end(tmp_path):
 def check_runs(folder: Path, count: int):
     """Every arm on the same seeds and strengths, and the arrays as planned."""
     from experiments import cells
-    from experiments.reports.bf16 import read
+    from experiments.reports.bf16 import read_results
     from experiments.studies.bf16 import SMOKE
 
-    stored = read(folder)
+    stored = read_results(folder)
     runs = stored.runs
     assert len(runs["seed"]) == count == len(SMOKE.arms) * 2 * 2
     assert not runs["diverged"].any()
@@ -84,50 +84,52 @@ def check_runs(folder: Path, count: int):
 
 def check_words(folder: Path, stdout: str):
     """The verdict follows from the files, in the report and on the terminal."""
-    from experiments.reports.bf16 import conclusion, read
+    from experiments.reports.bf16 import conclusion, read_results
 
-    verdict = conclusion(read(folder))
+    verdict = conclusion(read_results(folder))
     assert f"Verdict. {verdict}" in stdout
     assert verdict in (folder / "report.md").read_text()
 
 
 def test_arms_differ_in_dtype_and_chain_alone():
-    from experiments.studies.bf16 import ARMS, FULL, SMOKE, trained
+    from experiments.studies.bf16 import ARMS, FULL, SMOKE, training_groups
 
     for plan in (FULL, SMOKE):
-        blocks = trained(plan)
-        assert all(block.cells == plan.cells() for block in blocks)
+        groups = training_groups(plan)
+        assert all(group.cells == plan.cells() for group in groups)
         (same,) = {
-            repr(block.static._replace(chain=None)).replace("bfloat16", "float32")
-            for block in blocks
+            repr(group.config._replace(make_optimizer=None)).replace(
+                "bfloat16", "float32"
+            )
+            for group in groups
         }
-        assert "chain=None" in same
-        dtypes = [block.static.recipe.dtype for block in blocks]
+        assert "make_optimizer=None" in same
+        dtypes = [group.config.setup.dtype for group in groups]
         assert dtypes == [arm.dtype for arm in ARMS if arm.name in plan.arms]
     assert FULL.seeds >= 10
 
 
 def test_every_cure_decays_and_plain_bfloat16_does_not():
-    from experiments.reports.bf16 import CURES, EXACT, INSIDE, PLAIN
-    from experiments.studies.bf16 import ARMS, kept_share, SMOKE
+    from experiments.reports.bf16 import EXACT, FIXES, INSIDE, PLAIN
+    from experiments.studies.bf16 import ARMS, retained_fraction, SMOKE
 
     rate = 1e-3
     exact = (1 - rate) ** SMOKE.kept_steps
-    found = {arm.name: kept_share(SMOKE, arm, rate) for arm in ARMS}
-    for name in (EXACT, *CURES):
+    found = {arm.name: retained_fraction(SMOKE, arm, rate) for arm in ARMS}
+    for name in (EXACT, *FIXES):
         assert found[name] == pytest.approx((exact, exact), abs=0.002)
     for name in (PLAIN, INSIDE):
         assert found[name] == (1.0, 1.0)
-    assert set(found) == {EXACT, *CURES, PLAIN, INSIDE}
+    assert set(found) == {EXACT, *FIXES, PLAIN, INSIDE}
     for name, (kept, carried) in found.items():
         assert (kept == carried) == ("compensated" not in name)
 
 
 def test_what_compensation_has_not_yet_given_to_the_weights_is_in_the_residual():
-    from experiments.studies.bf16 import ARMS, kept_share, SMOKE
+    from experiments.studies.bf16 import ARMS, retained_fraction, SMOKE
 
     (arm,) = [arm for arm in ARMS if arm.name == "compensated"]
-    kept, carried = kept_share(SMOKE, arm, 1e-6)
+    kept, carried = retained_fraction(SMOKE, arm, 1e-6)
     assert kept == 1.0
     assert 1 - carried == pytest.approx(SMOKE.kept_steps * 1e-6, rel=0.02)
 
@@ -151,15 +153,24 @@ def test_bytes_of_every_arm():
 
 def made_up(shares, norms, accuracy=0.0):
     """Results with these shares of the decay by arm, and these gaps to float32."""
-    from experiments.reports.bf16 import CURES, EXACT, INSIDE, Kept, PLAIN, Stored
+    from experiments.reports.bf16 import (
+        Bf16Results,
+        EXACT,
+        FIXES,
+        INSIDE,
+        PLAIN,
+        Retained,
+    )
 
     def exact(rate):
         return (1 - rate) ** 100
 
-    arms = (EXACT, PLAIN, INSIDE, *CURES)
+    arms = (EXACT, PLAIN, INSIDE, *FIXES)
     rates = (1e-5, 1e-3)
     kept = [
-        Kept(arm, rate, 1.0, (1 - rate) ** (100 * shares.get(arm, 1.0)), exact(rate))
+        Retained(
+            arm, rate, 1.0, (1 - rate) ** (100 * shares.get(arm, 1.0)), exact(rate)
+        )
         for arm in arms
         for rate in rates
     ]
@@ -180,14 +191,14 @@ def made_up(shares, norms, accuracy=0.0):
         "train_loss": 1 + 0.1 * seeds + off,
         "test_accuracy": 0.5 + accuracy * plain,
     }
-    return Stored(kept, runs, {}, {})
+    return Bf16Results(kept, runs, {}, {})
 
 
 def test_the_conclusion_follows_the_numbers():
-    from experiments.reports.bf16 import conclusion, CURES, INSIDE, PLAIN
+    from experiments.reports.bf16 import conclusion, FIXES, INSIDE, PLAIN
 
-    lost = {PLAIN: 0.0, INSIDE: 0.0, CURES[0]: 0.97}
-    off = {PLAIN: 0.25, CURES[3]: -0.02}
+    lost = {PLAIN: 0.0, INSIDE: 0.0, FIXES[0]: 0.97}
+    off = {PLAIN: 0.25, FIXES[3]: -0.02}
     text = conclusion(made_up(lost, off, accuracy=0.03))
     assert "Plain bfloat16 decays nothing up to γλ = 0.001." in text
     assert "Float32 inside decays nothing up to γλ = 0.001." in text
@@ -216,10 +227,10 @@ def test_what_is_lost_without_decay_is_no_decay():
     plain = without & (stored.runs["arm"] == PLAIN)
     runs = stored.runs | {"rms_w": np.where(plain, 0.5, 1) * stored.runs["rms_w"]}
     text = conclusion(stored._replace(runs=runs))
-    said = (
+    message = (
         "ends 50 % smaller at λ = 0: there is no decay there, so this is lost gradient"
     )
-    assert said in text
+    assert message in text
     assert "lost gradient" not in conclusion(stored)
 
 
@@ -242,19 +253,26 @@ def test_gaps_are_paired_by_seed():
 
 
 def test_the_verdict_follows_from_the_published_runs():
-    from experiments.reports.bf16 import arrives, conclusion, CURES, gaps, PLAIN, read
+    from experiments.reports.bf16 import (
+        applied_fraction,
+        conclusion,
+        FIXES,
+        gaps,
+        PLAIN,
+        read_results,
+    )
 
-    stored = read(PUBLISHED)
+    stored = read_results(PUBLISHED)
     assert conclusion(stored) in (PUBLISHED / "report.md").read_text()
     assert stored.manifest["plan"]["seeds"] >= 10
     for gap in gaps(stored):
-        if gap.arm in CURES:
+        if gap.arm in FIXES:
             assert abs(gap.norm.mean) < 2
         if gap.arm == PLAIN:
             assert abs(gap.norm.mean) > 2
     for kept in stored.kept:
-        if kept.arm in CURES:
-            assert abs(arrives(kept) - 1) < 0.05
+        if kept.arm in FIXES:
+            assert abs(applied_fraction(kept) - 1) < 0.05
 
 
 def test_the_published_report_is_made_from_the_files_beside_it(tmp_path):
@@ -272,10 +290,10 @@ def test_the_published_report_is_made_from_the_files_beside_it(tmp_path):
 
 
 def test_the_readme_quotes_the_published_runs():
-    from experiments.reports.bf16 import CURES, gaps, PLAIN, read
+    from experiments.reports.bf16 import FIXES, gaps, PLAIN, read_results
 
     readme = (ROOT / "README.md").read_text()
-    stored = read(PUBLISHED)
+    stored = read_results(PUBLISHED)
     for rate in (1e-5, 1e-4, 1e-3):
         found = {kept.arm: kept for kept in stored.kept if kept.rate == rate}
         names = ("bf16", "stochastic", "compensated")
@@ -284,14 +302,14 @@ def test_the_readme_quotes_the_published_runs():
         assert f"| {rate:g} | {' | '.join(cells)} |" in readme
     cure, plain = (
         max(abs(gap.norm.mean) for gap in gaps(stored) if gap.arm in arms)
-        for arms in (CURES, (PLAIN,))
+        for arms in (FIXES, (PLAIN,))
     )
-    told = " ".join(readme.split())
-    assert f"within {cure:.1f} % of the float32 run's weight norm with" in told
+    text = " ".join(readme.split())
+    assert f"within {cure:.1f} % of the float32 run's weight norm with" in text
     worst = max(
         (gap for gap in gaps(stored) if gap.arm == PLAIN),
         key=lambda gap: abs(gap.norm.mean),
     )
     assert (worst.weight_decay, worst.norm.mean < 0) == (0, True)
-    assert f"ends {plain:.0f} % smaller at λ = 0" in told
-    assert f"tests {worst.accuracy.mean:.1f} points better" in told
+    assert f"ends {plain:.0f} % smaller at λ = 0" in text
+    assert f"tests {worst.accuracy.mean:.1f} points better" in text

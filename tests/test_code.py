@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import importlib
+import re
 import sys
 import types
 
@@ -34,9 +35,9 @@ def package(tmp_path, monkeypatch):
             del sys.modules[name]
 
 
-def code_of(*values, study="ours.study"):
+def code_hashes(*values, study="ours.study"):
     """Of the values and of a function of the study's own module."""
-    from experiments.engine.code import code_of as of
+    from experiments.engine.code import code_hashes as of
 
     def own():
         pass
@@ -59,7 +60,7 @@ def test_every_import_is_followed_and_nothing_is_run(package):
     package("lonely", "import not_installed_at_all\nimport numpy, jax.numpy, json")
     package("ours.unused", "")
     chain = importlib.import_module("ours.chains").chain
-    code = code_of(chain)
+    code = code_hashes(chain)
     names = {f"ours.{name}" for name in ("study", "chains", "deep", "lazy")}
     assert ours(code) == {"ours", "lonely", *names}
     assert "ours.lazy" not in sys.modules
@@ -69,15 +70,113 @@ def test_every_import_is_followed_and_nothing_is_run(package):
     assert list(code) == sorted(code)
 
 
-def test_a_hash_is_of_the_source_file(package):
+PROGRAM = '''
+"""A module."""
+import functools
+from math import sqrt as root
+RATE, NAMES = 0.5, {"a": 1, **{}}
+
+@functools.cache
+def chain(x, factor=2, *, shift=None):
+    """A function."""
+    y = x * factor + RATE
+    return -y if y > 1 else f"{y:.3f}"
+
+class Setup:
+    """A class."""
+    size: int = 100
+
+    def load(self): return root(self.size)
+'''
+
+
+@pytest.fixture
+def hash_of(package):
+    """The hash of a module with this text, whose file alone changes."""
     package("ours.study", "")
-    path = package("ours.chains", "def chain(): pass")
+    path = package("ours.chains", PROGRAM)
     chain = importlib.import_module("ours.chains").chain
-    before = code_of(chain)
-    assert before["ours.chains"] == hashlib.sha256(path.read_bytes()).hexdigest()[:12]
-    path.write_text("def chain(): return 1")
-    after = code_of(chain)
-    assert {n for n in before if before[n] != after[n]} == {"ours.chains"}
+    first = code_hashes(chain)
+
+    def hash_of(text):
+        path.write_text(text)
+        found = code_hashes(chain)
+        assert {n for n in first if first[n] != found[n]} <= {"ours.chains"}
+        assert re.fullmatch("[0-9a-f]{12}", found["ours.chains"])
+        return found["ours.chains"]
+
+    return hash_of
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"""A module."""', '"""Another."""'),
+        ('"""A module."""\n', ""),
+        ('"""A function."""', '"""Another,\n\n    with more lines."""'),
+        ('    """A function."""\n', ""),
+        ('"""A class."""', "'A class, reworded.'"),
+        ("size: int = 100", 'size: int = 100\n    "Of the data."'),
+        ("RATE, NAMES = ", "# A comment.\nRATE, NAMES = "),
+        ("factor + RATE", "factor + RATE  # x"),
+        ("x * factor + RATE", "(x*factor\n      + RATE)"),
+        ("def load(self): return", "def load(self):\n        return"),
+        ('{"a": 1, **{}}', "{'a': 1, **{},}"),
+        ("size: int = 100", "size: int = 0x64"),
+        ("RATE, NAMES", "(RATE, NAMES)"),
+    ],
+)
+def test_docstrings_comments_and_formatting_do_not_change_a_hash(old, new, hash_of):
+    assert PROGRAM.count(old) == 1
+    assert hash_of(PROGRAM.replace(old, new)) == hash_of(PROGRAM)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("RATE, NAMES = 0.5", "RATE, NAMES = 0.25"),
+        ("size: int = 100", "size: int = 100.0"),
+        ("size: int = 100", "size: int = True"),
+        ("x * factor", "x + factor"),
+        ("x * factor + RATE", "x * (factor + RATE)"),
+        ("y > 1", "y >= 1"),
+        ("-y if", "+y if"),
+        ("factor=2", "factor=3"),
+        ("shift=None", "shift=0"),
+        ("shift=None", "shift"),
+        (", *, shift", ", shift"),
+        ("@functools.cache\n", ""),
+        ("@functools.cache", "@functools.lru_cache"),
+        ("import functools\n", "import functools, math\n"),
+        ("sqrt as root", "cbrt as root"),
+        ('{"a": 1', '{"b": 1'),
+        ("**{}", "**{'c': 2}"),
+        (":.3f", ":.4f"),
+        ("{y:.3f}", "{y!r:.3f}"),
+        ("size: int", "size: float"),
+        ("def chain", "async def chain"),
+        ("class Setup:", "class Setup(dict):"),
+    ],
+)
+def test_everything_else_changes_a_hash(old, new, hash_of):
+    assert PROGRAM.count(old) == 1
+    assert hash_of(PROGRAM.replace(old, new)) != hash_of(PROGRAM)
+
+
+def test_a_file_that_is_not_python_is_hashed_by_its_bytes(package, tmp_path):
+    """An extension module, say: it is a file next to the package's modules."""
+    package("ours.study", "")
+    package("ours.chains", "def chain(): import ours.native")
+    chain = importlib.import_module("ours.chains").chain
+    path = tmp_path / "ours" / "native.so"
+    path.write_bytes(b"\0 # 1")
+    native = types.ModuleType("ours.native")
+    native.__file__ = str(path)
+    sys.modules["ours.native"] = native  # the fixture removes it
+    before = code_hashes(chain)["ours.native"]
+    assert before == hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    path.write_bytes(b"\0 # 2")
+    assert code_hashes(chain)["ours.native"] != before
 
 
 @pytest.mark.parametrize("place", ["partial", "argument", "field", "tuple", "class"])
@@ -96,8 +195,8 @@ def test_functions_are_found_wherever_a_value_holds_them(place, package):
         "tuple": (None, 1, "text", (module.f,)),
         "class": module.R(),
     }[place]
-    assert ours(code_of(value)) == {"ours", "ours.study", "ours.recipes"}
-    assert ours(code_of(None)) == {"ours", "ours.study"}
+    assert ours(code_hashes(value)) == {"ours", "ours.study", "ours.recipes"}
+    assert ours(code_hashes(None)) == {"ours", "ours.study"}
 
 
 def test_what_shows_is_left_out_unless_it_holds_the_chain(package):
@@ -106,13 +205,13 @@ def test_what_shows_is_left_out_unless_it_holds_the_chain(package):
     )
     path = package("ours.figures", "import matplotlib.pyplot, ours.colours")
     package("ours.colours", "")
-    code = code_of()
+    code = code_hashes()
     assert ours(code) == {"ours", "ours.study"}
     hidden = ("experiments.cli", "experiments.reports", "experiments.engine.store")
     assert not [name for name in code if name.startswith(hidden)]
     path.write_text(f"{path.read_text()}\ndef chain(): pass")
     chain = importlib.import_module("ours.figures").chain
-    assert ours(code_of(chain)) == {
+    assert ours(code_hashes(chain)) == {
         "ours",
         "ours.study",
         "ours.figures",
@@ -121,7 +220,7 @@ def test_what_shows_is_left_out_unless_it_holds_the_chain(package):
 
 
 def test_the_module_of_the_study_counts_only_if_it_holds_a_function(package):
-    from experiments.engine.code import code_of as of
+    from experiments.engine.code import code_hashes as of
 
     package("ours.study", "RATES = (1, 2)")
     package("ours.chains", "def chain(): pass")
@@ -144,21 +243,21 @@ SMOKE: dict = {}
 
 def test_the_numbers_of_a_plan_are_not_code(package):
     path = package("ours.study", PLANS)
-    before = code_of()
+    before = code_hashes()
     path.write_text(
         PLANS.replace("(1, 2),", "(1, 2,\n\n 3, 4),").replace("{}", "{1: 2}")
     )
-    assert code_of() == before
+    assert code_hashes() == before
     path.write_text(PLANS.replace("B = 2", "B = 3"))
-    assert code_of()["ours.study"] != before["ours.study"]
+    assert code_hashes()["ours.study"] != before["ours.study"]
     package("ours.other", "")
-    assert code_of(study="ours.other") != code_of()
+    assert code_hashes(study="ours.other") != code_hashes()
     # In another module these names mean something else.
     path.write_text("from ours.other import FULL")
     package("ours.other", "FULL = 1")
-    before = code_of()
+    before = code_hashes()
     package("ours.other", "FULL = 2")
-    assert code_of()["ours.other"] != before["ours.other"]
+    assert code_hashes()["ours.other"] != before["ours.other"]
 
 
 @pytest.mark.parametrize(
@@ -176,9 +275,27 @@ def test_the_numbers_of_a_plan_are_not_code(package):
 )
 def test_plans_that_are_assigned_together(targets, is_code, package):
     path = package("ours.study", f"A = 1\n{targets} = 1, 2\nB = 2\n")
-    before = code_of()
+    before = code_hashes()
     path.write_text(f"A = 1\n{targets} = 1, 3\nB = 2\n")
-    assert (code_of() != before) == is_code
+    assert (code_hashes() != before) == is_code
+
+
+def test_a_plan_hides_no_other_statement_of_its_line(package):
+    path = package("ours.study", "FULL = 1; RATE = 2\n")
+    before = code_hashes()
+    path.write_text("FULL = 2; RATE = 2\n")
+    assert code_hashes() == before
+    path.write_text("FULL = 1; RATE = 3\n")
+    assert code_hashes() != before
+    path.write_text("RATE = 2\n")
+    assert code_hashes() == before
+
+
+def test_a_plan_inside_a_function_is_code(package):
+    path = package("ours.study", "def chain():\n    FULL = 1\n    return FULL\n")
+    before = code_hashes()
+    path.write_text("def chain():\n    FULL = 2\n    return FULL\n")
+    assert code_hashes() != before
 
 
 TYPED = """
@@ -191,7 +308,7 @@ def chain(cell, factor=2):
     return chains.chain(helper(cell)) * factor
 @functools.cache
 def wrapped(): return helper
-class Recipe:
+class TrainingSetup:
     def task(self): return helper(1)
 def idle(): pass
 """
@@ -214,18 +331,18 @@ def typed_in(package, monkeypatch):
 
 def test_a_function_that_was_typed_in_is_known_by_its_code(typed_in):
     session = typed_in(TYPED)
-    code = code_of(session.chain)
+    code = code_hashes(session.chain)
     assert {n for n in code if n.startswith("session")} == {
         *("session.chain", "session.helper")
     }
     assert "ours.chains" in code
     moved = typed_in(f"\n\n{TYPED}", "<two>")
-    assert code_of(moved.chain) == code
+    assert code_hashes(moved.chain) == code
     for value, name in (
         (session.wrapped, "session.wrapped"),
-        (session.Recipe(), "session.Recipe"),
+        (session.TrainingSetup(), "session.TrainingSetup"),
     ):
-        found = code_of(type(value) if name.endswith("Recipe") else value)
+        found = code_hashes(type(value) if name.endswith("TrainingSetup") else value)
         assert {name, "session.helper"} <= set(found)
 
 
@@ -241,11 +358,12 @@ def test_a_function_that_was_typed_in_is_known_by_its_code(typed_in):
     ],
 )
 def test_a_function_that_was_typed_in_otherwise(old, new, changed, typed_in):
-    before = code_of(typed_in(TYPED).chain)
+    before = code_hashes(typed_in(TYPED).chain)
     assert old in TYPED
-    after = code_of(typed_in(TYPED.replace(old, new)).chain)
+    after = code_hashes(typed_in(TYPED.replace(old, new)).chain)
     assert {n for n in before if before[n] != after[n]} == ({changed} - {None})
-    recipe = [
-        code_of(typed_in(text).Recipe) for text in (TYPED, TYPED.replace(old, new))
+    setup = [
+        code_hashes(typed_in(text).TrainingSetup)
+        for text in (TYPED, TYPED.replace(old, new))
     ]
-    assert (recipe[0] != recipe[1]) == (changed == "session.helper")
+    assert (setup[0] != setup[1]) == (changed == "session.helper")

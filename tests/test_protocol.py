@@ -32,11 +32,11 @@ def entry(name, axes, **fixed):
 
 
 def plan_of(*entries, **numbers):
-    from experiments.protocol import difference, Plan
+    from experiments.protocol import difference, ProtocolPlan
 
     names = [each.name for each in entries]
     pairs = [difference(a, names[0], a, names[0]) for a in names[1:]]
-    return Plan(entries=tuple(entries), contrasts=tuple(pairs), **numbers)
+    return ProtocolPlan(entries=tuple(entries), contrasts=tuple(pairs), **numbers)
 
 
 def run(plan, truth, rng, examples=EXAMPLES):
@@ -51,18 +51,18 @@ def run(plan, truth, rng, examples=EXAMPLES):
     return table
 
 
-def _rows(block, truth, common, rng, examples):
-    names = list(block.cells[0])
-    rows = {n: np.array([cell[n] for cell in block.cells]) for n in names}
-    labels = {n: np.full(len(rows["seed"]), x, object) for n, x in block.labels.items()}
+def _rows(group, truth, common, rng, examples):
+    names = list(group.cells[0])
+    rows = {n: np.array([hparams[n] for hparams in group.cells]) for n in names}
+    labels = {n: np.full(len(rows["seed"]), x, object) for n, x in group.labels.items()}
     by_point = {}
-    for place, cell in enumerate(block.cells):
-        point = tuple(v for n, v in cell.items() if n != "seed")
+    for place, hparams in enumerate(group.cells):
+        point = tuple(v for n, v in hparams.items() if n != "seed")
         by_point.setdefault(point, []).append(place)
     right = np.empty((len(rows["seed"]), 2))
     for point, places in by_point.items():
         seeds = rows["seed"][places]
-        errors = truth(block.labels["arm"], point, len(places), rng) + common[seeds]
+        errors = truth(group.labels["arm"], point, len(places), rng) + common[seeds]
         share = np.clip(1 - errors / 100, 0, 1)
         right[places, 0] = rng.binomial(examples, share) / examples
         right[places, 1] = rng.binomial(TESTED, share) / TESTED
@@ -80,7 +80,7 @@ def chosen(plan, table, name):
     from experiments import protocol
 
     (found,) = (each for each in plan.entries if each.name == name)
-    return protocol.candidates(plan, found, table)[0]
+    return protocol.ranked_by_validation(plan, found, table)[0]
 
 
 def smooth(at, error, width=1.5):
@@ -141,7 +141,7 @@ def before(plan, table, truth, rng):
 
     scores = []
     for each in plan.entries:
-        best = protocol.tuned(plan, each, table)[0]
+        best = protocol.ranked_by_tuning(plan, each, table)[0]
         scores.append(truth(each.name, best, 20, rng).mean())
     return scores[1] < scores[0]
 
@@ -161,11 +161,11 @@ def test_what_was_lucky_is_said():
     table["val_accuracy"] = np.where(lucky, 0.97, table["val_accuracy"])
     found = outcomes.outcomes(plan, table)
     assert [found[name].lucky for name in "ab"] == [False, True]
-    (only,) = outcomes.compared(plan, table, found)
+    (only,) = outcomes.compare_contrasts(plan, table, found)
     assert only.lucky
-    assert only.words.endswith("(a choice was lucky)")
+    assert only.verdict.endswith("(a choice was lucky)")
     turned = plan_of(*plan.entries[::-1], rounds=1, candidates=1)
-    (only,) = outcomes.compared(turned, table)
+    (only,) = outcomes.compare_contrasts(turned, table)
     assert only.lucky  # whichever entry of the contrast it is
 
 
@@ -193,7 +193,7 @@ def test_an_optimum_in_a_gap_of_the_coarse_grid_is_found():
 def coarse_points(plan):
     from experiments import search
 
-    return search.coarse(plan.entries[0].axes)
+    return search.coarse_grid(plan.entries[0].axes)
 
 
 @pytest.mark.parametrize("side", [-1, 1])
@@ -239,9 +239,9 @@ def test_a_verdict_says_that_a_choice_is_not_bracketed():
     plan = plan_of(entry("a", axes), entry("b", axes), rounds=1)
     truths = {"a": smooth((0,), 6, width=0.2), "b": smooth((5,), 6, width=2)}
     table = run(plan, lambda arm, p, n, rng: truths[arm](p) + np.zeros(n), rng)
-    (only,) = outcomes.compared(plan, table)
+    (only,) = outcomes.compare_contrasts(plan, table)
     assert only.sign == -1
-    assert only.words == "a clearly better (a choice is not bracketed)"
+    assert only.verdict == "a clearly better (a choice is not bracketed)"
 
 
 def test_a_point_beside_a_gap_is_not_bracketed():
@@ -261,14 +261,14 @@ def test_a_point_beside_a_gap_is_not_bracketed():
 
 @pytest.mark.parametrize("step", [-2, -1, 1, 2])
 def test_a_point_beside_a_better_one_is_not_bracketed(step):
-    from experiments.search import noise, open_sides
+    from experiments.search import open_sides, standard_error
 
     axes = [named("learning_rate", -3, 3)]
     scores = even({(2.0**k,) for k in range(-3, 4)})
     better, side = (2.0**step,), "below" if step < 0 else "above"
-    scores[better] = scores[better] + 0.9 * noise(scores)
+    scores[better] = scores[better] + 0.9 * standard_error(scores)
     assert open_sides((1.0,), scores, axes, {}) == []  # within the noise
-    scores[better] = scores[better] + noise(scores)
+    scores[better] = scores[better] + standard_error(scores)
     assert open_sides((1.0,), scores, axes, {}) == [f"learning_rate {side}"]
     # More seeds have decided that it is not better.
     decided = {(1.0,): np.ones(9), better: np.zeros(9)}
@@ -278,18 +278,18 @@ def test_a_point_beside_a_better_one_is_not_bracketed(step):
 
 
 def test_steps_of_ten_reach_the_values_that_were_given():
-    from experiments.search import additions, Axis, open_sides
+    from experiments.search import Axis, open_sides, points_to_add
 
     axis = Axis("learning_rate", (0.001, 0.01, 0.1, 1.0), 1e-6, 1e3, ratio=10.0)
     scores = even({(x,) for x in axis.values})
     assert open_sides((0.1,), scores, [axis], {}) == ["learning_rate above"]
-    added = additions({(0.1,): np.ones(3)}, [axis], 9)
+    added = points_to_add({(0.1,): np.ones(3)}, [axis], 9)
     assert {(0.01,), (1.0,), (0.001,)} <= set(added)
     assert len({round(math.log10(x), 6) for (x,) in added}) == len(added)
 
 
 def test_below_the_smallest_strength_is_none_where_none_is_tried():
-    from experiments.search import additions, Axis, open_sides
+    from experiments.search import Axis, open_sides, points_to_add
 
     axes = [Axis("weight_decay", (0.0, 1.0, 2.0, 4.0), low=1.0, high=8.0)]
     tried = {(0.0,), (1.0,), (2.0,), (4.0,)}
@@ -299,17 +299,17 @@ def test_below_the_smallest_strength_is_none_where_none_is_tried():
     assert open_sides((1.0,), without, axes, {}) == ["weight_decay below"]
     assert open_sides((0.0,), even(tried), axes, {}) == []
     scores = {(1.0,): np.ones(3)}
-    assert additions(scores, axes, 9) == [(0.0,), (2.0,), (4.0,)]
+    assert points_to_add(scores, axes, 9) == [(0.0,), (2.0,), (4.0,)]
     axes = [axes[0]._replace(values=(1.0, 2.0, 4.0))]
-    assert additions(scores, axes, 9) == [(2.0,), (4.0,)]
+    assert points_to_add(scores, axes, 9) == [(2.0,), (4.0,)]
 
 
 def test_the_gaps_on_the_lines_through_the_best_point_come_before_its_surroundings():
-    from experiments.search import additions
+    from experiments.search import points_to_add
 
     axes = [named("weight_decay", -8, 8, 2), named("learning_rate", 0, 0)]
     scores = {(2.0**k, 1.0): np.full(3, 50.0 - abs(k)) for k in range(-8, 9, 2)}
-    wanted = additions(scores, axes, 100)
+    wanted = points_to_add(scores, axes, 100)
     sides = [(2.0**a, 2.0**b) for a, b in ((-1, 0), (1, 0), (0, -1), (0, 1))]
     assert wanted[:4] == sides
     gaps = {(2.0**k, 1.0) for k in range(-7, 8, 2)}
@@ -319,15 +319,15 @@ def test_the_gaps_on_the_lines_through_the_best_point_come_before_its_surroundin
 
 
 def test_noise_is_that_of_the_best_ten():
-    from experiments.search import noise
+    from experiments.search import standard_error
 
     scores = {(float(k),): np.array([-k - 1.0, -k, -k + 1.0]) for k in range(10)}
-    assert noise(scores) == pytest.approx((2 / 3) ** 0.5)
+    assert standard_error(scores) == pytest.approx((2 / 3) ** 0.5)
     wild = scores | {(99.0,): np.array([-1000.0, 0.0, 500.0])}
-    assert noise(wild) == pytest.approx((2 / 3) ** 0.5)
+    assert standard_error(wild) == pytest.approx((2 / 3) ** 0.5)
     scores[(9.0,)] = np.array([-19.0, -9.0, 1.0])  # the tenth
-    assert noise(scores) == pytest.approx((2 / 3 * (9 + 100) / 10) ** 0.5)
-    assert noise({(1.0,): np.ones(1)}) == 0
+    assert standard_error(scores) == pytest.approx((2 / 3 * (9 + 100) / 10) ** 0.5)
+    assert standard_error({(1.0,): np.ones(1)}) == 0
 
 
 def test_points_within_the_noise_of_the_best_are_bracketed_too():
@@ -336,13 +336,13 @@ def test_points_within_the_noise_of_the_best_are_bracketed_too():
     axes = [named("learning_rate", -8, 8, 4)]
     scores = {(2.0**k,): np.array([50.0, 60.0, 70.0]) for k in (-8, -4, 4, 8)}
     scores |= {(1.0,): np.array([51.0, 60.0, 70.0])}
-    wanted = search.additions(scores, axes, 100)
+    wanted = search.points_to_add(scores, axes, 100)
     assert wanted[:4] == [(0.5,), (2.0,), (0.25,), (4.0,)]
     # Then the sides of the next point within the noise, and not the gaps.
     assert wanted[4:6] == [(2.0**-9,), (2.0**-7,)]
     assert {(2.0**k,) for k in (3, 5, 2, 6, -5, -3)} <= set(wanted)
     sure = {p: x if p == (1.0,) else x - 40 for p, x in scores.items()}
-    assert search.additions(sure, axes, 4) == wanted[:4]
+    assert search.points_to_add(sure, axes, 4) == wanted[:4]
 
 
 def test_every_entry_gets_as_many_runs_on_seeds_of_its_own():
@@ -372,11 +372,15 @@ RUN = ("arm", "weight_decay", "learning_rate", "seed")
 
 
 def test_a_coarse_grid_that_could_step_over_an_optimum_is_refused():
-    from experiments.search import Axis, coarse
+    from experiments.search import Axis, coarse_grid
 
     with pytest.raises(ValueError, match="1 and 8 are more than two steps of 2 apart"):
-        coarse([Axis("learning_rate", (0.0, 1.0, 8.0))])
-    assert coarse([Axis("b2", (0.5, 0.9, 9.0), ratio=None)]) == [(0.5,), (0.9,), (9.0,)]
+        coarse_grid([Axis("learning_rate", (0.0, 1.0, 8.0))])
+    assert coarse_grid([Axis("b2", (0.5, 0.9, 9.0), ratio=None)]) == [
+        (0.5,),
+        (0.9,),
+        (9.0,),
+    ]
 
 
 def test_screening_drops_what_was_lucky_on_three_seeds():
@@ -394,9 +398,9 @@ def test_screening_drops_what_was_lucky_on_three_seeds():
 
     table = run(plan, truth, np.random.default_rng(0))
     (each,) = plan.entries
-    assert protocol.tuned(plan, each, table)[0] == (8.0,)
+    assert protocol.ranked_by_tuning(plan, each, table)[0] == (8.0,)
     assert asked.count((8.0,)) == 2  # in tuning and screening, and not in validation
-    assert protocol.candidates(plan, each, table)[0] == (1.0,)
+    assert protocol.ranked_by_validation(plan, each, table)[0] == (1.0,)
 
 
 def test_candidates_are_the_best_on_the_seeds_of_tuning_and_screening_together():
@@ -414,7 +418,7 @@ def test_candidates_are_the_best_on_the_seeds_of_tuning_and_screening_together()
         "val_accuracy": np.array(shares),
         "val_count": np.full(4, EXAMPLES),
     }
-    assert protocol.proposed(plan_of(each), each, table) == [(1.0,), (2.0,)]
+    assert protocol.ranked_by_screening(plan_of(each), each, table) == [(1.0,), (2.0,)]
 
 
 # --- Ties -------------------------------------------------------------------------
@@ -443,17 +447,17 @@ def test_equal_counts_are_equal_though_their_means_of_float32_are_not():
     assert means[0] < means[1]  # which decided before
     each = entry("a", [named("weight_decay", 0, 1)])
     plan = plan_of(each)
-    assert protocol.tuned(plan, each, table) == [(1.0,), (2.0,)]
-    assert protocol.tuned(plan, each, tied(one, other)) == [(1.0,), (2.0,)]
+    assert protocol.ranked_by_tuning(plan, each, table) == [(1.0,), (2.0,)]
+    assert protocol.ranked_by_tuning(plan, each, tied(one, other)) == [(1.0,), (2.0,)]
     more = [*one[:2], 282 / EXAMPLES]
-    assert protocol.tuned(plan, each, tied(other, more)) == [(2.0,), (1.0,)]
+    assert protocol.ranked_by_tuning(plan, each, tied(other, more)) == [(2.0,), (1.0,)]
 
 
 def test_between_equals_the_smaller_value_wins_first_axis_first():
-    from experiments.search import ranked
+    from experiments.search import rank
 
     same = {(a, b): np.ones(3) for a in (2.0, 1.0) for b in (8.0, 4.0)}
-    assert ranked(same) == [(1.0, 4.0), (1.0, 8.0), (2.0, 4.0), (2.0, 8.0)]
+    assert rank(same) == [(1.0, 4.0), (1.0, 8.0), (2.0, 4.0), (2.0, 8.0)]
 
 
 # --- Any axes, any measure --------------------------------------------------------
@@ -486,7 +490,7 @@ def test_of_losses_the_smallest_wins():
     table |= {"val_loss": loss, "test_loss": loss + 0.1 * np.sin(table["seed"])}
     plan = plan_of(*plan.entries, rounds=0, measure=protocol.LOSS)
     # Validation and final runs were chosen by accuracy: choose again among them.
-    assert protocol.tuned(plan, each, table)[0] == (1.0,)
+    assert protocol.ranked_by_tuning(plan, each, table)[0] == (1.0,)
     assert outcomes.final_scores(plan, each, table).max() < 0
 
 
@@ -510,7 +514,7 @@ def test_a_contrast_is_paired_by_seed_and_says_who_is_better(two):
     from experiments import outcomes
 
     plan, table = two
-    (only,) = outcomes.compared(plan, table)
+    (only,) = outcomes.compare_contrasts(plan, table)
     a, b = (
         100
         * table["test_accuracy"][(table["stage"] == "final") & (table["arm"] == arm)]
@@ -518,10 +522,10 @@ def test_a_contrast_is_paired_by_seed_and_says_who_is_better(two):
     )
     assert only.difference.mean == pytest.approx((b - a).mean(), rel=1e-6)
     assert only.sign == 1
-    assert only.words == "b clearly better"
+    assert only.verdict == "b clearly better"
     turned = {**table, "test_accuracy": 1 - table["test_accuracy"]}
-    (turned_only,) = outcomes.compared(plan, turned)
-    assert (turned_only.sign, turned_only.words) == (-1, "a clearly better")
+    (turned_only,) = outcomes.compare_contrasts(plan, turned)
+    assert (turned_only.sign, turned_only.verdict) == (-1, "a clearly better")
 
 
 def test_test_scores_choose_nothing(two):
@@ -530,21 +534,23 @@ def test_test_scores_choose_nothing(two):
     plan, table = two
     noise = np.random.default_rng(5).permutation(table["test_accuracy"])
     for each in plan.entries:
-        same = protocol.candidates(plan, each, {**table, "test_accuracy": noise})
-        assert same == protocol.candidates(plan, each, table)
+        same = protocol.ranked_by_validation(
+            plan, each, {**table, "test_accuracy": noise}
+        )
+        assert same == protocol.ranked_by_validation(plan, each, table)
     final = table["stage"] == "final"
     other = {**table, "val_accuracy": np.where(final, 0.1, table["val_accuracy"])}
     for each in plan.entries:
-        assert protocol.candidates(plan, each, other) == protocol.candidates(
-            plan, each, table
-        )
+        assert protocol.ranked_by_validation(
+            plan, each, other
+        ) == protocol.ranked_by_validation(plan, each, table)
 
 
 def test_the_interval_with_the_choice_is_wide_where_the_choice_is_not_sure(two):
     from experiments import outcomes
 
     plan, table = two
-    (given,) = outcomes.compared(plan, table)
+    (given,) = outcomes.compare_contrasts(plan, table)
     sure = given.with_choice
     assert sure[0] == pytest.approx(given.difference.low, abs=0.4)
     assert sure[0] <= given.difference.low < given.difference.high <= sure[1]
@@ -559,20 +565,20 @@ def test_the_interval_with_the_choice_is_wide_where_the_choice_is_not_sure(two):
     test = table["test_accuracy"].copy()
     test[second] = test[first] - 0.2
     unsure = {**table, "val_accuracy": right, "test_accuracy": test}
-    (now,) = outcomes.compared(plan, unsure)
+    (now,) = outcomes.compare_contrasts(plan, unsure)
     low, high = now.with_choice
     assert low < -15
     assert high == pytest.approx(sure[1], abs=0.5)
     assert now.difference == given.difference
     assert now.sign == 0
-    assert now.words.startswith("not clear with the choice")
+    assert now.verdict.startswith("not clear with the choice")
 
 
 def protocol_points(plan, table, name):
     from experiments import protocol
 
     (found,) = (each for each in plan.entries if each.name == name)
-    return protocol.candidates(plan, found, table)
+    return protocol.ranked_by_validation(plan, found, table)
 
 
 def test_holm_is_over_all_contrasts_of_the_study(two):
@@ -581,9 +587,9 @@ def test_holm_is_over_all_contrasts_of_the_study(two):
     from experiments import outcomes
 
     plan, table = two
-    (alone,) = outcomes.compared(plan, table)
+    (alone,) = outcomes.compare_contrasts(plan, table)
     many = dataclasses.replace(plan, contrasts=plan.contrasts * 7)
-    together = outcomes.compared(many, table)
+    together = outcomes.compare_contrasts(many, table)
     assert together[0].p_holm == pytest.approx(7 * alone.p_holm)
 
 
@@ -597,12 +603,12 @@ def test_a_slope_over_all_settings_is_a_contrast(two):
     terms = (("b", 0.5), ("a", -2.0))
     slope = Contrast("slope", terms, "the gap grows", "the gap shrinks")
     plan = dataclasses.replace(plan, contrasts=(slope,))
-    (found,) = outcomes.compared(plan, table)
+    (found,) = outcomes.compare_contrasts(plan, table)
     scores = {e.name: outcomes.final_scores(plan, e, table) for e in plan.entries}
     assert found.difference.mean == pytest.approx(
         (0.5 * scores["b"] - 2 * scores["a"]).mean()
     )
-    assert found.words == "the gap shrinks"
+    assert found.verdict == "the gap shrinks"
 
 
 def test_seeds_that_choose_do_not_score():
@@ -616,10 +622,10 @@ def test_seeds_that_choose_do_not_score():
 
 
 def test_a_difference_can_be_clear_on_as_many_seeds_as_are_asked_for():
-    from experiments.statistics import estimate, fewest, holm, LEVEL
+    from experiments.statistics import estimate, holm, LEVEL, min_seeds
 
     for count in (1, 9, 27, 33, 200):
-        seeds = fewest(count)
+        seeds = min_seeds(count)
         smallest = estimate(np.linspace(1, 1.1, seeds)).p
         assert holm([smallest] * count)[0] < LEVEL
         if seeds > 10:
@@ -653,11 +659,11 @@ def test_a_report_has_the_plan_from_the_manifest(name, size):
     from experiments.study_files import study_module
 
     plan = getattr(study_module(name), size)
-    again = outcomes.plan_from(json.loads(json.dumps(describe(plan))))
+    again = outcomes.plan_from_manifest(json.loads(json.dumps(describe(plan))))
     assert again.contrasts == plan.contrasts
     assert again.measure == plan.measure
     for ours, theirs in zip(again.entries, plan.entries, strict=True):
-        assert ours._replace(static=None) == theirs._replace(static=None)
+        assert ours._replace(config=None) == theirs._replace(config=None)
     names = [each.name for each in plan.entries]
     assert len(set(names)) == len(names)
     assert {n for c in plan.contrasts for n, _ in c.terms} <= set(names)

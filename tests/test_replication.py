@@ -52,11 +52,14 @@ def finished(tmp_path):
 def made_now(study):
     """Versions, device and code of numbers that this process would make."""
     from experiments import files
-    from experiments.engine.code import code_of
-    from experiments.engine.study import made_with
+    from experiments.engine.code import code_hashes
+    from experiments.engine.study import first_stage_functions
 
     module = type(study.plan).__module__
-    return {**files.provenance(), "code": code_of(made_with(study), module, {})}
+    return {
+        **files.provenance(),
+        "code": code_hashes(first_stage_functions(study), module, {}),
+    }
 
 
 def change(folder, **values):
@@ -84,16 +87,16 @@ def test_choices_and_runners_up_run_on_the_new_seeds(finished, tmp_path):
 
     study, _, _ = replicated(finished, tmp_path, BETTER)
     assert study.name == "demo-replication"
-    table = cells.read(finished / "cells.csv")
+    table = cells.read_csv(finished / "cells.csv")
     (stage,) = study.stages
-    blocks = stage.make({})
-    for entry, block in zip(plan().entries, blocks, strict=True):
-        points = protocol.candidates(plan(), entry, table)[:3]
+    groups = stage.make({})
+    for entry, group in zip(plan().entries, groups, strict=True):
+        points = protocol.ranked_by_validation(plan(), entry, table)[:3]
         names = [axis.name for axis in entry.axes]
-        asked = [(tuple(c[n] for n in names), c["seed"]) for c in block.cells]
+        asked = [(tuple(c[n] for n in names), c["seed"]) for c in group.cells]
         assert asked == [(p, seed) for p in points for seed in range(1000, 1030)]
-        assert block.static == entry.static
-    assert stage.runs == sum(len(block.cells) for block in blocks) == 3 * 3 * 30
+        assert group.config == entry.config
+    assert stage.runs == sum(len(group.cells) for group in groups) == 3 * 3 * 30
 
 
 def test_the_same_world_gives_the_same_verdicts(finished, tmp_path):
@@ -124,7 +127,7 @@ def test_a_null_that_is_none_any_more_does_not_hold(tmp_path):
     study = _even()
     score = simulated.valley(dict.fromkeys(BETTER, 0.8))
     table = simulated.table_of(study, score)
-    assert not any(each.sign for each in outcomes.compared(plan(), table))
+    assert not any(each.sign for each in outcomes.compare_contrasts(plan(), table))
     again = replication.plan_of(plan(), table, "abc", (100, 130))
     new = _new(again, simulated.valley(BETTER))
     found = replication.compare(plan(), table, again.points, new)
@@ -132,7 +135,7 @@ def test_a_null_that_is_none_any_more_does_not_hold(tmp_path):
     alone = [_p_of_choices(each, new, again.points) for each in found]
     assert [each.p_holm for each in found] == pytest.approx(holm(alone))
     assert found[0].p_holm > alone[0]
-    assert found[0].words == "shown only now: adamw clearly better"
+    assert found[0].outcome == "shown only now: adamw clearly better"
 
 
 def _p_of_choices(each, new, points):
@@ -184,7 +187,7 @@ def test_the_reach_is_over_all_choices_among_the_points():
             means[name] = [np.mean(each) for each in scores.values()]
         differences = [a - b for a in means[one] for b in means[other]]
         assert each.reach == pytest.approx((min(differences), max(differences)))
-    assert outcomes.compared(plan(), table)[0].sign == 1
+    assert outcomes.compare_contrasts(plan(), table)[0].sign == 1
 
 
 def test_a_difference_that_another_choice_turns_is_not_clear():
@@ -194,7 +197,7 @@ def test_a_difference_that_another_choice_turns_is_not_clear():
     again = replication.plan_of(plan(), table, "abc", (100, 130))
     new = _new(again, simulated.valley(BETTER))
     (first, *_) = replication.compare(plan(), table, again.points, new)
-    assert (first.sign, first.words) == (1, "holds")
+    assert (first.sign, first.outcome) == (1, "holds")
     # A runner-up of the better arm is the worst of all.
     decay, rate = again.points["unlike scales adamw"][1]
     runner = (new["arm"] == "adamw") & (new["weight_decay"] == decay)
@@ -202,8 +205,8 @@ def test_a_difference_that_another_choice_turns_is_not_clear():
     new["test_accuracy"] = np.where(runner, 0.5, new["test_accuracy"])
     (now, *_) = replication.compare(plan(), table, again.points, new)
     assert now.now == first.now
-    assert now.words == "does not hold: no difference shown"
-    assert outcomes.compared(plan(), table)[0].sign == 1
+    assert now.outcome == "does not hold: no difference shown"
+    assert outcomes.compare_contrasts(plan(), table)[0].sign == 1
 
 
 def test_results_of_other_code_versions_and_devices_are_named(finished, tmp_path):
@@ -235,7 +238,9 @@ def test_code_is_compared_as_the_module_of_the_results_saw_it(finished, monkeypa
 
     asked = []
     monkeypatch.setattr(
-        replication, "code_of", lambda _, module, read: asked.append(module) or {}
+        replication,
+        "code_hashes",
+        lambda _, module, sources: asked.append(module) or {},
     )
     replication.study_of(module(), finished, (1000, 1030))
     assert asked == [type(plan()).__module__]  # not experiments.replication
@@ -245,7 +250,7 @@ def test_other_code_is_refused_before_anything_runs(finished, tmp_path, monkeypa
     from experiments import running
     from experiments.arguments import Options
     from experiments.engine import manifest
-    from experiments.problem import Problem
+    from experiments.errors import UserError
 
     begun = []
     monkeypatch.setattr(running, "_study_of", lambda *_: module())
@@ -261,7 +266,7 @@ def test_other_code_is_refused_before_anything_runs(finished, tmp_path, monkeypa
     assert replicate(options) == 1
     change_code(finished, **{"experiments.arms": "0"})
     words = r"with other code \(experiments.arms\): run .* with --mix-revisions"
-    with pytest.raises(Problem, match=words):
+    with pytest.raises(UserError, match=words):
         replicate(options)
     assert begun == []
     assert replicate(mixed) == 1
@@ -270,53 +275,53 @@ def test_other_code_is_refused_before_anything_runs(finished, tmp_path, monkeypa
 
 
 def test_seeds_that_were_used_are_refused(finished):
-    from experiments.problem import Problem
+    from experiments.errors import UserError
     from experiments.reports.replication import study_of
 
     used = plan().seeds("final").stop
     with pytest.raises(
-        Problem, match=rf"to {used - 1}, so begin at {used} or later\.$"
+        UserError, match=rf"to {used - 1}, so begin at {used} or later\.$"
     ):
         study_of(module(), finished, (used - 1, 1030))
     study_of(module(), finished, (used, used + 10))
 
 
 def test_results_of_another_plan_are_refused(finished):
-    from experiments.problem import Problem
+    from experiments.errors import UserError
     from experiments.reports.replication import study_of
 
     other = module()
     other.FULL = other.SMOKE = dataclasses.replace(plan(), candidates=5)
-    with pytest.raises(Problem, match="results of another plan .* the revision"):
+    with pytest.raises(UserError, match="results of another plan .* the revision"):
         study_of(other, finished, (1000, 1030))
 
 
 @pytest.mark.parametrize("text", ["1000", "1000:1005", "a:b", "30:20", "", "-5:20"])
 def test_a_span_of_seeds(text):
-    from experiments.cli import seeds_of
-    from experiments.problem import Problem
+    from experiments.cli import parse_seeds
+    from experiments.errors import UserError
 
-    assert seeds_of("1000:1030") == (1000, 1030)
-    with pytest.raises(Problem, match="write A:B with ten seeds or more"):
-        seeds_of(text)
+    assert parse_seeds("1000:1030") == (1000, 1030)
+    with pytest.raises(UserError, match="write A:B with ten seeds or more"):
+        parse_seeds(text)
 
 
 def test_claims_of_a_study_without_the_protocol(tmp_path):
-    from experiments.reports.replication import _write_claims_of
+    from experiments.reports.replication import write_claims
 
     study = _even()
     table = simulated.table_of(study, simulated.valley(BETTER))
     before, now = (simulated.store(tmp_path / n, study, table) for n in "ab")
-    said = {before: {"x": "one", "y": "two"}, now: {"x": "one", "y": "three"}}
-    verdict = _write_claims_of(said.get, before, (7, 17), now)
+    claims = {before: {"x": "one", "y": "two"}, now: {"x": "one", "y": "three"}}
+    verdict = write_claims(claims.get, before, (7, 17), now)
     assert verdict == (
         "Verdict. 1 of 2 verdicts hold. The others: y does not hold: three."
     )
     text = (now / "report.md").read_text()
     assert "| y | two | three | does not hold |" in text
     assert "made with other" not in text
-    del said[now]["y"]
-    verdict = _write_claims_of(said.get, before, (7, 17), now, ["code (a)", "device"])
+    del claims[now]["y"]
+    verdict = write_claims(claims.get, before, (7, 17), now, ["code (a)", "device"])
     assert "y does not hold: not said." in verdict
     text = (now / "report.md").read_text()
     assert "It was made with other code (a) and other device. So" in text
@@ -329,18 +334,18 @@ def test_the_last_line_names_the_command_and_not_report(finished, tmp_path):
 
 
 def test_a_table_that_was_cut_is_not_replicated(finished):
-    from experiments.problem import Problem
+    from experiments.errors import UserError
     from experiments.reports.replication import study_of
 
     path = finished / "cells.csv"
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
-    with pytest.raises(Problem, match="rows, but manifest.json says"):
+    with pytest.raises(UserError, match="rows, but manifest.json says"):
         study_of(module(), finished, (1000, 1030))
 
 
 def test_too_few_final_seeds_have_no_verdicts(finished):
     from experiments.engine.study import hash_of
-    from experiments.problem import Problem
+    from experiments.errors import UserError
     from experiments.reports.replication import study_of
 
     few = module()
@@ -351,7 +356,9 @@ def test_too_few_final_seeds_have_no_verdicts(finished):
         hash=hash_of(few.study(few.FULL)),
         plan=described | {"final_seeds": 9},
     )
-    with pytest.raises(Problem, match="has 9 final seeds, too few for a verdict: run"):
+    with pytest.raises(
+        UserError, match="has 9 final seeds, too few for a verdict: run"
+    ):
         study_of(few, finished, (1000, 1030))
 
 
@@ -380,7 +387,7 @@ class Fresh(Seeded):
 )
 def test_a_plan_that_cannot_run_on_other_seeds(kind, words, tmp_path):
     from experiments.engine.study import hash_of, Stage, Study
-    from experiments.problem import Problem
+    from experiments.errors import UserError
     from experiments.reports.replication import study_of
 
     def study(plan):
@@ -396,5 +403,5 @@ def test_a_plan_that_cannot_run_on_other_seeds(kind, words, tmp_path):
         assert (again.plan, again.name) == (Fresh(1, 12, 8), "tiny-replication")
         assert other == []
         return
-    with pytest.raises(Problem, match=words):
+    with pytest.raises(UserError, match=words):
         study_of(tiny, folder, (1000, 1030))

@@ -48,9 +48,11 @@ def demo():
 
 
 def results_of(tmp_path, study, score):
-    from experiments.reports.results import read
+    from experiments.reports.results import read_results
 
-    return read(simulated.store(tmp_path, study, simulated.table_of(study, score)))
+    return read_results(
+        simulated.store(tmp_path, study, simulated.table_of(study, score))
+    )
 
 
 # --- Numbers in words -------------------------------------------------------------
@@ -114,14 +116,14 @@ def test_places_with_the_same_words_are_put_together():
     ],
 )
 def test_words_follow_the_numbers(low, high, choice, p, words, lucky, open_, note):
-    from experiments.outcomes import Compared
+    from experiments.outcomes import Comparison
     from experiments.protocol import difference
     from experiments.statistics import Estimate
 
     contrast = difference("a", "b", "adamw", "adam_l2")
     given = Estimate(1.0, low, high, p)
-    found = Compared(contrast, given, choice, p, lucky, open_)
-    assert found.words == words + note
+    found = Comparison(contrast, given, choice, p, lucky, open_)
+    assert found.verdict == words + note
     assert (found.sign != 0) == ("clearly" in words)
 
 
@@ -137,12 +139,12 @@ def test_words_follow_the_numbers(low, high, choice, p, words, lucky, open_, not
     ],
 )
 def test_the_demo_says_who_is_better(heights, sign, words, tmp_path):
-    from experiments.reports.demo import conclusion, place
+    from experiments.reports.demo import conclusion, task_name
     from experiments.reports.mechanism import spreads
 
     results = results_of(tmp_path, demo(), simulated.valley(heights))
     simulated.store_measured(tmp_path, demo().plan)
-    found = spreads(results, place)
+    found = spreads(results, task_name)
     text = conclusion(results, found)
     for spread in found:
         assert spread.gap.sign == sign
@@ -156,7 +158,7 @@ def test_the_demo_says_who_is_better(heights, sign, words, tmp_path):
 
 def of(name, decades, mean, sign):
     """A task with this spread and gap."""
-    from experiments.outcomes import Compared
+    from experiments.outcomes import Comparison
     from experiments.protocol import difference
     from experiments.reports.mechanism import Spread
     from experiments.statistics import Estimate
@@ -164,7 +166,7 @@ def of(name, decades, mean, sign):
     low, high = (mean - 0.5, mean + 0.5) if sign else (-9.0, 9.0)
     contrast = difference("a", "b", "adamw", "adam_l2")
     given = Estimate(mean, low, high, 0.01)
-    gap = Compared(contrast, given, (low, high), 0.01, lucky=False, open=False)
+    gap = Comparison(contrast, given, (low, high), 0.01, lucky=False, open=False)
     return Spread(name, name, decades, gap)
 
 
@@ -176,19 +178,19 @@ def test_the_rule_of_the_spread_is_said_only_where_it_is_clear():
     from experiments.reports.demo import _rule
 
     wide, narrow = of("wide", 3.0, 5.0, 1), of("narrow", 1.0, 0.0, 0)
-    said = _rule([wide, narrow])
-    assert said.startswith(
+    message = _rule([wide, narrow])
+    assert message.startswith(
         "AdamW is clearly better where the spread of √v is 3.0 decades (wide). "
         "Elsewhere it is 1.0 decades (narrow). "
     )
-    assert WIDER in said
-    assert ALONE not in said
+    assert WIDER in message
+    assert ALONE not in message
     # Of two clear gaps the order says nothing, though the wider task has the smaller.
     other = of("other", 3.5, 1.0, 1)
-    said = _rule([wide, other, narrow])
-    assert "3.0 decades (wide) and 3.5 decades (other). Elsewhere" in said
-    assert WIDER in said
-    assert ALONE not in said
+    message = _rule([wide, other, narrow])
+    assert "3.0 decades (wide) and 3.5 decades (other). Elsewhere" in message
+    assert WIDER in message
+    assert ALONE not in message
     assert "Elsewhere" not in _rule([wide, other])
 
 
@@ -199,13 +201,13 @@ def test_a_wider_task_without_a_clear_advantage_breaks_the_rule(sign):
     # Its mean is larger where it is not clear: noise.
     rest = of("rest", 2.0, -2.0 if sign else 6.0, sign)
     narrow, wide = of("narrow", 1.0, 5.0, 1), of("wide", 3.0, 5.0, 1)
-    for said in (_rule([narrow, rest, wide]), _rule([narrow, rest])):
-        assert "Elsewhere it is 2.0 decades (rest)." in said
-        assert ALONE in said
-        assert WIDER not in said
-    said = _rule([wide, rest])
-    assert WIDER in said
-    assert ALONE not in said
+    for message in (_rule([narrow, rest, wide]), _rule([narrow, rest])):
+        assert "Elsewhere it is 2.0 decades (rest)." in message
+        assert ALONE in message
+        assert WIDER not in message
+    message = _rule([wide, rest])
+    assert WIDER in message
+    assert ALONE not in message
     as_wide = _rule([wide, rest._replace(decades=3.0)])
     assert WIDER not in as_wide
     assert ALONE not in as_wide
@@ -241,8 +243,8 @@ def test_a_lucky_choice_is_said(tmp_path):
     from experiments.protocol import FINAL
     from experiments.reports.results import caveats, choices
 
-    def worse_later(labels, cell):
-        validation, test = simulated.valley(EVEN)(labels, cell)
+    def worse_later(labels, hparams):
+        validation, test = simulated.valley(EVEN)(labels, hparams)
         unlucky = labels["stage"] == FINAL and labels["arm"] == "adamw"
         return validation - 0.05 * unlucky, test
 
@@ -258,32 +260,32 @@ def test_a_lucky_choice_is_said(tmp_path):
     assert [("†" in row) for row in rows] == [
         name.endswith("w") for name in results.outcomes
     ]
-    words = [each.words for each in results.compared.values() if each.lucky]
+    words = [each.verdict for each in results.compared.values() if each.lucky]
     assert len(words) == 4
     assert all(word.endswith("(a choice was lucky)") for word in words)
 
 
 def test_the_opening_says_which_widths_occurred_and_what_was_mixed(tmp_path):
-    from experiments.reports.opening import opening
+    from experiments.reports.template import header
 
     manifest = results_of(tmp_path, demo(), simulated.valley(EVEN)).manifest
-    text = opening("T", "Q?", "V.", manifest)
+    text = header("T", "Q?", "V.", manifest)
     assert "| plan | 0123456789ab |" in text
     assert "| cells side by side | 16 (plan: 16) |" in text
     assert "mixed" not in text
     mixed = ["code (experiments.arms)", "device (count 64, now 2)"]
     manifest |= {"cells side by side": [4, 8], "mixed": mixed}
-    text = opening("T", "Q?", "V.", manifest)
+    text = header("T", "Q?", "V.", manifest)
     assert "| cells side by side | 4, 8 (plan: 16) |" in text
     assert f"| mixed | other {mixed[0]}; other {mixed[1]} |" in text
-    text = opening("T", "Q?", "V.", manifest | {"cells side by side": []})
+    text = header("T", "Q?", "V.", manifest | {"cells side by side": []})
     assert "| cells side by side | none (plan: 16) |" in text
 
 
 @pytest.mark.parametrize("rows", [0, 1, 100, -1])
 def test_a_table_that_was_cut_is_one_line(rows, tmp_path):
-    from experiments.problem import Problem
-    from experiments.reports.results import read
+    from experiments.errors import UserError
+    from experiments.reports.results import read_results
 
     results_of(tmp_path, demo(), simulated.valley(EVEN))
     path = tmp_path / "cells.csv"
@@ -291,13 +293,13 @@ def test_a_table_that_was_cut_is_one_line(rows, tmp_path):
     path.write_text("".join(whole[: rows + 1] if rows >= 0 else [*whole, whole[1]]))
     count = rows if rows >= 0 else len(whole)
     words = f"has {count} rows, but manifest.json says {len(whole) - 1} runs: delete"
-    with pytest.raises(Problem, match=words):
-        read(tmp_path)
+    with pytest.raises(UserError, match=words):
+        read_results(tmp_path)
 
 
 def test_few_seeds_have_means_without_intervals(tmp_path):
-    from experiments.reports.opening import protocol
     from experiments.reports.results import caveats, choices, contrasts
+    from experiments.reports.template import protocol_section
     from experiments.studies import demo as module
 
     study = module.study(module.SMOKE)
@@ -306,9 +308,9 @@ def test_few_seeds_have_means_without_intervals(tmp_path):
     assert not re.search(r"\d \[", tables)
     assert "clearly" not in tables
     assert "Only 4 final seeds: means without intervals, and no" in caveats(results)
-    assert "fewer than 10 seeds" in protocol(results)
+    assert "fewer than 10 seeds" in protocol_section(results)
     enough = results_of(tmp_path, demo(), simulated.valley(EVEN))
-    assert "fewer than 10" not in protocol(enough)
+    assert "fewer than 10" not in protocol_section(enough)
 
 
 def test_an_error_is_possible():
@@ -327,10 +329,10 @@ def test_an_error_is_possible():
 
 
 def test_the_protocol_is_that_of_the_plan(tmp_path):
-    from experiments.reports.opening import protocol
+    from experiments.reports.template import protocol_section
 
     results = results_of(tmp_path, demo(), simulated.valley(EVEN))
-    text = " ".join(protocol(results).split())
+    text = " ".join(protocol_section(results).split())
     for words in (
         "(6 to 66 points), on seeds 0 to 1. Then 3 rounds of up to 12 more points",
         "The best 16 points of every arm again, on seeds 2 to 3",
@@ -372,10 +374,10 @@ def test_code_to_measure_the_spread_is_true(capsys):
 
 
 def choices_of(study, table):
-    from experiments.protocol import candidates
+    from experiments.protocol import ranked_by_validation
 
     plan = study.plan
-    return {e.name: candidates(plan, e, table)[0] for e in plan.entries}
+    return {e.name: ranked_by_validation(plan, e, table)[0] for e in plan.entries}
 
 
 def test_validation_alone_chooses():
@@ -396,7 +398,7 @@ def test_validation_alone_chooses():
 
 
 def test_equal_counts_are_equal_though_their_means_differ():
-    from experiments.protocol import candidates, scores
+    from experiments.protocol import ranked_by_validation, scores
 
     (entry, *_) = [e for e in demo().plan.entries if e.labels["arm"] == "adam_l2"]
     shares = {2.0**-3: (280, 281, 280), 2.0**-4: (279, 281, 281)}  # both 841 of 900
@@ -421,7 +423,7 @@ def test_equal_counts_are_equal_though_their_means_differ():
         (2.0**-3, 0.25): 841,
         (2.0**-4, 0.25): 841,
     }
-    assert candidates(demo().plan, entry, table)[0] == (2.0**-4, 0.25)
+    assert ranked_by_validation(demo().plan, entry, table)[0] == (2.0**-4, 0.25)
 
 
 # --- Figures ----------------------------------------------------------------------
@@ -459,7 +461,7 @@ def test_large_squares_are_the_coarse_grid_and_small_ones_lie_upon_them(tmp_path
     from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
 
-    from experiments.reports.drawing import _heat_map
+    from experiments.reports.figures import _heat_map
 
     results = results_of(tmp_path, demo(), simulated.valley(EVEN))
     outcome = results.outcomes["unlike scales adam_l2"]  # coarse steps: 2 of λ, 4 of γ
@@ -482,7 +484,7 @@ def test_large_squares_are_the_coarse_grid_and_small_ones_lie_upon_them(tmp_path
 
 
 def test_axes_are_labelled_with_powers_of_two_alone(tmp_path):
-    from experiments.reports.drawing import heat_maps
+    from experiments.reports.figures import heat_maps
 
     results = results_of(tmp_path, demo(), simulated.valley(EVEN))
     names = ["unlike scales adam_l2", "unlike scales adamw"]
@@ -527,12 +529,12 @@ def test_shrinks_are_the_whole_effect_and_say_what_is_left_out(tmp_path):
 
 
 def test_the_spread_is_between_the_percentiles(tmp_path):
-    from experiments.reports.demo import place
+    from experiments.reports.demo import task_name
     from experiments.reports.mechanism import spreads
 
     results = results_of(tmp_path, demo(), simulated.valley(EVEN))
     simulated.store_measured(tmp_path, demo().plan, {"LayerNorm adam": 3.0})
-    found = spreads(results, place)
+    found = spreads(results, task_name)
     assert [(spread.name, spread.task) for spread in found] == [
         ("unlike scales", "unlike scales"),
         ("LayerNorm", "LayerNorm"),
@@ -548,15 +550,15 @@ def test_the_spread_is_between_the_percentiles(tmp_path):
 def why():
     from experiments.studies import why
 
-    tasks = {"digits": (why.recipes.DIGITS, 40, (0.0, 0.5, 1.0))}
+    tasks = {"digits": (why.training_setups.DIGITS, 40, (0.0, 0.5, 1.0))}
     return why.study(full_size(why.plan_of(tasks)))
 
 
 def rising(gaps):
     """AdamW ahead of L2 by these shares at s = 0, 0.5 and 1."""
 
-    def height(labels, cell):
-        gain = gaps[round(2 * cell["spread"])] if labels["arm"] == "adamw" else 0.0
+    def height(labels, hparams):
+        gain = gaps[round(2 * hparams["spread"])] if labels["arm"] == "adamw" else 0.0
         return 0.8 + gain
 
     return simulated.valley(height)
@@ -584,16 +586,16 @@ def test_why_says_whether_the_gap_grows(gaps, words, largest, tmp_path):
 def test_why_says_what_decay_does_against_none(tmp_path):
     from experiments.reports.why import conclusion
 
-    def height(labels, cell):
-        arm, spread = labels["arm"], cell["spread"]
+    def height(labels, hparams):
+        arm, spread = labels["arm"], hparams["spread"]
         return 0.8 + {"adam": 0.0, "adamw": 0.05}.get(arm, 0.05 * (spread < 0.2))
 
     text = conclusion(results_of(tmp_path, why(), simulated.valley(height)))
     assert "better than no decay in 1 of 3 settings, AdamW in 3." in text
-    said = (
+    message = (
         "L2 against no decay: adam_l2 clearly better at s = 0; no difference shown at"
     )
-    assert said in text
+    assert message in text
     assert (
         "AdamW against no decay: adamw clearly better at s = 0, s = 0.5 and s = 1"
         in text
@@ -635,8 +637,8 @@ def tuning():
 def leaning(slopes):
     """Valleys whose ridges have these slopes by arm."""
 
-    def score(labels, cell):
-        return simulated.valley(EVEN, slope=slopes[labels["arm"]])(labels, cell)
+    def score(labels, hparams):
+        return simulated.valley(EVEN, slope=slopes[labels["arm"]])(labels, hparams)
 
     return score
 
@@ -650,7 +652,7 @@ def test_tuning_says_which_grids_are_separable(tmp_path):
     for grid in grids:
         slope = slopes[grid.entry.labels["arm"]]
         assert grid.ridge.slope == pytest.approx(slope, abs=0.15)
-        assert grid.words == ("not separable" if slope else "separable")
+        assert grid.verdict == ("not separable" if slope else "separable")
     text = conclusion(results, grids)
     assert "With decoupled decay: 1 of the 2 grids is shown to be separable" in text
     assert "separable (`teacher adamw`), 1 is shown not to be (`teacher adam_i" in text
@@ -658,7 +660,7 @@ def test_tuning_says_which_grids_are_separable(tmp_path):
 
 
 def test_grids_without_a_ridge_and_undecided_ones():
-    from experiments.reports.tuning import _counts, _judged, Grid
+    from experiments.reports.tuning import _counts, _with_verdicts, Grid
     from experiments.separability import Ridge
 
     (entry, *_) = tuning().plan.entries
@@ -668,16 +670,16 @@ def test_grids_without_a_ridge_and_undecided_ones():
     coupled = flat._replace(ridge=wide._replace(p_coupled=0.001))
     separable = flat._replace(ridge=wide._replace(p_separable=0.001))
     few = coupled._replace(seeds=2)
-    judged = _judged([flat, open_, coupled, separable, few])
-    assert [grid.words for grid in judged] == [
+    judged = _with_verdicts([flat, open_, coupled, separable, few])
+    assert [grid.verdict for grid in judged] == [
         *("no ridge", "undetermined", "not separable", "separable", "undetermined")
     ]
     # Corrected for both questions of all ridges.
-    several = _judged([flat._replace(ridge=wide._replace(p_separable=0.02))] * 3)
-    assert {grid.words for grid in several} == {"undetermined"}
+    several = _with_verdicts([flat._replace(ridge=wide._replace(p_separable=0.02))] * 3)
+    assert {grid.verdict for grid in several} == {"undetermined"}
     open_ = judged[1]
-    said = "0 of the 3 grids are shown to be separable, 2 are undetermined, 1 has no"
-    assert _counts([flat, open_, open_]) == f"{said} ridge."
+    message = "0 of the 3 grids are shown to be separable, 2 are undetermined, 1 has no"
+    assert _counts([flat, open_, open_]) == f"{message} ridge."
 
 
 def test_ridges_are_drawn_where_the_table_has_a_slope(tmp_path):
@@ -771,7 +773,7 @@ def test_the_figure_of_same_shows_shares_up_to_two(tmp_path):
 
 
 def test_the_report_of_any_study_has_every_contrast_and_entry(tmp_path):
-    from experiments.reports.any import write_report
+    from experiments.reports.generic import write_report
 
     simulated.store(
         tmp_path, demo(), simulated.table_of(demo(), simulated.valley(EVEN))
@@ -791,19 +793,19 @@ def unlike():
     """No task, a loss, 0 among the strengths, three axes and one, no classification."""
     from experiments import arms, protocol
     from experiments.data import corpus
-    from experiments.engine.plan import cosine, Static
+    from experiments.engine.config import cosine, StaticConfig
     from experiments.engine.study import Study
     from experiments.models.transformer import transformer
-    from experiments.reports.any import write_report
+    from experiments.reports.generic import write_report
     from experiments.search import Axis, powers
     from experiments.tasks import Language
 
-    recipe = Language(
+    setup = Language(
         data=corpus.shakespeare,
         model=transformer,
         **{"symbols": 65, "length": 32, "batch": 8, "steps_per_epoch": 10},
     )
-    static = Static(recipe, arms.adamw, 3, 3, cosine)
+    config = StaticConfig(setup, arms.adamw, 3, 3, cosine)
     rate = Axis("learning_rate", powers(-7, -3), 2.0**-9, 2.0**-1)
     decay = Axis("weight_decay", (0.0, *powers(-4, 0)), 2.0**-6, 2.0**4)
     momentum = Axis("momentum", (0.0, 0.9), ratio=None)
@@ -811,10 +813,10 @@ def unlike():
     axes = {"pair": both, "three": three, "decay": (decay,)}
     fixed = {"pair": {}, "three": {}, "decay": {"learning_rate": 2.0**-5}}
     entries = [
-        protocol.Entry(name, {"arm": name}, static, axes[name], fixed[name])
+        protocol.Entry(name, {"arm": name}, config, axes[name], fixed[name])
         for name in axes
     ]
-    plan = protocol.Plan(
+    plan = protocol.ProtocolPlan(
         entries=tuple(entries),
         contrasts=(protocol.difference("pair", "three", "pair", "three"),),
         measure=protocol.LOSS._replace(score="val_accuracy", reported="test_accuracy"),
@@ -823,16 +825,16 @@ def unlike():
     return Study("unlike", full_size(plan), stages, write_report)
 
 
-def loss_of(labels, cell):
+def loss_of(labels, hparams):
     """1.08 at the best rate and strength; the seed adds up to 0.01."""
-    rate, decay = np.log2(cell["learning_rate"]) + 5, cell["weight_decay"] - 0.25
-    loss = 1.08 + 0.1 * rate**2 + 0.1 * decay**2 + 0.001 * (cell["seed"] % 10)
-    return loss, loss + 0.001 * (labels["arm"] == "three") * (cell["seed"] % 3)
+    rate, decay = np.log2(hparams["learning_rate"]) + 5, hparams["weight_decay"] - 0.25
+    loss = 1.08 + 0.1 * rate**2 + 0.1 * decay**2 + 0.001 * (hparams["seed"] % 10)
+    return loss, loss + 0.001 * (labels["arm"] == "three") * (hparams["seed"] % 3)
 
 
 @pytest.mark.filterwarnings("error")
 def test_the_report_of_any_study_serves_other_axes_measures_and_recipes(tmp_path):
-    from experiments.reports.any import write_report
+    from experiments.reports.generic import write_report
 
     simulated.store(tmp_path, unlike(), simulated.table_of(unlike(), loss_of))
     verdict = write_report(tmp_path)
@@ -867,7 +869,7 @@ def test_the_report_of_any_study_serves_other_axes_measures_and_recipes(tmp_path
 
 @pytest.mark.filterwarnings("error")
 def test_a_heat_map_has_0_below_the_others_and_the_strength_across(tmp_path):
-    from experiments.reports.drawing import heat_maps
+    from experiments.reports.figures import heat_maps
 
     results = results_of(tmp_path, unlike(), loss_of)
     figure = heat_maps(results, [["pair"]])  # its axes: learning rate, λ
@@ -887,7 +889,7 @@ def test_a_heat_map_has_0_below_the_others_and_the_strength_across(tmp_path):
 
 
 def test_heat_maps_are_of_strength_and_rate_alone(tmp_path, monkeypatch):
-    from experiments.reports import any as reports
+    from experiments.reports import generic as reports
 
     drawn = []
     monkeypatch.setattr(reports, "heat_maps", lambda _, rows: drawn.extend(rows))
@@ -898,25 +900,25 @@ def test_heat_maps_are_of_strength_and_rate_alone(tmp_path, monkeypatch):
 
 
 def test_a_model_that_is_no_perceptron_is_named():
-    from experiments import arms, recipes
+    from experiments import arms, training_setups
+    from experiments.engine.config import cosine, StaticConfig
     from experiments.engine.describe import describe
-    from experiments.engine.plan import cosine, Static
     from experiments.models.transformer import transformer
-    from experiments.reports.opening import _trained
+    from experiments.reports.template import _setup_text
 
-    recipe = dataclasses.replace(recipes.DIGITS, model=transformer)
-    text = _trained(describe(Static(recipe, arms.adamw, 3, 3, cosine)))
+    setup = dataclasses.replace(training_setups.DIGITS, model=transformer)
+    text = _setup_text(describe(StaticConfig(setup, arms.adamw, 3, 3, cosine)))
     assert text.startswith("digits; model transformer; 900 examples, 40 % of their")
 
 
 def test_the_order_of_the_axes_is_said_only_where_entries_share_it():
-    from experiments.reports.opening import _choosing
+    from experiments.reports.template import _choosing
 
     plan = unlike().plan
     turned = plan.entries[0]._replace(axes=plan.entries[0].axes[::-1])
     plan = dataclasses.replace(plan, entries=(*plan.entries, turned))
-    said = " ".join(_choosing(plan).split())
-    assert said.endswith(
+    message = " ".join(_choosing(plan).split())
+    assert message.endswith(
         "the smaller value wins, axis by axis in the order of the entry."
     )
 

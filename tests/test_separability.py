@@ -25,9 +25,9 @@ def errors(slope, rng=None, seeds=10, noise=0.7, bend=0.4, rates=range(-2, 3)):
 
 @pytest.mark.parametrize("slope", [-1.0, -0.5, 0.0, 0.5, 1.0])
 def test_the_slope_is_that_of_the_valley(slope):
-    from experiments.separability import ridge
+    from experiments.separability import fit_ridge
 
-    exact = ridge(errors(slope, noise=0))
+    exact = fit_ridge(errors(slope, noise=0))
     assert exact.slope == pytest.approx(slope, abs=0.01)
     assert exact.offset == pytest.approx(0, abs=0.01)
     assert exact.high - exact.low < 1e-6
@@ -36,16 +36,16 @@ def test_the_slope_is_that_of_the_valley(slope):
     assert [x for x, _ in exact.centres] == [-2, -1, 0, 1, 2]
     for x, y in exact.centres:
         assert y == pytest.approx(slope * x, abs=0.02)
-    noisy = ridge(errors(slope))
+    noisy = fit_ridge(errors(slope))
     assert noisy.low < slope < noisy.high
 
 
 def test_the_interval_holds_the_slope_as_often_as_it_says():
-    from experiments.separability import ridge
+    from experiments.separability import fit_ridge
 
     rng = np.random.default_rng(1)
-    truth = ridge(errors(0.3, noise=0)).slope
-    found = [ridge(errors(0.3, rng, noise=1.0)) for _ in range(200)]
+    truth = fit_ridge(errors(0.3, noise=0)).slope
+    found = [fit_ridge(errors(0.3, rng, noise=1.0)) for _ in range(200)]
     held = [each.low <= truth <= each.high for each in found if each]
     assert len(held) == 200
     assert 0.91 <= np.mean(held) <= 0.985
@@ -53,15 +53,15 @@ def test_the_interval_holds_the_slope_as_often_as_it_says():
 
 @pytest.mark.parametrize("slope", [0.25, -0.25])
 def test_a_slope_at_the_bound_is_rarely_called_separable(slope):
-    from experiments.separability import ridge
+    from experiments.separability import fit_ridge
 
     rng = np.random.default_rng(2)
-    found = [ridge(errors(slope, rng)) for _ in range(150)]
+    found = [fit_ridge(errors(slope, rng)) for _ in range(150)]
     separable = np.mean([each.p_separable < 0.05 for each in found])
     assert 0.02 <= separable <= 0.09
     coupled = np.mean([each.p_coupled < 0.05 for each in found])
     assert 0.005 <= coupled <= 0.06
-    inside = [ridge(errors(0.4 * slope, rng)) for _ in range(40)]
+    inside = [fit_ridge(errors(0.4 * slope, rng)) for _ in range(40)]
     assert np.mean([each.p_separable < 0.05 for each in inside]) > 0.5
 
 
@@ -69,12 +69,12 @@ def test_a_slope_at_the_bound_is_rarely_called_separable(slope):
 def test_p_values_are_those_of_t_tests_of_the_jackknife(slope):
     from scipy import stats
 
-    from experiments.separability import ridge
+    from experiments.separability import fit_ridge
 
     table = errors(slope, np.random.default_rng(7), noise=1.5)
-    found = ridge(table)
+    found = fit_ridge(table)
     without = [
-        ridge({p: np.delete(e, seed) for p, e in table.items()}).slope
+        fit_ridge({p: np.delete(e, seed) for p, e in table.items()}).slope
         for seed in range(10)
     ]
     values = 10 * found.slope - 9 * np.array(without)
@@ -92,23 +92,23 @@ def test_p_values_are_those_of_t_tests_of_the_jackknife(slope):
 
 
 def test_much_noise_decides_nothing():
-    from experiments.separability import ridge
+    from experiments.separability import fit_ridge
 
-    found = ridge(errors(0.1, seeds=3, noise=4.0, bend=1.0))
+    found = fit_ridge(errors(0.1, seeds=3, noise=4.0, bend=1.0))
     assert found is None or min(found.p_separable, found.p_coupled) > 0.05
 
 
 def test_there_is_no_ridge_where_lambda_does_nothing_or_rates_are_too_few():
-    from experiments.separability import ridge
+    from experiments.separability import fit_ridge
 
-    assert ridge(errors(0.0, bend=0.0, noise=0.1)) is None
-    assert ridge(errors(0.0, bend=-0.3)) is None  # a hill along λ
-    assert ridge(errors(0.0, rates=(-1, 0))) is None
-    assert ridge(errors(0.0, rates=(-1, 0, 1))) is not None
+    assert fit_ridge(errors(0.0, bend=0.0, noise=0.1)) is None
+    assert fit_ridge(errors(0.0, bend=-0.3)) is None  # a hill along λ
+    assert fit_ridge(errors(0.0, rates=(-1, 0))) is None
+    assert fit_ridge(errors(0.0, rates=(-1, 0, 1))) is not None
 
 
 def test_a_valley_cut_by_the_grid_does_not_pull_the_slope():
-    from experiments.separability import ridge
+    from experiments.separability import fit_ridge
 
     rng = np.random.default_rng(3)
     found = []
@@ -116,13 +116,13 @@ def test_a_valley_cut_by_the_grid_does_not_pull_the_slope():
         table = errors(0.5, rng, bend=0.1)
         # The optimum is three steps off the middle of the grid.
         table = {(d / 8, r): e for (d, r), e in table.items() if d >= 2.0**-2}
-        found.append(ridge(table))
+        found.append(fit_ridge(table))
     assert all(each is None for each in found)
 
 
 @pytest.mark.parametrize("side", [-1, 1])
 def test_a_valley_that_is_not_seen_whole_is_no_point_of_the_ridge(side):
-    from experiments.separability import ridge
+    from experiments.separability import fit_ridge
 
     whole = errors(1.0, noise=0, bend=1.0)
     cut = {
@@ -130,25 +130,25 @@ def test_a_valley_that_is_not_seen_whole_is_no_point_of_the_ridge(side):
         for (decay, rate), e in whole.items()
         if rate != 4.0 or side * (np.log2(decay) - 2) >= 0
     }
-    assert [x for x, _ in ridge(whole).centres] == [-2, -1, 0, 1, 2]
-    assert [x for x, _ in ridge(cut).centres] == [-2, -1, 0, 1]
+    assert [x for x, _ in fit_ridge(whole).centres] == [-2, -1, 0, 1, 2]
+    assert [x for x, _ in fit_ridge(cut).centres] == [-2, -1, 0, 1]
 
 
 def test_learning_rates_far_from_the_best_do_not_count():
-    from experiments.separability import GOOD, ridge
+    from experiments.separability import fit_ridge, GOOD
 
     table = errors(0.5, noise=0)
     worse = {p: e + (2 * GOOD if p[1] == 4.0 else 0) for p, e in table.items()}
-    assert [x for x, _ in ridge(worse).centres] == [-2, -1, 0, 1]
+    assert [x for x, _ in fit_ridge(worse).centres] == [-2, -1, 0, 1]
     none = {(0.0, 1.0): np.full(10, 3.0)}  # a λ of 0 has no logarithm
-    assert ridge(table | none).slope == pytest.approx(ridge(table).slope)
+    assert fit_ridge(table | none).slope == pytest.approx(fit_ridge(table).slope)
 
 
-def test_the_points_that_matter_are_the_valleys():
-    from experiments.separability import POINTS, points_that_matter, ROWS
+def test_the_points_for_slope_are_the_valleys():
+    from experiments.separability import POINTS, points_for_slope, ROWS
 
     table = errors(0.5, noise=0, bend=1.0, rates=range(-5, 6))
-    found = points_that_matter(table)
+    found = points_for_slope(table)
     by_rate = {}
     for decay, rate in found:
         by_rate.setdefault(np.log2(rate), []).append(np.log2(decay))
@@ -161,9 +161,9 @@ def test_the_points_that_matter_are_the_valleys():
         low = max(y for y in far if y < x / 2)
         high = min(y for y in far if y > x / 2)
         assert row == list(range(low, high + 1))
-    wide = points_that_matter(errors(0.0, noise=0, bend=0.15))
+    wide = points_for_slope(errors(0.0, noise=0, bend=0.15))
     assert max(np.bincount([int(np.log2(r)) + 2 for _, r in wide])) == POINTS
-    assert points_that_matter(errors(0.0, bend=0.0, noise=0.1)) == []
+    assert points_for_slope(errors(0.0, bend=0.0, noise=0.1)) == []
 
 
 def test_regret_and_sensitivity_by_hand():

@@ -53,11 +53,11 @@ def mask(params: dict[str, Any]) -> dict[str, bool]:
     return {name: name != "bias" for name in params}
 
 
-def kept(params: dict[str, Any]) -> dict[str, Any]:
+def all_params(params: dict[str, Any]) -> dict[str, Any]:
     return dict(params)
 
 
-def kept_wide(params: dict[str, Any]) -> dict[str, Any]:
+def extract_wide(params: dict[str, Any]) -> dict[str, Any]:
     """More, so that a final chunk is the largest file."""
     return params | {"wide": jnp.sin(params["weight"][0] + jnp.arange(4096.0))}
 
@@ -73,25 +73,25 @@ class Line:
         return self.data()
 
     def task(self):
-        from experiments.engine.plan import stateless_task
+        from experiments.engine.config import stateless_task
 
-        def loss(params, rows, part, data):
+        def loss(params, rows, run_data, data):
             y = data.x[rows] @ params["weight"] + params["bias"]
             return jnp.mean((y - data.y[rows]) ** 2)
 
-        def init(cell):
-            weight = jnp.sin(cell["seed"] + jnp.arange(4.0))
+        def init(hparams):
+            weight = jnp.sin(hparams["seed"] + jnp.arange(4.0))
             return {"weight": weight, "bias": jnp.zeros(()), "idle": 1 + weight[:2]}
 
-        def measure(params, part, data):
-            value = loss(params, jnp.arange(len(data.y)), part, data)
+        def measure(params, run_data, data):
+            value = loss(params, jnp.arange(len(data.y)), run_data, data)
             score = 1 / (1 + value)
             return {"val_accuracy": score, "test_accuracy": score, "train_loss": value}
 
         steps = 32 // self.batch
         return stateless_task(
             init=init,
-            part=lambda cell, data: None,
+            run_data=lambda hparams, data: None,
             batches=lambda seed, epoch, data: (
                 (jnp.arange(32).reshape(steps, self.batch) * 5 + seed + epoch) % 32
             ),
@@ -103,22 +103,22 @@ class Line:
         )
 
 
-def sgd_l2(cell, eta, mask):
+def sgd_l2(hparams, eta, mask):
     from experiments import arms
 
-    return arms.sgd_l2(cell, eta, mask)
+    return arms.sgd_l2(hparams, eta, mask)
 
 
-def sgdw(cell, eta, mask):
+def sgdw(hparams, eta, mask):
     from experiments import arms
 
-    return arms.sgdw(cell, eta, mask)
+    return arms.sgdw(hparams, eta, mask)
 
 
-def sgd_independent(cell, eta, mask):
+def sgd_independent(hparams, eta, mask):
     from experiments import arms
 
-    return arms.sgd_independent(cell, eta, mask)
+    return arms.sgd_independent(hparams, eta, mask)
 
 
 ARMS = {"sgd_l2": sgd_l2, "sgdw": sgdw}
@@ -130,39 +130,39 @@ class Plan:
     weight_decays: tuple[float, ...] = (0.0, 0.1, 1.0)
     final_seeds: int = 5
     chunk: int = 4
-    recipe: Line = Line()
+    setup: Line = Line()
 
 
 FULL = SMOKE = Plan()
 
 
 def study(plan: Plan):
-    """Per arm nine cells in three pieces; the winner on five seeds; a measurement."""
+    """Per arm nine cells in three chunks; the winner on five seeds; a measurement."""
 
     from experiments import cells
-    from experiments.engine.chunks import Piece
-    from experiments.engine.plan import Block, cosine, grid, Static
+    from experiments.engine.config import cosine, grid, StaticConfig, SweepGroup
     from experiments.engine.study import Stage, Study
+    from experiments.engine.training import Measurement
 
-    def block(stage, arm, cells, keep=None):
-        static = Static(plan.recipe, ARMS[arm], 2, 1, cosine, curves=True)
-        return Block({"stage": stage, "arm": arm}, static, cells, keep)
+    def group(stage, arm, cells, extract=None):
+        config = StaticConfig(plan.setup, ARMS[arm], 2, 1, cosine, curves=True)
+        return SweepGroup({"stage": stage, "arm": arm}, config, cells, extract)
 
     axes = {"learning_rate": plan.learning_rates, "weight_decay": plan.weight_decays}
-    grids = [block("tuning", arm, grid(**axes, seed=[0])) for arm in ARMS]
+    grids = [group("tuning", arm, grid(**axes, seed=[0])) for arm in ARMS]
 
     def finals(table):
         mine = cells.where(table, arm="sgdw")
         best = {name: [mine[name][mine["val_accuracy"].argmax()]] for name in axes}
         fresh = grid(**best, seed=range(1, 1 + count))
-        return [block("final", "sgdw", fresh, kept_wide)]
+        return [group("final", "sgdw", fresh, extract_wide)]
 
     def measurement(table):
-        def make(shop, bar):
-            bar.advance(1)
+        def make(cache, progress):
+            progress.advance(1)
             return {"mean": np.mean(table["train_loss"])}
 
-        return [Piece("mean", make)]
+        return [Measurement("mean", make)]
 
     count = plan.final_seeds
     stages = (
@@ -179,7 +179,7 @@ RUNS = 18 + 5
 def write_report(folder: Path) -> str:
     from experiments import cells, files
 
-    table = cells.read(folder / "cells.csv")
+    table = cells.read_csv(folder / "cells.csv")
     text = f"# Small\n\n**Verdict.** None,\nso far.\n\n{len(table['seed'])} runs\n"
     files.write_text(folder / "report.md", text)
     return "Verdict. None, so far."
@@ -196,17 +196,17 @@ def run(out: Path, plan: Plan = SMOKE, **options):
     return engine.run(study(plan), out, "made by a test", SILENT, **options)
 
 
-def run_and_be_killed(out: Path, piece: int, share: float) -> None:
-    """Write a share of the bytes of the file of a piece, and no more in this life."""
+def run_and_be_killed(out: Path, file: int, share: float) -> None:
+    """Write a share of the bytes of a file, and then die."""
     written = []
     as_it_should_be = np.savez_compressed
 
-    def write(file, **arrays):
-        as_it_should_be(file, **arrays)
-        written.append(file)
-        if len(written) > piece:
-            file.flush()
-            file.truncate(int(share * file.tell()))
+    def write(stream, **arrays):
+        as_it_should_be(stream, **arrays)
+        written.append(stream)
+        if len(written) > file:
+            stream.flush()
+            stream.truncate(int(share * stream.tell()))
             os.kill(os.getpid(), signal.SIGKILL)
 
     np.savez_compressed = write
@@ -216,21 +216,21 @@ def run_and_be_killed(out: Path, piece: int, share: float) -> None:
 def run_slowly(out: Path) -> None:
     """Some time at every report of progress, to be killed in."""
     from experiments.engine import study as engine
-    from experiments.engine.chunks import Bar
+    from experiments.engine.training import Progress
 
     def wait(_):
         time.sleep(0.02)
 
-    engine.run(study(SMOKE), out, "made by a test", Bar(wait, wait, wait))
+    engine.run(study(SMOKE), out, "made by a test", Progress(wait, wait, wait))
 
 
-def start(code: str, cache: Path | None) -> subprocess.Popen:
+def start(code: str, cache_folder: Path | None) -> subprocess.Popen:
     """Python code in a process of its own, with this folder's modules at hand."""
     paths = [str(ROOT), str(Path(__file__).parent)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
-    if cache is not None:
+    if cache_folder is not None:
         environment |= {
-            "JAX_COMPILATION_CACHE_DIR": str(cache),
+            "JAX_COMPILATION_CACHE_DIR": str(cache_folder),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         }
     return subprocess.Popen(
@@ -244,32 +244,32 @@ def start(code: str, cache: Path | None) -> subprocess.Popen:
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory):
+def cache_folder(tmp_path_factory):
     """Where processes find what others have compiled."""
     return tmp_path_factory.mktemp("compiled")
 
 
 @pytest.fixture(scope="module")
-def shop():
-    from experiments.engine import workshop
+def cache():
+    from experiments.engine import compilation_cache
 
-    return workshop.workshop()
+    return compilation_cache.new_cache()
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, shop):
+def finished(tmp_path_factory, cache):
     """A finished directory, which nobody may change."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("experiments.engine.workshop.workshop", lambda: shop)
+        patch.setattr("experiments.engine.compilation_cache.new_cache", lambda: cache)
         folder, missing = run(tmp_path_factory.mktemp("finished"))
     assert missing is None
     return folder
 
 
 @pytest.fixture
-def quick(finished, shop, monkeypatch):
+def quick(finished, cache, monkeypatch):
     """Runs of this test use what has been compiled before."""
-    monkeypatch.setattr("experiments.engine.workshop.workshop", lambda: shop)
+    monkeypatch.setattr("experiments.engine.compilation_cache.new_cache", lambda: cache)
 
 
 @pytest.fixture
@@ -284,38 +284,42 @@ def trained(monkeypatch):
     """The cells that are trained from now on, by chunk."""
     from experiments.engine import session
 
-    chunks, train = [], session.train
+    chunks, train = [], session.train_chunk
 
-    def count(shop, block, cells, *rest):
+    def count(cache, group, cells, *rest):
         chunks.append(cells)
-        return train(shop, block, cells, *rest)
+        return train(cache, group, cells, *rest)
 
-    monkeypatch.setattr(session, "train", count)
+    monkeypatch.setattr(session, "train_chunk", count)
     return chunks
 
 
 def files_of(folder: Path) -> list[Path]:
-    """The pieces of a finished directory, in the order in which they are made."""
+    """The files of a finished directory, in the order in which they are made."""
     from experiments import cells
-    from experiments.engine.wanted import chunk_digest, chunks, pools_of
+    from experiments.engine.assignment import (
+        chunk_digest,
+        pool_cells,
+        split_in_chunks,
+    )
 
-    table = cells.where(cells.read(folder / "cells.csv"), stage="tuning")
+    table = cells.where(cells.read_csv(folder / "cells.csv"), stage="tuning")
     names = [
         f"{chunk_digest(names)}.npz"
         for stage in study(SMOKE).stages[:2]
-        for pool in pools_of(stage.make(table))
-        for names in chunks(list(pool.cells), SMOKE.chunk)
+        for pool in pool_cells(stage.make(table))
+        for names in split_in_chunks(list(pool.cells), SMOKE.chunk)
     ]
-    return [*(folder.parent / "pieces" / n for n in names), folder / "mean.npz"]
+    return [*(folder.parent / "chunks" / n for n in names), folder / "mean.npz"]
 
 
 def contents(folder: Path) -> dict[str, dict[str, np.ndarray]]:
-    """Every piece, but for what it says of its making."""
+    """The arrays of every file, without its provenance."""
     found = {}
-    pieces = folder.parent / "pieces"
-    for path in sorted([*pieces.glob("*.npz"), *folder.glob("*.npz")]):
+    chunks = folder.parent / "chunks"
+    for path in sorted([*chunks.glob("*.npz"), *folder.glob("*.npz")]):
         with np.load(path) as stored:
-            found[path.stem] = {n: stored[n] for n in stored.files if n != "origin"}
+            found[path.stem] = {n: stored[n] for n in stored.files if n != "provenance"}
     return found
 
 
@@ -323,11 +327,11 @@ def assert_same(folder: Path, other: Path) -> None:
     """Equal to the last bit, and the tables to the last byte."""
     ours, theirs = contents(folder), contents(other)
     assert list(ours) == list(theirs)
-    for piece, arrays in theirs.items():
-        assert list(ours[piece]) == list(arrays)
+    for file, arrays in theirs.items():
+        assert list(ours[file]) == list(arrays)
         for name, array in arrays.items():
-            assert ours[piece][name].dtype == array.dtype
-            np.testing.assert_array_equal(ours[piece][name], array, f"{piece} {name}")
+            assert ours[file][name].dtype == array.dtype
+            np.testing.assert_array_equal(ours[file][name], array, f"{file} {name}")
     cells = "cells.csv"
     assert (folder / cells).read_bytes() == (other / cells).read_bytes()
     assert hidden(folder) == []
@@ -335,7 +339,7 @@ def assert_same(folder: Path, other: Path) -> None:
 
 def hidden(folder: Path) -> list[Path]:
     """What is left half-written."""
-    return [*folder.glob(".*"), *(folder.parent / "pieces").glob(".*")]
+    return [*folder.glob(".*"), *(folder.parent / "chunks").glob(".*")]
 
 
 # --- What a directory holds -------------------------------------------------------
@@ -346,19 +350,19 @@ def test_a_finished_directory(finished):
 
     names = {path.name for path in finished.iterdir()}
     assert names == {
-        *("manifest.json", "cells.csv", "mean.npz", "kept.npz", "curves.npz")
+        *("manifest.json", "cells.csv", "mean.npz", "extracted.npz", "curves.npz")
     }
     *chunks, mean = files_of(finished)
     assert mean.exists()
     assert {path.name for path in chunks} == set(
-        path.name for path in (finished.parent / "pieces").iterdir()
+        path.name for path in (finished.parent / "chunks").iterdir()
     )
     arrays = [contents(finished)[path.stem] for path in chunks]
-    widths = [len(each["diverged_at"]) for each in arrays]
-    assert widths == [4, 4, 1, 4, 4, 1, 4, 1]  # what fills a chunk up is dropped
+    parallels = [len(each["diverged_at"]) for each in arrays]
+    assert parallels == [4, 4, 1, 4, 4, 1, 4, 1]  # what fills a chunk up is dropped
     assert arrays[2]["measure/train_loss"].shape == (1, 2)
-    assert arrays[6]["keep/weight"].shape == (4, 4)
-    table = cells.read(finished / "cells.csv")
+    assert arrays[6]["extract/weight"].shape == (4, 4)
+    table = cells.read_csv(finished / "cells.csv")
     assert len(table["seed"]) == 23
     assert table["arm"].tolist() == ["sgd_l2"] * 9 + ["sgdw"] * 14
     assert table["learning_rate"][:9].tolist() == [0.01] * 3 + [0.03] * 3 + [0.1] * 3
@@ -372,7 +376,7 @@ def test_a_finished_manifest(finished):
     manifest = json.loads((finished / "manifest.json").read_text())
     assert manifest["format"] == 2
     assert manifest["hash"] == finished.name
-    assert (manifest["runs"], manifest["pieces"]) == (23, 9)
+    assert manifest["runs"] == 23
     assert manifest["stages"] == {"tuning": 18, "final": 5, "measured": 0}
     assert manifest["cells side by side"] == [4]
     assert len(manifest["made by"]) == 1
@@ -381,10 +385,11 @@ def test_a_finished_manifest(finished):
     assert set(manifest["data"]) == {"test_store.points"}
     code = manifest["code"]
     assert {"test_store", "experiments.arms", "experiments.engine.program"} <= set(code)
-    assert {"decayax._optimizers.sgd", "experiments.engine.chunks"} <= set(code)
+    expected = {"decayax._optimizers.sgd", "experiments.engine.training"}
+    assert expected <= set(code)
     assert not [name for name in code if name.startswith("experiments.reports")]
     seconds = [
-        json.loads(np.load(path)["origin"].item())["seconds"]
+        json.loads(np.load(path)["provenance"].item())["seconds"]
         for path in files_of(finished)
     ]
     total = sum(each["run"] for each in seconds)
@@ -393,13 +398,13 @@ def test_a_finished_manifest(finished):
 
 def test_progress_counts_every_run_once(tmp_path, quick):
     from experiments.engine import study as engine
-    from experiments.engine.chunks import Bar
+    from experiments.engine.training import Progress
 
     steps = []
-    bar = Bar(lambda _: None, steps.append, lambda _: None)
+    progress = Progress(lambda _: None, steps.append, lambda _: None)
     for _ in range(2):  # made, then found
         steps.clear()
-        engine.run(study(SMOKE), tmp_path, "", bar, resume=True)
+        engine.run(study(SMOKE), tmp_path, "", progress, resume=True)
         assert sum(steps) == study(SMOKE).runs == RUNS
 
 
@@ -408,45 +413,45 @@ def test_progress_counts_every_run_once(tmp_path, quick):
 
 def test_what_is_kept_comes_in_the_order_of_the_table(finished):
     from experiments import cells
-    from experiments.problem import Problem
+    from experiments.errors import UserError
 
     first, second = [contents(finished)[path.stem] for path in files_of(finished)[6:8]]
-    found = cells.kept(finished, stage="final", arm="sgdw")
+    found = cells.extracted(finished, stage="final", arm="sgdw")
     assert set(found) == {"weight", "bias", "idle", "wide"}
-    both = np.concatenate([first["keep/weight"], second["keep/weight"]])
+    both = np.concatenate([first["extract/weight"], second["extract/weight"]])
     np.testing.assert_array_equal(found["weight"], both)
-    some = cells.kept(finished, stage="final", seed=4)["weight"]
+    some = cells.extracted(finished, stage="final", seed=4)["weight"]
     np.testing.assert_array_equal(some, both[3:4])
-    with pytest.raises(Problem, match="holds no run with .*tuning"):
-        cells.kept(finished, stage="tuning")
-    with pytest.raises(Problem, match="holds no run with .*sgd_l2"):
-        cells.kept(finished, stage="final", arm="sgd_l2")
+    with pytest.raises(UserError, match="holds no run with .*tuning"):
+        cells.extracted(finished, stage="tuning")
+    with pytest.raises(UserError, match="holds no run with .*sgd_l2"):
+        cells.extracted(finished, stage="final", arm="sgd_l2")
 
 
 def test_a_report_of_damaged_arrays_is_one_line(copy):
     from experiments import cells
-    from experiments.engine.store import read_pieces
-    from experiments.problem import Problem
+    from experiments.engine.store import read_measurements
+    from experiments.errors import UserError
 
-    assert len(read_pieces(copy, "mean")) == 1
-    with pytest.raises(Problem, match=r"holds no shrink\*\.npz"):
-        read_pieces(copy, "shrink")
+    assert len(read_measurements(copy, "mean")) == 1
+    with pytest.raises(UserError, match=r"holds no shrink\*\.npz"):
+        read_measurements(copy, "shrink")
     for name, read in (
-        ("mean.npz", lambda: read_pieces(copy, "mean")),
-        ("kept.npz", lambda: cells.kept(copy, stage="final")),
+        ("mean.npz", lambda: read_measurements(copy, "mean")),
+        ("extracted.npz", lambda: cells.extracted(copy, stage="final")),
     ):
         path = copy / name
         path.write_bytes(truncated(path.read_bytes()))
-        with pytest.raises(Problem, match=f"{name} is damaged.*--resume"):
+        with pytest.raises(UserError, match=f"{name} is damaged.*--resume"):
             read()
         path.unlink()
-        with pytest.raises(Problem, match="holds no (mean|kept)"):
+        with pytest.raises(UserError, match="holds no (mean|extracted)"):
             read()
 
 
 def test_a_table_for_pandas(finished, tmp_path, monkeypatch):
     from experiments import cells
-    from experiments.problem import Problem
+    from experiments.errors import UserError
 
     monkeypatch.setitem(sys.modules, "pandas", SimpleNamespace(DataFrame=dict))
     table = cells.to_pandas(finished)
@@ -462,10 +467,12 @@ def test_a_table_for_pandas(finished, tmp_path, monkeypatch):
     np.testing.assert_array_equal(ours, both)
     for name in ("learning_rate", "seed", "arm"):
         assert curves[name].tolist() == np.repeat(table[name], 2).tolist()
-    with pytest.raises(Problem, match=r"not a finished results directory.*cells\.csv"):
+    with pytest.raises(
+        UserError, match=r"not a finished results directory.*cells\.csv"
+    ):
         cells.to_pandas(tmp_path)
     monkeypatch.setitem(sys.modules, "pandas", None)
-    with pytest.raises(Problem, match="pip install pandas"):
+    with pytest.raises(UserError, match="pip install pandas"):
         cells.to_pandas(finished)
 
 
@@ -490,12 +497,12 @@ def grown(**changes: Any) -> Plan:
 def test_a_grown_plan_trains_what_is_new(plan, chunks, copy, tmp_path, trained):
     from experiments import cells
 
-    before = cells.read(copy / "cells.csv")
+    before = cells.read_csv(copy / "cells.csv")
     folder, missing = run(tmp_path, plan)
     assert missing is None
     assert folder != copy
     assert [len(each) for each in trained] == chunks
-    table = cells.read(folder / "cells.csv")
+    table = cells.read_csv(folder / "cells.csv")
     rows = list(zip(*table.values(), strict=True))
     shared = set(rows) & set(zip(*before.values(), strict=True))
     assert len(shared) >= min(len(rows), 23) - 3 * (len(plan.weight_decays) < 3)
@@ -510,7 +517,7 @@ def test_a_grown_plan_has_the_rows_of_one_from_nothing(copy, tmp_path, quick):
     plan = grown(final_seeds=7, learning_rates=(0.003, 0.01, 0.03, 0.1))
     ours, _ = run(tmp_path, plan)
     theirs, _ = run(tmp_path / "anew", plan)
-    for name in ("cells.csv", "kept.npz", "curves.npz"):
+    for name in ("cells.csv", "extracted.npz", "curves.npz"):
         assert (ours / name).read_bytes() == (theirs / name).read_bytes(), name
 
 
@@ -524,8 +531,8 @@ def test_one_more_arm_trains_itself_alone(copy, tmp_path, trained, monkeypatch):
 def with_blocks(make: Callable[[list[Any]], list[Any]]):
     """The small study with a first stage alone, of other blocks."""
     whole = study(SMOKE)
-    blocks = make(list(whole.stages[0].make({})))
-    stage = whole.stages[0]._replace(make=lambda _: blocks)
+    groups = make(list(whole.stages[0].make({})))
+    stage = whole.stages[0]._replace(make=lambda _: groups)
     return whole._replace(stages=(stage,))
 
 
@@ -539,20 +546,20 @@ def run_study(study: Any, out: Path, **options: Any):
 def test_a_cell_that_two_blocks_want_is_trained_once(tmp_path, quick, trained):
     from experiments import cells
     from experiments.engine import study as engine
-    from experiments.engine.chunks import Bar
+    from experiments.engine.training import Progress
 
-    def make(blocks):
-        again = blocks[0]._replace(
-            labels={"stage": "again", "arm": "other"}, cells=blocks[0].cells[4:6]
+    def make(groups):
+        again = groups[0]._replace(
+            labels={"stage": "again", "arm": "other"}, cells=groups[0].cells[4:6]
         )
-        return [*blocks, again]
+        return [*groups, again]
 
     steps = []
-    bar = Bar(lambda _: None, steps.append, lambda _: None)
-    folder, _ = engine.run(with_blocks(make), tmp_path, "", bar)
+    progress = Progress(lambda _: None, steps.append, lambda _: None)
+    folder, _ = engine.run(with_blocks(make), tmp_path, "", progress)
     assert sum(map(len, trained)) == 18
     assert sum(steps) == pytest.approx(20)  # runs
-    table = cells.read(folder / "cells.csv")
+    table = cells.read_csv(folder / "cells.csv")
     assert table["arm"].tolist() == ["sgd_l2"] * 9 + ["sgdw"] * 9 + ["other"] * 2
     assert table["train_loss"][18:].tolist() == table["train_loss"][4:6].tolist()
     assert json.loads((folder / "manifest.json").read_text())["runs"] == 20
@@ -561,55 +568,55 @@ def test_a_cell_that_two_blocks_want_is_trained_once(tmp_path, quick, trained):
 def test_small_blocks_share_chunks(tmp_path, quick, trained):
     from experiments import cells
 
-    def make(blocks):
-        block = blocks[0]
+    def make(groups):
+        group = groups[0]
         return [
-            block._replace(labels={"arm": str(i)}, cells=block.cells[i : i + 1])
+            group._replace(labels={"arm": str(i)}, cells=group.cells[i : i + 1])
             for i in (5, 3, 0, 1, 2)
         ]
 
     folder, _ = run_study(with_blocks(make), tmp_path)
     assert [len(each) for each in trained] == [4, 1]
-    table = cells.read(folder / "cells.csv")
+    table = cells.read_csv(folder / "cells.csv")
     assert table["arm"].tolist() == [5, 3, 0, 1, 2]
     assert table["weight_decay"].tolist() == [1.0, 0.0, 0.0, 0.1, 1.0]
 
 
 def test_the_identity_of_a_cell():
-    from experiments.engine import plan as plans
-    from experiments.engine.wanted import pools_of
+    from experiments.engine import config as configs
+    from experiments.engine.assignment import pool_cells
 
-    block = study(SMOKE).stages[0].make({})[0]
+    group = study(SMOKE).stages[0].make({})[0]
 
     def identities(**changes):
-        (pool,) = pools_of([block._replace(**changes)])
+        (pool,) = pool_cells([group._replace(**changes)])
         return list(pool.cells)
 
     first = identities()
     assert len(set(first)) == 9
     assert identities(labels={"stage": "other"}) == first
-    turned = [dict(reversed(cell.items())) for cell in block.cells]
+    turned = [dict(reversed(cell.items())) for cell in group.cells]
     assert identities(cells=tuple(turned)) == first
     other = [
-        identities(keep=kept),
-        identities(static=block.static._replace(schedule=plans.constant)),
-        identities(static=block.static._replace(recipe=Line(batch=16))),
-        identities(cells=tuple({**cell, "seed": 1} for cell in block.cells)),
-        identities(cells=tuple({**cell, "b2": 0.9} for cell in block.cells)),
+        identities(extract=all_params),
+        identities(config=group.config._replace(schedule=configs.constant)),
+        identities(config=group.config._replace(setup=Line(batch=16))),
+        identities(cells=tuple({**cell, "seed": 1} for cell in group.cells)),
+        identities(cells=tuple({**cell, "b2": 0.9} for cell in group.cells)),
     ]
     assert len({*first, *itertools.chain(*other)}) == 6 * 9
 
 
 def test_whole_numbers_among_others_are_those_numbers():
-    from experiments.engine.wanted import pools_of
+    from experiments.engine.assignment import pool_cells
 
-    block = study(SMOKE).stages[0].make({})[0]
-    mixed = tuple({**block.cells[0], "weight_decay": x} for x in (0, 0.5))
-    (pool,) = pools_of([block._replace(cells=mixed)])
+    group = study(SMOKE).stages[0].make({})[0]
+    mixed = tuple({**group.cells[0], "weight_decay": x} for x in (0, 0.5))
+    (pool,) = pool_cells([group._replace(cells=mixed)])
     values = [cell["weight_decay"] for cell in pool.cells.values()]
     assert [type(value) for value in values] == [float, float]
     assert {type(cell["seed"]) for cell in pool.cells.values()} == {int}
-    assert pools_of([block._replace(cells=())]) == []
+    assert pool_cells([group._replace(cells=())]) == []
 
 
 def test_a_file_is_read_once(copy, monkeypatch):
@@ -623,11 +630,11 @@ def test_a_file_is_read_once(copy, monkeypatch):
         return read(path)
 
     monkeypatch.setattr(files, "read_arrays", noted)
-    store = stores.Store(copy, copy.parent / "pieces", copy.name, {}, {}, {})
+    store = stores.Store(copy, copy.parent / "chunks", copy.name, {}, {}, {})
     for _ in range(3):
-        stores.look(store)
+        stores.read_new_files(store)
     assert sorted(names) == sorted(files_of(copy))
-    assert len(store.places) == 23
+    assert len(store.locations) == 23
 
 
 # --- Going on ---------------------------------------------------------------------
@@ -635,20 +642,20 @@ def test_a_file_is_read_once(copy, monkeypatch):
 
 @pytest.mark.parametrize("there", [0, 1, 2, 5, 6, 8])
 def test_going_on_from_a_boundary_gives_the_same_bits(there, copy, finished, tmp_path):
-    pieces = files_of(copy)
+    paths = files_of(copy)
     (copy / "cells.csv").unlink()
-    for path in pieces[there:]:
+    for path in paths[there:]:
         path.unlink()
-    left = {path: path.stat().st_mtime_ns for path in pieces[:there]}
+    left = {path: path.stat().st_mtime_ns for path in paths[:there]}
     assert run(tmp_path, resume=True) == (copy, None)
     assert_same(copy, finished)
     assert {path: path.stat().st_mtime_ns for path in left} == left  # and no more
 
 
 def test_going_on_fills_holes(copy, finished, tmp_path, trained):
-    pieces = files_of(copy)
+    paths = files_of(copy)
     for place in (1, 5, 6):
-        pieces[place].unlink()
+        paths[place].unlink()
     run(tmp_path, resume=True)
     assert_same(copy, finished)
     assert [len(each) for each in trained] == [4, 1, 4]
@@ -658,31 +665,36 @@ def test_going_on_fills_holes(copy, finished, tmp_path, trained):
 
 
 def test_shards_share_the_cells_and_depend_on_the_plan_alone():
-    from experiments.engine.wanted import pools_of, Shard, share_of, WHOLE
+    from experiments.engine.assignment import (
+        assign_to_shard,
+        ONLY_SHARD,
+        pool_cells,
+        Shard,
+    )
 
-    pools = pools_of(study(SMOKE).stages[0].make({}))
-    assert share_of(pools, 4, WHOLE) == pools
+    pools = pool_cells(study(SMOKE).stages[0].make({}))
+    assert assign_to_shard(pools, 4, ONLY_SHARD) == pools
     for count in (2, 3, 4, 7):
-        shares = [share_of(pools, 4, Shard(i, count)) for i in range(count)]
+        shares = [assign_to_shard(pools, 4, Shard(i, count)) for i in range(count)]
         cells = [[c for pool in share for c in pool.cells] for share in shares]
         everything = [cell for each in cells for cell in each]
         assert sorted(everything) == sorted(c for pool in pools for c in pool.cells)
         assert max(map(len, cells)) - min(map(len, cells)) <= 4
     # Whole pools where that is even: each shard compiles one of two programs.
-    assert [len(share_of(pools, 4, Shard(i, 2))) for i in (0, 1)] == [1, 1]
+    assert [len(assign_to_shard(pools, 4, Shard(i, 2))) for i in (0, 1)] == [1, 1]
 
 
 def test_shards_that_do_not_wait(tmp_path, finished, quick, trained):
-    from experiments.engine.study import Missing, Shard
+    from experiments.engine.study import MissingCells, Shard
 
     first, second = Shard(0, 2), Shard(1, 2)
     folder, missing = run(tmp_path, shard=first, wait=0)
-    assert missing == Missing("tuning", 9)
+    assert missing == MissingCells("tuning", 9)
     assert len(contents(folder)) == 3
     assert run(tmp_path, shard=first, wait=0)[1] == missing
     assert len(contents(folder)) == 3  # and nothing that is another's
     _, missing = run(tmp_path, shard=second, wait=0)
-    assert missing == Missing("final", 4)
+    assert missing == MissingCells("final", 4)
     assert len(contents(folder)) == 7
     assert not (folder / "cells.csv").exists()
     assert run(tmp_path, shard=first, wait=0) == (folder, None)
@@ -703,21 +715,21 @@ def test_more_shards_than_chunks(tmp_path, finished, quick):
 
 def test_a_shard_waits_for_the_others(tmp_path, finished, quick, monkeypatch, trained):
     from experiments.engine import session, study as engine
-    from experiments.engine.chunks import Bar
+    from experiments.engine.training import Progress
 
-    slept, told = [], []
+    slept, descriptions = [], []
 
     def sleep(seconds):
         slept.append(seconds)
         run(tmp_path, shard=engine.Shard(1, 2), wait=0)
 
     monkeypatch.setattr(session.time, "sleep", sleep)
-    bar = Bar(told.append, lambda _: None, lambda _: None)
+    progress = Progress(descriptions.append, lambda _: None, lambda _: None)
     options = {"shard": engine.Shard(0, 2), "wait": 60}
-    folder, missing = engine.run(study(SMOKE), tmp_path, "", bar, **options)
+    folder, missing = engine.run(study(SMOKE), tmp_path, "", progress, **options)
     assert missing is None
     assert slept == [1.0]  # the second shard has made its part of the final stage, too
-    assert "waiting for 9 cells of other shards" in told
+    assert "waiting for 9 cells of other shards" in descriptions
     assert_same(folder, finished)
     assert sum(map(len, trained)) == 23
 
@@ -725,31 +737,31 @@ def test_a_shard_waits_for_the_others(tmp_path, finished, quick, monkeypatch, tr
 def test_a_wait_has_an_end_and_can_be_interrupted(tmp_path, quick, monkeypatch):
     from experiments import interrupts
     from experiments.engine import session, study as engine
-    from experiments.engine.chunks import Bar
+    from experiments.engine.training import Progress
 
-    monkeypatch.setattr(session, "SECONDS_BETWEEN_LOOKS", 0.01)
+    monkeypatch.setattr(session, "POLL_SECONDS", 0.01)
     shard = engine.Shard(0, 2)
     begun = time.monotonic()
     _, missing = run(tmp_path, shard=shard, wait=0.1)
-    assert missing == engine.Missing("tuning", 9)
+    assert missing == engine.MissingCells("tuning", 9)
     assert time.monotonic() - begun >= 0.1
 
-    def say(text):
+    def set_description(text):
         if text.startswith("waiting"):
             monkeypatch.setattr(interrupts, "_received", [signal.SIGINT])
-        interrupts.heed()
+        interrupts.raise_if_interrupted()
 
-    bar = Bar(say, lambda _: None, lambda _: None)
+    progress = Progress(set_description, lambda _: None, lambda _: None)
     with pytest.raises(interrupts.Interrupted):
-        engine.run(study(SMOKE), tmp_path, "", bar, shard=shard)
+        engine.run(study(SMOKE), tmp_path, "", progress, shard=shard)
 
 
 def test_two_that_begin_at_once(tmp_path, finished, quick, monkeypatch, capsys):
     from experiments.engine import manifest as manifests
-    from experiments.engine.study import Missing, Shard
+    from experiments.engine.study import MissingCells, Shard
 
     # The other shard writes the manifest after this one has looked for it.
-    look, looked = manifests.found_in, []
+    look, looked = manifests.read_if_valid, []
 
     def found_in(folder):
         found = look(folder)
@@ -759,9 +771,9 @@ def test_two_that_begin_at_once(tmp_path, finished, quick, monkeypatch, capsys):
             run(tmp_path, shard=Shard(0, 2), wait=0)
         return found
 
-    monkeypatch.setattr(manifests, "found_in", found_in)
+    monkeypatch.setattr(manifests, "read_if_valid", found_in)
     folder, missing = run(tmp_path, shard=Shard(1, 2), wait=0)
-    assert missing == Missing("final", 4)
+    assert missing == MissingCells("final", 4)
     assert folder == tmp_path / "small" / finished.name
     assert capsys.readouterr().out == ""
 
@@ -778,9 +790,9 @@ def test_a_shard(text):
 )
 def test_no_shard(text):
     from experiments.engine.study import parse_shard
-    from experiments.problem import Problem
+    from experiments.errors import UserError
 
-    with pytest.raises(Problem, match=r"write i/n with 0 <= i < n") as error:
+    with pytest.raises(UserError, match=r"write i/n with 0 <= i < n") as error:
         parse_shard(text)
     assert f"--shard {text}:" in str(error.value)
 
@@ -791,17 +803,17 @@ def test_no_shard(text):
 def assert_whole(folder: Path, reference: Path) -> int:
     """Every file that has a name of its own is whole; how many there are."""
     found, whole = contents(folder), contents(reference)
-    for piece, arrays in found.items():
+    for file, arrays in found.items():
         for name, array in arrays.items():
-            np.testing.assert_array_equal(array, whole[piece][name])
+            np.testing.assert_array_equal(array, whole[file][name])
     manifest = folder / "manifest.json"
     assert not manifest.exists() or json.loads(manifest.read_text())
     return len(found)
 
 
-def test_killed_while_it_writes(tmp_path, finished, quick, cache):
+def test_killed_while_it_writes(tmp_path, finished, quick, cache_folder):
     code = f"import pathlib, test_store; out = pathlib.Path({str(tmp_path)!r}); "
-    process = start(code + "test_store.run_and_be_killed(out, 4, 0.5)", cache)
+    process = start(code + "test_store.run_and_be_killed(out, 4, 0.5)", cache_folder)
     _, stderr = process.communicate(timeout=120)
     assert process.returncode == -signal.SIGKILL, stderr
     folder = tmp_path / "small" / finished.name
@@ -813,9 +825,9 @@ def test_killed_while_it_writes(tmp_path, finished, quick, cache):
     assert_same(folder, finished)
 
 
-def test_killed_at_any_moment(tmp_path, finished, quick, cache):
+def test_killed_at_any_moment(tmp_path, finished, quick, cache_folder):
     code = f"import pathlib, test_store; out = pathlib.Path({str(tmp_path)!r}); "
-    process = start(code + "test_store.run_slowly(out)", cache)
+    process = start(code + "test_store.run_slowly(out)", cache_folder)
     folder = tmp_path / "small" / finished.name
     deadline = time.monotonic() + 120
     while not contents(folder):
@@ -836,12 +848,12 @@ def test_what_dead_processes_left_goes_and_what_the_living_write_stays(copy, tmp
     dead.wait()
     host = platform.node() or "here"
     names = {
-        f"pieces/.0123456789ab.npz.{host}-{dead.pid}.part": False,
+        f"chunks/.0123456789ab.npz.{host}-{dead.pid}.part": False,
         f"{copy.name}/.cells.csv.{host}-{dead.pid}.part": False,
-        f"pieces/.0123456789ab.npz.{host}-{os.getpid()}.part": True,
+        f"chunks/.0123456789ab.npz.{host}-{os.getpid()}.part": True,
         # Another machine's.
         f"{copy.name}/.mean.npz.other-{host}x-{dead.pid}.part": True,
-        f"pieces/.0123456789ab.npz.other-{dead.pid}.part": True,
+        f"chunks/.0123456789ab.npz.other-{dead.pid}.part": True,
         f"{copy.name}/.notes": True,
     }
     for name in names:
@@ -857,9 +869,9 @@ def problem_of(
     out: Path, *words: str, plan: Plan = SMOKE, resume: bool = True, **options: Any
 ) -> str:
     """The one line that a run ends in."""
-    from experiments.problem import Problem
+    from experiments.errors import UserError
 
-    with pytest.raises(Problem) as error:
+    with pytest.raises(UserError) as error:
         run(out, plan, resume=resume, **options)
     text = str(error.value)
     assert "\n" not in text
@@ -881,15 +893,15 @@ def test_a_folder_of_something_else(tmp_path, finished, quick):
     assert (folder / "manifest.json").read_text() == "{"
 
 
-def test_pieces_among_somebody_elses_files(copy, tmp_path):
-    path = copy.parent / "pieces" / "thesis.npz"
+def test_chunks_among_somebody_elses_files(copy, tmp_path):
+    path = copy.parent / "chunks" / "thesis.npz"
     path.write_bytes(b"years of work")
     problem_of(tmp_path, str(path), "is not a file of a study", "--out")
     assert path.read_bytes() == b"years of work"
 
 
 def test_a_folder_with_hidden_files_only_is_free(tmp_path, finished, quick):
-    for name in (finished.name, "pieces"):
+    for name in (finished.name, "chunks"):
         folder = tmp_path / "small" / name
         folder.mkdir(parents=True)
         (folder / ".gitignore").write_text("*")
@@ -940,8 +952,11 @@ def test_a_manifest_that_is_missing_or_damaged_is_written_again(
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ('{"start_url": "/"}', ("is no manifest of a study", "format, hash, study")),
-        ('{"format": 2}', ("is no manifest of a study", "it lacks hash, study")),
+        (
+            '{"start_url": "/"}',
+            ("is not the manifest of a study", "format, hash, study"),
+        ),
+        ('{"format": 2}', ("is not the manifest of a study", "it lacks hash, study")),
         (
             '{"format": 1, "study": "small", "hash": ""}',
             ("format 1", "reads 2", "--out"),
@@ -973,21 +988,21 @@ def test_damage_is_found_before_anything_is_trained(
 ):
     from experiments.engine import session
 
-    pieces = files_of(copy)
-    pieces[0].unlink()
-    damaged = [pieces[6], pieces[8]]
+    paths = files_of(copy)
+    paths[0].unlink()
+    damaged = [paths[6], paths[8]]
     for path in damaged:
         path.write_bytes(change(path.read_bytes()))
-    train, told = session.train, []
+    train, present = session.train_chunk, []
 
     def look(*arguments):
-        told.append([path.exists() for path in damaged])
+        present.append([path.exists() for path in damaged])
         return train(*arguments)
 
-    monkeypatch.setattr(session, "train", look)
+    monkeypatch.setattr(session, "train_chunk", look)
     assert run(tmp_path, resume=True) == (copy, None)
     gc.collect()  # a file left open would be a warning
-    assert told[0] == [False, False]
+    assert present[0] == [False, False]
     assert [len(each) for each in trained] == [4, 4]
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2
@@ -1010,7 +1025,7 @@ def test_a_flipped_byte_is_seen_or_without_effect(copy, capsys):
             whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :]
         )
         store = stores.Store(copy / "none", path.parent, "", {}, {}, {})
-        stores.look(store)
+        stores.read_new_files(store)
         seen += not path.exists()
         assert bool(store.chunks) == path.exists()
         for found in store.chunks.values():
@@ -1046,9 +1061,9 @@ def rewrite(path: Path, **changes: Any) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"static": None}, "is not a chunk of cells"),
-        ({"origin": None}, "is not a chunk of cells"),
-        ({"static": "0123456789ab"}, "holds other cells than its name says"),
+        ({"config": None}, "is not a chunk of cells"),
+        ({"provenance": None}, "is not a chunk of cells"),
+        ({"config": "0123456789ab"}, "holds other cells than its name says"),
         ({"cell/seed": [1, 0, 0, 0]}, "holds other cells than its name says"),
         ({"cell/seed": [0, 0, 0]}, "is damaged (zip() argument"),
     ],
@@ -1063,8 +1078,8 @@ def test_a_foreign_chunk_is_made_again(change, words, copy, finished, tmp_path, 
 
 
 def test_a_renamed_chunk_is_not_used(copy, finished, tmp_path, trained):
-    pieces = files_of(copy)
-    shutil.copy(pieces[0], pieces[3])
+    paths = files_of(copy)
+    shutil.copy(paths[0], paths[3])
     run(tmp_path, resume=True)
     assert [len(each) for each in trained] == [4]
     assert_same(copy, finished)
@@ -1104,10 +1119,10 @@ def test_what_another_process_has_just_replaced_is_not_removed(copy, monkeypatch
 
     monkeypatch.setattr(files, "read_arrays", slowly)
     store = stores.Store(copy, path.parent, copy.name, {}, {}, {})
-    stores.look(store)
+    stores.read_new_files(store)
     assert path.name not in store.chunks
     assert path.read_bytes() == whole
-    stores.look(store)
+    stores.read_new_files(store)
     assert path.name in store.chunks
 
 
@@ -1116,26 +1131,26 @@ def test_of_two_files_with_one_cell_the_smaller_name_wins(copy, tmp_path):
 
     path = files_of(copy)[0]
     here = stores.Store(copy, path.parent, copy.name, {}, {}, {})
-    stores.look(here)
+    stores.read_new_files(here)
     arrays = here.chunks[path.name]
-    cells = [cell for cell, (name, _) in here.places.items() if name == path.name]
+    cells = [cell for cell, (name, _) in here.locations.items() if name == path.name]
     numbers = {n: arrays[n].tolist() for n in arrays if n.startswith("cell/")}
     rest = {n: x for n, x in arrays.items() if n.startswith("measure/")}
-    origin = stores.origin_of(arrays)
+    provenance = stores.stored_provenance(arrays)
     smaller = set()
     for row, cell in enumerate(cells):
         own = {n.removeprefix("cell/"): x[row] for n, x in numbers.items()}
         parts = {n: x[[row]] for n, x in rest.items()} | {"diverged_at": np.array([-1])}
-        parts["width"] = np.array(8)
-        stores.save_cells(here, arrays["static"].item(), {cell: own}, parts, origin)
+        parts["parallel"] = np.array(8)
+        stores.save_cells(here, arrays["config"].item(), {cell: own}, parts, provenance)
         name = stores._file_name([cell])
         smaller.add(name < path.name)
         expected = (name, 0) if name < path.name else (path.name, row)
-        assert here.places[cell] == expected
+        assert here.locations[cell] == expected
     assert smaller == {True, False}
     anew = stores.Store(copy, path.parent, copy.name, {}, {}, {})
-    stores.look(anew)
-    assert anew.places == here.places
+    stores.read_new_files(anew)
+    assert anew.locations == here.locations
     # The manifest counts the files that were used, as a process that came later does.
     folder, _ = run(tmp_path, resume=True)
     manifest = json.loads((folder / "manifest.json").read_text())
@@ -1145,17 +1160,17 @@ def test_of_two_files_with_one_cell_the_smaller_name_wins(copy, tmp_path):
 def test_a_file_that_another_one_replaced_is_not_in_the_manifest(
     copy, tmp_path, monkeypatch
 ):
-    from experiments.engine import session
+    from experiments.engine import study as engine
 
-    finish = session.finish
+    write = engine.write_results
 
     def after_a_wait(this, rows):
-        this.others["0" * 12 + ".npz"] = ["code (gone)"]
+        this.differences["0" * 12 + ".npz"] = ["code (gone)"]
         this.store.chunks["0" * 12 + ".npz"] = next(iter(this.store.chunks.values()))
-        finish(this, rows)
+        write(this, rows)
 
     before = json.loads((copy / "manifest.json").read_text())
-    monkeypatch.setattr(session, "finish", after_a_wait)
+    monkeypatch.setattr(engine, "write_results", after_a_wait)
     run(tmp_path, resume=True)
     assert json.loads((copy / "manifest.json").read_text()) == before
 
@@ -1189,15 +1204,15 @@ def test_a_setting_of_jax_is_another_device(name, value):
     json.dumps(after)
 
 
-def change_origin(path: Path, key: str, **values: Any) -> None:
+def change_provenance(path: Path, key: str, **values: Any) -> None:
     with np.load(path) as stored:
-        origin = json.loads(stored["origin"].item())
-    origin[key] = {**origin[key], **values} if origin[key] else values
-    rewrite(path, origin=json.dumps(origin))
+        provenance = json.loads(stored["provenance"].item())
+    provenance[key] = {**provenance[key], **values} if provenance[key] else values
+    rewrite(path, provenance=json.dumps(provenance))
 
 
 @pytest.mark.parametrize(
-    ("key", "name", "value", "piece"),
+    ("key", "name", "value", "file"),
     [
         ("versions", "jax", "0.0.1", 7),
         ("device", "count", 64, 1),
@@ -1206,13 +1221,13 @@ def change_origin(path: Path, key: str, **values: Any) -> None:
         ("code", "experiments.arms", "0123456789ab", 8),
     ],
 )
-def test_cells_made_in_another_way(key, name, value, piece, copy, tmp_path, trained):
+def test_cells_made_in_another_way(key, name, value, file, copy, tmp_path, trained):
     files_of(copy)[0].unlink()  # there is something to train
-    change_origin(files_of(copy)[piece], key, **{name: value})
+    change_provenance(files_of(copy)[file], key, **{name: value})
     words = [f"with other {key} ({name}", "--out", "--mix-revisions"]
     words += [] if key == "code" else [f"{value}, now "]
     problem_of(tmp_path, *words)
-    stage = 0 if piece == 1 else 4  # what comes before is trained
+    stage = 0 if file == 1 else 4  # what comes before is trained
     assert sum(map(len, trained)) == stage
     folder, missing = run(tmp_path, resume=True, mix_revisions=True)
     assert missing is None
@@ -1243,11 +1258,12 @@ def test_a_directory_begun_in_another_way(key, copy, tmp_path, trained):
     assert run(tmp_path, resume=True, mix_revisions=True) == (copy, None)
 
 
-CHAINS = """
+OPTIMIZERS = """
 from experiments import arms
 
-def sgdw(cell, eta, mask):
-    return arms.sgdw({**cell, "weight_decay": FACTOR * cell["weight_decay"]}, eta, mask)
+def sgdw(hparams, eta, mask):
+    hparams = {**hparams, "weight_decay": FACTOR * hparams["weight_decay"]}
+    return arms.sgdw(hparams, eta, mask)
 """
 
 
@@ -1258,7 +1274,7 @@ def test_code_that_was_edited_between_begin_and_resume(
     path = tmp_path / "edited_chains.py"
 
     def edit(factor):
-        path.write_text(CHAINS.replace("FACTOR", factor))
+        path.write_text(OPTIMIZERS.replace("FACTOR", factor))
         importlib.invalidate_caches()
         sys.modules.pop(path.stem, None)
         monkeypatch.setitem(ARMS, "sgdw", importlib.import_module(path.stem).sgdw)
@@ -1299,7 +1315,7 @@ OTHERS = {
     "weight_decays": (0.0, 0.1, 2.0),
     "final_seeds": 6,
     "chunk": 5,
-    "recipe": Line(batch=16),
+    "setup": Line(batch=16),
 }
 
 
@@ -1312,29 +1328,29 @@ def test_the_hash_changes_with_every_field_of_the_plan(field):
     assert hash_of(study(other)) != hash_of(study(SMOKE))
 
 
-def test_the_hash_changes_with_what_a_block_is(monkeypatch):
-    from experiments.engine import plan as plans
+def test_the_hash_changes_with_what_a_group_is(monkeypatch):
+    from experiments.engine import config as configs
     from experiments.engine.study import hash_of
 
-    blocks = study(SMOKE).stages[0].make({})
+    groups = study(SMOKE).stages[0].make({})
     hashes = {hash_of(study(SMOKE))}
-    block, static = blocks[0], blocks[0].static
+    group, config = groups[0], groups[0].config
     more = functools.partial(points, 32)
     others = [
-        block._replace(labels={"stage": "tuning", "arm": "another"}),
-        block._replace(cells=block.cells[::-1]),
-        block._replace(cells=block.cells[:-1]),
-        block._replace(keep=kept),
+        group._replace(labels={"stage": "tuning", "arm": "another"}),
+        group._replace(cells=group.cells[::-1]),
+        group._replace(cells=group.cells[:-1]),
+        group._replace(extract=all_params),
         *(
-            block._replace(static=static._replace(**{name: value}))
+            group._replace(config=config._replace(**{name: value}))
             for name, value in {
-                "recipe": Line(data=more),
-                "chain": sgdw,
+                "setup": Line(data=more),
+                "make_optimizer": sgdw,
                 "epochs": 4,
                 "epochs_per_segment": 2,
-                "schedule": plans.constant,
+                "schedule": configs.constant,
                 "curves": False,
-                "record": kept,
+                "record": all_params,
             }.items()
         ),
     ]
@@ -1342,7 +1358,7 @@ def test_the_hash_changes_with_what_a_block_is(monkeypatch):
         first = (
             study(SMOKE)
             .stages[0]
-            ._replace(make=lambda _, other=other: [other, *blocks[1:]])
+            ._replace(make=lambda _, other=other: [other, *groups[1:]])
         )
         changed = study(SMOKE)._replace(stages=(first, *study(SMOKE).stages[1:]))
         hashes.add(hash_of(changed))

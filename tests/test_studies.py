@@ -69,7 +69,7 @@ def check_protocol(name, folder, report):
 
     module = module_of(name)
     plan = module.SMOKE
-    runs = cells.read(folder / "cells.csv")
+    runs = cells.read_csv(folder / "cells.csv")
     assert not runs["diverged"].any()
     stages = {stage: cells.where(runs, stage=stage) for stage in set(runs["stage"])}
     assert {"tuning", "validation", "final"} <= set(stages)
@@ -120,7 +120,7 @@ def test_what_replicates_is_published_and_follows_from_its_files(name, tmp_path)
         verdict = replication.write_contrasts(before, now)
     else:
         claims = module_of(name).claims
-        verdict = replication._write_claims_of(claims, before, (1000, 1030), now)
+        verdict = replication.write_claims(claims, before, (1000, 1030), now)
     published = (PUBLISHED / name / "replication" / "report.md").read_text("utf-8")
     assert (now / "report.md").read_text("utf-8") == published
     assert verdict.partition("Verdict. ")[2] in published
@@ -132,7 +132,7 @@ def test_what_replicates_is_published_and_follows_from_its_files(name, tmp_path)
 @pytest.mark.parametrize("name", ["why", "tuning"])
 def test_arms_of_a_setting_differ_in_the_chain_and_the_place_of_the_grid(name):
     from experiments.engine.describe import describe
-    from experiments.search import coarse
+    from experiments.search import coarse_grid
 
     settings = {}
     for entry in module_of(name).FULL.entries:
@@ -141,12 +141,12 @@ def test_arms_of_a_setting_differ_in_the_chain_and_the_place_of_the_grid(name):
         key = entry.labels["task"], base, tuple(numbers.items())
         settings.setdefault(key, []).append(entry)
     for entries in settings.values():
-        rest = [{**describe(e.static), "chain": None} for e in entries]
+        rest = [{**describe(e.config), "make_optimizer": None} for e in entries]
         assert rest == rest[:1] * len(entries)
         decayed = [e for e in entries if len(e.axes) == 2]
-        chains = [str(describe(e.static.chain)) for e in decayed]
-        assert len(set(chains)) == len(decayed)
-        assert len({len(coarse(e.axes)) for e in decayed}) == 1
+        optimizers = [str(describe(e.config.make_optimizer)) for e in decayed]
+        assert len(set(optimizers)) == len(decayed)
+        assert len({len(coarse_grid(e.axes)) for e in decayed}) == 1
         assert len({entry.axes[-1] for entry in entries}) == 1  # learning rates
         ranges = {axis.high / axis.low for axis, _ in (e.axes for e in decayed)}
         assert name == "why" or len(ranges) == 1
@@ -181,7 +181,7 @@ def test_the_slope_of_the_gap_is_that_of_a_straight_line():
 
 
 def test_tuning_is_what_it_was_asked_to_be():
-    from experiments.search import coarse
+    from experiments.search import coarse_grid
     from experiments.studies.tuning import FULL
 
     assert len(FULL.entries) == 9 * 3
@@ -189,7 +189,7 @@ def test_tuning_is_what_it_was_asked_to_be():
     places = {e.labels["place"] for e in FULL.entries}
     assert places == {"L2", "lr-scaled", "independent"}
     for entry in FULL.entries:
-        assert len(coarse(entry.axes)) == 11 * 11
+        assert len(coarse_grid(entry.axes)) == 11 * 11
         for axis in entry.axes:
             np.testing.assert_allclose(np.diff(np.log2(axis.values)), 1)
     assert len(FULL.contrasts) == 3 * 3 * 3
@@ -198,7 +198,7 @@ def test_tuning_is_what_it_was_asked_to_be():
 def test_the_points_of_a_ridge_run_on_the_seeds_of_validation():
     import simulated
 
-    from experiments.separability import points_that_matter
+    from experiments.separability import points_for_slope
     from experiments.studies import tuning
 
     arms = [arm for arm in tuning.ARMS if arm.base == "Adam"]
@@ -209,18 +209,18 @@ def test_the_points_of_a_ridge_run_on_the_seeds_of_validation():
     plan = tuning.plan_of([task], arms, 9, rounds=0)
     score = simulated.valley({a: 0.8 for a in simulated.ARMS}, {"adamw": (0, -5)})
     table = simulated.table_of(tuning.study(plan), score)
-    blocks = {b.labels["arm"]: b for b in tuning.ridges(plan, table)}
-    assert "adamw" in blocks
+    groups = {b.labels["arm"]: b for b in tuning.ridges(plan, table)}
+    assert "adamw" in groups
     for entry in plan.entries:
         shares = protocol_values(entry, table)
-        points = points_that_matter({p: 100 - 100 * x for p, x in shares.items()})
-        block = blocks.get(entry.labels["arm"])
-        assert (block is None) == (points == [])
-        if block is not None:
-            cells = {(c["weight_decay"], c["learning_rate"]) for c in block.cells}
+        points = points_for_slope({p: 100 - 100 * x for p, x in shares.items()})
+        group = groups.get(entry.labels["arm"])
+        assert (group is None) == (points == [])
+        if group is not None:
+            cells = {(c["weight_decay"], c["learning_rate"]) for c in group.cells}
             assert cells == set(points)
-            assert block.labels["stage"] == "ridge"
-            seeds = [c["seed"] for c in block.cells]
+            assert group.labels["stage"] == "ridge"
+            seeds = [c["seed"] for c in group.cells]
             assert seeds == list(plan.seeds("validation")) * len(points)
 
 
@@ -236,10 +236,10 @@ def protocol_values(entry, table):
 @functools.cache
 def still():
     from experiments import terminal
-    from experiments.engine.workshop import workshop
+    from experiments.engine.compilation_cache import new_cache
     from experiments.studies.same import FULL, without_gradients
 
-    return without_gradients(FULL, workshop(), terminal.SILENT)
+    return without_gradients(FULL, new_cache(), terminal.SILENT)
 
 
 @pytest.mark.parametrize("base", ["SGD", "momentum", "RMSprop", "Adam"])
@@ -256,23 +256,23 @@ def test_decoupled_decay_of_a_still_weight_is_a_power(base):
 def test_same_begins_each_seed_as_the_engine_does():
     import jax
 
-    from experiments.engine import program, workshop
-    from experiments.engine.plan import columns, grid
-    from experiments.studies.same import beginning, PAIRS, SMOKE
+    from experiments.engine import compilation_cache, program
+    from experiments.engine.config import columns, grid
+    from experiments.studies.same import PAIRS, SMOKE, start_of_seed
 
-    static = SMOKE.static(PAIRS["SGD"]["L2"])
+    config = SMOKE.config(PAIRS["SGD"]["L2"])
     numbers = columns(grid(learning_rate=[0.1], weight_decay=[0.1], seed=range(2)))
-    shop = workshop.workshop()
-    made = workshop.program_for(shop, static, numbers, 2)
-    _, part, carry = program.start(made, numbers)
-    batches = workshop.batches_for(shop, made, numbers["seed"], 0)
+    cache = compilation_cache.new_cache()
+    made = compilation_cache.get_program(cache, config, numbers, 2)
+    _, run_data, carry = program.start(made, numbers)
+    batches = compilation_cache.get_batches(cache, made, numbers["seed"], 0)
     batches = jax.tree.map(lambda x: x[:, : SMOKE.steps], batches)
-    begin = jax.vmap(functools.partial(beginning, SMOKE), (0, None))
-    mine = jax.jit(begin)(numbers["seed"], made.bench.data)
+    begin = jax.vmap(functools.partial(start_of_seed, SMOKE), (0, None))
+    mine = jax.jit(begin)(numbers["seed"], made.compiled_task.data)
     jax.tree.map(
         functools.partial(np.testing.assert_allclose, rtol=1e-6),
         mine,
-        (part, carry.params, batches),
+        (run_data, carry.params, batches),
     )
 
 

@@ -25,18 +25,18 @@ def classification(model, data, **changes):
     return Classification(data=data, model=model, **options)
 
 
-def loaded(recipe):
-    return jax.tree.map(jnp.asarray, recipe.load())
+def loaded(setup):
+    return jax.tree.map(jnp.asarray, setup.load())
 
 
-def first_rows_train(recipe, data):
-    """A part without the random numbers of a seed, which take long to compile."""
+def first_rows_train(setup, data):
+    """A run_data without the random numbers of a seed, which take long to compile."""
     from experiments.data.labelled import Split
-    from experiments.tasks import Part
+    from experiments.tasks import RunData
 
     rows = jnp.arange(len(data.pool_y))
-    train, val = rows[: recipe.train_size], rows[recipe.train_size :]
-    return Part(Split(train, data.pool_y[train], val), None)
+    train, val = rows[: setup.train_size], rows[setup.train_size :]
+    return RunData(Split(train, data.pool_y[train], val), None)
 
 
 # --- Text -------------------------------------------------------------------------
@@ -82,10 +82,10 @@ def losses(windows):
 
 
 def test_a_text_is_evaluated_on_windows_from_all_over_each_part():
-    recipe = language(evaluated=3)
-    task = recipe.task()
+    setup = language(evaluated=3)
+    task = setup.task()
     params = task.init({"seed": 0})
-    found = jax.jit(task.measure)(params, (), None, loaded(recipe))
+    found = jax.jit(task.measure)(params, (), None, loaded(setup))
     # A window has 5 symbols: the last one begins 5 before the end.
     places = {"train": (0, 17, 35), "val": (0, 8, 17), "test": (0, 8, 16)}
     for part, starts in places.items():
@@ -98,8 +98,8 @@ def test_a_text_is_evaluated_on_windows_from_all_over_each_part():
 
 
 def test_a_text_is_trained_on_its_first_part_and_guessed_by_chance():
-    recipe = language()
-    task, data = recipe.task(), loaded(recipe)
+    setup = language()
+    task, data = setup.task(), loaded(setup)
     windows = np.asarray(task.batches(1, 0, data))
     assert windows.shape == (2, 3, 5)
     joined = " ".join(map(str, text().train))
@@ -115,9 +115,9 @@ def test_a_text_is_trained_on_its_first_part_and_guessed_by_chance():
 
 
 def test_a_text_with_more_symbols_than_the_model_is_refused():
-    from experiments.problem import Problem
+    from experiments.errors import UserError
 
-    with pytest.raises(Problem, match="the text has 5 symbols, the model 4: raise"):
+    with pytest.raises(UserError, match="the text has 5 symbols, the model 4: raise"):
         language(symbols=4).load()
 
 
@@ -143,15 +143,15 @@ def copying():
 
 
 def test_the_class_of_a_sequence_is_read_at_its_last_symbol():
-    recipe = classification(copying, sequences)
-    task, data = recipe.task(), loaded(recipe)
-    part, params = first_rows_train(recipe, data), task.init({"seed": 0})
-    measured = jax.jit(task.measure)(params, (), part, data)
+    setup = classification(copying, sequences)
+    task, data = setup.task(), loaded(setup)
+    run_data, params = first_rows_train(setup, data), task.init({"seed": 0})
+    measured = jax.jit(task.measure)(params, (), run_data, data)
     sure = -math.log(math.exp(4) / (math.exp(4) + 2))
     for on in ("train_loss", "val_loss", "test_loss"):
         assert float(measured[on]) == pytest.approx(sure, rel=1e-5)
     assert measured["test_accuracy"] == measured["val_accuracy"] == 1
-    loss, _ = task.loss(params, (), jnp.arange(4), None, part, data)
+    loss, _ = task.loss(params, (), jnp.arange(4), None, run_data, data)
     assert float(loss) == pytest.approx(sure, rel=1e-5)
 
 
@@ -162,20 +162,20 @@ def test_the_class_of_a_sequence_is_read_at_its_last_symbol():
 def test_measures_are_of_the_average_of_the_weights(dtype):
     """At the start and after each of three steps of any optimizer."""
     decay = 0.75
-    recipe = classification(copying, sequences, ema=decay, dtype=dtype)
+    setup = classification(copying, sequences, ema=decay, dtype=dtype)
     plain = classification(copying, sequences, dtype=dtype).task()
-    task, data = recipe.task(), loaded(recipe)
-    cell = {"seed": 0}
-    part, params = first_rows_train(recipe, data), task.init(cell)
-    state = task.state(cell, params)
+    task, data = setup.task(), loaded(setup)
+    hparams = {"seed": 0}
+    run_data, params = first_rows_train(setup, data), task.init(hparams)
+    state = task.state(hparams, params)
     average = np.float64(params["kernel"])
     measure, measure_plain = (jax.jit(each.measure) for each in (task, plain))
     for step in range(4):
         expected = {"kernel": jnp.asarray(average, dtype)}
-        found = measure(params, state, part, data)
-        for name, value in measure_plain(expected, (), part, data).items():
+        found = measure(params, state, run_data, data)
+        for name, value in measure_plain(expected, (), run_data, data).items():
             assert float(found[name]) == pytest.approx(float(value), rel=1e-5)
-        _, state = task.loss(params, state, jnp.arange(4), None, part, data)
+        _, state = task.loss(params, state, jnp.arange(4), None, run_data, data)
         moved = params["kernel"] * (1 + step) + 0.5 * jnp.arange(3)
         params = {"kernel": moved.astype(dtype)}
         average = decay * average + (1 - decay) * np.float64(params["kernel"])
@@ -183,15 +183,15 @@ def test_measures_are_of_the_average_of_the_weights(dtype):
 
 
 def test_an_average_leaves_the_training_as_it_is():
-    recipes = [classification(copying, sequences, ema=x) for x in (0.0, 0.9)]
-    tasks, data = [recipe.task() for recipe in recipes], loaded(recipes[0])
-    cell = {"seed": 0}
-    part, params = first_rows_train(recipes[0], data), tasks[0].init(cell)
+    setups = [classification(copying, sequences, ema=x) for x in (0.0, 0.9)]
+    tasks, data = [setup.task() for setup in setups], loaded(setups[0])
+    hparams = {"seed": 0}
+    run_data, params = first_rows_train(setups[0], data), tasks[0].init(hparams)
     (value, state), gradient = jax.value_and_grad(tasks[0].loss, has_aux=True)(
-        params, (), jnp.arange(4), None, part, data
+        params, (), jnp.arange(4), None, run_data, data
     )
     (other, _), other_gradient = jax.value_and_grad(tasks[1].loss, has_aux=True)(
-        *(params, tasks[1].state(cell, params), jnp.arange(4), None, part, data)
+        *(params, tasks[1].state(hparams, params), jnp.arange(4), None, run_data, data)
     )
     assert state == ()
     assert value == other
@@ -200,9 +200,9 @@ def test_an_average_leaves_the_training_as_it_is():
 
 @pytest.mark.parametrize("ema", [1.0, -0.1, 1.5])
 def test_a_decay_of_the_average_that_is_none_is_refused(ema):
-    from experiments.problem import Problem
+    from experiments.errors import UserError
 
-    with pytest.raises(Problem, match=rf"ema={ema}: write 0 \(none\) or a decay"):
+    with pytest.raises(UserError, match=f"ema={ema}: write 0 or a decay"):
         classification(copying, sequences, ema=ema).load()
 
 
@@ -234,8 +234,8 @@ def digits(model, **changes):
     return classification(model, digits.load, **options)
 
 
-def plain_sgd(cell, eta, mask):
-    return optax.sgd(cell["learning_rate"])
+def plain_sgd(hparams, eta, mask):
+    return optax.sgd(hparams["learning_rate"])
 
 
 def mean_loss(network, x, y):
@@ -255,55 +255,64 @@ def step_by_hand(module, average, x, y, rate, ema):
     )
 
 
-def trained_by_hand(recipe, cell, split, batches):
+def trained_by_hand(setup, hparams, split, batches):
     """The test loss of the averaged network, as a user of Flax gets it."""
     from experiments.seeds import key_for, Purpose
 
-    data, key = loaded(recipe), key_for(cell["seed"], Purpose.INIT)
+    data, key = loaded(setup), key_for(hparams["seed"], Purpose.INIT)
     module = nnx.jit(lambda: Network(rngs=nnx.Rngs(key)))()
     average = jax.tree.map(jnp.copy, nnx.state(module))
     for batch in batches:
         x, y = data.pool_x[split.train_rows[batch]], split.train_y[batch]
-        rate = cell["learning_rate"]
-        average = step_by_hand(module, average, x, y, rate, recipe.ema)
+        rate = hparams["learning_rate"]
+        average = step_by_hand(module, average, x, y, rate, setup.ema)
     nnx.update(module, average)
     module.eval()
     return float(mean_loss(module, data.test_x, data.test_y))
 
 
 def test_a_network_with_batch_norm_trains_as_a_loop_in_flax_does():
-    from experiments.engine import chunks, program, workshop
-    from experiments.engine.plan import Block, columns, constant, grid, Static
+    from experiments.engine import compilation_cache, program
+    from experiments.engine.config import (
+        columns,
+        constant,
+        grid,
+        StaticConfig,
+        SweepGroup,
+    )
+    from experiments.engine.training import train_chunk
     from experiments.terminal import SILENT
 
-    recipe, shop = digits(network, ema=0.6), workshop.workshop()
+    setup, cache = digits(network, ema=0.6), compilation_cache.new_cache()
     cells = grid(learning_rate=(0.1, 0.5), weight_decay=[0.0], seed=[2])
-    block = Block({}, Static(recipe, plain_sgd, 4, 2, constant), cells)
-    found = chunks.train(shop, block, cells, 2, SILENT)
+    group = SweepGroup({}, StaticConfig(setup, plain_sgd, 4, 2, constant), cells)
+    found = train_chunk(cache, group, cells, 2, SILENT)
     assert not found["measure/diverged"].any()
     numbers = columns(cells)
-    made = workshop.program_for(shop, block.static, numbers, 2)
-    _, part, _ = program.start(made, numbers)
-    halves = [workshop.batches_for(shop, made, numbers["seed"], k) for k in (0, 2)]
+    made = compilation_cache.get_program(cache, group.config, numbers, 2)
+    _, run_data, _ = program.start(made, numbers)
+    halves = [
+        compilation_cache.get_batches(cache, made, numbers["seed"], k) for k in (0, 2)
+    ]
     batches = np.concatenate(halves, 1)
-    for row, cell in enumerate(cells):
-        split = jax.tree.map(lambda x: np.asarray(x)[row], part.split)  # noqa: B023
-        by_hand = trained_by_hand(recipe, cell, split, batches[row])
+    for row, hparams in enumerate(cells):
+        split = jax.tree.map(lambda x: np.asarray(x)[row], run_data.split)  # noqa: B023
+        by_hand = trained_by_hand(setup, hparams, split, batches[row])
         loss = found["measure/test_loss"][row, 0]
         assert loss == pytest.approx(by_hand, rel=1e-4)
 
 
 def test_the_key_of_a_step_decides_what_is_dropped():
-    recipe = digits(functools.partial(network, 0.5))
-    task, data = recipe.task(), loaded(recipe)
-    cell = {"seed": 0}
-    part, params = first_rows_train(recipe, data), task.init(cell)
-    state = task.state(cell, params)
+    setup = digits(functools.partial(network, 0.5))
+    task, data = setup.task(), loaded(setup)
+    hparams = {"seed": 0}
+    run_data, params = first_rows_train(setup, data), task.init(hparams)
+    state = task.state(hparams, params)
 
     @jax.jit
     def loss(key):
         batch = jnp.arange(50)
-        return task.loss(params, state, batch, key, part, data)[0]
+        return task.loss(params, state, batch, key, run_data, data)[0]
 
     one, same, other = (float(loss(jax.random.key(seed))) for seed in (0, 0, 1))
     assert one == same != other

@@ -35,10 +35,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import arms, recipes
-from experiments.engine import devices, program, workshop
-from experiments.engine.plan import Cell, columns, cosine, grid, Static
-from experiments.engine.wanted import chunks
+from experiments import arms, training_setups
+from experiments.engine import compilation_cache, devices, program
+from experiments.engine.assignment import split_in_chunks
+from experiments.engine.config import columns, cosine, grid, HParams, StaticConfig
 
 
 RUNS, EPOCHS, ROUNDS = 64, 20, 7
@@ -49,7 +49,7 @@ class Contestant(NamedTuple):
     """A way to train all runs, and its processes."""
 
     name: str
-    begin: Callable[..., Any]  # static, cells -> a function that trains them
+    begin: Callable[..., Any]  # config, cells -> a function that trains them
     cores: list[set[int]]  # of each process
 
 
@@ -145,79 +145,86 @@ def _work(
     """A process: at the first order it compiles, at every other it trains its share."""
     os.sched_setaffinity(0, cores)  # before XLA counts them
     devices.use_all_cores()
-    static, cells = question()
+    config, cells = sweep()
     pipe.send("ready")
     train = None
     while pipe.recv():
         begun = time.process_time()
         if train is None:
-            train = begin(static, cells[index::count])
+            train = begin(config, cells[index::count])
         else:
             train()
         pipe.send(time.process_time() - begun)
 
 
-def question() -> tuple[Static, tuple[Cell, ...]]:
+def sweep() -> tuple[StaticConfig, tuple[HParams, ...]]:
     """What all contestants train."""
-    static = Static(recipes.DIGITS, arms.adamw, EPOCHS, EPOCHS, cosine)
+    config = StaticConfig(training_setups.DIGITS, arms.adamw, EPOCHS, EPOCHS, cosine)
     cells = grid(
         learning_rate=np.geomspace(1e-3, 3e-2, 8).tolist(),
         weight_decay=np.geomspace(1e-3, 10, 4).tolist(),
         seed=range(RUNS // 32),
     )
-    return static, cells
+    return config, cells
 
 
-def _engine(width: int, static: Static, cells: tuple[Cell, ...]) -> Callable[[], None]:
-    """Compile; then all cells, `width` side by side."""
-    shop = workshop.workshop()
-    parts = [columns(tuple(part)) for part in chunks(cells, width)]
-    made = workshop.program_for(shop, static, parts[0], width)
-    for numbers in parts:  # drawn once, and kept
-        workshop.batches_for(shop, made, numbers["seed"], 0)
+def _engine(
+    parallel: int, config: StaticConfig, cells: tuple[HParams, ...]
+) -> Callable[[], None]:
+    """Compile; then all cells, `parallel` at a time."""
+    cache = compilation_cache.new_cache()
+    parts = [columns(tuple(part)) for part in split_in_chunks(cells, parallel)]
+    compiled = compilation_cache.get_program(cache, config, parts[0], parallel)
+    for numbers in parts:  # drawn once, and cached
+        compilation_cache.get_batches(cache, compiled, numbers["seed"], 0)
 
     def train() -> None:
         for numbers in parts:
-            cell, part, carry = program.start(made, numbers)
-            batches = workshop.batches_for(shop, made, numbers["seed"], 0)
-            data = made.bench.data
-            carry = made.segment(carry, cell, part, np.int32(0), batches, data)
+            hparams, run_data, carry = program.start(compiled, numbers)
+            batches = compilation_cache.get_batches(cache, compiled, numbers["seed"], 0)
+            data = compiled.compiled_task.data
+            carry = compiled.segment(
+                carry, hparams, run_data, np.int32(0), batches, data
+            )
             jax.block_until_ready(carry)
 
     return train
 
 
 def _alone(
-    many_steps: Callable[..., Any], static: Static, cells: tuple[Cell, ...]
+    many_steps: Callable[..., Any], config: StaticConfig, cells: tuple[HParams, ...]
 ) -> Callable[[], None]:
     """Compile; then one cell after the other."""
-    task, data = static.recipe.task(), jax.device_put(static.recipe.load())
+    task, data = config.setup.task(), jax.device_put(config.setup.load())
 
-    def step(carry: Any, batch: Any, cell: Any, part: Any, data: Any) -> Any:
+    def step(carry: Any, batch: Any, hparams: Any, run_data: Any, data: Any) -> Any:
         params, state, opt_state = carry
         grads, state = jax.grad(task.loss, has_aux=True)(
-            params, state, batch, program.step_key(cell, 0), part, data
+            params, state, batch, program.step_key(hparams, 0), run_data, data
         )
-        update = program.optimizer(static, task, cell).update
+        update = program.build_optimizer(config, task, hparams).update
         updates, opt_state = update(grads, opt_state, params)
         return optax.apply_updates(params, updates), state, opt_state
 
     @jax.jit
-    def start(cell: Any, data: Any) -> Any:
-        params = task.init(cell)
-        opt_state = program.optimizer(static, task, cell).init(params)
-        return task.part(cell, data), (params, task.state(cell, params), opt_state)
+    def start(hparams: Any, data: Any) -> Any:
+        params = task.init(hparams)
+        opt_state = program.build_optimizer(config, task, hparams).init(params)
+        state = task.state(hparams, params)
+        return task.run_data(hparams, data), (params, state, opt_state)
 
     run = many_steps(step)
     draw = jax.jit(functools.partial(program.draw_epochs, task, EPOCHS))
-    seeds = {cell["seed"] for cell in cells}
+    seeds = {hparams["seed"] for hparams in cells}
     batches = {seed: np.asarray(draw(np.int32(seed), 0, data)) for seed in seeds}
 
-    def train(some: tuple[Cell, ...] = cells) -> None:
-        for cell in some:
-            traced = {name: jnp.asarray(x[0]) for name, x in columns((cell,)).items()}
-            part, carry = start(traced, data)
-            jax.block_until_ready(run(carry, batches[cell["seed"]], traced, part, data))
+    def train(some: tuple[HParams, ...] = cells) -> None:
+        for hparams in some:
+            numbers = columns((hparams,))
+            traced = {name: jnp.asarray(x[0]) for name, x in numbers.items()}
+            run_data, carry = start(traced, data)
+            mine = batches[hparams["seed"]]
+            jax.block_until_ready(run(carry, mine, traced, run_data, data))
 
     train(cells[:1])
     return train

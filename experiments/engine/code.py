@@ -1,10 +1,11 @@
 """The code behind a cell's numbers: a hash of every module that it can reach.
 
 A description knows a function by its name; two versions of a function have one name.
-So what trains a cell is followed through the imports, without running anything, and the
-source of each module is hashed: the chain, the recipe, `keep` and the engine. Left out
-are Python's library, installed packages (the versions tell them apart), and modules
-that only show results or move files.
+So the imports of everything that trains a cell are followed, without running anything,
+and the program of each module is hashed: the optimizer, the setup, `extract` and the
+engine. A hash does not change with docstrings, comments and formatting. Python's
+library, installed packages (their versions are recorded) and modules that only show
+results or move files are left out.
 """
 
 import ast
@@ -20,9 +21,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 
-OURS = ("decayax", "experiments")  # wherever they are installed
+OURS = ("decayax", "experiments")  # followed even if they are installed
 INSTALLED = ("site-packages", "dist-packages")
-TRAINING = "experiments.engine.chunks"  # it imports all that trains
+TRAINING = "experiments.engine.training"  # it imports everything that trains
 NOT_TRAINING = (
     "experiments.__main__",
     "experiments.benchmarks",
@@ -31,44 +32,44 @@ NOT_TRAINING = (
     "experiments.terminal",
     *(
         f"experiments.engine.{name}"
-        for name in ("code", "compiled", "launch", "manifest", "preview", "rows")
-        + ("session", "store", "study", "wanted")
+        for name in ("assignment", "code", "launch", "manifest", "persistent_cache")
+        + ("preview", "rows", "session", "store", "study")
     ),
 )
-NUMBERS = ("FULL", "SMOKE")  # a study's plans: a cell's own numbers are its identity
+PLANS = ("FULL", "SMOKE")  # the numbers of a cell are part of its identity instead
 
 
-class Source(NamedTuple):
-    """A module that is read once in a run."""
+class ModuleSource(NamedTuple):
+    """A module, which is read once in a run."""
 
     digest: str
-    imports: tuple[str, ...]  # what may be modules
+    imports: tuple[str, ...]  # names that may be modules
 
     @property
-    def draws(self) -> bool:
-        """Whether it makes figures."""
+    def makes_figures(self) -> bool:
+        """Whether it imports matplotlib."""
         return any(_top(name) == "matplotlib" for name in self.imports)
 
 
-Sources = dict[str, Source | None]  # None: not ours
+Sources = dict[str, ModuleSource | None]  # None: not a module to follow
 
 
-def code_of(values: Iterable[Any], study: str, read: Sources) -> dict[str, str]:
-    """Module -> twelve hex digits of its source, of all that `values` can reach.
+def code_hashes(values: Iterable[Any], study: str, sources: Sources) -> dict[str, str]:
+    """By module, twelve hex digits of its program: all modules that `values` reach.
 
     Args:
-        values: what a cell is made with: functions, and data that hold functions.
+        values: what trains a cell: functions, and data that hold functions.
         study: the module of the study, which is reached only if it holds one of the
-            functions. Its `FULL` and `SMOKE` are left out of its hash, so that a larger
-            grid keeps its cells.
-        read: the modules that this run has read; more are added.
+            functions. Its hash leaves out `FULL` and `SMOKE`, so a larger grid can use
+            the stored cells.
+        sources: the modules that this run has read; more are added.
     """
     found: dict[str, str] = {}
     roots = {TRAINING}
     for function in _functions(list(values)):
         module = getattr(function, "__module__", None) or ""
-        if _is_typed_in(module):
-            roots |= _without_source(function, found)
+        if _is_interactive(module):
+            roots |= _hash_without_source(function, found)
         else:
             roots.add(module)
     seen: set[str] = set()
@@ -78,10 +79,12 @@ def code_of(values: Iterable[Any], study: str, read: Sources) -> dict[str, str]:
         if name in seen:
             continue
         seen.add(name)
-        if name not in read:
-            read[name] = _read(name, NUMBERS if name == study else ())
-        source = read[name]
-        if source is None or (name not in roots and (_shows(name) or source.draws)):
+        if name not in sources:
+            sources[name] = _read_module(name, PLANS if name == study else ())
+        source = sources[name]
+        if source is None or (
+            name not in roots and (_only_shows(name) or source.makes_figures)
+        ):
             continue
         found[name] = source.digest
         ahead += [*source.imports, name.rpartition(".")[0]]
@@ -107,7 +110,7 @@ def _functions(value: Any) -> Iterator[Any]:
         yield inspect.unwrap(value)
 
 
-def _shows(name: str) -> bool:
+def _only_shows(name: str) -> bool:
     return any(name == each or name.startswith(f"{each}.") for each in NOT_TRAINING)
 
 
@@ -118,38 +121,61 @@ def _top(name: str) -> str:
 # --- Modules that are files -------------------------------------------------------
 
 
-def _read(name: str, without: tuple[str, ...]) -> Source | None:
+def _read_module(name: str, without: tuple[str, ...]) -> ModuleSource | None:
     path = _path(name)
     if path is None:
         return None
     content = path.read_bytes()
     if path.suffix != ".py":
-        return Source(_digest(content), ())
+        return ModuleSource(_digest(content), ())
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-    return _parsed(content, package, without)
+    return _parse(content, package, without)
 
 
 @functools.cache
-def _parsed(content: bytes, package: str, without: tuple[str, ...]) -> Source:
+def _parse(content: bytes, package: str, without: tuple[str, ...]) -> ModuleSource:
     try:
         tree = ast.parse(content)
     except SyntaxError:  # a module that nothing can have imported
-        return Source(_digest(content), ())
-    text = _rest(content, tree, without) if without else content
-    return Source(_digest(text), tuple(dict.fromkeys(_imports(tree, package))))
+        return ModuleSource(_digest(content), ())
+    imports = tuple(dict.fromkeys(_imports(tree, package)))
+    tree.body = [node for node in tree.body if not _assigns_only(node, without)]
+    return ModuleSource(_digest(_program(tree).encode()), imports)
 
 
-def _rest(content: bytes, tree: ast.Module, without: tuple[str, ...]) -> bytes:
-    """The lines that do not assign these names alone, at the top of the module."""
-    lines = content.splitlines(keepends=True)
-    for node in reversed(tree.body):
-        if (names := _assigned(node)) and names <= set(without):
-            del lines[node.lineno - 1 : node.end_lineno]
-    return b"".join(lines)
+def _program(node: Any) -> str:
+    """A syntax tree as text, without docstrings, comments and formatting.
+
+    Not `ast.dump` or `ast.unparse`, so that Python versions agree: of 179 files, 3.11
+    and 3.13 give other dumps for all, and other sources for 44. Leaving out empty
+    fields, such as the new `type_params`, made all 179 equal.
+    """
+    if isinstance(node, list):
+        return f"[{', '.join(_program(each) for each in node if not _is_doc(each))}]"
+    if not isinstance(node, ast.AST):
+        return repr(node)  # of a constant: 1, 1.0 and True differ
+    fields = [
+        f"{name}={_program(value)}"
+        for name, value in ast.iter_fields(node)
+        # The `kind` of a constant only says whether it is written u"...".
+        if value is not None and value != [] and name != "kind"
+    ]
+    return f"{type(node).__name__}({', '.join(fields)})"
+
+
+def _is_doc(node: Any) -> bool:
+    """Whether a statement is a docstring, or another string without effect."""
+    value = node.value if isinstance(node, ast.Expr) else None
+    return isinstance(value, ast.Constant) and isinstance(value.value, str)
+
+
+def _assigns_only(node: ast.stmt, names: tuple[str, ...]) -> bool:
+    assigned = _assigned(node)
+    return bool(assigned) and assigned <= set(names)
 
 
 def _assigned(node: ast.stmt) -> set[str]:
-    """What a statement assigns: names, or the text of another target."""
+    """The names that a statement assigns, or the text of another target."""
     targets = [node.target] if isinstance(node, ast.AnnAssign) else []
     targets = node.targets if isinstance(node, ast.Assign) else targets
     parts = [
@@ -161,7 +187,7 @@ def _assigned(node: ast.stmt) -> set[str]:
 
 
 def _imports(tree: ast.AST, package: str) -> Iterator[str]:
-    """Wherever they stand, also those inside functions."""
+    """All imports of a module, including those inside functions."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -174,7 +200,7 @@ def _imports(tree: ast.AST, package: str) -> Iterator[str]:
 
 
 def _path(name: str) -> Path | None:
-    """The file of a module that is ours; found without importing it."""
+    """The file of a module that is followed; found without importing it."""
     top = _top(name)
     if not name or (top in sys.stdlib_module_names and top not in OURS):
         return None
@@ -182,31 +208,31 @@ def _path(name: str) -> Path | None:
     if file is None and name == top and name not in sys.modules:
         file = getattr(importlib.util.find_spec(name), "origin", None)
     elif file is None and name != top:
-        file = _beside(_path(name.rpartition(".")[0]), name.rpartition(".")[2])
+        file = _submodule(_path(name.rpartition(".")[0]), name.rpartition(".")[2])
     path = Path(file) if file is not None else None
     if path is None or not path.is_file():
         return None
     return path if top in OURS or not set(INSTALLED) & set(path.parts) else None
 
 
-def _beside(package: Path | None, name: str) -> Path | None:
+def _submodule(package: Path | None, name: str) -> Path | None:
     if package is None or package.name != "__init__.py":
         return None
-    places = package.with_name(f"{name}.py"), package.parent / name / "__init__.py"
-    return next((place for place in places if place.is_file()), None)
+    paths = package.with_name(f"{name}.py"), package.parent / name / "__init__.py"
+    return next((path for path in paths if path.is_file()), None)
 
 
-# --- Functions that were typed in -------------------------------------------------
+# --- Functions without a file -----------------------------------------------------
 
 
-def _is_typed_in(module: str) -> bool:
+def _is_interactive(module: str) -> bool:
     """Whether a module has no file: a notebook's, or that of `python -c`."""
     loaded = module in sys.modules and module not in sys.stdlib_module_names
     return loaded and getattr(sys.modules[module], "__file__", None) is None
 
 
-def _without_source(value: Any, found: dict[str, str]) -> set[str]:
-    """Note the code objects of a function or class; the modules that they use."""
+def _hash_without_source(value: Any, found: dict[str, str]) -> set[str]:
+    """Hash the code of a function or class; returns the modules that it uses."""
     name = f"{value.__module__}.{value.__qualname__}"
     if name in found:
         return set()
@@ -216,37 +242,38 @@ def _without_source(value: Any, found: dict[str, str]) -> set[str]:
     modules: set[str] = set()
     texts = [repr(getattr(value, "__annotations__", ""))]
     for function in functions:
-        texts.append(_code(function.__code__))
-        texts += [_plain(x) for x in function.__defaults__ or ()]
-        for used in _names(function.__code__):
+        texts.append(_code_text(function.__code__))
+        texts += [_as_text(x) for x in function.__defaults__ or ()]
+        for used in _used_names(function.__code__):
             other = function.__globals__.get(used)
-            texts.append(f"{used} {_plain(other)}")
+            texts.append(f"{used} {_as_text(other)}")
             home = getattr(other, "__module__", None)
             if isinstance(other, types.ModuleType):
                 modules.add(other.__name__)
             elif callable(other) and home == value.__module__:
-                modules |= _without_source(inspect.unwrap(other), found)
+                modules |= _hash_without_source(inspect.unwrap(other), found)
             elif isinstance(home, str):
                 modules.add(home)
     found[name] = _digest("\n".join(texts).encode())
     return modules
 
 
-def _code(code: types.CodeType) -> str:
-    """Without file names and line numbers, which change when a cell is run again."""
+def _code_text(code: types.CodeType) -> str:
+    """Without file names and line numbers, which change if a cell is run again."""
     inner = [
-        _code(x) if isinstance(x, types.CodeType) else repr(x) for x in code.co_consts
+        _code_text(x) if isinstance(x, types.CodeType) else repr(x)
+        for x in code.co_consts
     ]
     return f"{code.co_code.hex()} {code.co_names} {code.co_varnames} {inner}"
 
 
-def _names(code: types.CodeType) -> list[str]:
-    inner = [_names(x) for x in code.co_consts if isinstance(x, types.CodeType)]
+def _used_names(code: types.CodeType) -> list[str]:
+    inner = [_used_names(x) for x in code.co_consts if isinstance(x, types.CodeType)]
     return [*code.co_names, *(name for names in inner for name in names)]
 
 
-def _plain(value: Any) -> str:
-    """A number or text as it is; of others the type."""
+def _as_text(value: Any) -> str:
+    """A number or text as it is; the type of other values."""
     plain = value is None or isinstance(value, bool | int | float | str)
     return repr(value) if plain else type(value).__name__
 

@@ -1,8 +1,8 @@
 """Shards as jobs: processes on this machine or a SLURM cluster's, by submitit.
 
-A job that fails, or is killed, is started again and goes on with the pieces that are
-missing; one that a cluster puts back into its queue does so by itself. When all shards
-have made their pieces of a stage, they are started for the next one.
+A job that fails or is killed is started again and trains the cells that are missing; a
+job that the cluster requeues does so by itself. When all shards are done with a stage,
+they are started for the next one.
 """
 
 import dataclasses
@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from experiments import interrupts
-from experiments.problem import Problem
+from experiments.errors import UserError
 
 
-SECONDS_BETWEEN_LOOKS = 0.5
+POLL_SECONDS = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
 class Queue:
-    """Where jobs run, and what each asks of a cluster; None is the cluster's own."""
+    """Where jobs run, and what each requests; None is the default of the cluster."""
 
     cluster: str  # "local" or "slurm"
     partition: str | None
@@ -32,7 +32,7 @@ class Queue:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One shard's work, which may be put back into the queue at any time."""
+    """One shard's work, which the cluster may requeue at any time."""
 
     work: Callable[[], int]
 
@@ -41,7 +41,7 @@ class Job:
         return self.work()
 
     def checkpoint(self) -> Any:
-        """What submitit puts back: the same, as finished pieces are files."""
+        """The job that submitit requeues: the same one, as finished cells are files."""
         import submitit
 
         return submitit.helpers.DelayedSubmission(self)
@@ -54,10 +54,10 @@ def launch_shards(
     retries: int,
     done: int,
 ) -> None:
-    """Run all shards until one of them says `done`: then all pieces are there.
+    """Run all shards until one of them returns `done`: then all cells are stored.
 
     Raises:
-        Problem: submitit is missing, or a shard failed more often than `retries`.
+        UserError: submitit is missing, or a shard failed more often than `retries`.
     """
     executor = _executor(logs, queue)
     failed = [0] * len(work)
@@ -68,16 +68,16 @@ def launch_shards(
         statuses = [None] * len(work)
         try:
             while None in statuses:
-                interrupts.heed()
-                time.sleep(SECONDS_BETWEEN_LOOKS)
-                _look(executor, jobs, work, statuses, failed, retries)
+                interrupts.raise_if_interrupted()
+                time.sleep(POLL_SECONDS)
+                _poll(executor, jobs, work, statuses, failed, retries)
         except BaseException:
             for job in jobs:
                 job.cancel()
             raise
 
 
-def _look(
+def _poll(
     executor: Any,
     jobs: list[Any],
     work: Sequence[Callable[[], int]],
@@ -85,7 +85,7 @@ def _look(
     failed: list[int],
     retries: int,
 ) -> None:
-    """Note the statuses of shards that have ended; start those again that failed."""
+    """Store the exit statuses of finished shards; start failed shards again."""
     for index, job in enumerate(jobs):
         if statuses[index] is not None or not job.done():
             continue
@@ -94,19 +94,19 @@ def _look(
             continue
         failed[index] += 1
         if failed[index] > retries:
-            raise Problem(
-                f"shard {index} failed {failed[index]} times ({_reason(error)}); what "
-                f"it said is in {job.paths.stderr}."
+            raise UserError(
+                f"shard {index} failed {failed[index]} times ({_reason(error)}); its "
+                f"output is in {job.paths.stderr}."
             )
         print(f"shard {index} failed ({_reason(error)}): started again", flush=True)
         jobs[index] = executor.submit(Job(work[index]))
 
 
 def _reason(error: BaseException) -> str:
-    """The last line of the job's traceback, or the first of what submitit says."""
-    said, _, log = str(error).partition("Traceback")
+    """The last line of the job's traceback, or the first of submitit's message."""
+    message, _, log = str(error).partition("Traceback")
     trace, _, _ = log.partition("-----")
-    lines = [line.strip() for line in (trace or said).splitlines() if line.strip()]
+    lines = [line.strip() for line in (trace or message).splitlines() if line.strip()]
     return lines[-1 if trace else 0] if lines else type(error).__name__
 
 
@@ -114,22 +114,22 @@ def _executor(logs: Path, queue: Queue) -> Any:
     try:
         import submitit
     except ModuleNotFoundError:
-        raise Problem(
+        raise UserError(
             "launch needs submitit: pip install 'decayax[cluster]' (in a checkout: "
             "pip install -e '.[cluster]')."
         ) from None
     if queue.cluster not in ("local", "slurm"):
-        raise Problem(f"--cluster {queue.cluster}: write local or slurm.")
+        raise UserError(f"--cluster {queue.cluster}: write local or slurm.")
     try:
         executor = submitit.AutoExecutor(folder=logs, cluster=queue.cluster)
     except RuntimeError as error:
-        raise Problem(f"--cluster {queue.cluster}: {error}.") from None
-    asked = {
+        raise UserError(f"--cluster {queue.cluster}: {error}.") from None
+    requested = {
         "timeout_min": queue.minutes,
         "gpus_per_node": queue.gpus,
         "cpus_per_task": queue.cpus,
         "mem_gb": queue.gigabytes,
         "slurm_partition": queue.partition,
     }
-    executor.update_parameters(**{n: x for n, x in asked.items() if x is not None})
+    executor.update_parameters(**{n: x for n, x in requested.items() if x is not None})
     return executor

@@ -1,4 +1,4 @@
-"""What a results directory says of itself, and what its numbers depend on."""
+"""The manifest of a results directory, and the provenance of its numbers."""
 
 import json
 import re
@@ -8,52 +8,52 @@ from typing import Any
 
 from experiments import files
 from experiments.data.checksum import checksum
-from experiments.engine import workshop
-from experiments.engine.code import code_of, Sources
+from experiments.engine.code import code_hashes, Sources
+from experiments.engine.compilation_cache import CompilationCache, load_data
+from experiments.engine.config import TrainingSetup
 from experiments.engine.describe import describe, digest
-from experiments.engine.plan import Recipe
-from experiments.problem import Problem
+from experiments.errors import UserError
 
 
-FORMAT = 2  # of the manifest and of the pieces
-SAME = ("versions", "device", "data", "code")  # what must agree for the bits to agree
-PROCESS = ("versions", "device", "code")  # of these what is known without the data
-OURS = re.compile(r"manifest\.json|cells\.csv(\.gz)?|report\.md|.*\.png|.*\.npz")
+FORMAT = 2  # of the manifest and of the chunk files
+PROVENANCE = ("versions", "device", "data", "code")  # equal bits need all of them equal
+WITHOUT_DATA = ("versions", "device", "code")  # known before the data are loaded
+OUR_FILES = re.compile(r"manifest\.json|cells\.csv(\.gz)?|report\.md|.*\.png|.*\.npz")
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a results directory.
 
     Raises:
-        Problem: there is none, or it is damaged.
+        UserError: there is no manifest, or it is damaged.
     """
     path = folder / "manifest.json"
     try:
-        return _parsed(path)
+        return _parse(path)
     except FileNotFoundError:
-        raise Problem(
+        raise UserError(
             f"{folder} is not a results directory: it has no manifest.json."
         ) from None
     except ValueError as error:
-        raise Problem(
+        raise UserError(
             f"{path} is damaged ({error}): run the study with --resume, which writes "
             "it again."
         ) from None
 
 
-def found_in(folder: Path) -> dict[str, Any] | None:
-    """The manifest; None if it has to be written, for the first time or again.
+def read_if_valid(folder: Path) -> dict[str, Any] | None:
+    """The manifest; None if it is missing or damaged and has to be written.
 
     Raises:
-        Problem: there are files of somebody else.
+        UserError: there are files that no study wrote.
     """
     names = [each.name for each in sorted(folder.glob("[!.]*"))]
     try:
-        return _parsed(folder / "manifest.json")
+        return _parse(folder / "manifest.json")
     except (FileNotFoundError, ValueError):
         pass
-    if foreign := [name for name in names if not OURS.fullmatch(name)]:
-        raise Problem(
+    if foreign := [name for name in names if not OUR_FILES.fullmatch(name)]:
+        raise UserError(
             f"{folder} holds {foreign[0]} and no manifest.json that can be read, so it "
             "is not a results directory: give another one with --out."
         )
@@ -61,7 +61,7 @@ def found_in(folder: Path) -> dict[str, Any] | None:
 
 
 def is_begun(folder: Path) -> bool:
-    """Whether a directory holds anything."""
+    """Whether a directory has any files."""
     return any(folder.glob("[!.]*"))
 
 
@@ -69,68 +69,69 @@ def is_finished(folder: Path) -> bool:
     """Whether a directory has its table and its report."""
     try:
         manifest = read_manifest(folder)
-    except Problem:
+    except UserError:
         return False
     there = any(folder.glob("cells.csv*")) and (folder / "report.md").exists()
     return "made by" in manifest and there
 
 
-def _parsed(path: Path) -> dict[str, Any]:
+def _parse(path: Path) -> dict[str, Any]:
     manifest = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(manifest, dict):
         raise ValueError(f"it holds a {type(manifest).__name__}")
-    if wanted := {"format", "study", "hash"} - set(manifest):
-        raise Problem(
-            f"{path} is no manifest of a study: it lacks {', '.join(sorted(wanted))}."
+    if lacking := {"format", "study", "hash"} - set(manifest):
+        raise UserError(
+            f"{path} is not the manifest of a study: it lacks "
+            f"{', '.join(sorted(lacking))}."
         )
     if manifest["format"] != FORMAT:
-        raise Problem(
+        raise UserError(
             f"{path} has format {manifest['format']}, this program reads {FORMAT}: "
-            "run the study anew, with another --out."
+            "run the study again, with another --out."
         )
     return manifest
 
 
-# --- What numbers depend on -------------------------------------------------------
+# --- Provenance -------------------------------------------------------------------
 
 
-def data_name(recipe: Recipe) -> str:
-    """Where a recipe's data come from."""
-    source = describe(recipe.data)
-    return source if isinstance(source, str) else json.dumps(source)
+def data_name(setup: TrainingSetup) -> str:
+    """The loader of a setup's data, as text."""
+    loader = describe(setup.data)
+    return loader if isinstance(loader, str) else json.dumps(loader)
 
 
-def origin_of(
-    shop: workshop.Workshop,
+def current_provenance(
+    cache: CompilationCache,
     study: str,
     values: Sequence[Any],
-    recipes: Iterable[Recipe],
+    setups: Iterable[TrainingSetup],
     sources: Sources,
 ) -> dict[str, Any]:
-    """Code, versions, devices and data behind numbers that are made now.
+    """Code, versions, devices and data of numbers that are made now.
 
     Args:
-        shop: where the data are.
+        cache: holds the loaded data.
         study: the module of the study.
-        values: what the numbers are made with, such as a static.
-        recipes: whose data.
+        values: what makes the numbers, such as a static configuration.
+        setups: their data are listed.
         sources: the modules that have been read.
     """
-    distinct = {digest(recipe): recipe for recipe in recipes}
+    distinct = {digest(setup): setup for setup in setups}
     return {
         **files.provenance(),
         "data": {
-            data_name(recipe): checksum(workshop.data_of(shop, recipe))
-            for recipe in distinct.values()
+            data_name(setup): checksum(load_data(cache, setup))
+            for setup in distinct.values()
         },
-        "code": code_of(values, study, sources),
+        "code": code_hashes(values, study, sources),
     }
 
 
 def differences(
-    then: dict[str, Any], now: dict[str, Any], keys: Sequence[str] = SAME
+    then: dict[str, Any], now: dict[str, Any], keys: Sequence[str] = PROVENANCE
 ) -> list[str]:
-    """In what two origins differ, in words: of code, the modules."""
+    """What differs between two provenances, in words; of code, the modules."""
     found = []
     for key in keys:
         old, new = then.get(key) or {}, now[key]
@@ -143,9 +144,9 @@ def differences(
     return found
 
 
-def refusal(what: str, other: Sequence[str]) -> Problem:
-    """It names what differs, and both ways out."""
-    return Problem(
-        f"{what} with other {' and other '.join(other)}: begin anew with another "
-        "--out, or use what is there all the same with --mix-revisions."
+def mixing_error(what: str, other: Sequence[str]) -> UserError:
+    """An error that names what differs, and what to do about it."""
+    return UserError(
+        f"{what} with other {' and other '.join(other)}: start again with another "
+        "--out, or use the stored files with --mix-revisions."
     )

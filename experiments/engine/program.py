@@ -1,7 +1,7 @@
 """One static configuration as compiled programs: start, segment, measure.
 
-`vmap` over the cells, `scan` over the steps of a segment. Cells never meet: each has
-its random numbers from its own seed, and the compiled text holds no collective.
+`vmap` over the cells, `scan` over the steps of a segment. Cells are independent: each
+draws its random numbers from its own seed, and the compiled program has no collectives.
 """
 
 import functools
@@ -15,29 +15,29 @@ import numpy as np
 import optax
 
 from experiments.engine import devices
-from experiments.engine.plan import (
-    Cell,
+from experiments.engine.config import (
     Data,
+    HParams,
     Measures,
     multiplier,
     Params,
-    Part,
+    RunData,
     State,
-    Static,
+    StaticConfig,
     Task,
 )
-from experiments.problem import Problem
+from experiments.errors import UserError
 from experiments.seeds import key_for, Purpose
 
 
-NEVER = -1  # diverged_at of a cell that has not
-# For what runs once or rarely. Random numbers take XLA three times as long to compile
-# at its usual level, 3, and run no faster for it.
-LIGHTLY: dict[str, str | bool] = {"xla_backend_optimization_level": "2"}
+NEVER = -1  # diverged_at of a run that has not diverged
+# For programs that run once or rarely. XLA takes three times as long to compile random
+# numbers at its default level, 3, and they run no faster for it.
+FAST_COMPILE: dict[str, str | bool] = {"xla_backend_optimization_level": "2"}
 
 
 class Carry(NamedTuple):
-    """What a cell takes from step to step."""
+    """What a run hands from step to step."""
 
     params: Params
     model_state: State
@@ -45,64 +45,64 @@ class Carry(NamedTuple):
     diverged_at: Any  # int32: the first step whose loss was not finite
 
 
-class Bench(NamedTuple):
-    """What all chains of a recipe share at one width: data in place, three programs.
+class CompiledTask(NamedTuple):
+    """What all optimizers of a setup share: data on the devices, three programs.
 
     Drawing random numbers takes long to compile and to run, so batches are drawn once
-    for all chains, and once for all cells of a seed.
+    for all optimizers, and once for all cells of a seed.
     """
 
     task: Task
     data: Data
-    width: int  # cells side by side
-    prepare: Callable[..., tuple[Part, Params, State]]  # cell, data
-    measure: jax.stages.Compiled  # params, state, diverged_at, part, data -> Measures
+    parallel: int  # number of cells
+    prepare: Callable[..., tuple[RunData, Params, State]]  # hparams, data
+    measure: jax.stages.Compiled  # params, state, diverged_at, run_data, data
     draw: Callable[..., Any]  # seed, first epoch, data -> batches [steps, ...]
-    # of what they make; the batches are those of all cells
-    shapes: tuple[Part, Params, State, Any]
+    # of what they return; the batches are those of all cells
+    shapes: tuple[RunData, Params, State, Any]
 
 
 class Program(NamedTuple):
-    """One chain on a bench."""
+    """One optimizer on a compiled task."""
 
-    bench: Bench
-    static: Static
-    init: Callable[..., Any]  # cell, params -> the optimizer's state
-    segment: Callable[..., Carry]  # carry, cell, part, first epoch, batches, data
+    compiled_task: CompiledTask
+    config: StaticConfig
+    init: Callable[..., Any]  # hparams, params -> the optimizer's state
+    # carry, hparams, run_data, first epoch, batches, data
+    segment: Callable[..., Carry]
     record: Callable[..., Measures] | None  # the optimizer's state, params
 
 
-def optimizer(static: Static, task: Task, cell: Cell) -> Any:
-    """The chain with the cell's numbers, which may be traced."""
-    eta = multiplier(static, task.steps_per_epoch, cell)
-    return static.chain(cell, eta, task.mask)
+def build_optimizer(config: StaticConfig, task: Task, hparams: HParams) -> Any:
+    """The optimizer with these hyper-parameters, which may be traced."""
+    eta = multiplier(config, task.steps_per_epoch, hparams)
+    return config.make_optimizer(hparams, eta, task.mask)
 
 
-def step_key(cell: Cell, step: jax.typing.ArrayLike) -> jax.Array:
+def step_key(hparams: HParams, step: jax.typing.ArrayLike) -> jax.Array:
     """The random key of a step, for the loss."""
-    return jax.random.fold_in(key_for(cell["seed"], Purpose.DROPOUT), step)
+    return jax.random.fold_in(key_for(hparams["seed"], Purpose.DROPOUT), step)
 
 
-def run_epochs(
-    static: Static,
+def train_epochs(
+    config: StaticConfig,
     task: Task,
     carry: Carry,
-    cell: Cell,
-    part: Part,
+    hparams: HParams,
+    run_data: RunData,
     first_epoch: Any,
     batches: Any,
     data: Data,
 ) -> Carry:
-    """Train one cell on the batches of some epochs, [steps, ...]: pure."""
-    update = optimizer(static, task, cell).update
+    """Train one run on the batches of some epochs, [steps, ...]: pure."""
+    update = build_optimizer(config, task, hparams).update
     loss_and_grads = jax.value_and_grad(task.loss, has_aux=True)
 
     def step(carry: Carry, indexed: tuple[jax.Array, Any]) -> tuple[Carry, None]:
         index, batch = indexed
         params, state, opt_state, diverged_at = carry
-        (loss, state), grads = loss_and_grads(
-            params, state, batch, step_key(cell, index), part, data
-        )
+        key = step_key(hparams, index)
+        (loss, state), grads = loss_and_grads(params, state, batch, key, run_data, data)
         updates, opt_state = update(grads, opt_state, params)
         first = (diverged_at == NEVER) & ~jnp.isfinite(loss)
         diverged_at = jnp.where(first, index, diverged_at)
@@ -117,33 +117,42 @@ def run_epochs(
 def draw_epochs(
     task: Task, epochs: int, seed: Any, first_epoch: Any, data: Data
 ) -> Any:
-    """The batches of a seed for some epochs, one after another: [steps, ...]."""
+    """The batches of a seed for some epochs, concatenated: [steps, ...]."""
     numbers = first_epoch + jnp.arange(epochs, dtype=jnp.int32)
     drawn = jax.vmap(lambda epoch: task.batches(seed, epoch, data))(numbers)
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), drawn)
 
 
-def score(
-    task: Task, params: Params, state: State, diverged_at: Any, part: Part, data: Data
+def measure_run(
+    task: Task,
+    params: Params,
+    state: State,
+    diverged_at: Any,
+    run_data: RunData,
+    data: Data,
 ) -> Measures:
-    """The measures of one cell; where it has diverged, those of chance."""
+    """The measures of one run; those of chance if it has diverged."""
     finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(params)]
     diverged = (diverged_at != NEVER) | ~jnp.all(jnp.stack(finite))
-    measures = task.measure(params, state, part, data)
+    measures = task.measure(params, state, run_data, data)
     for name, value in task.chance.items():
         measures[name] = jnp.where(diverged, value, measures[name])
     return measures | {"diverged": diverged}
 
 
-def prepare_bench(
-    task: Task, data: Data, epochs: int, shapes: Cell, width: int
-) -> Bench:
-    """Put the data on the devices and compile what all chains share.
+def compile_task(
+    task: Task, data: Data, epochs: int, numbers: HParams, parallel: int
+) -> CompiledTask:
+    """Put the data on the devices and compile what all optimizers share.
 
-    `epochs` are those of a segment; `shapes` holds the cells' numbers, of which only
-    names and dtypes matter.
+    Args:
+        task: what is trained.
+        data: its data.
+        epochs: the epochs of a segment.
+        numbers: hyper-parameters, of which only names and dtypes matter.
+        parallel: the number of cells.
     """
-    spread, copied = devices.spread_over_devices(width)
+    spread, copied = devices.spread_over_devices(parallel)
     data = jax.device_put(data, copied)
     prepare = jax.jit(
         functools.partial(_prepare, task),
@@ -151,33 +160,45 @@ def prepare_bench(
         out_shardings=spread,
     )
     measure = jax.jit(
-        jax.vmap(functools.partial(score, task), (0, 0, 0, 0, None)),
+        jax.vmap(functools.partial(measure_run, task), (0, 0, 0, 0, None)),
         in_shardings=(spread, spread, spread, spread, copied),
         out_shardings=spread,
     )
     draw = jax.jit(functools.partial(draw_epochs, task, epochs))
     number = jax.ShapeDtypeStruct((), jnp.int32)
-    at = jax.ShapeDtypeStruct((width,), jnp.int32)
-    preparing = prepare.lower(_widened(shapes, width), data)
-    part, params, state = _shapes(preparing.out_info)
-    measuring = measure.lower(params, state, at, part, data)
+    at = jax.ShapeDtypeStruct((parallel,), jnp.int32)
+    preparing = prepare.lower(_hparam_shapes(numbers, parallel), data)
+    run_data, params, state = _shapes(preparing.out_info)
+    measuring = measure.lower(params, state, at, run_data, data)
     drawing = draw.lower(number, number, data)
-    with ThreadPoolExecutor() as threads:
-        three = preparing, measuring, drawing
-        made = threads.map(lambda lowered: lowered.compile(LIGHTLY), three)
-    batches = _shapes(drawing.out_info, width)
-    return Bench(task, data, width, *made, shapes=(part, params, state, batches))
+    with ThreadPoolExecutor() as threads:  # XLA compiles outside the GIL
+        prepare, measure, draw = threads.map(
+            lambda lowered: lowered.compile(FAST_COMPILE),
+            (preparing, measuring, drawing),
+        )
+    batches = _shapes(drawing.out_info, parallel)
+    return CompiledTask(
+        task,
+        data,
+        parallel,
+        prepare=prepare,
+        measure=measure,
+        draw=draw,
+        shapes=(run_data, params, state, batches),
+    )
 
 
-def compile_program(bench: Bench, static: Static, shapes: Cell) -> Program:
-    """Compile one chain ahead of all runs; nothing is compiled afterwards."""
-    task = bench.task
-    spread, copied = devices.spread_over_devices(bench.width)
+def compile_program(
+    compiled_task: CompiledTask, config: StaticConfig, numbers: HParams
+) -> Program:
+    """Compile one optimizer before all runs; nothing is compiled afterwards."""
+    task, parallel = compiled_task.task, compiled_task.parallel
+    spread, copied = devices.spread_over_devices(parallel)
 
     @functools.partial(jax.jit, in_shardings=spread, out_shardings=spread)
     @jax.vmap
-    def init(cell: Cell, params: Params) -> Any:
-        return optimizer(static, task, cell).init(params)
+    def init(hparams: HParams, params: Params) -> Any:
+        return build_optimizer(config, task, hparams).init(params)
 
     @functools.partial(
         jax.jit,
@@ -186,85 +207,90 @@ def compile_program(bench: Bench, static: Static, shapes: Cell) -> Program:
         donate_argnums=0,
     )
     @functools.partial(jax.vmap, in_axes=(0, 0, 0, None, 0, None))
-    def segment(
-        carry: Carry, cell: Cell, part: Part, first: Any, batches: Any, data: Data
-    ) -> Carry:
-        return run_epochs(static, task, carry, cell, part, first, batches, data)
+    def segment(*arguments: Any) -> Carry:  # as listed at `Program.segment`
+        return train_epochs(config, task, *arguments)
 
-    cell = _widened(shapes, bench.width)
-    part, params, state, batches = bench.shapes
-    beginning = init.lower(cell, params)
-    opt_state = _shapes(beginning.out_info)
-    at = jax.ShapeDtypeStruct((bench.width,), jnp.int32)
+    hparams = _hparam_shapes(numbers, parallel)
+    run_data, params, state, batches = compiled_task.shapes
+    lowered_init = init.lower(hparams, params)
+    opt_state = _shapes(lowered_init.out_info)
+    at = jax.ShapeDtypeStruct((parallel,), jnp.int32)
     carry = Carry(params, state, opt_state, at)
     first = jax.ShapeDtypeStruct((), jnp.int32)
+    lowered_segment = segment.lower(
+        carry, hparams, run_data, first, batches, compiled_task.data
+    )
     return Program(
-        bench,
-        static,
-        init=beginning.compile(LIGHTLY),
-        segment=segment.lower(carry, cell, part, first, batches, bench.data).compile(),
-        record=_compile_record(bench, static, opt_state),
+        compiled_task,
+        config,
+        init=lowered_init.compile(FAST_COMPILE),
+        segment=lowered_segment.compile(),
+        record=_compile_record(compiled_task, config, opt_state),
     )
 
 
 def _compile_record(
-    bench: Bench, static: Static, opt_state: Any
+    compiled_task: CompiledTask, config: StaticConfig, opt_state: Any
 ) -> Callable[..., Measures] | None:
-    """What the static records of many cells, if anything.
+    """`config.record` over many cells; None if the configuration records nothing.
 
     Raises:
-        Problem: a name is a measure of the task.
+        UserError: a name is a measure of the task.
     """
-    if static.record is None:
+    if config.record is None:
         return None
-    spread, _ = devices.spread_over_devices(bench.width)
-    record = jax.jit(jax.vmap(static.record), in_shardings=spread, out_shardings=spread)
-    lowered = record.lower(opt_state, bench.shapes[1])
-    taken = set(lowered.out_info) & set(bench.measure.out_info)
+    spread, _ = devices.spread_over_devices(compiled_task.parallel)
+    record = jax.jit(jax.vmap(config.record), in_shardings=spread, out_shardings=spread)
+    lowered = record.lower(opt_state, compiled_task.shapes[1])
+    taken = set(lowered.out_info) & set(compiled_task.measure.out_info)
     if taken:
-        raise Problem(
+        raise UserError(
             f"record: {', '.join(sorted(taken))} are measures of the task; return "
             "other names."
         )
-    return lowered.compile(LIGHTLY)
+    return lowered.compile(FAST_COMPILE)
 
 
-def start(program: Program, cell: Cell) -> tuple[Cell, Part, Carry]:
-    """Cells on their devices, and what they begin with."""
-    spread, _ = devices.spread_over_devices(program.bench.width)
-    cell = jax.device_put(cell, spread)
-    part, params, state = program.bench.prepare(cell, program.bench.data)
-    never = np.full(program.bench.width, NEVER, np.int32)
-    opt_state = program.init(cell, params)
-    return cell, part, Carry(params, state, opt_state, jax.device_put(never, spread))
+def start(program: Program, hparams: HParams) -> tuple[HParams, RunData, Carry]:
+    """Cells on their devices, and the carry they start with."""
+    task = program.compiled_task
+    spread, _ = devices.spread_over_devices(task.parallel)
+    hparams = jax.device_put(hparams, spread)
+    run_data, params, state = task.prepare(hparams, task.data)
+    never = np.full(task.parallel, NEVER, np.int32)
+    opt_state = program.init(hparams, params)
+    carry = Carry(params, state, opt_state, jax.device_put(never, spread))
+    return hparams, run_data, carry
 
 
-def take_measures(program: Program, carry: Carry, part: Part) -> dict[str, np.ndarray]:
-    """The measures of all cells and what is recorded of the optimizer, [cells]."""
+def evaluate(
+    program: Program, carry: Carry, run_data: RunData
+) -> dict[str, np.ndarray]:
+    """The measures of all cells and the records of the optimizer, [cells]."""
     params, state, opt_state, diverged_at = carry
-    bench = program.bench
-    measures = bench.measure(params, state, diverged_at, part, bench.data)
+    task = program.compiled_task
+    measures = task.measure(params, state, diverged_at, run_data, task.data)
     if program.record is not None:
         measures = measures | program.record(opt_state, params)
     return jax.device_get(measures)
 
 
-def _prepare(task: Task, cell: Cell, data: Data) -> tuple[Part, Params, State]:
-    """What many cells train on, and their models at the start."""
-    params = jax.vmap(task.init)(cell)
-    state = jax.vmap(task.state)(cell, params)
-    return jax.vmap(task.part, (0, None))(cell, data), params, state
+def _prepare(task: Task, hparams: HParams, data: Data) -> tuple[RunData, Params, State]:
+    """The data of many runs, and their models at the start."""
+    params = jax.vmap(task.init)(hparams)
+    state = jax.vmap(task.state)(hparams, params)
+    return jax.vmap(task.run_data, (0, None))(hparams, data), params, state
 
 
 def _shapes(arrays: Any, *leading: int) -> Any:
-    """Shapes and dtypes alone, with leading axes before."""
+    """Shapes and dtypes only, with leading axes in front."""
     return jax.tree.map(
         lambda x: jax.ShapeDtypeStruct((*leading, *x.shape), x.dtype), arrays
     )
 
 
-def _widened(shapes: Cell, width: int) -> Cell:
+def _hparam_shapes(numbers: HParams, parallel: int) -> HParams:
     return {
-        name: jax.ShapeDtypeStruct((width,), array.dtype)
-        for name, array in shapes.items()
+        name: jax.ShapeDtypeStruct((parallel,), array.dtype)
+        for name, array in numbers.items()
     }

@@ -1,7 +1,8 @@
-"""A process that makes its part of each stage: it trains, measures, or waits.
+"""A process that does its share of each stage: it trains, measures, or waits.
 
-What is there is used, if it was made as it would be made now. What is missing is made
-by the shard that it belongs to, which depends on the plan alone.
+Stored cells are used if they were made with the code, versions, devices and data that
+would make them now. A missing cell is trained by the shard that it is assigned to,
+which depends on the plan only.
 """
 
 import functools
@@ -11,208 +12,227 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from experiments import cells, files
-from experiments.engine import manifest as manifests, store as stores, wanted, workshop
-from experiments.engine.chunks import Bar, Piece, train
+from experiments.engine import assignment, manifest as manifests, store as stores
+from experiments.engine.assignment import CellPool, Shard, split_in_chunks
 from experiments.engine.code import Sources
-from experiments.engine.plan import Block, Recipe
-from experiments.engine.rows import rows_of, used_in
-from experiments.engine.wanted import chunks, Pool, Shard
+from experiments.engine.compilation_cache import CompilationCache
+from experiments.engine.config import SweepGroup, TrainingSetup
+from experiments.engine.rows import files_used, table_rows
+from experiments.engine.training import Measurement, Progress, train_chunk
 
 
-SECONDS_BETWEEN_LOOKS = 1.0
+POLL_SECONDS = 1.0  # between two looks for files of other shards
 KINDS = ("compile", "run")  # of seconds
 
 
-class Asked(NamedTuple):
-    """What a process was asked to do."""
+class RunOptions(NamedTuple):
+    """How a process runs its study."""
 
-    chunk: int  # cells side by side
+    chunk: int  # parallel cells
     shard: Shard
     wait: float  # seconds, in each stage
-    mix: bool  # use what was made in another way
+    mix_revisions: bool  # use files of other code, versions, devices or data
 
 
-class Making(NamedTuple):
-    """How things are made now, by pool or piece; found when it is needed."""
+class CurrentProvenance(NamedTuple):
+    """The provenance of what would be made now, found when it is needed."""
 
     study: str  # the study's module
-    recipes: Sequence[Recipe]  # of measurements
+    setups: Sequence[TrainingSetup]  # of measurements
     sources: Sources
-    origins: dict[str, dict[str, Any]]
+    found: dict[str, dict[str, Any]]  # by config digest or name of a measurement
 
 
 class Session(NamedTuple):
     """A process that runs a study."""
 
-    shop: workshop.Workshop
+    cache: CompilationCache
     store: stores.Store
-    bar: Bar
-    asked: Asked
-    making: Making
-    others: dict[str, list[str]]  # by file: in what it was made in another way
+    progress: Progress
+    options: RunOptions
+    provenance: CurrentProvenance
+    differences: dict[str, list[str]]  # by file: what differs in its provenance
 
 
-class Missing(NamedTuple):
-    """What the other shards have still to make before this one can go on."""
+class MissingCells(NamedTuple):
+    """What other shards have to finish before this one can go on."""
 
     stage: str
     cells: int  # or measurements
 
 
-def make(
-    session: Session, stage: str, items: Sequence[Block | Piece]
-) -> list[stores.Arrays] | Missing:
-    """The rows of a stage, once all its cells are there.
+def run_stage(
+    session: Session, stage: str, items: Sequence[SweepGroup | Measurement]
+) -> list[stores.Arrays] | MissingCells:
+    """The rows of a stage, once all its cells are stored.
 
     Raises:
-        Problem: some were made in another way, and are not to be mixed.
+        UserError: some files have another provenance, and are not to be mixed.
     """
-    blocks = [item for item in items if isinstance(item, Block)]
-    pieces = [item for item in items if isinstance(item, Piece)]
-    pools = wanted.pools_of(blocks)
-    _compare(session, stage, pools, pieces)
-    for pool in wanted.share_of(pools, session.asked.chunk, session.asked.shard):
+    groups = [item for item in items if isinstance(item, SweepGroup)]
+    measurements = [item for item in items if isinstance(item, Measurement)]
+    pools = assignment.pool_cells(groups)
+    _check_provenance(session, stage, pools, measurements)
+    chunk, shard = session.options.chunk, session.options.shard
+    for pool in assignment.assign_to_shard(pools, chunk, shard):
         _train(session, stage, pool)
-    for piece in pieces[session.asked.shard.index :: session.asked.shard.count]:
-        if not stores.has(session.store, piece):
-            _measure(session, piece)
-    if missing := _wait(session, stage, pools, pieces):
+    for measurement in measurements[shard.index :: shard.count]:
+        if measurement.name not in session.store.measurements:
+            _measure(session, measurement)
+    if missing := _wait_for_shards(session, stage, pools, measurements):
         return missing
-    _compare(session, stage, pools, pieces)
-    return rows_of(session.store, blocks)
+    _check_provenance(session, stage, pools, measurements)
+    return table_rows(session.store, groups)
 
 
-def _train(session: Session, stage: str, pool: Pool) -> None:
-    """The cells of a pool that are not there."""
-    absent = [cell for cell in pool.cells if cell not in session.store.places]
-    session.bar.advance(sum(pool.rows[cell] for cell in pool.cells) - len(absent))
-    labels = pool.block.labels
+def _train(session: Session, stage: str, pool: CellPool) -> None:
+    """Train the cells of a pool that are not stored."""
+    absent = [cell for cell in pool.cells if cell not in session.store.locations]
+    rows = sum(pool.rows[cell] for cell in pool.cells)
+    session.progress.advance(rows - len(absent))
+    labels = pool.group.labels
     names = [labels[name] for name in ("task", "arm") if name in labels]
-    for chunk in chunks(absent, session.asked.chunk):
-        session.bar.say(" ".join([stage, *names]))
-        chosen = {name: pool.cells[name] for name in chunk}
-        call = functools.partial(
-            train,
-            session.shop,
-            pool.block,
+    for chunk in split_in_chunks(absent, session.options.chunk):
+        session.progress.set_description(" ".join([stage, *names]))
+        chosen = {cell: pool.cells[cell] for cell in chunk}
+        train = functools.partial(
+            train_chunk,
+            session.cache,
+            pool.group,
             tuple(chosen.values()),
-            session.asked.chunk,
-            session.bar,
+            session.options.chunk,
+            session.progress,
         )
-        arrays, origin = _timed(session, pool, call)
-        stores.save_cells(session.store, pool.static, chosen, arrays, origin)
+        arrays, provenance = _timed(session, pool, train)
+        stores.save_cells(session.store, pool.config, chosen, arrays, provenance)
 
 
-def _measure(session: Session, piece: Piece) -> None:
-    """A measurement is not a run, and does not move the bar."""
-    bar = session.bar._replace(advance=lambda _: session.bar.advance(0))
-    made = _timed(session, piece, lambda: piece.make(session.shop, bar))
-    stores.save_measured(session.store, piece, *made)
+def _measure(session: Session, measurement: Measurement) -> None:
+    """Take a measurement. It is not a run, so it does not move the progress bar."""
+
+    def no_advance(runs: float) -> None:
+        session.progress.advance(0)
+
+    progress = session.progress._replace(advance=no_advance)
+    measure = functools.partial(measurement.measure, session.cache, progress)
+    arrays, provenance = _timed(session, measurement, measure)
+    stores.save_measurement(session.store, measurement, arrays, provenance)
 
 
 def _timed(
-    session: Session, item: Pool | Piece, make: Callable[[], stores.Arrays]
+    session: Session, item: CellPool | Measurement, make: Callable[[], stores.Arrays]
 ) -> tuple[stores.Arrays, dict[str, Any]]:
-    """What has been made, and what made it."""
-    compiling = session.shop.compiling
-    begun, compiled = time.perf_counter(), sum(compiling)
+    """The arrays, and their provenance with the seconds they took."""
+    seconds = session.cache.compile_seconds
+    begun, compiled = time.perf_counter(), sum(seconds)
     arrays = make()
-    compiled = sum(compiling) - compiled
+    compiled = sum(seconds) - compiled
     running = time.perf_counter() - begun - compiled
-    seconds = {"compile": round(compiled, 3), "run": round(running, 3)}
-    return arrays, _origin(session, item) | {"seconds": seconds}
+    taken = {"compile": round(compiled, 3), "run": round(running, 3)}
+    return arrays, _provenance(session, item) | {"seconds": taken}
 
 
-def _wait(
-    session: Session, stage: str, pools: Sequence[Pool], pieces: Sequence[Piece]
-) -> Missing | None:
-    """Until the other shards have made their part, or the time is over."""
-    deadline = time.monotonic() + session.asked.wait
-    places = session.store.places
+def _wait_for_shards(
+    session: Session,
+    stage: str,
+    pools: Sequence[CellPool],
+    measurements: Sequence[Measurement],
+) -> MissingCells | None:
+    """Wait until the other shards are done with this stage, or the time is over."""
+    deadline = time.monotonic() + session.options.wait
+    store = session.store
     while True:
-        count = sum(cell not in places for pool in pools for cell in pool.cells)
-        count += sum(not stores.has(session.store, piece) for piece in pieces)
+        count = sum(
+            cell not in store.locations for pool in pools for cell in pool.cells
+        )
+        count += sum(each.name not in store.measurements for each in measurements)
         left = deadline - time.monotonic()
         if count == 0:
             return None
         if left <= 0:
-            return Missing(stage, count)
-        session.bar.say(f"waiting for {count} cells of other shards")
-        time.sleep(min(SECONDS_BETWEEN_LOOKS, left))
-        stores.look(session.store)
+            return MissingCells(stage, count)
+        session.progress.set_description(f"waiting for {count} cells of other shards")
+        time.sleep(min(POLL_SECONDS, left))
+        stores.read_new_files(store)
 
 
-def _origin(session: Session, item: Pool | Piece) -> dict[str, Any]:
-    """What a pool's cells or a measurement would depend on, if they were made now."""
-    if isinstance(item, Piece):
-        key, values, recipes = item.name, [item.make], session.making.recipes
+def _provenance(session: Session, item: CellPool | Measurement) -> dict[str, Any]:
+    """The provenance of a pool's cells or a measurement, if they were made now."""
+    current = session.provenance
+    if isinstance(item, Measurement):
+        key, values, setups = item.name, [item.measure], current.setups
     else:
-        static, keep = item.block.static, item.block.keep
-        key, values, recipes = item.static, [static, keep], [static.recipe]
-    if key not in session.making.origins:
-        session.making.origins[key] = manifests.origin_of(
-            session.shop, session.making.study, values, recipes, session.making.sources
+        config, extract = item.group.config, item.group.extract
+        key, values, setups = item.config, [config, extract], [config.setup]
+    if key not in current.found:
+        current.found[key] = manifests.current_provenance(
+            session.cache, current.study, values, setups, current.sources
         )
-    return session.making.origins[key]
+    return current.found[key]
 
 
-def _compare(
-    session: Session, stage: str, pools: Sequence[Pool], pieces: Sequence[Piece]
+def _check_provenance(
+    session: Session,
+    stage: str,
+    pools: Sequence[CellPool],
+    measurements: Sequence[Measurement],
 ) -> None:
-    """See that what is there was made as it would be made now."""
+    """Compare the provenance of the stored files with the current one."""
     store = session.store
-    there: dict[str, tuple[Pool | Piece, stores.Arrays]] = {}
+    stored: dict[str, tuple[CellPool | Measurement, stores.Arrays]] = {}
     for pool in pools:
         for cell in pool.cells:
-            if cell in store.places:
-                name, _ = store.places[cell]
-                there.setdefault(name, (pool, store.chunks[name]))
-    for piece in pieces:
-        if stores.has(store, piece):
-            there[piece.name] = piece, store.measured[piece.name]
-    for name, (item, arrays) in there.items():
-        if name not in session.others:
-            then = stores.origin_of(arrays)
-            session.others[name] = manifests.differences(then, _origin(session, item))
-    found = dict.fromkeys(text for name in there for text in session.others[name])
-    if found and not session.asked.mix:
-        what = f"some runs of {stage} in {store.pieces} were made"
-        raise manifests.refusal(what, list(found))
+            if cell in store.locations:
+                name, _ = store.locations[cell]
+                stored.setdefault(name, (pool, store.chunks[name]))
+    for each in measurements:
+        if each.name in store.measurements:
+            stored[each.name] = each, store.measurements[each.name]
+    for name, (item, arrays) in stored.items():
+        if name not in session.differences:
+            then, now = stores.stored_provenance(arrays), _provenance(session, item)
+            session.differences[name] = manifests.differences(then, now)
+    found = dict.fromkeys(x for name in stored for x in session.differences[name])
+    if found and not session.options.mix_revisions:
+        what = f"some runs of {stage} in {store.chunk_folder} were made"
+        raise manifests.mixing_error(what, list(found))
 
 
-def finish(session: Session, rows: Sequence[stores.Arrays]) -> None:
-    """Write the table, what has no place in it, and the manifest with who made them."""
-    store, table = session.store, cells.from_pieces(rows)
+def write_results(session: Session, rows: Sequence[stores.Arrays]) -> None:
+    """Write the table, the arrays besides it, and the manifest with all provenances."""
+    store, table = session.store, cells.from_chunks(rows)
     manifest = manifests.read_manifest(store.folder)
-    taken = {part["file"].item() for part in rows} | set(store.measured)
-    others = {n: texts for n, texts in session.others.items() if n in taken}
-    used = used_in(rows, store, list(others))
-    origins = [stores.origin_of(arrays) for arrays, _ in used]
+    names = {part["file"].item() for part in rows} | set(store.measurements)
+    differing = {n: texts for n, texts in session.differences.items() if n in names}
+    used = files_used(rows, store, list(differing))
+    provenances = [stores.stored_provenance(arrays) for arrays, _ in used]
     shares = [share for _, share in used]
     seconds = {
-        kind: sum(o["seconds"][kind] * x for o, x in zip(origins, shares, strict=True))
+        kind: sum(
+            each["seconds"][kind] * share
+            for each, share in zip(provenances, shares, strict=True)
+        )
         for kind in KINDS
     }
-    widths = {int(arrays["width"]) for arrays, _ in used if "width" in arrays}
-    makers = [_maker(origin, manifest.get("code") or {}) for origin in origins]
+    parallel = {int(arrays["parallel"]) for arrays, _ in used if "parallel" in arrays}
+    makers = [_made_by(each, manifest.get("code") or {}) for each in provenances]
     distinct = {json.dumps(maker, sort_keys=True): maker for maker in makers}
-    mixed = sorted({text for texts in others.values() for text in texts})
-    cells.write_more(store.folder, rows)
-    cells.write(store.folder / "cells.csv", table)
+    mixed = sorted({text for texts in differing.values() for text in texts})
+    cells.write_arrays_of_runs(store.folder, rows)
+    cells.write_csv(store.folder / "cells.csv", table)
     finished = {
         "runs": len(table.get("diverged_at", ())),
-        "pieces": len(used),
         "seconds": {kind: round(value, 1) for kind, value in seconds.items()},
-        "cells side by side": sorted(widths),
+        "cells side by side": sorted(parallel),
         "made by": list(distinct.values()),
         **({"mixed": mixed} if mixed else {}),
     }
     files.write_json(store.folder / "manifest.json", manifest | finished)
 
 
-def _maker(origin: dict[str, Any], code: dict[str, str]) -> dict[str, Any]:
-    """An origin as the manifest lists it: of its code what is not the manifest's."""
-    other = dict(sorted(set(origin["code"].items()) - set(code.items())))
+def _made_by(provenance: dict[str, Any], code: dict[str, str]) -> dict[str, Any]:
+    """A provenance as the manifest lists it: code only where the manifest differs."""
+    other = dict(sorted(set(provenance["code"].items()) - set(code.items())))
     left_out = ("seconds", "data", "code")
-    maker = {key: value for key, value in origin.items() if key not in left_out}
+    maker = {key: value for key, value in provenance.items() if key not in left_out}
     return maker | ({"other code": other} if other else {})

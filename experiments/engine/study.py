@@ -1,7 +1,7 @@
-"""A study: stages of cells that are trained, and of pieces that are measured.
+"""A study: stages of cells that are trained, and of measurements.
 
-A study asks one question. Its stages follow one another, as the second may need what
-the first has found; the cells of a stage need nothing of one another.
+A study asks one question. Its stages run one after another, because a stage may need
+the results of those before it; the cells of one stage are independent.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,39 +9,48 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments import cells
-from experiments.engine import manifest as manifests, session, store as stores, workshop
-from experiments.engine.chunks import Bar, Piece
-from experiments.engine.code import Sources
-from experiments.engine.describe import describe, digest
-from experiments.engine.plan import Block, Recipe
-from experiments.engine.session import Missing as Missing
-from experiments.engine.wanted import (
+from experiments.engine import compilation_cache, manifest as manifests, store as stores
+from experiments.engine.assignment import (
+    ONLY_SHARD as ONLY_SHARD,
     parse_shard as parse_shard,
     Shard as Shard,
-    WHOLE as WHOLE,
 )
+from experiments.engine.code import Sources
+from experiments.engine.compilation_cache import CompilationCache
+from experiments.engine.config import SweepGroup, TrainingSetup
+from experiments.engine.describe import describe, digest
+from experiments.engine.session import (
+    CurrentProvenance,
+    MissingCells as MissingCells,
+    run_stage,
+    RunOptions,
+    Session,
+    write_results,
+)
+from experiments.engine.training import Measurement, Progress
 
 
 WEEK = 7 * 24 * 3600.0  # seconds
 
 
 class Stage(NamedTuple):
-    """Blocks, whose cells are trained, and pieces, which are measured."""
+    """Groups of cells that are trained, and measurements."""
 
     name: str
     runs: int  # at most; a measurement is not a run
-    make: Callable[[cells.Table], Sequence[Block | Piece]]  # from the stages before
+    # from the table of the stages before
+    make: Callable[[cells.Table], Sequence[SweepGroup | Measurement]]
 
 
 class Study(NamedTuple):
-    """One question: what is run, and what is made of it."""
+    """One question: what runs, and how its report is written."""
 
     name: str
     plan: Any  # frozen dataclass: all numbers that decide the results, and `chunk`
     stages: tuple[Stage, ...]
-    report: Callable[[Path], str]  # writes report and figures; the verdict
-    recipes: tuple[Recipe, ...] = ()  # of pieces that are no blocks
-    file: str | None = None  # outside the package: its place, seen from its results
+    report: Callable[[Path], str]  # writes report and figures; returns the verdict
+    setups: tuple[TrainingSetup, ...] = ()  # of measurements
+    file: str | None = None  # outside the package: its path relative to the results
 
     @property
     def runs(self) -> int:
@@ -50,104 +59,113 @@ class Study(NamedTuple):
 
     @property
     def size(self) -> str:
-        """In words."""
+        """The number of runs, for a message."""
         return f"at most {self.runs} runs" if self.runs else "measurements"
 
 
 def hash_of(study: Study) -> str:
-    """Changes with any number of the plan and any cell of the first stage."""
+    """A hash that changes with any number of the plan and any cell of stage one."""
     first = [
-        describe(item) if isinstance(item, Block) else item.name
+        describe(item) if isinstance(item, SweepGroup) else item.name
         for item in study.stages[0].make({})
     ]
-    return digest(
-        {
-            "study": study.name,
-            "plan": study.plan,
-            "first stage": first,
-        }
-    )
+    return digest({"study": study.name, "plan": study.plan, "first stage": first})
 
 
 def folder_of(study: Study, out: Path) -> Path:
-    """Where the results of this plan go."""
+    """The results directory of this plan."""
     return out / study.name / hash_of(study)
 
 
-def recipes_of(study: Study) -> list[Recipe]:
-    """What is trained: by the blocks of the first stage, or as the study says."""
-    blocks = [b for b in study.stages[0].make({}) if isinstance(b, Block)]
-    return [block.static.recipe for block in blocks] + list(study.recipes)
+def setups_of(study: Study) -> list[TrainingSetup]:
+    """The setups of the first stage, and those that the study lists."""
+    groups = [g for g in study.stages[0].make({}) if isinstance(g, SweepGroup)]
+    return [group.config.setup for group in groups] + list(study.setups)
 
 
-def made_with(study: Study) -> list[Any]:
-    """The functions behind the first stage, and the data that hold them."""
+def first_stage_functions(study: Study) -> list[Any]:
+    """The functions that the first stage calls, or values that hold them."""
     return [
-        (item.static, item.keep) if isinstance(item, Block) else item.make
+        (item.config, item.extract) if isinstance(item, SweepGroup) else item.measure
         for item in study.stages[0].make({})
     ]
 
 
 def new_manifest(
-    study: Study, shop: workshop.Workshop, command: str, sources: Sources | None = None
+    study: Study,
+    cache: CompilationCache,
+    command: str,
+    sources: Sources | None = None,
 ) -> dict[str, Any]:
-    """What is known before the first run; it loads the data to note their checksums."""
-    module, read = type(study.plan).__module__, {} if sources is None else sources
+    """What is known before the first run. Loads the data to add their checksums."""
     return {
         "format": manifests.FORMAT,
         "study": study.name,
         "file": study.file,
         "hash": hash_of(study),
         "command": command,
-        **manifests.origin_of(shop, module, made_with(study), recipes_of(study), read),
+        **manifests.current_provenance(
+            cache,
+            type(study.plan).__module__,
+            first_stage_functions(study),
+            setups_of(study),
+            {} if sources is None else sources,
+        ),
         "plan": describe(study.plan),
-        "chunk": study.plan.chunk,
         "stages": {stage.name: stage.runs for stage in study.stages},
         "runs": study.runs,
     }
-
-
-def _making(study: Study, sources: Sources) -> session.Making:
-    return session.Making(type(study.plan).__module__, recipes_of(study), sources, {})
 
 
 def run(
     study: Study,
     out: Path,
     command: str,
-    bar: Bar,
+    progress: Progress,
     *,
     resume: bool = False,
-    shard: Shard = WHOLE,
+    shard: Shard = ONLY_SHARD,
     wait: float = WEEK,
     mix_revisions: bool = False,
-) -> tuple[Path, Missing | None]:
-    """Train what is missing of this shard's cells, stage by stage.
+) -> tuple[Path, MissingCells | None]:
+    """Train the missing cells of this shard, stage by stage.
 
     Args:
-        study: what is asked; its results go to `out`.
-        command: what a person wrote, for the manifest; `bar` is what they see.
+        study: what runs; its results go to `out`.
+        out: the directory of all studies.
+        command: the command line, for the manifest.
+        progress: called as the runs advance.
         resume: go on with a directory that has been begun.
         shard: the cells that this process trains; it waits for the others.
         wait: for how many seconds at most, in each stage.
         mix_revisions: use cells that other code, versions, devices or data made.
 
     Returns:
-        The results directory, and what is missing of other shards. If nothing is, the
-        directory has its table and its final manifest.
+        The results directory, and what other shards have not finished. If that is
+        None, the directory has its table and its final manifest.
     """
-    shop, sources, folder = workshop.workshop(), Sources(), folder_of(study, out)
-    bar.say("loading the data")
-    manifest = new_manifest(study, shop, command, sources)
+    cache, sources = compilation_cache.new_cache(), Sources()
+    folder = folder_of(study, out)
+    progress.set_description("loading the data")
+    manifest = new_manifest(study, cache, command, sources)
     resume = resume or shard.count > 1
     store = stores.open_store(folder, manifest, resume, mix_revisions)
-    asked = session.Asked(study.plan.chunk, shard, wait, mix_revisions)
-    this = session.Session(shop, store, bar, asked, _making(study, sources), {})
+    session = Session(
+        cache,
+        store,
+        progress,
+        RunOptions(study.plan.chunk, shard, wait, mix_revisions),
+        CurrentProvenance(
+            type(study.plan).__module__, setups_of(study), sources, found={}
+        ),
+        differences={},
+    )
     rows: list[stores.Arrays] = []
     for stage in study.stages:
-        made = session.make(this, stage.name, stage.make(cells.from_pieces(rows)))
-        if isinstance(made, Missing):
+        items = stage.make(cells.from_chunks(rows))
+        made = run_stage(session, stage.name, items)
+        if isinstance(made, MissingCells):
             return folder, made
         rows += made
-    session.finish(this, rows)
+    write_results(session, rows)
     return folder, None

@@ -4,8 +4,8 @@
     x <- x + A(norm(x))
     x <- x + W_down gelu(W_up norm(x) + b_up) + b_down
 
-Attention has no biases: that of the keys would have gradient 0, for the softmax does
-not see it, and Adam would turn the rounding error of that 0 into full steps.
+Attention has no biases. The bias of the keys would have gradient 0, because the softmax
+does not depend on it, and Adam would turn the rounding error of that 0 into full steps.
 """
 
 import jax
@@ -17,7 +17,7 @@ class Attention(nnx.Module):
 
     def __init__(self, width: int, heads: int, *, rngs: nnx.Rngs):
         if width % heads:
-            raise ValueError(f"width {width} is no multiple of {heads} heads")
+            raise ValueError(f"width {width} is not a multiple of {heads} heads")
         self.query = nnx.Linear(width, width, use_bias=False, rngs=rngs)
         self.key = nnx.Linear(width, width, use_bias=False, rngs=rngs)
         self.value = nnx.Linear(width, width, use_bias=False, rngs=rngs)
@@ -33,7 +33,7 @@ class Attention(nnx.Module):
         return self.out(y.reshape(x.shape))
 
 
-class Block(nnx.Module):
+class TransformerBlock(nnx.Module):
     """Attention, then an MLP, with LayerNorm or without: [B, T, width] to itself."""
 
     def __init__(self, width: int, heads: int, norm: bool, *, rngs: nnx.Rngs):

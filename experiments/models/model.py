@@ -1,7 +1,7 @@
-"""A network as pure functions of its parameters, whichever library it is written in.
+"""A network as pure functions of its parameters, for several libraries.
 
-A stateless model is two functions. One with BatchNorm or Dropout has a state beside its
-parameters, and does something else in training than in evaluation.
+A stateless model is two functions. A model with BatchNorm or Dropout also has a state,
+and differs between training and evaluation.
 """
 
 import inspect
@@ -14,7 +14,7 @@ from flax import nnx
 
 
 class Model(NamedTuple):
-    """A model that is its parameters alone."""
+    """A model with parameters and no state."""
 
     init: Callable[[jax.Array], Any]  # key -> params
     logits: Callable[[Any, jax.Array], jax.Array]  # params, x[B, ...] -> [B, ..., K]
@@ -31,7 +31,7 @@ class StatefulModel(NamedTuple):
 
 
 AnyModel = Model | StatefulModel
-OTHERS = nnx.Not(nnx.Any(nnx.Param, nnx.RngState))  # of a module's variables
+STATE = nnx.Not(nnx.Any(nnx.Param, nnx.RngState))  # all other variables of a module
 
 
 def with_state(model: AnyModel) -> StatefulModel:
@@ -50,8 +50,8 @@ def from_nnx(make: Callable[[nnx.Rngs], nnx.Module]) -> AnyModel:
     """Split a module once into its static graph and its variables.
 
     The state is all that is neither `nnx.Param` nor a stream of random numbers, such
-    as `nnx.BatchStat`. Streams, such as those of `nnx.Dropout`, begin anew at each step
-    from its key. A module of parameters alone is stateless.
+    as `nnx.BatchStat`. Streams, such as those of `nnx.Dropout`, are seeded at each step
+    from its key. A module that has only parameters is stateless.
     """
     module = nnx.eval_shape(lambda: make(nnx.Rngs(0)))
     streams = nnx.state(module, nnx.RngState)
@@ -59,7 +59,7 @@ def from_nnx(make: Callable[[nnx.Rngs], nnx.Module]) -> AnyModel:
     def init(key: jax.Array) -> nnx.State:
         return nnx.state(make(nnx.Rngs(key)), nnx.Param)
 
-    if not jax.tree.leaves((streams, nnx.state(module, OTHERS))):
+    if not jax.tree.leaves((streams, nnx.state(module, STATE))):
         graph = nnx.graphdef(module)
         return Model(init, lambda params, x: nnx.merge(graph, params)(x))
 
@@ -74,34 +74,34 @@ def from_nnx(make: Callable[[nnx.Rngs], nnx.Module]) -> AnyModel:
         variables = params, _streams(streams, key), state
         # A copy: the caller's variables are not to change.
         network = nnx.merge(training, *variables, copy=True)
-        return network(x), nnx.state(network, OTHERS)
+        return network(x), nnx.state(network, STATE)
 
     def logits(params: Any, state: Any, x: jax.Array) -> jax.Array:
-        # An evaluation draws nothing; merging needs the streams all the same.
-        still = _streams(streams, jax.random.key(0))
-        return nnx.merge(evaluating, params, still, state)(x)
+        # An evaluation draws no random numbers, but merging needs the streams.
+        unused = _streams(streams, jax.random.key(0))
+        return nnx.merge(evaluating, params, unused, state)(x)
 
     return StatefulModel(
-        init, lambda key: nnx.state(make(nnx.Rngs(key)), OTHERS), train, logits
+        init, lambda key: nnx.state(make(nnx.Rngs(key)), STATE), train, logits
     )
 
 
 def _streams(shapes: Any, key: jax.Array) -> Any:
-    """Streams at their beginning, each with a key of its own made from one."""
+    """Random streams at their start, each with its own key made from `key`."""
 
-    def begun(place: int, leaf: Any) -> jax.Array:
+    def start(place: int, leaf: Any) -> jax.Array:
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             return jax.random.fold_in(key, place)
-        return jnp.zeros(leaf.shape, leaf.dtype)  # how many keys a stream has given
+        return jnp.zeros(leaf.shape, leaf.dtype)  # keys returned so far
 
     leaves, treedef = jax.tree.flatten(shapes)
-    return treedef.unflatten([begun(i, leaf) for i, leaf in enumerate(leaves)])
+    return treedef.unflatten([start(i, leaf) for i, leaf in enumerate(leaves)])
 
 
 def from_linen(module: Any, example: Any) -> AnyModel:
     """A Linen module; where its call takes `train`, it is True in training.
 
-    The state is all collections beside `params`, such as `batch_stats`; in training
+    The state is all collections except `params`, such as `batch_stats`; in training
     they may change, and `dropout` has a key.
     """
     modes = "train" in inspect.signature(module.__call__).parameters

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from experiments.models.attention import Block
+from experiments.models.attention import TransformerBlock
 from experiments.models.model import AnyModel, from_nnx
 
 
@@ -30,7 +30,7 @@ class Transformer(nnx.Module):
         self.token = nnx.Embed(vocabulary, width, rngs=rngs)
         self.position = nnx.Embed(length, width, rngs=rngs)
         self.blocks = nnx.List(
-            [Block(width, heads, norm, rngs=rngs) for _ in range(layers)]
+            [TransformerBlock(width, heads, norm, rngs=rngs) for _ in range(layers)]
         )
         self.norm = nnx.LayerNorm(width, rngs=rngs) if norm else nnx.identity
         self.tied = tied

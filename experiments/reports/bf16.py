@@ -1,4 +1,4 @@
-"""The report on bfloat16 and its figures, made from the files of a run alone."""
+"""The report on bfloat16 and its figures, made from the files of a run only."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -7,10 +7,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments import cells
-from experiments.engine.store import read_manifest, read_pieces
-from experiments.reports.drawing import save
+from experiments.engine.store import read_manifest, read_measurements
+from experiments.reports.figures import save
 from experiments.reports.markdown import interval, listed, table
-from experiments.reports.opening import write
+from experiments.reports.template import save_report
 from experiments.statistics import Estimate, estimate
 
 
@@ -25,19 +25,19 @@ SHOWN = {  # colour, line, marker
     "stochastic, moments too": ("#56B4E9", "--", "D"),
     "compensated, moments too": ("#66C2A5", "--", "v"),
 }
-CURES = tuple(SHOWN)[3:]
-# Moments are 0 where there are no gradients.
+FIXES = tuple(SHOWN)[3:]
+# Without gradients all moments are 0, so their dtype does not matter.
 DECAYED = tuple(name for name in SHOWN if "moments" not in name)
 TESTED = "test_accuracy"
-NOTHING = 0.01  # of the decay: less than that is called nothing
+NOTHING = 0.01  # of the decay: a smaller fraction is called nothing
 QUESTION = """\
 Weights in bfloat16 are rounded after each step. How much of a decay is left, with and
 without a cure, and does a network trained in pure bfloat16 end where the float32 run
 ends?"""
 
 
-class Kept(NamedTuple):
-    """What is left of weights without gradients, by regression on the initial ones."""
+class Retained(NamedTuple):
+    """The fraction of weights left without gradients, by regression."""
 
     arm: str
     rate: float  # γλ
@@ -46,10 +46,10 @@ class Kept(NamedTuple):
     exact: float  # (1 − γλ)^steps
 
 
-class Stored(NamedTuple):
-    """What a run has left in its folder."""
+class Bf16Results(NamedTuple):
+    """The files of a run."""
 
-    kept: list[Kept]
+    kept: list[Retained]
     runs: cells.Table
     memory: dict[str, tuple[float, float]]  # bytes per weight, of weights and state
     manifest: dict[str, Any]
@@ -66,21 +66,23 @@ class Gap(NamedTuple):
     accuracy: Estimate  # difference of the test accuracy, in points
 
 
-def read(folder: Path) -> Stored:
-    """The files of a run."""
+def read_results(folder: Path) -> Bf16Results:
+    """Read the files of a run."""
     kept = [
-        Kept(piece["arm"].item(), *(float(piece[x][i]) for x in Kept._fields[1:]))
-        for piece in read_pieces(folder, "kept-")
-        for i in range(len(piece["rate"]))
+        Retained(
+            arrays["arm"].item(), *(float(arrays[x][i]) for x in Retained._fields[1:])
+        )
+        for arrays in read_measurements(folder, "kept-")
+        for i in range(len(arrays["rate"]))
     ]
-    (counted,) = read_pieces(folder, "memory")
+    (counted,) = read_measurements(folder, "memory")
     arms, *columns = (counted[name].tolist() for name in ("arm", "weights", "state"))
     memory = dict(zip(arms, zip(*columns, strict=True), strict=True))
-    runs = cells.read(folder / "cells.csv")
-    return Stored(kept, runs, memory, read_manifest(folder))
+    runs = cells.read_csv(folder / "cells.csv")
+    return Bf16Results(kept, runs, memory, read_manifest(folder))
 
 
-def gaps(stored: Stored) -> list[Gap]:
+def gaps(stored: Bf16Results) -> list[Gap]:
     """Every arm against float32, for every strength."""
     found = []
     for strength in strengths_of(stored):
@@ -95,47 +97,51 @@ def gaps(stored: Stored) -> list[Gap]:
     return found
 
 
-def strengths_of(stored: Stored) -> list[float]:
+def strengths_of(stored: Bf16Results) -> list[float]:
     """All λ, the smallest first."""
     return np.unique(stored.runs["weight_decay"]).tolist()
 
 
-def of_arm(stored: Stored, arm: str, strength: float) -> cells.Table:
+def of_arm(stored: Bf16Results, arm: str, strength: float) -> cells.Table:
     """The runs of an arm at a strength, by seed as the plan has them."""
     return cells.where(stored.runs, arm=arm, weight_decay=strength)
 
 
-def seed_noise(stored: Stored) -> dict[float, float]:
+def seed_std(stored: Bf16Results) -> dict[float, float]:
     """By strength: the standard deviation over seeds of float32's training loss."""
     losses = {s: of_arm(stored, EXACT, s)["train_loss"] for s in strengths_of(stored)}
     return {strength: float(np.std(x, ddof=1)) for strength, x in losses.items()}
 
 
-def arrives(kept: Kept) -> float:
-    """The share of the decay that is left, in weight and residual together."""
+def applied_fraction(kept: Retained) -> float:
+    """The fraction of the decay that arrives, in weight and residual together."""
     return float(np.log(kept.carried) / np.log(kept.exact)) + 0.0  # no -0
 
 
-def conclusion(stored: Stored) -> str:
-    """The answer, derived from the numbers: first what there is without gradients."""
-    told = []
+def conclusion(stored: Bf16Results) -> str:
+    """The verdict, derived from the numbers: first the weights without gradients."""
+    plain = []
     for arm, name in ((PLAIN, "Plain bfloat16"), (INSIDE, "Float32 inside")):
-        lost = [k.rate for k in stored.kept if k.arm == arm and arrives(k) < NOTHING]
+        lost = [
+            k.rate
+            for k in stored.kept
+            if k.arm == arm and applied_fraction(k) < NOTHING
+        ]
         where = f"nothing up to γλ = {max(lost):g}" if lost else "at every rate tried"
-        told.append(f"{name} decays {where}.")
-    cured = [arrives(kept) for kept in stored.kept if kept.arm in CURES]
+        plain.append(f"{name} decays {where}.")
+    cured = [applied_fraction(kept) for kept in stored.kept if kept.arm in FIXES]
     rates = [kept.rate for kept in stored.kept]
     return (
-        f"Without gradients: {' '.join(told)} With a cure {100 * min(cured):.0f} to "
+        f"Without gradients: {' '.join(plain)} With a cure {100 * min(cured):.0f} to "
         f"{100 * max(cured):.0f} % of the decay arrive, at every γλ from "
         f"{min(rates):g} to {max(rates):g}. {_training_in_words(stored)}"
     )
 
 
-def _training_in_words(stored: Stored) -> str:
-    """How far trained networks end from float32, and what is to blame."""
-    found, noise = gaps(stored), seed_noise(stored)
-    cured = [gap for gap in found if gap.arm in CURES]
+def _training_in_words(stored: Bf16Results) -> str:
+    """How far trained networks end from float32, and why."""
+    found, noise = gaps(stored), seed_std(stored)
+    cured = [gap for gap in found if gap.arm in FIXES]
     norm = max(abs(gap.norm.mean) for gap in cured)
     loss = max(abs(gap.loss.mean) / noise[gap.weight_decay] for gap in cured)
     plain = [gap for gap in found if gap.arm == PLAIN]
@@ -155,12 +161,12 @@ def _training_in_words(stored: Stored) -> str:
 
 
 def claims(folder: Path) -> dict[str, str]:
-    """What the training runs say, in words that other seeds can repeat or not."""
-    stored, found = read(folder), {}
+    """Claims of the training runs in words, to compare with those of other seeds."""
+    stored, found = read_results(folder), {}
     every = gaps(stored)
     for strength in strengths_of(stored):
         at = f"at λ = {strength:g}"
-        cured = [g for g in every if g.arm in CURES and g.weight_decay == strength]
+        cured = [g for g in every if g.arm in FIXES and g.weight_decay == strength]
         (plain,) = (g for g in every if (g.arm, g.weight_decay) == (PLAIN, strength))
         most = max(abs(gap.norm.mean) for gap in cured)
         found[f"size of the weights with a cure {at}"] = (
@@ -183,22 +189,29 @@ def _against(gap: Estimate) -> str:
 
 
 def write_report(folder: Path) -> str:
-    """Figures first, then report.md; returns the verdict."""
-    stored = read(folder)
-    save(kept_figure(stored), folder / "kept.png")
+    """Write the figures, then report.md; returns the verdict."""
+    stored = read_results(folder)
+    save(retained_figure(stored), folder / "kept.png")
     save(training_figure(stored), folder / "training.png")
-    return write(
-        *(folder, "Weight decay in bfloat16", QUESTION, conclusion(stored)),
-        *(_without_gradients(stored), _trained(stored), _rest(stored)),
+    return save_report(
+        folder,
+        "Weight decay in bfloat16",
+        QUESTION,
+        conclusion(stored),
+        _without_gradients(stored),
+        _trained(stored),
+        _memory_and_limits(stored),
         stored="`cells.csv`, `kept-*.npz`, `memory.npz`",
     )
 
 
-def _without_gradients(stored: Stored) -> str:
+def _without_gradients(stored: Bf16Results) -> str:
     plan, lines = stored.manifest["plan"], []
     for rate in sorted({kept.rate for kept in stored.kept}):
         found = {kept.arm: kept for kept in stored.kept if kept.rate == rate}
-        shares = [f"{found[n].kept:.5f} [{arrives(found[n]):.2f}]" for n in DECAYED]
+        shares = [
+            f"{found[n].kept:.5f} [{applied_fraction(found[n]):.2f}]" for n in DECAYED
+        ]
         lines.append([f"{rate:g}", f"{found[EXACT].exact:.5f}", *shares])
     return f"""\
 ## Without gradients
@@ -217,7 +230,7 @@ Weights left; in brackets the share of the decay that arrives, for compensation 
 residual. Exact is (1 − γλ) to the power of {plan["kept_steps"]}."""
 
 
-def _trained(stored: Stored) -> str:
+def _trained(stored: Bf16Results) -> str:
     plan, lines = stored.manifest["plan"], []
     for gap in gaps(stored):
         off = [
@@ -226,10 +239,14 @@ def _trained(stored: Stored) -> str:
         ]
         lines.append([f"{gap.weight_decay:g}", gap.arm, f"{gap.rms_w:.4f}", *off])
     header = (
-        *("λ", "arm", "rms w", "rms w against float32, % [95 %]"),
-        *("training loss − float32's [95 %]", "test accuracy − float32's [95 %]"),
+        "λ",
+        "arm",
+        "rms w",
+        "rms w against float32, % [95 %]",
+        "training loss − float32's [95 %]",
+        "test accuracy − float32's [95 %]",
     )
-    noise = [f"{x:.4f} (λ = {y:g})" for y, x in seed_noise(stored).items()]
+    noise = [f"{x:.4f} (λ = {y:g})" for y, x in seed_std(stored).items()]
     return f"""\
 ## A network trained in bfloat16
 
@@ -251,7 +268,7 @@ and given for 10 seeds or more. The standard deviation over seeds of float32's t
 loss is {listed(noise)}."""
 
 
-def _rest(stored: Stored) -> str:
+def _memory_and_limits(stored: Bf16Results) -> str:
     lines = [
         [arm, f"{weights:g}", f"{state:g}", f"{weights + state:g}"]
         for arm, (weights, state) in stored.memory.items()
@@ -273,7 +290,7 @@ top. A float32 master copy beside bfloat16 weights would take 2 + 4 + 8 = 14.
   β = 0.999 stands still."""
 
 
-def kept_figure(stored: Stored) -> Figure:
+def retained_figure(stored: Bf16Results) -> Figure:
     """What is left of the weights, and of the decay, against its rate."""
     figure = Figure(figsize=(10, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -286,9 +303,13 @@ def kept_figure(stored: Stored) -> Figure:
         look |= {"markerfacecolor": "none"}
         label = f"{name}, with residual" if name == COMPENSATED else name
         left.plot(rates, [kept.carried for kept in mine], **look)
-        right.plot(rates, [arrives(kept) for kept in mine], label=label, **look)
+        right.plot(
+            rates, [applied_fraction(kept) for kept in mine], label=label, **look
+        )
         if name == COMPENSATED:
-            alone = [arrives(kept._replace(carried=kept.kept)) for kept in mine]
+            alone = [
+                applied_fraction(kept._replace(carried=kept.kept)) for kept in mine
+            ]
             right.plot(rates, alone, ":", color=colour, label=f"{name}, weights alone")
     left.set_ylabel("share of the weights that is left")
     right.set_ylabel("share of the decay that arrives")
@@ -300,7 +321,7 @@ def kept_figure(stored: Stored) -> Figure:
     return figure
 
 
-def training_figure(stored: Stored) -> Figure:
+def training_figure(stored: Bf16Results) -> Figure:
     """Sizes of the weights and training losses, seeds as dots."""
     strengths, rng = strengths_of(stored), np.random.default_rng(0)
     figure = Figure(figsize=(11, 5.5), layout="constrained")

@@ -7,11 +7,17 @@ import numpy as np
 
 from experiments.protocol import Entry
 from experiments.reports import mechanism
-from experiments.reports.drawing import heat_maps, save
+from experiments.reports.figures import heat_maps, save
 from experiments.reports.markdown import grouped, listed, power
 from experiments.reports.mechanism import DECOUPLED, L2, Spread
-from experiments.reports.opening import protocol, write
-from experiments.reports.results import amount, caveats, numbers, read, Results
+from experiments.reports.results import (
+    amount,
+    caveats,
+    numbers,
+    read_results,
+    Results,
+)
+from experiments.reports.template import protocol_section, save_report
 
 
 NONE = "adam"
@@ -26,73 +32,76 @@ log_root_v = np.log10(np.concatenate([np.sqrt(x[x > 1e-12]) for x in v]))
 print(np.ptp(np.quantile(log_root_v, [0.1, 0.9])), "decades")"""
 
 
-def place(entry: Entry) -> str:
-    """What the contrasts call an entry's task."""
+def task_name(entry: Entry) -> str:
+    """The name of an entry's task in the contrasts."""
     return entry.labels["task"]
 
 
 def write_report(folder: Path) -> str:
-    """Figures first, then report.md; returns the table and the verdict."""
-    results = read(folder)
-    spreads = mechanism.spreads(results, place)
+    """Write the figures, then report.md; returns the table and the verdict."""
+    results = read_results(folder)
+    spreads = mechanism.spreads(results, task_name)
     shrinks = mechanism.shrinks(folder)
     save(mechanism.spread_figure(spreads), folder / "gap.png")
     save(mechanism.shrink_figure(shrinks), folder / "mechanism.png")
     rows = [[f"{s.task} {arm}" for s in spreads] for arm in (L2, DECOUPLED)]
     save(heat_maps(results, rows), folder / "heatmaps.png")
     verdict = conclusion(results, spreads)
-    said = write(
+    saved = save_report(
         folder,
-        *("L2 or decoupled decay: where does it matter?", QUESTION, verdict),
+        "L2 or decoupled decay: where does it matter?",
+        QUESTION,
+        verdict,
         _matters(spreads),
         "## Why: who shrinks, and by how much",
         mechanism.shrink_caption(shrinks, f"the task `{spreads[0].task}`"),
         "## Numbers",
         numbers(results, "task and arm", list(results.outcomes)),
         HEAT_MAPS,
-        protocol(results),
+        protocol_section(results),
         LIMITS,
         stored=mechanism.FILES,
     )
-    return f"{summary(results)}\n\n{said}"
+    return f"{summary(results)}\n\n{saved}"
 
 
 def conclusion(results: Results, spreads: Sequence[Spread]) -> str:
     """The answer, derived from the numbers: where it matters most comes first."""
     order = sorted(spreads, key=lambda spread: -spread.gap.difference.mean)
-    told = [f"on {s.name} {s.gap.words}, {amount(s.gap)}" for s in order]
+    gaps = [f"on {s.name} {s.gap.verdict}, {amount(s.gap)}" for s in order]
     against = {
         arm: grouped(
-            (s.name, results.compared[f"{s.name}: {arm} − {NONE}"].words) for s in order
+            (s.name, results.compared[f"{s.name}: {arm} − {NONE}"].verdict)
+            for s in order
         )
         for arm in (L2, DECOUPLED)
     }
     return (
-        f"AdamW − Adam with L2, points of test accuracy: {'; '.join(told)}. "
+        f"AdamW − Adam with L2, points of test accuracy: {'; '.join(gaps)}. "
         f"{_rule(spreads)} L2 against no decay: {against[L2]}. AdamW against no decay: "
         f"{against[DECOUPLED]}. {caveats(results)}"
     )
 
 
 def _rule(spreads: Sequence[Spread]) -> str:
-    """Where AdamW is clearly better, and whether the measured spread tells where."""
+    """Where AdamW is clearly better, and whether the measured spread predicts it."""
     clear = [spread for spread in spreads if spread.gap.sign > 0]
     rest = [spread for spread in spreads if spread.gap.sign <= 0]
     if not any(np.isfinite(spread.gap.difference.low) for spread in spreads):
         return "Too few seeds to say where AdamW is better."
     if not clear:
         return "AdamW is not clearly better on any of these tasks."
-    said = f"AdamW is clearly better where the spread of √v is {_decades(clear)}."
+    text = f"AdamW is clearly better where the spread of √v is {_decades(clear)}."
     if not rest:
-        return said
+        return text
     narrowest = min(spread.decades for spread in clear)
     widest = max(spread.decades for spread in rest)
-    said += f" Elsewhere it is {_decades(rest)}."
+    text += f" Elsewhere it is {_decades(rest)}."
     if widest > narrowest:
-        return f"{said} So the spread of √v alone does not tell where it matters."
+        return f"{text} So the spread of √v alone does not tell where it matters."
     if widest < narrowest:
-        return f"{said} So AdamW is clearly better on the tasks with the wider spread."
-    return said
+        return f"{text} So AdamW is clearly better on the tasks with the wider spread."
+    return text
 
 
 def _decades(spreads: Sequence[Spread]) -> str:

@@ -23,10 +23,10 @@ def listed(parts: Sequence[str]) -> str:
 def grouped(words: Iterable[tuple[str, str]], joint: str = "on") -> str:
     """From (place, words): "words on a and b; other words on c"."""
     found: dict[str, list[str]] = {}
-    for place, said in words:
-        found.setdefault(said, []).append(place)
+    for place, text in words:
+        found.setdefault(text, []).append(place)
     return "; ".join(
-        f"{said} {joint} {listed(places)}" for said, places in found.items()
+        f"{text} {joint} {listed(places)}" for text, places in found.items()
     )
 
 

@@ -1,4 +1,4 @@
-"""What was measured in runs: the shrink of each weight, and the spread of √v.
+"""Measurements in runs: the shrink of each weight, and the spread of √v.
 
 The arrays are those of `experiments.mechanism`.
 """
@@ -10,16 +10,16 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.engine.store import read_pieces
+from experiments.engine.store import read_measurements
 from experiments.mechanism import NO_GRADIENT
-from experiments.outcomes import Compared
+from experiments.outcomes import Comparison
 from experiments.protocol import Entry
-from experiments.reports.drawing import BY_TASK, COLOURS
+from experiments.reports.figures import BY_TASK, COLOURS
 from experiments.reports.markdown import listed, power
 from experiments.reports.results import Results
 
 
-BETA_1 = 0.9  # Adam's, as every chain here has it
+BETA_1 = 0.9  # Adam's, in all optimizers here
 L2, DECOUPLED = "adam_l2", "adamw"  # the arms
 TINY = 1e-3  # of the root mean square of all weights: too small to measure a shrink
 FILES = "`cells.csv` (every run), `shrink-*.npz`, `spread-*.npz`"
@@ -40,7 +40,7 @@ class Spread(NamedTuple):
     name: str
     task: str
     decades: float  # of √v, between its 10th and 90th percentile
-    gap: Compared
+    gap: Comparison
 
 
 def shrinks(folder: Path) -> dict[str, Shrink]:
@@ -49,22 +49,23 @@ def shrinks(folder: Path) -> dict[str, Shrink]:
     Momentum lets 1 − β₁ of λθ into a step at once and the rest into later ones, so
     what is measured at once is divided by 1 − β₁.
     """
-    found = {piece["arm"].item(): piece for piece in read_pieces(folder, "shrink-")}
+    measured = read_measurements(folder, "shrink-")
+    found = {arrays["arm"].item(): arrays for arrays in measured}
     l2 = found[L2] | {"shrink": found[L2]["shrink"] / (1 - BETA_1)}
     return {L2: l2, DECOUPLED: found[DECOUPLED]}
 
 
-def spreads(results: Results, place: Callable[[Entry], str]) -> list[Spread]:
-    """In the order of the plan; `place` names what an entry belongs to."""
-    pieces = read_pieces(results.folder, "spread-")
-    measured = {piece["entry"].item(): piece for piece in pieces}
+def spreads(results: Results, name_of: Callable[[Entry], str]) -> list[Spread]:
+    """In the order of the plan; `name_of` is the name of an entry in contrasts."""
+    stored = read_measurements(results.folder, "spread-")
+    measured = {arrays["entry"].item(): arrays for arrays in stored}
     found = []
     for entry in results.plan.entries:
         if entry.name in measured:
             low, high = measured[entry.name]["root_v_percentiles"][[10, 90]]
-            gap = results.compared[f"{place(entry)}: {DECOUPLED} − {L2}"]
+            gap = results.compared[f"{name_of(entry)}: {DECOUPLED} − {L2}"]
             decades = float(np.log10(high / low))
-            found.append(Spread(place(entry), entry.labels["task"], decades, gap))
+            found.append(Spread(name_of(entry), entry.labels["task"], decades, gap))
     return found
 
 

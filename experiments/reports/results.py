@@ -1,4 +1,4 @@
-"""What a protocol's folder says: choices and contrasts, as tables and in words."""
+"""Results of a study with the protocol: choices and contrasts, as tables and text."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -8,15 +8,15 @@ import numpy as np
 
 from experiments import cells, outcomes, protocol
 from experiments.engine.store import read_manifest
-from experiments.outcomes import Compared, Outcome
-from experiments.problem import Problem
+from experiments.errors import UserError
+from experiments.outcomes import Comparison, Outcome
 from experiments.protocol import Entry, Measure
 from experiments.reports.markdown import bounds, interval, listed, power, table
 from experiments.search import Point
-from experiments.statistics import Estimate, FEWEST
+from experiments.statistics import Estimate, MIN_VALUES
 
 
-DROPPED = "†"
+LUCKY_MARK = "†"
 AXES = {"learning_rate": "learning rate", "weight_decay": "λ"}  # others: their name
 
 
@@ -25,33 +25,35 @@ class Results(NamedTuple):
 
     folder: Path
     manifest: dict[str, Any]
-    plan: protocol.Plan
+    plan: protocol.ProtocolPlan
     table: cells.Table
     outcomes: dict[str, Outcome]  # by entry
-    compared: dict[str, Compared]  # by the contrast's name
+    compared: dict[str, Comparison]  # by the contrast's name
 
 
-def read(folder: Path) -> Results:
+def read_results(folder: Path) -> Results:
     """From cells.csv and manifest.json."""
     manifest = read_manifest(folder)
-    runs = table_of(folder, manifest)
-    plan = outcomes.plan_from(manifest["plan"])
+    runs = read_table(folder, manifest)
+    plan = outcomes.plan_from_manifest(manifest["plan"])
     found = outcomes.outcomes(plan, runs)
-    compared = {c.contrast.name: c for c in outcomes.compared(plan, runs, found)}
+    compared = {
+        c.contrast.name: c for c in outcomes.compare_contrasts(plan, runs, found)
+    }
     return Results(folder, manifest, plan, runs, found, compared)
 
 
-def table_of(folder: Path, manifest: dict[str, Any]) -> cells.Table:
+def read_table(folder: Path, manifest: dict[str, Any]) -> cells.Table:
     """cells.csv, with a row for each run.
 
     Raises:
-        Problem: rows are missing, or there are too many.
+        UserError: rows are missing, or there are too many.
     """
     path = folder / "cells.csv"
-    table = cells.read(path)
+    table = cells.read_csv(path)
     rows = len(next(iter(table.values()), ()))
     if rows != manifest["runs"]:
-        raise Problem(
+        raise UserError(
             f"{path} has {rows} rows, but manifest.json says {manifest['runs']} runs: "
             "delete it and report.md, and run the study again with --resume."
         )
@@ -95,9 +97,15 @@ def choices(results: Results, title: str, names: list[str]) -> str:
     found = [results.outcomes[name] for name in names]
     axes = axes_of(outcome.entry for outcome in found)
     header = [
-        *(title, *(AXES.get(name, name) for name in axes), "not bracketed"),
-        *("points (runs)", f"tuning {unit}", f"validation {unit}"),
-        *(f"fresh seeds {unit}", f"test error {unit} [95 %]", "diverged"),
+        title,
+        *(AXES.get(name, name) for name in axes),
+        "not bracketed",
+        "points (runs)",
+        f"tuning {unit}",
+        f"validation {unit}",
+        f"fresh seeds {unit}",
+        f"test error {unit} [95 %]",
+        "diverged",
     ]
     lines = [_choice(outcome, axes, measure) for outcome in found]
     return table(header, 2 + len(axes), lines)
@@ -112,8 +120,9 @@ def _choice(outcome: Outcome, axes: list[str], measure: Measure) -> list[str]:
         *(chosen.get(name, "–") for name in axes),
         _sides(outcome) or "–",
         f"{outcome.tried} ({outcome.runs})",
-        *(tuning, validation),
-        fresh + (f" {DROPPED}" if outcome.lucky else ""),
+        tuning,
+        validation,
+        fresh + (f" {LUCKY_MARK}" if outcome.lucky else ""),
         interval(test_error(outcome, measure)),
         str(outcome.diverged),
     ]
@@ -122,7 +131,7 @@ def _choice(outcome: Outcome, axes: list[str], measure: Measure) -> list[str]:
 CHOICES = f"""\
 The columns before "not bracketed" are the chosen point. Then errors of the validation
 part at this point: in tuning, in validation and on the fresh seeds of the final runs.
-{DROPPED} marks a choice that is more than 2 standard errors worse on fresh seeds: it
+{LUCKY_MARK} marks a choice that is more than 2 standard errors worse on fresh seeds: it
 was lucky.
 Diverged runs are those of all stages; they count as a random guess."""
 
@@ -137,7 +146,10 @@ def contrasts(results: Results, names: list[str] | None = None) -> str:
     """A line for each contrast, with both of its intervals."""
     unit = results.plan.measure.unit
     header = (
-        *("difference", f"{unit} [95 %]", "[95 %] with the choice", "p (Holm)"),
+        "difference",
+        f"{unit} [95 %]",
+        "[95 %] with the choice",
+        "p (Holm)",
         "in words",
     )
     lines = [
@@ -146,7 +158,7 @@ def contrasts(results: Results, names: list[str] | None = None) -> str:
             interval(each.difference, sign=True),
             _with_choice(each) or "–",
             f"{each.p_holm:.2g}" if np.isfinite(each.difference.low) else "–",
-            each.words,
+            each.verdict,
         ]
         for name, each in results.compared.items()
         if names is None or name in names
@@ -162,13 +174,13 @@ def numbers(
     return f"{chosen}\n\n{CHOICES}\n\n{contrasts(results, pairs)}"
 
 
-def _with_choice(compared: Compared) -> str:
+def _with_choice(compared: Comparison) -> str:
     if not np.isfinite(compared.difference.low):
         return ""
     return bounds(*compared.with_choice, sign=True)
 
 
-def amount(compared: Compared) -> str:
+def amount(compared: Comparison) -> str:
     """The difference with the interval that contains the choice, for a sentence."""
     mean = f"{compared.difference.mean:+z.2f}"
     return f"{mean} {_with_choice(compared)}".rstrip()
@@ -179,7 +191,7 @@ def caveats(results: Results) -> str:
     found = results.outcomes.values()
     unsure = [f"`{x.entry.name}` ({_sides(x)})" for x in found if x.open]
     lucky = [f"`{x.entry.name}`" for x in found if x.lucky]
-    said = [
+    sentences = [
         f"Not bracketed, so perhaps not at their best: {listed(unsure)}."
         if unsure
         else "Every choice is bracketed.",
@@ -187,9 +199,9 @@ def caveats(results: Results) -> str:
         if lucky
         else "No choice is worse on fresh seeds by more than 2 standard errors.",
     ]
-    if results.plan.final_seeds < FEWEST:
-        said.append(
+    if results.plan.final_seeds < MIN_VALUES:
+        sentences.append(
             f"Only {results.plan.final_seeds} final seeds: means without intervals, "
             "and no finding."
         )
-    return " ".join(said)
+    return " ".join(sentences)

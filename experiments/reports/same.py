@@ -1,4 +1,4 @@
-"""The report of `same`: what a weight without gradients becomes, how far runs part."""
+"""The report of `same`: a weight without gradients, and the distance of two runs."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.engine.store import read_manifest, read_pieces
-from experiments.reports.drawing import save
+from experiments.engine.store import read_manifest, read_measurements
+from experiments.reports.figures import save
 from experiments.reports.markdown import listed, table
-from experiments.reports.opening import write
+from experiments.reports.template import save_report
 
 
 CANCELLED = 0.01  # of the first value: two ends that are nearer are the same
@@ -41,30 +41,40 @@ def pairs(folder: Path, manifest: dict[str, Any]) -> list[Pair]:
     found = []
     for base in manifest["plan"]["learning_rates"]:
         for schedule in manifest["plan"]["schedules"]:
-            (stored,) = read_pieces(folder, f"apart-{base}-{schedule}")
+            (stored,) = read_measurements(folder, f"apart-{base}-{schedule}")
             ratios = stored["ratio"]
             median = np.median(stored["distance"], axis=1)
             best = int(np.argmin(median))
             same, none = (median[ratios == x].item() for x in (1, 0))
-            closest = median[best].item(), ratios[best].item()
-            found.append(Pair(base, schedule, same, *closest, none))
+            pair = Pair(
+                base,
+                schedule,
+                same=same,
+                closest=median[best].item(),
+                ratio=ratios[best].item(),
+                none=none,
+            )
+            found.append(pair)
     return found
 
 
 def conclusion(still: dict[str, np.ndarray], found: list[Pair]) -> str:
-    """The answer, derived from the numbers."""
+    """The verdict, derived from the numbers."""
     cancels = [name for name, left in still.items() if _spread(left) < CANCELLED]
     matters = [name for name, left in still.items() if _spread(left) >= CANCELLED]
-    ends = [f"{_said(name)} (it ends at {still[name][-1, -1]:.2f})" for name in cancels]
+    ends = [
+        f"{_optimizer_name(name)} (it ends at {still[name][-1, -1]:.2f})"
+        for name in cancels
+    ]
     same = [p for p in found if p.same < ROUNDING]
     parted = [p for p in found if p.same >= ROUNDING]
-    told = [
+    sentences = [
         "A weight without gradients ends at the same value for every λ under "
         f"{listed(ends) or 'no optimizer'}; λ matters under "
-        f"{listed(list(map(_said, matters))) or 'no optimizer'}.",
+        f"{listed(list(map(_optimizer_name, matters))) or 'no optimizer'}.",
         "Two runs with the same λ stay together up to rounding under "
-        f"{listed(_named(same)) or 'no optimizer'} and part under "
-        f"{listed(_named(parted)) or 'no optimizer'}.",
+        f"{listed(_base_names(same)) or 'no optimizer'} and part under "
+        f"{listed(_base_names(parted)) or 'no optimizer'}.",
     ]
     closest = [
         f"{100 * min(p.closest / p.none for p in parted if p.base == base):.0f} % "
@@ -72,15 +82,15 @@ def conclusion(still: dict[str, np.ndarray], found: list[Pair]) -> str:
         for base in dict.fromkeys(p.base for p in parted)
     ]
     if closest:
-        told.append(
+        sentences.append(
             "With the best other λ the two runs are still apart by "
             f"{listed(closest)} of the distance between L2 and no decay."
         )
-    return " ".join(told)
+    return " ".join(sentences)
 
 
 def claims(folder: Path) -> dict[str, str]:
-    """What the pairs of runs say, in words that other seeds can repeat or not."""
+    """Claims of the pairs of runs in words, to compare with those of other seeds."""
     found = {}
     for pair in pairs(folder, read_manifest(folder)):
         at = f"{pair.base}, {pair.schedule} rate"
@@ -98,17 +108,21 @@ def claims(folder: Path) -> dict[str, str]:
 
 
 def write_report(folder: Path) -> str:
-    """Figures first, then report.md; returns the verdict."""
+    """Write the figures, then report.md; returns the verdict."""
     manifest = read_manifest(folder)
-    (stored,) = read_pieces(folder, "still")
+    (stored,) = read_measurements(folder, "still")
     still = {name: array for name, array in stored.items() if "/" in name}
     found, plan = pairs(folder, manifest), manifest["plan"]
     save(cancelling(still, plan), folder / "cancels.png")
     save(parting(folder, plan), folder / "parting.png")
     title = "Are L2 and weight decay the same thing?"
-    return write(
-        *(folder, title, QUESTION, conclusion(still, found)),
-        *(_without_gradients(still, plan), _two_runs(found, plan)),
+    return save_report(
+        folder,
+        title,
+        QUESTION,
+        conclusion(still, found),
+        _without_gradients(still, plan),
+        _two_runs(found, plan),
         stored="`still.npz`, `apart-*.npz`",
     )
 
@@ -138,7 +152,10 @@ steps for every λ."""
 def _two_runs(found: list[Pair], plan: dict[str, Any]) -> str:
     lines = [
         [
-            *(p.base, p.schedule, f"{p.same:.1e}", f"{p.closest:.1e}"),
+            p.base,
+            p.schedule,
+            f"{p.same:.1e}",
+            f"{p.closest:.1e}",
             f"{p.ratio:g}" if p.same >= ROUNDING else "1",
             f"{p.none:.1e}",
             f"{100 * p.closest / p.none:.0f} %",
@@ -146,7 +163,12 @@ def _two_runs(found: list[Pair], plan: dict[str, Any]) -> str:
         for p in found
     ]
     header = (
-        *("base", "rate", "same λ", "best other λ", "which is × λ", "no decay"),
+        "base",
+        "rate",
+        "same λ",
+        "best other λ",
+        "which is × λ",
+        "no decay",
         "best / no decay",
     )
     rates = ", ".join(f"{k} {v:g}" for k, v in plan["learning_rates"].items())
@@ -180,12 +202,12 @@ def _spread(left: np.ndarray) -> float:
     return float(np.ptp(left[:, -1]))
 
 
-def _said(name: str) -> str:
+def _optimizer_name(name: str) -> str:
     base, place = name.split("/")
     return f"{base} with {place}"
 
 
-def _named(found: list[Pair]) -> list[str]:
+def _base_names(found: list[Pair]) -> list[str]:
     """Bases, each once; with the schedule where only one belongs here."""
     by_base: dict[str, list[str]] = {}
     for pair in found:
@@ -224,7 +246,7 @@ def parting(folder: Path, plan: dict[str, Any]) -> Figure:
     grid = drawn.subplots(1, len(bases), sharey=True)
     for axes, base in zip(grid, bases, strict=True):
         for schedule in plan["schedules"]:
-            (stored,) = read_pieces(folder, f"apart-{base}-{schedule}")
+            (stored,) = read_measurements(folder, f"apart-{base}-{schedule}")
             ratios, distance = stored["ratio"], stored["distance"]
             shown = (ratios > 0) & (ratios <= LARGEST)
             share = (distance / np.median(distance[ratios == 0]))[shown]

@@ -8,12 +8,19 @@ import numpy as np
 from experiments import cells, separability
 from experiments.protocol import Entry, TUNING, VALIDATION
 from experiments.reports import tuning_figures as figures
-from experiments.reports.drawing import heat_maps, save
+from experiments.reports.figures import heat_maps, save
 from experiments.reports.markdown import bounds, grouped, listed, table
-from experiments.reports.opening import protocol, write
-from experiments.reports.results import amount, caveats, errors, numbers, read, Results
+from experiments.reports.results import (
+    amount,
+    caveats,
+    errors,
+    numbers,
+    read_results,
+    Results,
+)
+from experiments.reports.template import protocol_section, save_report
 from experiments.separability import Ridge, SEPARATE
-from experiments.statistics import FEWEST, holm, LEVEL
+from experiments.statistics import holm, LEVEL, MIN_VALUES
 
 
 RIDGE = "ridge"  # the stage of the points that a slope needs
@@ -32,29 +39,29 @@ class Grid(NamedTuple):
     coarse: np.ndarray  # mean validation error in tuning, [learning rates, strengths]
     ridge: Ridge | None
     seeds: int  # of the ridge
-    words: str = "no ridge"  # whether learning rate and λ are separate knobs here
+    verdict: str = "no ridge"  # whether learning rate and λ are separate knobs here
 
 
 def grids_of(results: Results) -> list[Grid]:
     """All entries, in the order of the plan."""
-    return _judged([_grid(results, entry) for entry in results.plan.entries])
+    return _with_verdicts([_grid(results, entry) for entry in results.plan.entries])
 
 
-def _judged(grids: list[Grid]) -> list[Grid]:
-    """With words; p-values are corrected for both tests of all ridges together."""
+def _with_verdicts(grids: list[Grid]) -> list[Grid]:
+    """The grids with verdicts; p-values are corrected for both tests of all ridges."""
     ridges = [grid.ridge for grid in grids if grid.ridge is not None]
     tests = [p for ridge in ridges for p in (ridge.p_separable, ridge.p_coupled)]
     corrected = iter(holm(tests)) if tests else iter(())
     found = []
     for grid in grids:
-        words = grid.words
+        verdict = grid.verdict
         if grid.ridge is not None:
             separable, coupled = next(corrected) < LEVEL, next(corrected) < LEVEL
-            words = "not separable" if coupled else "undetermined"
-            words = "separable" if separable else words
-        if grid.ridge is not None and grid.seeds < FEWEST:
-            words = "undetermined"
-        found.append(grid._replace(words=words))
+            verdict = "not separable" if coupled else "undetermined"
+            verdict = "separable" if separable else verdict
+        if grid.ridge is not None and grid.seeds < MIN_VALUES:
+            verdict = "undetermined"
+        found.append(grid._replace(verdict=verdict))
     return found
 
 
@@ -65,12 +72,12 @@ def _grid(results: Results, entry: Entry) -> Grid:
     # Both stages are on the seeds of validation.
     valley = errors(results, entry, VALIDATION) | errors(results, entry, RIDGE)
     seeds = results.plan.validation_seeds
-    return Grid(entry, coarse, separability.ridge(valley), seeds)
+    return Grid(entry, coarse, separability.fit_ridge(valley), seeds)
 
 
 def write_report(folder: Path) -> str:
-    """Figures first, then report.md; returns the verdict."""
-    results = read(folder)
+    """Write the figures, then report.md; returns the verdict."""
+    results = read_results(folder)
     grids = grids_of(results)
     tasks = cells.unique(results.table, "task")
     for task in tasks:
@@ -81,20 +88,25 @@ def write_report(folder: Path) -> str:
     save(figures.ridges(grids), folder / "ridges.png")
     save(figures.advantage(grids), folder / "advantage.png")
     title = "What does tuning see: are learning rate and decay two knobs?"
-    return write(
-        *(folder, title, QUESTION, conclusion(results, grids)),
-        *(_ridges(grids), ADVANTAGE),
+    return save_report(
+        folder,
+        title,
+        QUESTION,
+        conclusion(results, grids),
+        _ridges(grids),
+        ADVANTAGE,
         *(_task(results, task) for task in tasks),
-        *(protocol(results), LIMITS),
+        protocol_section(results),
+        LIMITS,
         stored="`cells.csv` (every run)",
     )
 
 
 def conclusion(results: Results, grids: list[Grid]) -> str:
-    """The answer, derived from the numbers."""
+    """The verdict, derived from the numbers."""
     decoupled = [grid for grid in grids if grid.entry.labels["place"] != "L2"]
     l2 = [grid for grid in grids if grid.entry.labels["place"] == "L2"]
-    said = [
+    paragraphs = [
         f"Are learning rate and λ separate? With decoupled decay: {_counts(decoupled)} "
         f"With L2: {_counts(l2)}"
     ]
@@ -105,33 +117,35 @@ def conclusion(results: Results, grids: list[Grid]) -> str:
             if name.startswith(f"{task}: ")
         ]
         clear = [
-            f"{name} {amount(each)}, {each.words}" for name, each in found if each.sign
+            f"{name} {amount(each)}, {each.verdict}"
+            for name, each in found
+            if each.sign
         ]
-        rest = grouped([(n, c.words) for n, c in found if not c.sign], "for")
-        told = [*clear, *([rest] if rest else [])]
-        said.append(f"**{task}**, points of test accuracy: {'; '.join(told)}.")
-    return "\n\n".join([*said, caveats(results)])
+        rest = grouped([(n, c.verdict) for n, c in found if not c.sign], "for")
+        texts = [*clear, *([rest] if rest else [])]
+        paragraphs.append(f"**{task}**, points of test accuracy: {'; '.join(texts)}.")
+    return "\n\n".join([*paragraphs, caveats(results)])
 
 
 def _counts(grids: list[Grid]) -> str:
     """Such as: 1 of the 18 grids is shown to be separable (`a`), 17 have no ridge."""
-    by_words: dict[str, list[str]] = {"separable": []}
+    by_verdict: dict[str, list[str]] = {"separable": []}
     for grid in grids:
-        by_words.setdefault(grid.words, []).append(f"`{grid.entry.name}`")
-    told = []
+        by_verdict.setdefault(grid.verdict, []).append(f"`{grid.entry.name}`")
+    counts = []
     for name, one, many in (
         ("separable", "is shown to be separable", "are shown to be separable"),
         ("not separable", "is shown not to be", "are shown not to be"),
         ("undetermined", "is undetermined", "are undetermined"),
         ("no ridge", "has no ridge", "have no ridge"),
     ):
-        names = by_words.get(name)
+        names = by_verdict.get(name)
         if names is None:
             continue
-        count = f"{len(names)} of the {len(grids)} grids" if not told else len(names)
+        count = f"{len(names)} of the {len(grids)} grids" if not counts else len(names)
         which = f" ({listed(names)})" if names and "separable" in name else ""
-        told.append(f"{count} {one if len(names) == 1 else many}{which}")
-    return f"{', '.join(told)}."
+        counts.append(f"{count} {one if len(names) == 1 else many}{which}")
+    return f"{', '.join(counts)}."
 
 
 def _ridges(grids: list[Grid]) -> str:
@@ -140,7 +154,7 @@ def _ridges(grids: list[Grid]) -> str:
             f"`{grid.entry.name}`",
             grid.entry.labels["place"],
             _slope(grid),
-            grid.words,
+            grid.verdict,
             str(len(grid.ridge.centres) if grid.ridge else 0),
             f"{separability.gain(grid.coarse):.1f}",
             f"{separability.regret(grid.coarse):.2f}",
@@ -181,7 +195,7 @@ of error above the best of its learning rate. 0: separate; −1: only γλ matte
 λ/γ matters. It is measured on the seeds of validation, over the learning **rates**
 whose best error is within {separability.GOOD:g} points of the best of all, and where
 the error rises by {separability.RISE:g} points on both sides. "No ridge": fewer than
-{separability.FEWEST} of these. "Separable": shown to lie within ±{SEPARATE:g} by two
+{separability.MIN_RATES} of these. "Separable": shown to lie within ±{SEPARATE:g} by two
 one-sided t-tests. "Not separable": shown to lie outside. "Undetermined": neither.
 Interval and tests are of the jackknife over seeds; the tests have Holm's correction
 over both questions of all ridges, the intervals have none.
@@ -195,7 +209,7 @@ def _slope(grid: Grid) -> str:
     if grid.ridge is None:
         return "–"
     low, high = grid.ridge.low, grid.ridge.high
-    if grid.seeds < FEWEST:
+    if grid.seeds < MIN_VALUES:
         low, high = -np.inf, np.inf
     return f"{grid.ridge.slope:+z.2f} {bounds(low, high, sign=True)}".rstrip()
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.reports.drawing import COLOURS, powers_of_two
+from experiments.reports.figures import COLOURS, powers_of_two
 from experiments.separability import GOOD
 
 

@@ -1,4 +1,4 @@
-"""The report of `why`: the gap against s and against the spread that was measured."""
+"""The report of `why`: the gap against s and against the measured spread."""
 
 from pathlib import Path
 
@@ -8,11 +8,11 @@ from scipy import stats
 
 from experiments.protocol import Entry
 from experiments.reports import mechanism, results as protocols
-from experiments.reports.drawing import band, COLOURS, save
+from experiments.reports.figures import band, COLOURS, save
 from experiments.reports.markdown import grouped
 from experiments.reports.mechanism import DECOUPLED, L2, Spread
-from experiments.reports.opening import protocol, write
 from experiments.reports.results import amount, Results
+from experiments.reports.template import protocol_section, save_report
 
 
 NONE = "adam"
@@ -23,30 +23,32 @@ first layer differ in scale and the labels do not change. Does the gap between A
 L2 and AdamW grow with the spread s?"""
 
 
-def place(entry: Entry) -> str:
-    """What the contrasts call an entry's task and spread."""
+def setting_name(entry: Entry) -> str:
+    """The name of an entry's task and spread in the contrasts."""
     return f"{entry.labels['task']}, s = {entry.fixed['spread']:g}"
 
 
 def write_report(folder: Path) -> str:
-    """Figures first, then report.md; returns the verdict."""
-    results = protocols.read(folder)
+    """Write the figures, then report.md; returns the verdict."""
+    results = protocols.read_results(folder)
     shrinks = mechanism.shrinks(folder)
-    spreads = mechanism.spreads(results, place)
+    spreads = mechanism.spreads(results, setting_name)
     save(gap_figure(results), folder / "gap.png")
     save(mechanism.spread_figure(spreads), folder / "spread.png")
     save(mechanism.shrink_figure(shrinks), folder / "mechanism.png")
     measured = shrinks[L2]
     where = f"{measured['task'].item()} at s = {float(measured['spread']):g}"
-    return write(
+    return save_report(
         folder,
-        *("Why would decoupled decay be better?", QUESTION, conclusion(results)),
+        "Why would decoupled decay be better?",
+        QUESTION,
+        conclusion(results),
         _gaps(results, spreads),
         "## The mechanism",
         mechanism.shrink_caption(shrinks, where),
         "## Numbers",
         protocols.numbers(results, "task, s and arm", list(results.outcomes)),
-        protocol(results),
+        protocol_section(results),
         LIMITS,
         stored=mechanism.FILES,
     )
@@ -57,7 +59,7 @@ def conclusion(results: Results) -> str:
     places: dict[str, list[str]] = {}
     for entry in results.plan.entries:
         mine = places.setdefault(entry.labels["task"], [])
-        mine += [] if place(entry) in mine else [place(entry)]
+        mine += [] if setting_name(entry) in mine else [setting_name(entry)]
     slopes = {
         task: results.compared[f"{task}: slope of the gap on s"]
         for task, mine in places.items()
@@ -70,7 +72,7 @@ def conclusion(results: Results) -> str:
     }
     lead = (
         "Slope of the gap between AdamW and Adam with L2 on s: "
-        f"{grouped((task, slope.words) for task, slope in slopes.items())}. "
+        f"{grouped((task, slope.verdict) for task, slope in slopes.items())}. "
     )
     if any(wins.values()):
         lead += (
@@ -79,8 +81,8 @@ def conclusion(results: Results) -> str:
         )
     else:
         lead += "Neither is clearly better than no decay in any setting."
-    told = [_task(results, task, mine) for task, mine in places.items()]
-    return "\n\n".join([lead, *told, protocols.caveats(results)])
+    texts = [_task(results, task, mine) for task, mine in places.items()]
+    return "\n\n".join([lead, *texts, protocols.caveats(results)])
 
 
 def _task(results: Results, task: str, places: list[str]) -> str:
@@ -89,16 +91,17 @@ def _task(results: Results, task: str, places: list[str]) -> str:
 
     def words(one: str, other: str) -> list[tuple[str, str]]:
         found = [results.compared[f"{each}: {one} − {other}"] for each in places]
-        return [(s, c.words) for s, c in zip(spreads, found, strict=True)]
+        return [(s, c.verdict) for s, c in zip(spreads, found, strict=True)]
 
     gaps = [results.compared[f"{each}: {DECOUPLED} − {L2}"] for each in places]
     means = [gap.difference.mean for gap in gaps]
-    told = [
-        f"{amount(gap)} at {s}, {gap.words}"
+    at_spreads = [
+        f"{amount(gap)} at {s}, {gap.verdict}"
         for s, gap in zip(spreads, gaps, strict=True)
     ]
     text = (
-        f"**{task}**: points of test accuracy, AdamW − Adam with L2: {'; '.join(told)}."
+        f"**{task}**: points of test accuracy, AdamW − Adam with L2: "
+        f"{'; '.join(at_spreads)}."
     )
     slope = results.compared.get(f"{task}: slope of the gap on s")
     if slope is not None:
@@ -134,7 +137,7 @@ def gap_figure(results: Results) -> Figure:
             unsure = [s for s, x in by_s.items() if x.open]
             at = [protocols.test_error(by_s[s], measure).mean for s in unsure]
             upper.plot(unsure, at, "o", ms=5, mec=colour, mfc="white")
-        places = {x.entry.fixed["spread"]: place(x.entry) for x in mine}
+        places = {x.entry.fixed["spread"]: setting_name(x.entry) for x in mine}
         gaps = {
             s: results.compared[f"{at}: {DECOUPLED} − {L2}"] for s, at in places.items()
         }

@@ -28,15 +28,15 @@ import optax
 
 import decayax as dx
 from experiments.arms import scheduled
-from experiments.digits_plan import DigitsPlan
-from experiments.engine.chunks import Bar, Piece
-from experiments.engine.plan import Block, Cell, Chain, grid
+from experiments.engine.compilation_cache import CompilationCache
+from experiments.engine.config import grid, HParams, OptimizerFactory, SweepGroup
 from experiments.engine.study import Stage, Study
-from experiments.engine.workshop import Workshop
+from experiments.engine.training import Measurement, Progress
 from experiments.reports.bf16 import (
     claims as claims,
     write_report as write_report,
 )
+from experiments.training_setups import DigitsPlan
 
 
 Optimizer = optax.GradientTransformationExtraArgs
@@ -45,15 +45,15 @@ TRAINING, DECAYING, MEMORY = "training", "without gradients", "memory"
 BFLOAT16_DIGITS = 8  # of a weight, with the leading one
 
 
-class Arm(NamedTuple):
-    """A dtype of everything, and what is put around optax.adamw."""
+class RoundingArm(NamedTuple):
+    """The dtype of a network, and the wrapper of optax.adamw."""
 
     name: str
     dtype: str
     wrap: Wrap
 
     @property
-    def chain(self) -> Chain:
+    def make_optimizer(self) -> OptimizerFactory:
         """For the engine."""
         return functools.partial(scheduled, functools.partial(wrapped, self.wrap))
 
@@ -78,32 +78,38 @@ def float32_inside(optimizer: Optimizer) -> Optimizer:
     return Optimizer(lambda params: optimizer.init(wide(params)), update)
 
 
-def itself(optimizer: Optimizer) -> Optimizer:
+def unwrapped(optimizer: Optimizer) -> Optimizer:
     return optimizer
 
 
-def with_narrow_moments(wrap: Wrap, optimizer: Optimizer) -> Optimizer:
+def wrap_bf16_moments(wrap: Wrap, optimizer: Optimizer) -> Optimizer:
     return wrap(dx.with_state_dtype(optimizer, jnp.bfloat16))
 
 
-def narrow(wrap: Wrap) -> Wrap:
-    """The same with moments in bfloat16."""
-    return functools.partial(with_narrow_moments, wrap)
+def with_bf16_moments(wrap: Wrap) -> Wrap:
+    """The same wrapper with moments in bfloat16."""
+    return functools.partial(wrap_bf16_moments, wrap)
 
 
 ARMS = (
-    Arm("float32", "float32", itself),
-    Arm("bf16", "bfloat16", itself),
-    Arm("bf16, float32 inside", "bfloat16", float32_inside),
-    Arm("stochastic", "bfloat16", dx.with_stochastic_rounding),
-    Arm("compensated", "bfloat16", dx.with_compensation),
-    Arm("stochastic, moments too", "bfloat16", narrow(dx.with_stochastic_rounding)),
-    Arm("compensated, moments too", "bfloat16", narrow(dx.with_compensation)),
+    RoundingArm("float32", "float32", unwrapped),
+    RoundingArm("bf16", "bfloat16", unwrapped),
+    RoundingArm("bf16, float32 inside", "bfloat16", float32_inside),
+    RoundingArm("stochastic", "bfloat16", dx.with_stochastic_rounding),
+    RoundingArm("compensated", "bfloat16", dx.with_compensation),
+    RoundingArm(
+        "stochastic, moments too",
+        "bfloat16",
+        with_bf16_moments(dx.with_stochastic_rounding),
+    ),
+    RoundingArm(
+        "compensated, moments too", "bfloat16", with_bf16_moments(dx.with_compensation)
+    ),
 )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Plan(DigitsPlan):
+class Bf16Plan(DigitsPlan):
     """All that decides the numbers."""
 
     arms: tuple[str, ...] = tuple(arm.name for arm in ARMS)
@@ -118,12 +124,12 @@ class Plan(DigitsPlan):
     epochs_per_segment: int = 200
     chunk: int = 16
 
-    def chosen(self) -> list[Arm]:
-        """The arms by these names."""
+    def chosen(self) -> list[RoundingArm]:
+        """The arms with these names."""
         named = {arm.name: arm for arm in ARMS}
         return [named[name] for name in self.arms]
 
-    def cells(self) -> tuple[Cell, ...]:
+    def cells(self) -> tuple[HParams, ...]:
         """The runs of an arm in part 2."""
         return grid(
             learning_rate=[self.learning_rate],
@@ -132,8 +138,8 @@ class Plan(DigitsPlan):
         )
 
 
-FULL = Plan(rates=(1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2))
-SMOKE = Plan(
+FULL = Bf16Plan(rates=(1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2))
+SMOKE = Bf16Plan(
     arms=("float32", "bf16", "bf16, float32 inside", "stochastic", "compensated"),
     rates=(1e-4, 1e-2),
     kept_steps=100,
@@ -146,38 +152,42 @@ SMOKE = Plan(
 )
 
 
-def study(plan: Plan) -> Study:
+def study(plan: Bf16Plan) -> Study:
     """Part 2 first, as it is the longer."""
     count = len(plan.arms)
     return Study(
         name="bf16",
         plan=plan,
         stages=(
-            Stage(TRAINING, count * len(plan.cells()), lambda _: trained(plan)),
-            Stage(DECAYING, 0, lambda _: decayed(plan)),
-            Stage(MEMORY, 0, lambda _: [Piece("memory", memory(plan))]),
+            Stage(TRAINING, count * len(plan.cells()), lambda _: training_groups(plan)),
+            Stage(DECAYING, 0, lambda _: decay_measurements(plan)),
+            Stage(MEMORY, 0, lambda _: [memory_measurement(plan)]),
         ),
         report=write_report,
     )
 
 
-def trained(plan: Plan) -> list[Block]:
+def training_groups(plan: Bf16Plan) -> list[SweepGroup]:
     """Part 2: every arm on the same seeds."""
     return [
-        Block({"arm": arm.name}, plan.static(arm.chain, arm.dtype), plan.cells())
+        SweepGroup(
+            {"arm": arm.name}, plan.config(arm.make_optimizer, arm.dtype), plan.cells()
+        )
         for arm in plan.chosen()
     ]
 
 
-def decayed(plan: Plan) -> list[Piece]:
+def decay_measurements(plan: Bf16Plan) -> list[Measurement]:
     """Part 1: weights without gradients, for every rate."""
 
-    def piece(number: int, arm: Arm) -> Piece:
-        def make(shop: Workshop, bar: Bar) -> dict[str, np.ndarray]:
-            bar.say(f"decaying {arm.name}")
-            found = [kept_share(plan, arm, rate) for rate in plan.rates]
+    def measurement(number: int, arm: RoundingArm) -> Measurement:
+        def measure(
+            cache: CompilationCache, progress: Progress
+        ) -> dict[str, np.ndarray]:
+            progress.set_description(f"decaying {arm.name}")
+            found = [retained_fraction(plan, arm, rate) for rate in plan.rates]
             kept, carried = zip(*found, strict=True)
-            bar.advance(1)
+            progress.advance(1)
             return {
                 "arm": np.array(arm.name),
                 "rate": np.array(plan.rates),  # γλ
@@ -186,24 +196,26 @@ def decayed(plan: Plan) -> list[Piece]:
                 "exact": (1 - np.array(plan.rates)) ** plan.kept_steps,
             }
 
-        return Piece(f"kept-{number}", make)
+        return Measurement(f"kept-{number}", measure)
 
-    return [piece(number, arm) for number, arm in enumerate(plan.chosen())]
+    return [measurement(number, arm) for number, arm in enumerate(plan.chosen())]
 
 
-def kept_share(plan: Plan, arm: Arm, rate: float) -> tuple[float, float]:
-    """What is left of an arm's weights after `kept_steps` steps without gradients.
+def retained_fraction(
+    plan: Bf16Plan, arm: RoundingArm, rate: float
+) -> tuple[float, float]:
+    """The fraction of the weights left after `kept_steps` steps without gradients.
 
-    Of the weights alone, and of the weights with the residual that compensation keeps.
+    Without and with the residual that compensation stores.
     """
     weights = jax.random.normal(jax.random.key(0), (plan.kept_weights,))
-    kept, carried = _kept(plan.kept_steps, plan.learning_rate, arm, weights, rate)
+    kept, carried = _retained(plan.kept_steps, plan.learning_rate, arm, weights, rate)
     return float(kept), float(carried)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _kept(
-    steps: int, learning_rate: float, arm: Arm, weights: jax.Array, rate: Any
+def _retained(
+    steps: int, learning_rate: float, arm: RoundingArm, weights: jax.Array, rate: Any
 ) -> tuple[jax.Array, jax.Array]:
     weights = weights.astype(arm.dtype)
     strength = rate / learning_rate
@@ -211,8 +223,8 @@ def _kept(
 
     def step(_: Any, carry: Any) -> Any:
         params, state = carry
-        still = jnp.zeros_like(params)
-        updates, state = optimizer.update(still, state, params)
+        gradient = jnp.zeros_like(params)
+        updates, state = optimizer.update(gradient, state, params)
         return optax.apply_updates(params, updates), state
 
     carry = weights, optimizer.init(weights)
@@ -220,33 +232,33 @@ def _kept(
     before, after = (x.astype(jnp.float32) for x in (weights, params))
     square = jnp.vdot(before, before)
     residual = optax.tree_utils.tree_get(state, "residual")
-    left = after if residual is None else after + in_numbers(after, residual)
+    left = after if residual is None else after + residual_value(after, residual)
     return jnp.vdot(before, after) / square, jnp.vdot(before, left) / square
 
 
-def in_numbers(weight: jax.Array, residual: jax.Array) -> jax.Array:
-    """A residual as `dx.with_compensation` has it: in 65536ths of the weight's gap."""
+def residual_value(weight: jax.Array, residual: jax.Array) -> jax.Array:
+    """The value of a residual of `dx.with_compensation`: in 65536ths of an ulp."""
     _, exponent = jnp.frexp(weight)  # |weight| in [2^(exponent - 1), 2^exponent)
-    gap = jnp.ldexp(jnp.float32(1), exponent - BFLOAT16_DIGITS)
-    return residual.astype(jnp.float32) / 2**16 * gap
+    ulp = jnp.ldexp(jnp.float32(1), exponent - BFLOAT16_DIGITS)
+    return residual.astype(jnp.float32) / 2**16 * ulp
 
 
-def memory(plan: Plan) -> Callable[[Workshop, Bar], dict[str, np.ndarray]]:
+def memory_measurement(plan: Bf16Plan) -> Measurement:
     """Bytes per weight between steps, from the arrays themselves; no gradients."""
 
-    def make(shop: Workshop, bar: Bar) -> dict[str, np.ndarray]:
-        bar.say("counting bytes")
+    def measure(cache: CompilationCache, progress: Progress) -> dict[str, np.ndarray]:
+        progress.set_description("counting bytes")
         found = np.array([bytes_per_weight(plan, arm) for arm in plan.chosen()])
         names = np.array([arm.name for arm in plan.chosen()])
-        bar.advance(1)
+        progress.advance(1)
         return {"arm": names, "weights": found[:, 0], "state": found[:, 1]}
 
-    return make
+    return Measurement("memory", measure)
 
 
-def bytes_per_weight(plan: Plan, arm: Arm) -> tuple[float, float]:
+def bytes_per_weight(plan: Bf16Plan, arm: RoundingArm) -> tuple[float, float]:
     """Of weights and of the optimizer's state."""
-    task = plan.recipe(arm.dtype).task()
+    task = plan.setup(arm.dtype).task()
     params = jax.eval_shape(task.init, {"seed": jnp.int32(0)})
     optimizer = wrapped(arm.wrap, 1e-3, weight_decay=0.1, mask=None)
     state = jax.eval_shape(optimizer.init, params)

@@ -12,16 +12,16 @@ Reference   Loshchilov and Hutter, *Decoupled Weight Decay Regularization*, ICLR
 
 Three tasks, and on each Adam without decay, with L2, and AdamW. All go through the
 protocol (`experiments/protocol.py`). In the runs without decay the spread of √v over
-the weights is measured, which anyone can read from the state of an Adam optimizer; and
-on the first task how much each weight shrinks in a step.
+the weights is measured, which anyone can read from the state of an Adam optimizer. On
+the first task it is also measured how much each weight shrinks in a step.
 """
 
 import dataclasses
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from experiments import arms, mechanism, protocol, recipes
-from experiments.engine.plan import Chain, cosine, Static
+from experiments import arms, mechanism, protocol, training_setups
+from experiments.engine.config import cosine, OptimizerFactory, StaticConfig
 from experiments.engine.study import Study
 from experiments.protocol import Contrast, difference, Entry
 from experiments.reports.demo import write_report as write_report
@@ -30,8 +30,12 @@ from experiments.tasks import Classification
 
 
 NONE, L2, DECOUPLED = "adam", "adam_l2", "adamw"
-# Without decay: the L2 chain with λ = 0, which adds 0·θ to the gradient.
-CHAINS: dict[str, Chain] = {NONE: arms.adam_l2, L2: arms.adam_l2, DECOUPLED: arms.adamw}
+# Without decay: the L2 optimizer with λ = 0, which adds 0·θ to the gradient.
+OPTIMIZERS: dict[str, OptimizerFactory] = {
+    NONE: arms.adam_l2,
+    L2: arms.adam_l2,
+    DECOUPLED: arms.adamw,
+}
 RATES = Axis("learning_rate", powers(-13, -3, 2), 2.0**-17, 2.0**1)
 DECAYS = {
     L2: Axis("weight_decay", powers(-10, 0), 2.0**-16, 2.0**4),
@@ -39,47 +43,49 @@ DECAYS = {
 }
 
 
-class Task(NamedTuple):
-    """What is trained, and for how long."""
+class DemoTask(NamedTuple):
+    """A training setup, and the number of epochs."""
 
     name: str
-    recipe: Classification
+    setup: Classification
     epochs: int
-    fixed: dict[str, float]  # numbers of every run
+    fixed: dict[str, float]  # hyper-parameters of every run
 
 
 TASKS = (
-    Task("unlike scales", recipes.STUDENT, 40, {"spread": 0.5}),
-    Task("LayerNorm", recipes.LAYERNORM, 60, {}),
-    Task("plain", recipes.DIGITS, 40, {}),
+    DemoTask("unlike scales", training_setups.STUDENT, 40, {"spread": 0.5}),
+    DemoTask("LayerNorm", training_setups.LAYERNORM, 60, {}),
+    DemoTask("plain", training_setups.DIGITS, 40, {}),
 )
 
 
-def entries(task: Task) -> list[Entry]:
+def entries(task: DemoTask) -> list[Entry]:
     """The three arms on a task."""
     found = []
-    for arm, chain in CHAINS.items():
+    for arm, make_optimizer in OPTIMIZERS.items():
         # Two segments: the mechanism is measured between them.
-        static = Static(task.recipe, chain, task.epochs, task.epochs // 2, cosine)
+        config = StaticConfig(
+            task.setup, make_optimizer, task.epochs, task.epochs // 2, cosine
+        )
         axes = (DECAYS[arm], RATES) if arm in DECAYS else (RATES,)
         fixed = task.fixed | ({} if arm in DECAYS else {"weight_decay": 0.0})
         labels = {"task": task.name, "arm": arm}
-        found.append(Entry(f"{task.name} {arm}", labels, static, axes, fixed))
+        found.append(Entry(f"{task.name} {arm}", labels, config, axes, fixed))
     return found
 
 
-def contrasts(task: Task) -> list[Contrast]:
+def contrasts(task: DemoTask) -> list[Contrast]:
     """The places against one another, and each against no decay."""
     found = []
     for one, other in ((DECOUPLED, L2), (L2, NONE), (DECOUPLED, NONE)):
-        names = f"{task.name} {one}", f"{task.name} {other}"
-        found.append(difference(*names, one, other, task.name))
+        first, second = f"{task.name} {one}", f"{task.name} {other}"
+        found.append(difference(first, second, one, other, task.name))
     return found
 
 
-def plan_of(tasks: Sequence[Task], **numbers: Any) -> mechanism.Plan:
+def plan_of(tasks: Sequence[DemoTask], **numbers: Any) -> mechanism.MechanismPlan:
     """The plan for some tasks; shrinks are measured on the first."""
-    return mechanism.Plan(
+    return mechanism.MechanismPlan(
         entries=tuple(entry for task in tasks for entry in entries(task)),
         contrasts=tuple(contrast for task in tasks for contrast in contrasts(task)),
         shrinks=tuple(f"{tasks[0].name} {arm}" for arm in (L2, DECOUPLED)),
@@ -102,7 +108,7 @@ SMOKE = dataclasses.replace(
 )
 
 
-def study(plan: mechanism.Plan) -> Study:
+def study(plan: mechanism.MechanismPlan) -> Study:
     """The protocol, then what is measured in runs of its choices."""
     stages = (*protocol.stages(plan), mechanism.stage(plan))
     return Study(name="demo", plan=plan, stages=stages, report=write_report)

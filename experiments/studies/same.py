@@ -28,15 +28,22 @@ import optax
 
 import decayax as dx
 from experiments import arms
-from experiments.digits_plan import DigitsPlan
-from experiments.engine import program, workshop
-from experiments.engine.chunks import Bar, Piece
-from experiments.engine.plan import Chain, constant, cosine, multiplier, Task
+from experiments.engine import program
+from experiments.engine.compilation_cache import CompilationCache, load_data
+from experiments.engine.config import (
+    constant,
+    cosine,
+    multiplier,
+    OptimizerFactory,
+    Task,
+)
 from experiments.engine.study import Stage, Study
+from experiments.engine.training import Measurement, Progress
 from experiments.reports.same import (
     claims as claims,
     write_report as write_report,
 )
+from experiments.training_setups import DigitsPlan
 
 
 PLAIN_SGD = {
@@ -44,7 +51,7 @@ PLAIN_SGD = {
     "decoupled": functools.partial(arms.scheduled, dx.sgdw),
 }
 # By base: the same λθ at two places.
-PAIRS: dict[str, dict[str, Chain]] = {
+PAIRS: dict[str, dict[str, OptimizerFactory]] = {
     "SGD": PLAIN_SGD,
     "momentum": {"L2": arms.sgd_l2, "decoupled": arms.sgdw},
     "RMSprop": {"L2": arms.rmsprop_l2, "decoupled": arms.rmspropw},
@@ -54,7 +61,7 @@ SCHEDULES = {"constant": constant, "cosine": cosine}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Plan(DigitsPlan):
+class SamePlan(DigitsPlan):
     """All that decides the numbers."""
 
     # (a) without gradients
@@ -74,7 +81,7 @@ class Plan(DigitsPlan):
     chunk: int = 2
 
 
-FULL = Plan(
+FULL = SamePlan(
     learning_rates={"SGD": 0.1, "momentum": 0.01, "RMSprop": 1e-3, "Adam": 1e-3},
     ratios=(0.0, *(2.0**k for k in range(-4, 13))),
 )
@@ -89,14 +96,14 @@ SMOKE = dataclasses.replace(
 )
 
 
-def study(plan: Plan) -> Study:
+def study(plan: SamePlan) -> Study:
     """Measurements only, no runs to choose from."""
     pairs = [(base, rate) for base in plan.learning_rates for rate in plan.schedules]
-    still = Piece("still", functools.partial(without_gradients, plan))
-    over_seeds = jax.vmap(functools.partial(beginning, plan), (0, None))
-    begin = jax.jit(over_seeds, compiler_options=program.LIGHTLY)
+    still = Measurement("still", functools.partial(without_gradients, plan))
+    over_seeds = jax.vmap(functools.partial(start_of_seed, plan), (0, None))
+    begin = jax.jit(over_seeds, compiler_options=program.FAST_COMPILE)
     apart = [
-        Piece(f"apart-{b}-{s}", functools.partial(two_runs, plan, b, s, begin))
+        Measurement(f"apart-{b}-{s}", functools.partial(two_runs, plan, b, s, begin))
         for b, s in pairs
     ]
     return Study(
@@ -104,32 +111,32 @@ def study(plan: Plan) -> Study:
         plan=plan,
         stages=(Stage("measurements", 0, lambda _: [still, *apart]),),
         report=write_report,
-        recipes=(plan.recipe(),),
+        setups=(plan.setup(),),
     )
 
 
 def without_gradients(
-    plan: Plan, shop: workshop.Workshop, bar: Bar
+    plan: SamePlan, cache: CompilationCache, progress: Progress
 ) -> dict[str, np.ndarray]:
     """(a): a weight of 1 after every step, by base, place and λ."""
-    bar.say("without gradients")
+    progress.set_description("without gradients")
     found = {
-        f"{base}/{place}": _still(plan, chain)
-        for base, chains in PAIRS.items()
-        for place, chain in chains.items()
+        f"{base}/{place}": _still(plan, make_optimizer)
+        for base, optimizers in PAIRS.items()
+        for place, make_optimizer in optimizers.items()
     }
-    bar.advance(1)
+    progress.advance(1)
     return found
 
 
-def _still(plan: Plan, chain: Chain) -> np.ndarray:
+def _still(plan: SamePlan, make_optimizer: OptimizerFactory) -> np.ndarray:
     """float32[λ, steps + 1]: the weight, which begins as 1."""
 
     @jax.jit
     @jax.vmap
     def run(strength: jax.Array) -> jax.Array:
-        cell = {"learning_rate": plan.still_rate, "weight_decay": strength}
-        optimizer = chain(cell, lambda step: jnp.float32(1), None)
+        hparams = {"learning_rate": plan.still_rate, "weight_decay": strength}
+        optimizer = make_optimizer(hparams, lambda step: jnp.float32(1), None)
 
         def step(carry: Any, _: None) -> Any:
             theta, state = carry
@@ -144,43 +151,45 @@ def _still(plan: Plan, chain: Chain) -> np.ndarray:
     return np.asarray(run(jnp.array(plan.still_decays)))
 
 
-def beginning(plan: Plan, seed: jax.Array, data: Any) -> tuple[Any, Any, Any]:
-    """What all pairs of a seed share: training part, initial parameters, batches."""
-    task, cell = plan.recipe().task(), {"seed": seed}
+def start_of_seed(plan: SamePlan, seed: jax.Array, data: Any) -> tuple[Any, Any, Any]:
+    """Shared by all pairs of a seed: split, initial parameters, batches."""
+    task, hparams = plan.setup().task(), {"seed": seed}
     batches = program.draw_epochs(task, plan.epochs, seed, 0, data)[: plan.steps]
-    return task.part(cell, data), task.init(cell), batches
+    return task.run_data(hparams, data), task.init(hparams), batches
 
 
 def two_runs(
-    plan: Plan,
+    plan: SamePlan,
     base: str,
     schedule: str,
     begin: Callable[..., tuple[Any, Any, Any]],
-    shop: workshop.Workshop,
-    bar: Bar,
+    cache: CompilationCache,
+    progress: Progress,
 ) -> dict[str, np.ndarray]:
     """(b): how far the runs of a pair get from one another, [ratios, seeds].
 
     max over the steps of ‖θ_L2 − θ_decoupled‖ / ‖θ_L2‖, all parameters together.
     """
-    bar.say(f"{base}, {schedule}")
-    recipe = plan.recipe()
-    data, task = workshop.data_of(shop, recipe), recipe.task()
+    progress.set_description(f"{base}, {schedule}")
+    setup = plan.setup()
+    data, task = load_data(cache, setup), setup.task()
     loss = functools.partial(_loss, task)
-    static = plan.static(PAIRS[base]["L2"])._replace(schedule=SCHEDULES[schedule])
+    config = plan.config(PAIRS[base]["L2"])._replace(schedule=SCHEDULES[schedule])
 
-    def distance(ratio: jax.Array, part: Any, params: Any, batches: Any, data: Any):
+    def distance(
+        ratio: jax.Array, run_data: Any, params: Any, batches: Any, data: Any
+    ) -> jax.Array:
         decays = {"L2": plan.weight_decay, "decoupled": plan.weight_decay * ratio}
         optimizers = []
-        for place, chain in PAIRS[base].items():
+        for place, make_optimizer in PAIRS[base].items():
             rate, decay = plan.learning_rates[base], jnp.float32(decays[place])
-            cell = {"learning_rate": rate, "weight_decay": decay}
-            eta = multiplier(static, task.steps_per_epoch, cell)
-            optimizers.append(chain(cell, eta, task.mask))
+            hparams = {"learning_rate": rate, "weight_decay": decay}
+            eta = multiplier(config, task.steps_per_epoch, hparams)
+            optimizers.append(make_optimizer(hparams, eta, task.mask))
 
         def step(runs: Any, batch: Any) -> Any:
             runs = [
-                _step(optimizer, loss, run, batch, part, data)
+                _step(optimizer, loss, run, batch, run_data, data)
                 for optimizer, run in zip(optimizers, runs, strict=True)
             ]
             (first, _), (second, _) = runs
@@ -194,17 +203,18 @@ def two_runs(
     over_all = jax.jit(jax.vmap(over_seeds, (0, None, None, None, None)))
     seeds = plan.first_seed + jnp.arange(plan.seeds, dtype=jnp.int32)
     begun = time.perf_counter()
-    all_of_them = jnp.asarray(plan.ratios, jnp.float32), *begin(seeds, data), data
-    compiled = over_all.lower(*all_of_them).compile(program.LIGHTLY)
-    shop.compiling.append(time.perf_counter() - begun)
-    found = jax.device_get(compiled(*all_of_them))
-    bar.advance(1)
+    ratios = jnp.asarray(plan.ratios, jnp.float32)
+    arguments = (ratios, *begin(seeds, data), data)
+    compiled = over_all.lower(*arguments).compile(program.FAST_COMPILE)
+    cache.compile_seconds.append(time.perf_counter() - begun)
+    found = jax.device_get(compiled(*arguments))
+    progress.advance(1)
     return {"ratio": np.array(plan.ratios), "distance": np.asarray(found)}
 
 
-def _loss(task: Task, params: Any, batch: Any, part: Any, data: Any) -> jax.Array:
-    """Of a perceptron, which has no state and draws nothing."""
-    return task.loss(params, (), batch, None, part, data)[0]
+def _loss(task: Task, params: Any, batch: Any, run_data: Any, data: Any) -> jax.Array:
+    """Of a perceptron, which has no state and draws no random numbers."""
+    return task.loss(params, (), batch, None, run_data, data)[0]
 
 
 def _step(

@@ -24,10 +24,10 @@ ridge, as tuning shows it, on the seeds of validation, which give its slope.
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from experiments import arms, protocol, recipes, separability
+from experiments import arms, protocol, separability, training_setups
 from experiments.arms import Arm
 from experiments.cells import Table
-from experiments.engine.plan import Block, cosine, Static
+from experiments.engine.config import cosine, StaticConfig, SweepGroup
 from experiments.engine.study import Stage, Study
 from experiments.protocol import Contrast, difference, Entry
 from experiments.reports.tuning import RIDGE, write_report as write_report
@@ -51,13 +51,13 @@ POINTS = 11  # powers of two of the coarse pass along each axis
 FURTHER = 5  # how many more of them the grid may grow by, at either end
 
 
-class Task(NamedTuple):
-    """What is trained, how long, and where each arm's grid begins."""
+class TuningTask(NamedTuple):
+    """A training setup, the number of epochs, and where each arm's grid begins."""
 
     name: str
-    recipe: Classification
+    setup: Classification
     epochs: int
-    fixed: dict[str, float]  # numbers of every run
+    fixed: dict[str, float]  # hyper-parameters of every run
     # The smallest exponents of two, of the learning rate by base and of λ by arm.
     first_rate: dict[str, int]
     first_decay: dict[str, int]
@@ -69,7 +69,7 @@ def axis(name: str, first: int, points: int = POINTS) -> Axis:
     return Axis(name, powers(first, first + points - 1), low, high)
 
 
-def entries(task: Task, chosen: Sequence[Arm], points: int) -> tuple[Entry, ...]:
+def entries(task: TuningTask, chosen: Sequence[Arm], points: int) -> tuple[Entry, ...]:
     """The arms on a task."""
     return tuple(
         Entry(
@@ -80,7 +80,9 @@ def entries(task: Task, chosen: Sequence[Arm], points: int) -> tuple[Entry, ...]
                 "base": arm.base,
                 "place": arm.place,
             },
-            static=Static(task.recipe, arm.chain, task.epochs, task.epochs, cosine),
+            config=StaticConfig(
+                task.setup, arm.make_optimizer, task.epochs, task.epochs, cosine
+            ),
             axes=(
                 axis("weight_decay", task.first_decay[arm.name], points),
                 axis("learning_rate", task.first_rate[arm.base], points),
@@ -91,7 +93,7 @@ def entries(task: Task, chosen: Sequence[Arm], points: int) -> tuple[Entry, ...]
     )
 
 
-def contrasts(task: Task, chosen: Sequence[Arm]) -> tuple[Contrast, ...]:
+def contrasts(task: TuningTask, chosen: Sequence[Arm]) -> tuple[Contrast, ...]:
     """The places of every base against one another."""
     found = []
     for base in dict.fromkeys(arm.base for arm in chosen):
@@ -102,54 +104,74 @@ def contrasts(task: Task, chosen: Sequence[Arm]) -> tuple[Contrast, ...]:
             (INDEPENDENT, LR_SCALED),
         ):
             one, other = named[first], named[second]
-            names = f"{task.name} {one}", f"{task.name} {other}"
-            found.append(difference(*names, one, other, task.name))
+            contrast = difference(
+                f"{task.name} {one}", f"{task.name} {other}", one, other, task.name
+            )
+            found.append(contrast)
     return tuple(found)
 
 
-TEACHER = Task(
+TEACHER = TuningTask(
     name="teacher",
-    recipe=recipes.STUDENT,
+    setup=training_setups.STUDENT,
     epochs=40,
     fixed={"spread": 0.5},
     first_rate={"SGD": -8, "RMSprop": -11, "Adam": -11},
     first_decay={
-        **{"sgd_l2": -11, "sgdw": -6, "sgd_independent": -12},
-        **{"rmsprop_l2": -11, "rmspropw": -5, "rmsprop_independent": -11},
-        **{"adam_l2": -11, "adamw": -5, "adam_independent": -11},
+        "sgd_l2": -11,
+        "sgdw": -6,
+        "sgd_independent": -12,
+        "rmsprop_l2": -11,
+        "rmspropw": -5,
+        "rmsprop_independent": -11,
+        "adam_l2": -11,
+        "adamw": -5,
+        "adam_independent": -11,
     },
 )
-LAYERNORM = Task(
+LAYERNORM = TuningTask(
     name="layernorm",
-    recipe=recipes.LAYERNORM,
+    setup=training_setups.LAYERNORM,
     epochs=60,
     fixed={},
     first_rate={"SGD": -12, "RMSprop": -16, "Adam": -16},
     first_decay={
-        **{"sgd_l2": -8, "sgdw": -4, "sgd_independent": -14},
-        **{"rmsprop_l2": -8, "rmspropw": -2, "rmsprop_independent": -12},
-        **{"adam_l2": -8, "adamw": -2, "adam_independent": -12},
+        "sgd_l2": -8,
+        "sgdw": -4,
+        "sgd_independent": -14,
+        "rmsprop_l2": -8,
+        "rmspropw": -2,
+        "rmsprop_independent": -12,
+        "adam_l2": -8,
+        "adamw": -2,
+        "adam_independent": -12,
     },
 )
-FASHION = Task(
+FASHION = TuningTask(
     name="fashion",
-    recipe=recipes.FASHION,
+    setup=training_setups.FASHION,
     epochs=20,
     fixed={},
     first_rate={"SGD": -9, "RMSprop": -13, "Adam": -13},
     first_decay={
-        **{"sgd_l2": -16, "sgdw": -14, "sgd_independent": -19},
-        **{"rmsprop_l2": -15, "rmspropw": -8, "rmsprop_independent": -14},
-        **{"adam_l2": -13, "adamw": -6, "adam_independent": -14},
+        "sgd_l2": -16,
+        "sgdw": -14,
+        "sgd_independent": -19,
+        "rmsprop_l2": -15,
+        "rmspropw": -8,
+        "rmsprop_independent": -14,
+        "adam_l2": -13,
+        "adamw": -6,
+        "adam_independent": -14,
     },
 )
 
 
 def plan_of(
-    tasks: Sequence[Task], chosen: Sequence[Arm], points: int, **numbers: Any
-) -> protocol.Plan:
+    tasks: Sequence[TuningTask], chosen: Sequence[Arm], points: int, **numbers: Any
+) -> protocol.ProtocolPlan:
     """The plan for some tasks and arms."""
-    return protocol.Plan(
+    return protocol.ProtocolPlan(
         entries=tuple(e for task in tasks for e in entries(task, chosen, points)),
         contrasts=tuple(c for task in tasks for c in contrasts(task, chosen)),
         **numbers,
@@ -171,7 +193,7 @@ SMOKE = plan_of(
 )
 
 
-def study(plan: protocol.Plan) -> Study:
+def study(plan: protocol.ProtocolPlan) -> Study:
     """The protocol, and the points of each ridge on the seeds of validation."""
     points = separability.ROWS * separability.POINTS  # at most
     runs = len(plan.entries) * points * plan.validation_seeds
@@ -186,13 +208,13 @@ def study(plan: protocol.Plan) -> Study:
     )
 
 
-def ridges(plan: protocol.Plan, table: Table) -> list[Block]:
+def ridges(plan: protocol.ProtocolPlan, table: Table) -> list[SweepGroup]:
     """What the slope of each entry needs, where tuning shows a ridge."""
     seeds = plan.seeds(protocol.VALIDATION)
     found = []
     for entry in plan.entries:
         shares = protocol.values(entry, table, protocol.TUNING, plan.measure.score)
         errors = {point: 100 - 100 * each for point, each in shares.items()}
-        if points := separability.points_that_matter(errors):
-            found.append(protocol.block(entry, RIDGE, points, seeds))
+        if points := separability.points_for_slope(errors):
+            found.append(protocol.sweep_group(entry, RIDGE, points, seeds))
     return found

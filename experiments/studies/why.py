@@ -25,8 +25,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments import arms, mechanism, protocol, recipes
-from experiments.engine.plan import Chain, cosine, Static
+from experiments import arms, mechanism, protocol, training_setups
+from experiments.engine.config import cosine, OptimizerFactory, StaticConfig
 from experiments.engine.study import Study
 from experiments.protocol import Contrast, difference, Entry
 from experiments.reports.why import write_report as write_report
@@ -35,7 +35,11 @@ from experiments.tasks import Classification
 
 
 NONE, L2, DECOUPLED = "adam", "adam_l2", "adamw"
-CHAINS: dict[str, Chain] = {NONE: arms.adam_l2, L2: arms.adam_l2, DECOUPLED: arms.adamw}
+OPTIMIZERS: dict[str, OptimizerFactory] = {
+    NONE: arms.adam_l2,
+    L2: arms.adam_l2,
+    DECOUPLED: arms.adamw,
+}
 RATES = Axis("learning_rate", powers(-11, -1, 2), 2.0**-14, 2.0**2)
 DECAYS = {
     L2: Axis("weight_decay", (0.0, *powers(-14, 2)), 2.0**-14, 2.0**6),
@@ -49,20 +53,20 @@ def name_of(task: str, spread: float, arm: str) -> str:
 
 
 def entries(
-    task: str, recipe: Classification, epochs: int, spreads: tuple[float, ...]
+    task: str, setup: Classification, epochs: int, spreads: tuple[float, ...]
 ) -> tuple[Entry, ...]:
     """All arms on a task, at every spread."""
     found = []
     for spread in spreads:
-        for arm, chain in CHAINS.items():
+        for arm, make_optimizer in OPTIMIZERS.items():
             # Two segments: the mechanism is measured between them.
-            static = Static(recipe, chain, epochs, epochs // 2, cosine)
+            config = StaticConfig(setup, make_optimizer, epochs, epochs // 2, cosine)
             fixed = {"spread": spread}
             axes = (DECAYS[arm], RATES) if arm in DECAYS else (RATES,)
             if arm == NONE:
                 fixed["weight_decay"] = 0.0
             name, labels = name_of(task, spread, arm), {"task": task, "arm": arm}
-            found.append(Entry(name, labels, static, axes, fixed))
+            found.append(Entry(name, labels, config, axes, fixed))
     return tuple(found)
 
 
@@ -88,20 +92,20 @@ def contrasts(task: str, spreads: tuple[float, ...]) -> tuple[Contrast, ...]:
 
 
 TASKS: dict[str, tuple[Classification, int, tuple[float, ...]]] = {
-    "teacher": (recipes.STUDENT, 40, (0.0, 0.5, 1.0, 1.5)),
-    "digits": (recipes.DIGITS, 40, (0.0, 0.5, 1.0, 1.5)),
-    "fashion": (recipes.FASHION, 20, (0.0, 1.0)),
+    "teacher": (training_setups.STUDENT, 40, (0.0, 0.5, 1.0, 1.5)),
+    "digits": (training_setups.DIGITS, 40, (0.0, 0.5, 1.0, 1.5)),
+    "fashion": (training_setups.FASHION, 20, (0.0, 1.0)),
 }
 
 
 def plan_of(
     tasks: dict[str, tuple[Classification, int, tuple[float, ...]]], **numbers: Any
-) -> mechanism.Plan:
+) -> mechanism.MechanismPlan:
     """The plan for some tasks; the mechanism is that of the first one at s = 0.5."""
     found = [entry for task, rest in tasks.items() for entry in entries(task, *rest)]
     first, (_, _, spreads) = next(iter(tasks.items()))
     at = min(spreads, key=lambda spread: abs(spread - 0.5))
-    return mechanism.Plan(
+    return mechanism.MechanismPlan(
         entries=tuple(found),
         contrasts=tuple(
             each
@@ -125,13 +129,13 @@ def thinned(entry: Entry) -> Entry:
 
 FULL = plan_of(TASKS)
 SMOKE = plan_of(
-    {"teacher": (recipes.STUDENT, 2, (0.0, 1.0))},
+    {"teacher": (training_setups.STUDENT, 2, (0.0, 1.0))},
     **protocol.SMOKE,
 )
 SMOKE = dataclasses.replace(SMOKE, entries=tuple(map(thinned, SMOKE.entries)))
 
 
-def study(plan: mechanism.Plan) -> Study:
+def study(plan: mechanism.MechanismPlan) -> Study:
     """The protocol, then what is measured in runs of its choices."""
     stages = (*protocol.stages(plan), mechanism.stage(plan))
     return Study(name="why", plan=plan, stages=stages, report=write_report)

@@ -1,4 +1,4 @@
-"""Compiled programs on disk: a process finds what others have compiled."""
+"""Compiled programs on disk: a process finds those that others have compiled."""
 
 import platform
 import warnings
@@ -9,34 +9,36 @@ import jax
 from experiments.engine.describe import digest
 
 
-CPU = Path("/proc/cpuinfo")
+CPU_INFO = Path("/proc/cpuinfo")
 FEATURES = ("flags", "features")  # on x86 and on ARM
 
 
-def keep_compiled(folder: Path) -> None:
+def use_persistent_cache(folder: Path) -> None:
     """Use a folder as JAX's compilation cache, unless the user has chosen one.
 
-    It can be on a disk that different machines share: each kind of processor has a
-    folder of its own, as compiled code may use instructions that another one lacks.
+    The folder can be on a disk that different machines share. Each kind of processor
+    has a subfolder, as compiled code may use instructions that another one lacks.
     """
     if jax.config.values["jax_compilation_cache_dir"] is not None:
         return
-    place = folder.resolve() / processor()  # the process may go to another directory
-    jax.config.update("jax_compilation_cache_dir", str(place))
+    # Absolute, because the process may change its directory.
+    path = folder.resolve() / processor_digest()
+    jax.config.update("jax_compilation_cache_dir", str(path))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    # What cannot be read is compiled again, and what cannot be written is not kept.
+    # An entry that cannot be read is compiled again; one that cannot be written is
+    # lost.
     message = "Error (reading|writing) persistent compilation cache entry"
     warnings.filterwarnings("ignore", message=message)
 
 
-def processor() -> str:
+def processor_digest() -> str:
     """Twelve hex digits that change with the machine's type and its instructions."""
     return digest([platform.system(), platform.machine(), _features()])
 
 
 def _features() -> list[str]:
     try:
-        lines = CPU.read_text(encoding="utf-8").splitlines()
+        lines = CPU_INFO.read_text(encoding="utf-8").splitlines()
     except OSError:
         return [platform.processor()]
     for line in lines:

@@ -1,4 +1,4 @@
-"""What the figures of several studies share: colours, bands, heat maps, whole files."""
+"""Shared by the figures of several studies: colours, bands, heat maps, saving."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -15,11 +15,11 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedLocator, MaxNLocator
 
-from experiments.files import whole
+from experiments.files import atomic_write
 from experiments.outcomes import Outcome
 from experiments.protocol import Entry, TUNING, values
 from experiments.reports.results import error_unit, errors, Results
-from experiments.search import Axis, coarse, Point
+from experiments.search import Axis, coarse_grid, Point
 from experiments.statistics import Estimate
 
 
@@ -37,8 +37,8 @@ RANGE = 15.0  # points above the best that the colours of a heat map span
 
 
 def save(figure: Figure, path: Path) -> None:
-    """As a file that is whole or not there."""
-    with whole(path) as temporary:
+    """Save a figure atomically."""
+    with atomic_write(path) as temporary:
         figure.savefig(temporary, format=path.suffix[1:], dpi=100)
 
 
@@ -115,7 +115,7 @@ def _heat_map(
 ) -> None:
     """Large squares for the coarse grid, small ones upon them for what was added."""
     steps = [_step(axis) for axis in _axes(outcome.entry)]
-    first = set(coarse(outcome.entry.axes))
+    first = set(coarse_grid(outcome.entry.axes))
     for sizes, points in ((steps, [p for p in means if p in first]), ((1, 1), means)):
         squares = [
             Rectangle((x - sizes[0] / 2, y - sizes[1] / 2), *sizes)

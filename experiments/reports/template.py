@@ -1,4 +1,4 @@
-"""How every report begins and ends: question, answer, protocol, where it is from."""
+"""The parts that all reports share: question, verdict, provenance, protocol, files."""
 
 from pathlib import Path
 from typing import Any
@@ -6,45 +6,44 @@ from typing import Any
 from experiments import files, search
 from experiments.engine.store import read_manifest
 from experiments.files import revision_of
-from experiments.protocol import FINAL, Plan, SCREENING, TUNING, VALIDATION
+from experiments.protocol import FINAL, ProtocolPlan, SCREENING, TUNING, VALIDATION
 from experiments.reports.markdown import listed
 from experiments.reports.results import AXES, axes_of, Results
-from experiments.statistics import FEWEST
+from experiments.statistics import MIN_VALUES
 
 
 CLASSIFICATION = "experiments.tasks.Classification"
 MLP = "experiments.models.mlp.mlp"
 STAGES = (TUNING, SCREENING, VALIDATION, FINAL)
-
-
 REPORT = "`python -m experiments report` and the folder"
 
 
-def write(
+def save_report(
     folder: Path,
     title: str,
     question: str,
     verdict: str,
     *parts: str,
     stored: str,
-    again: str | None = REPORT,
+    remake: str | None = REPORT,
 ) -> str:
-    """The whole report, made of its parts and `stored` files; returns the verdict.
+    """Write the report from its parts; returns the verdict.
 
-    `again` makes the report from the files; None if only the manifest's command does.
+    `stored` lists the files of the results. `remake` is the command that makes the
+    report from these files; None if only the command of the manifest does.
     """
     manifest = read_manifest(folder)
     numbers = f"`{manifest['command']}`"
-    made = f"Made again from them by {again}; the numbers by {numbers}."
-    made = f"Made by {numbers}." if again is None else made
+    made = f"Made again from them by {remake}; the numbers by {numbers}."
+    made = f"Made by {numbers}." if remake is None else made
     closing = f"Files: {stored}, `manifest.json`. {made}"
-    begin = opening(title, question, verdict, manifest)
+    begin = header(title, question, verdict, manifest)
     files.write_text(folder / "report.md", "\n\n".join([begin, *parts, closing]) + "\n")
     return f"Verdict. {verdict}"
 
 
-def opening(title: str, question: str, verdict: str, manifest: dict[str, Any]) -> str:
-    """Title, question, verdict and the table of what the numbers were made with."""
+def header(title: str, question: str, verdict: str, manifest: dict[str, Any]) -> str:
+    """Title, question, verdict and the table of the provenance."""
     device, seconds = manifest["device"], manifest["seconds"]
     mixed = manifest.get("mixed")
     versions = ", ".join(f"{k} {v}" for k, v in manifest["versions"].items())
@@ -55,7 +54,7 @@ def opening(title: str, question: str, verdict: str, manifest: dict[str, Any]) -
     rows = [
         ("command", f"`{manifest['command']}`"),
         ("plan", manifest["hash"]),
-        ("cells side by side", _widths(manifest)),
+        ("cells side by side", _parallel(manifest)),
         ("device", f"{device['count']} × {device['kind']}"),
         (
             "runs, seconds",
@@ -71,23 +70,23 @@ def opening(title: str, question: str, verdict: str, manifest: dict[str, Any]) -
     return f"# {title}\n\n**Question.** {question}\n\n**Verdict.** {verdict}\n\n{table}"
 
 
-def _widths(manifest: dict[str, Any]) -> str:
-    """Those that occur: memory halves them, and another plan may have had others."""
+def _parallel(manifest: dict[str, Any]) -> str:
+    """The numbers of parallel cells: memory may halve them, other plans may differ."""
     found = ", ".join(map(str, manifest["cells side by side"])) or "none"
-    return f"{found} (plan: {manifest['chunk']})"
+    return f"{found} (plan: {manifest['plan']['chunk']})"
 
 
 def _revisions(manifest: dict[str, Any]) -> str:
-    """Of all processes that made pieces: more than one is said."""
+    """Git revisions of all processes that wrote results; all, if they differ."""
     return ", ".join(sorted({revision_of(each) for each in manifest["made by"]}))
 
 
-def protocol(results: Results) -> str:
+def protocol_section(results: Results) -> str:
     """How points were chosen and compared, from the plan and from what was run."""
     plan = results.plan
     seeds = {name: _span(plan.seeds(name)) for name in STAGES}
-    grids = {len(search.coarse(entry.axes)) for entry in plan.entries}
-    few = f" With fewer than {FEWEST} seeds there are means and no intervals."
+    grids = {len(search.coarse_grid(entry.axes)) for entry in plan.entries}
+    few = f" With fewer than {MIN_VALUES} seeds there are means and no intervals."
     return f"""\
 ## Protocol
 
@@ -109,15 +108,15 @@ def protocol(results: Results) -> str:
   resampled, and the choice is made again. p-values flip the signs of the paired
   differences, with Holm's correction over all {len(plan.contrasts)} contrasts of the
   study. "Clearly" means: both intervals exclude 0, and the corrected p is below 0.05.\
-{few if plan.final_seeds < FEWEST else ""}"""
+{few if plan.final_seeds < MIN_VALUES else ""}"""
 
 
-def _tasks(plan: Plan) -> str:
-    """A line for each task, or for the entries without one that train the same."""
+def _tasks(plan: ProtocolPlan) -> str:
+    """A line for each task, or for the entries without a task that train the same."""
     found: dict[tuple[str | None, str], list[str]] = {}
     for entry in plan.entries:
         task = entry.labels.get("task")
-        names = found.setdefault((task, _trained(entry.static)), [])
+        names = found.setdefault((task, _setup_text(entry.config)), [])
         names.append(entry.name)
     return "\n".join(
         f"- **{listed(names) if task is None else task}.** {text}"
@@ -125,8 +124,8 @@ def _tasks(plan: Plan) -> str:
     )
 
 
-def _choosing(plan: Plan) -> str:
-    """What decides between points, and what between equal ones."""
+def _choosing(plan: ProtocolPlan) -> str:
+    """The score that decides between points, and the rule for ties."""
     count = plan.measure.count is not None
     scores, equal = ("counts of right answers", "counts") if count else ("scores",) * 2
     orders = [[axis.name for axis in entry.axes] for entry in plan.entries]
@@ -139,10 +138,10 @@ def _choosing(plan: Plan) -> str:
     return f"Their {scores} alone choose. Between equal {equal}\n  {wins}."
 
 
-def _seeded(plan: Plan) -> str:
-    """What differs between seeds."""
-    statics: list[Any] = [entry.static for entry in plan.entries]  # descriptions
-    if all(_is_classification(static["recipe"]) for static in statics):
+def _seeded(plan: ProtocolPlan) -> str:
+    """What a seed decides."""
+    configs: list[Any] = [entry.config for entry in plan.entries]  # descriptions
+    if all(_is_classification(config["setup"]) for config in configs):
         return (
             "A seed\n  decides split, wrong labels, initial weights and batch order, "
             "the same for all arms.\n  Every seed splits the same pool anew."
@@ -151,15 +150,15 @@ def _seeded(plan: Plan) -> str:
 
 
 def _runs(results: Results) -> str:
-    """How many runs the arms had, by what they tune."""
+    """The number of runs of the arms, by the axes that they tune."""
     by_axes: dict[tuple[str, ...], set[int]] = {}
     for outcome in results.outcomes.values():
         by_axes.setdefault(tuple(axes_of([outcome.entry])), set()).add(outcome.runs)
-    said = [
+    texts = [
         f"{_range(runs)} for each arm that tunes {_tuned(axes)}"
         for axes, runs in sorted(by_axes.items(), key=lambda item: -len(item[0]))
     ]
-    return f"Tuning, screening and validation together: {listed(said)}."
+    return f"Tuning, screening and validation together: {listed(texts)}."
 
 
 def _tuned(axes: tuple[str, ...]) -> str:
@@ -178,17 +177,17 @@ def _span(seeds: range) -> str:
     return f"seeds {seeds[0]} to {seeds[-1]}"
 
 
-def _trained(static: Any) -> str:
+def _setup_text(config: Any) -> str:
     """A task in words, from a description of what is trained."""
-    recipe, epochs = static["recipe"], static["epochs"]
-    if not _is_classification(recipe):
-        return f"{_name(recipe).split('.')[-1]}; {epochs} epochs."
-    source = _name(recipe["data"]).split(".")[-2]
+    setup, epochs = config["setup"], config["epochs"]
+    if not _is_classification(setup):
+        return f"{_name(setup).split('.')[-1]}; {epochs} epochs."
+    source = _name(setup["data"]).split(".")[-2]
     return (
-        f"{source.replace('_', ' ')}; {_model(recipe['model'])}; "
-        f"{recipe['train_size']} examples, "
-        f"{100 * recipe['label_noise']:.0f} % of their labels redrawn; "
-        f"{epochs} epochs of batches of {recipe['batch']}."
+        f"{source.replace('_', ' ')}; {_model(setup['model'])}; "
+        f"{setup['train_size']} examples, "
+        f"{100 * setup['label_noise']:.0f} % of their labels redrawn; "
+        f"{epochs} epochs of batches of {setup['batch']}."
     )
 
 
@@ -199,8 +198,8 @@ def _name(description: Any) -> str:
     return description["is"] if "is" in description else _name(description["call"])
 
 
-def _is_classification(recipe: Any) -> bool:
-    return _name(recipe) == CLASSIFICATION
+def _is_classification(setup: Any) -> bool:
+    return _name(setup) == CLASSIFICATION
 
 
 def _model(model: Any) -> str:
