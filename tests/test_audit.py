@@ -626,15 +626,17 @@ def test_the_table_as_text_and_as_html():
     assert "<td>&lt;b&gt;</td>" in escaped._repr_html_()
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-@pytest.mark.parametrize(("rate", "error"), [(1e-4, 0.1), (1e-5, 0.3)])
+@pytest.mark.parametrize(
+    ("dtype", "rate", "error"), [("bfloat16", 1e-4, 0.1), ("float16", 1e-5, 0.3)]
+)
 def test_how_much_decay_survives_16_bits(dtype, rate, error):
-    params = {"kernel": jax.ShapeDtypeStruct((256, 64), dtype)}
+    params = {"kernel": jax.ShapeDtypeStruct((64, 32), dtype)}
     plain = optax.adamw(1e-3, eps=1e-3, weight_decay=rate / 1e-3)
-    (lost,) = dx.audit(plain, params).leaves
+    options = {"gradient_scales": (1.0,), "seeds": 1}
+    lost = leaf_of(plain, params, **options)
     assert abs(lost.surviving_fraction) < 0.2
     for wrapper in (dx.with_stochastic_rounding, dx.with_compensation):
-        audit = dx.audit(wrapper(plain), params)
+        audit = dx.audit(wrapper(plain), params, **options)
         (leaf,) = audit.leaves
         assert leaf.surviving_fraction == pytest.approx(1.0, abs=error)
         assert leaf.rate == pytest.approx(rate, rel=1e-2)

@@ -118,13 +118,7 @@ def audit(
         Loshchilov and Hutter, https://arxiv.org/abs/1711.05101, equation 1.
     """
     _check(learning_rate, gradient_scales, steps, seeds, weight_decay, extra_args)
-    middle = sorted(gradient_scales)[len(gradient_scales) // 2]
-    main = Setting(seed=0, gradient_scale=middle, weight_scale=1.0)
-    settings = [
-        *(main._replace(gradient_scale=scale) for scale in gradient_scales),
-        *(main._replace(seed=seed) for seed in range(1, seeds)),
-        *(main._replace(weight_scale=scale) for scale in WEIGHT_SCALES),
-    ]
+    main, settings = _settings(gradient_scales, seeds)
     built = _build(optimizer, learning_rate)
     # The caller may have strict promotion on, which parts of Optax do not support.
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
@@ -147,6 +141,19 @@ def audit(
             leaves = _with_learning_rate(leaves, readings[main], half)
     findings = find(leaves, declared_decay(built), weight_decay)
     return Audit(tuple(leaves), findings, steps, plan.elementwise, plan.sampled)
+
+
+def _settings(
+    gradient_scales: Sequence[float], seeds: int
+) -> tuple[Setting, list[Setting]]:
+    """The setting whose rate is reported, and all settings."""
+    middle = sorted(gradient_scales)[len(gradient_scales) // 2]
+    main = Setting(seed=0, gradient_scale=middle, weight_scale=1.0)
+    return main, [
+        *(main._replace(gradient_scale=scale) for scale in gradient_scales),
+        *(main._replace(seed=seed) for seed in range(1, seeds)),
+        *(main._replace(weight_scale=scale) for scale in WEIGHT_SCALES),
+    ]
 
 
 def _leaves(plan: ProbePlan, main: Setting, readings: Readings) -> list[LeafAudit]:

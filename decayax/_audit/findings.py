@@ -105,8 +105,8 @@ CHECKS = (
             f"{paths}. The smallest fraction that survives is {_smallest(leaves)}."
         ),
         hint=(
-            "A weight times 1 - rate rounds back to the same weight. Wrap the optimizer "
-            "in dx.with_compensation or dx.with_stochastic_rounding."
+            "A weight times 1 - rate rounds back to the same weight. Wrap the "
+            "optimizer in dx.with_compensation or dx.with_stochastic_rounding."
         ),
     ),
     Check(

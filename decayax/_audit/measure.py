@@ -1,5 +1,6 @@
-# ruff: noqa: F722 (jaxtyping shapes)
 """The readings of all leaves under all settings."""
+
+# ruff: noqa: F722 (ruff reads the shapes of jaxtyping as annotations)
 
 import time
 import warnings

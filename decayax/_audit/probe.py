@@ -1,4 +1,3 @@
-# ruff: noqa: F722 (jaxtyping shapes)
 r"""Runs over T steps: how the weights depend on the initial weights.
 
 The gradients g_1 ... g_T are held fixed. The fraction of the initial weights that is
@@ -12,6 +11,8 @@ with ±h. The JVPs are summed over the updates and not read from the parameters,
 1 − 1e-8 would round to 1. The difference also sees what a derivative misses: signs,
 gates and rounding.
 """
+
+# ruff: noqa: F722 (ruff reads the shapes of jaxtyping as annotations)
 
 import functools
 import itertools

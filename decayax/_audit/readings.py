@@ -1,4 +1,3 @@
-# ruff: noqa: F722 (jaxtyping shapes)
 r"""From traces to rates: what one leaf does under one kind of gradients and weights.
 
     rate = 1 − retention_n^{1/n}
@@ -8,12 +7,14 @@ is the number of all steps T, or the first step after which less than a fifth is
 Later, retention − 1 has lost the digits of the retention.
 """
 
+# ruff: noqa: F722 (ruff reads the shapes of jaxtyping as annotations)
+
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
-from decayax._audit.trace import Trace
+from decayax._audit.trace import AnyArray, Trace
 
 
 MIN_RETENTION = 0.2  # the rate is read at the first step with a smaller retention
@@ -195,6 +196,6 @@ def _rate_of_each_step(
         return (before - change) / (1.0 + before)
 
 
-def _mean(arrays: list[np.ndarray]) -> np.ndarray:
+def _mean(arrays: list[AnyArray]) -> np.ndarray:
     with np.errstate(all="ignore"):
         return np.mean(np.stack(arrays), axis=0)

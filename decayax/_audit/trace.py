@@ -1,4 +1,3 @@
-# ruff: noqa: F722 (jaxtyping shapes)
 r"""What a run shows of each leaf, after each step.
 
 The change of the initial weights is found by regression on them:
@@ -6,27 +5,31 @@ The change of the initial weights is found by regression on them:
     retention_t − 1 = ⟨dθ₀, dθ_t − dθ₀⟩/‖dθ₀‖²
 """
 
+# ruff: noqa: F722 (ruff reads the shapes of jaxtyping as annotations)
+
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Inexact
 
 
 TRACED_PER_LEAF = 256  # weights of each leaf whose rates are measured one by one
+AnyArray: TypeAlias = jax.Array | np.ndarray
 
 
 class Trace(NamedTuple):
     """What happened to one leaf, after each of T steps.
 
-    Inside the compiled program the leaves are concatenated: (L,) or their weights in a
-    row, because many small results take long to compile and to fetch.
+    The compiled program has one Trace of all leaves: (L,) numbers, or the weights of all
+    leaves in a row. Many small results would take long to compile and to fetch.
     """
 
-    change: Any  # (T,) retention − 1, by regression on the initial weights
-    relative_step: Any  # (T,) ‖dΔ_t‖/‖dθ_t‖
-    per_weight: Any  # (T, n) retention − 1 of n single weights
+    change: AnyArray  # (T,) retention − 1, by regression on the initial weights
+    relative_step: AnyArray  # (T,) ‖dΔ_t‖/‖dθ_t‖
+    per_weight: AnyArray  # (T, n) retention − 1 of n single weights
     magnitude: Any = None  # (T,) ‖θ_t‖/‖dθ_0‖; of the difference only
     weights: Any = None  # (T, n) the n weights themselves; of the difference only
 

@@ -1,4 +1,3 @@
-# ruff: noqa: F722 (jaxtyping shapes)
 r"""The decay part of one update, and the sums that describe it.
 
 The decay part is the derivative of the update in the direction of the parameters. The
@@ -11,6 +10,8 @@ not exact if the decay passes through the state (L2 with momentum or moments) or
 a discontinuity. The jaxpr shows which updates these are, and their sums that contain D
 are NaN. They are NaN as well if D is not parallel to θ: then it does not shrink θ.
 """
+
+# ruff: noqa: F722 (ruff reads the shapes of jaxtyping as annotations)
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
