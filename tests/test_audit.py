@@ -766,6 +766,21 @@ def test_the_strength_is_read_from_closures(name):
     assert declared.masked == masked
 
 
+@pytest.mark.parametrize(
+    ("max_per_parameter", "masked", "serious"),
+    [(1, False, []), (2, False, [True]), (2, True, [False])],
+)
+def test_two_decays_are_a_finding_if_they_can_meet(max_per_parameter, masked, serious):
+    from decayax._audit.declared import DeclaredDecay
+    from decayax._audit.findings import find
+
+    declared = DeclaredDecay((1e-4, 1e-4), max_per_parameter, masked)
+    findings = find(of_a_factory().leaves, declared, weight_decay=None)
+    assert [finding.serious for finding in findings] == serious
+    for finding in findings:
+        assert "contains 2 weight decays (0.0001, 0.0001)" in finding.text
+
+
 def test_the_strength_that_a_factory_gives_is_found():
     factory = lambda lr: optax.adamw(lr, weight_decay=WD, mask=masked_out)  # noqa: E731
     audit = dx.audit(factory, ONE, steps=25)

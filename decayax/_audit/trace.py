@@ -23,8 +23,8 @@ AnyArray: TypeAlias = jax.Array | np.ndarray
 class Trace(NamedTuple):
     """What happened to one leaf, after each of T steps.
 
-    The compiled program has one Trace of all leaves: (L,) numbers, or the weights of all
-    leaves in a row. Many small results would take long to compile and to fetch.
+    The compiled program has one Trace of all leaves: (L,) numbers, or the weights of
+    all leaves in a row. Many small results would take long to compile and to fetch.
     """
 
     change: AnyArray  # (T,) retention − 1, by regression on the initial weights
