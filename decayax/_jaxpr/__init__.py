@@ -1,1 +1,1 @@
-"""Reading programs: what the jaxpr of an optimizer does with the parameters."""
+"""Jaxpr analysis: how the updates of an optimizer depend on the parameters."""

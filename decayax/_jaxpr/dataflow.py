@@ -1,17 +1,20 @@
-r"""Whether an optimizer mixes weights: read from its jaxpr, without a single number.
+r"""Dataflow analysis of jaxprs: how each value depends on the data of the program.
 
-Elementwise: weight i of an update depends on weight i of gradients, parameters and
-state alone, so that a few weights of each leaf tell about all. A value is
+The data are the inputs that the caller marks, such as gradients, parameters and state.
+The analysis propagates one of three kinds from the inputs to the outputs:
 
-    CONST     no data: constants, counters, schedules, random numbers
-    ALIGNED   element i depends on data at element i alone
-    MIXED     anything else: sums, norms, products of matrices, decisions on these
+    CONSTANT  independent of the data: constants, counters, schedules, random numbers
+    ALIGNED   element i depends on element i of the data only
+    MIXED     everything else: sums, norms, matrix products, branches on such values
 
-and what is not known to be elementwise mixes. A value is hidden if a derivative at
-this step does not show all that the parameters do to it: where it jumps, and where it
-comes from a state that knew earlier parameters.
+The analysis is conservative: a primitive that is not known to be elementwise is MIXED.
+
+It also marks values as nondifferentiable. The derivative of such a value does not show
+everything that the data does to it, because the value is discontinuous in the data or
+has a custom derivative.
 """
 
+import enum
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -20,220 +23,176 @@ import numpy as np
 from jax.extend import core
 
 
-CONST, ALIGNED, MIXED = range(3)
+# The names of JAX's elementwise primitives (jax/_src/lax/lax.py, jax 0.5 to 0.10) and
+# of primitives that change no element. A primitive that is missing here counts as
+# MIXED: the audit then measures all weights instead of a sample.
 ELEMENTWISE = frozenset(
-    [
-        "abs",
-        "acos",
-        "acosh",
-        "add",
-        "add_any",
-        "and",
-        "asin",
-        "asinh",
-        "atan",
-        "atan2",
-        "atanh",
-        "cbrt",
-        "ceil",
-        "clamp",
-        "convert_element_type",
-        "copy",
-        "copy_p",
-        "cos",
-        "cosh",
-        "digamma",
-        "div",
-        "eq",
-        "erf",
-        "erf_inv",
-        "erfc",
-        "exp",
-        "exp2",
-        "expm1",
-        "floor",
-        "ge",
-        "gt",
-        "imag",
-        "integer_pow",
-        "is_finite",
-        "le",
-        "lgamma",
-        "log",
-        "log1p",
-        "logistic",
-        "lt",
-        "max",
-        "min",
-        "mul",
-        "ne",
-        "neg",
-        "nextafter",
-        "not",
-        "optimization_barrier",
-        "or",
-        "pow",
-        "pvary",
-        "random_clone",
-        "real",
-        "complex",
-        "conj",
-        "reduce_precision",
-        "rem",
-        "round",
-        "rsqrt",
-        "select_n",
-        "shift_left",
-        "shift_right_arithmetic",
-        "shift_right_logical",
-        "sign",
-        "sin",
-        "sinh",
-        "sqrt",
-        "square",
-        "stop_gradient",
-        "sub",
-        "tan",
-        "tanh",
-        "xor",
-    ]
+    """
+    abs acos acosh add add_any and asin asinh atan atan2 atanh cbrt ceil clamp complex
+    conj convert_element_type copy copy_p cos cosh digamma div eq erf erf_inv erfc exp
+    exp2 expm1 floor ge gt imag integer_pow is_finite le lgamma log log1p logistic lt
+    max min mul ne neg nextafter not optimization_barrier or pow pvary random_clone real
+    reduce_precision rem round rsqrt select_n shift_left shift_right_arithmetic
+    shift_right_logical sign sin sinh sqrt square stop_gradient sub tan tanh xor
+    """.split()  # noqa: SIM905
 )
-
-
-JUMPS = frozenset(  # beside those that make integers of floats
-    ["sign", "floor", "ceil", "round", "rem", "max", "min", "clamp", "sort", "top_k"]
-    + ["reduce_max", "reduce_min", "cummax", "cummin", "nextafter", "stop_gradient"]
-    + ["custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr"]
+# Primitives whose derivative is 0, one-sided or custom. Casts of floats to integers
+# are found by their dtypes in `_is_nondifferentiable`.
+NONDIFFERENTIABLE = frozenset(
+    """
+    ceil clamp cummax cummin custom_jvp_call custom_vjp_call custom_vjp_call_jaxpr floor
+    max min nextafter reduce_max reduce_min rem round sign sort stop_gradient top_k
+    """.split()  # noqa: SIM905
 )
+# Primitives that call one inner jaxpr with their own inputs.
 CALLS = frozenset(
-    ["jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint"]
-    + ["custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr"]
+    """
+    checkpoint closed_call core_call custom_jvp_call custom_vjp_call
+    custom_vjp_call_jaxpr jit pjit remat remat2
+    """.split()  # noqa: SIM905
 )
 
 
-class Flow(NamedTuple):
-    """What is known of a value."""
+class Kind(enum.IntEnum):
+    """How a value depends on the data. The join of two kinds is the larger one."""
 
-    kind: int
-    hidden: bool = False
-
-
-STILL = Flow(CONST)
+    CONSTANT = 0
+    ALIGNED = 1
+    MIXED = 2
 
 
-def joined(flows: Sequence[Flow]) -> Flow:
-    """What is known of a value that may be any of these."""
-    return Flow(
-        max((flow.kind for flow in flows), default=CONST),
-        any(flow.hidden for flow in flows),
+class Dependency(NamedTuple):
+    """How one value of a program depends on the data."""
+
+    kind: Kind
+    nondifferentiable: bool = False
+
+
+INDEPENDENT = Dependency(Kind.CONSTANT)
+ELEMENTWISE_INPUT = Dependency(Kind.ALIGNED)
+
+
+def join(dependencies: Sequence[Dependency]) -> Dependency:
+    """The dependency of a value that may be any of several values."""
+    return Dependency(
+        max((dep.kind for dep in dependencies), default=Kind.CONSTANT),
+        any(dep.nondifferentiable for dep in dependencies),
     )
 
 
-def flows_of(jaxpr: core.Jaxpr, inputs: Sequence[Flow]) -> list[Flow]:
-    """What is known of a program's outputs, from what is known of its inputs."""
-    known: dict[core.Var, Flow] = dict.fromkeys(jaxpr.constvars, STILL)
+def propagate(jaxpr: core.Jaxpr, inputs: Sequence[Dependency]) -> list[Dependency]:
+    """The dependencies of a jaxpr's outputs, from those of its inputs."""
+    known: dict[core.Var, Dependency] = dict.fromkeys(jaxpr.constvars, INDEPENDENT)
     known |= dict(zip(jaxpr.invars, inputs, strict=True))
 
-    def read(atom: Any) -> Flow:
-        return STILL if isinstance(atom, core.Literal) else known[atom]
+    def read(atom: Any) -> Dependency:
+        return INDEPENDENT if isinstance(atom, core.Literal) else known[atom]
 
     for eqn in jaxpr.eqns:
-        outputs = _of_equation(eqn, [read(atom) for atom in eqn.invars])
+        outputs = _propagate_eqn(eqn, [read(atom) for atom in eqn.invars])
         known |= dict(zip(eqn.outvars, outputs, strict=True))
     return [read(atom) for atom in jaxpr.outvars]
 
 
-def _of_equation(eqn: core.JaxprEqn, given: list[Flow]) -> list[Flow]:
-    name, all_given = eqn.primitive.name, joined(given)
+def _propagate_eqn(eqn: core.JaxprEqn, inputs: list[Dependency]) -> list[Dependency]:
+    name, joined = eqn.primitive.name, join(inputs)
     if name == "cond":
-        return _of_cond(eqn, given)
+        return _propagate_cond(eqn, inputs)
     if name == "scan":
-        return _of_scan(eqn, given)
+        return _propagate_scan(eqn, inputs)
     if name == "while":
-        return _of_while(eqn, given)
-    jumps = all_given.kind != CONST and _jumps(eqn, given)
-    inner = [j for j in subjaxprs(eqn) if len(j.invars) == len(given)]
+        return _propagate_while(eqn, inputs)
+    jumps = joined.kind != Kind.CONSTANT and _is_nondifferentiable(eqn, inputs)
+    inner = [j for j in subjaxprs(eqn) if len(j.invars) == len(inputs)]
     if name in CALLS and len(inner) == 1:
-        return [_hide(flow, jumps) for flow in flows_of(inner[0], given)]
-    kind = all_given.kind
-    if kind == ALIGNED and (name not in ELEMENTWISE or _spreads(eqn, given)):
-        kind = MIXED
-    return [Flow(kind, all_given.hidden or jumps)] * len(eqn.outvars)
+        outputs = propagate(inner[0], inputs)
+        return [Dependency(d.kind, d.nondifferentiable or jumps) for d in outputs]
+    kind = joined.kind
+    if kind == Kind.ALIGNED and (name not in ELEMENTWISE or _broadcasts(eqn, inputs)):
+        kind = Kind.MIXED
+    return [Dependency(kind, joined.nondifferentiable or jumps)] * len(eqn.outvars)
 
 
-def _hide(flow: Flow, hidden: bool) -> Flow:
-    return Flow(flow.kind, flow.hidden or hidden)
-
-
-def _jumps(eqn: core.JaxprEqn, given: list[Flow]) -> bool:
-    """Whether the derivative of an operation on data is 0 or not its own."""
+def _is_nondifferentiable(eqn: core.JaxprEqn, inputs: list[Dependency]) -> bool:
+    """Whether the derivative of an operation on data misses some of its effect."""
     name = eqn.primitive.name
-    if name in JUMPS or (name not in CALLS and any(subjaxprs(eqn))):
+    # A primitive with an inner program, such as reduce_window, may do anything with it.
+    if name in NONDIFFERENTIABLE or (name not in CALLS and any(subjaxprs(eqn))):
         return True
-    fractions = any(
-        flow.kind != CONST and _is_inexact(x)
-        for flow, x in zip(given, eqn.invars, strict=True)
+    from_floats = any(
+        dep.kind != Kind.CONSTANT and _is_inexact(x)
+        for dep, x in zip(inputs, eqn.invars, strict=True)
     )
-    whole = not all(map(_is_inexact, eqn.outvars))
-    return fractions and whole and name != "is_finite" and name not in CALLS
+    # Comparisons, argmax and casts make integers or booleans of floats. `is_finite` is
+    # the exception: while all values stay finite, it is constant.
+    to_integers = not all(map(_is_inexact, eqn.outvars))
+    return from_floats and to_integers and name != "is_finite" and name not in CALLS
 
 
 def _is_inexact(atom: Any) -> bool:
     return jnp.issubdtype(getattr(atom.aval, "dtype", np.bool_), jnp.inexact)
 
 
-def _spreads(eqn: core.JaxprEqn, given: list[Flow]) -> bool:
-    """Whether data of fewer axes, such as one number, meet arrays of more."""
+def _broadcasts(eqn: core.JaxprEqn, inputs: list[Dependency]) -> bool:
+    """Whether data of lower rank, such as a scalar, reaches every element."""
     return any(
-        flow.kind != CONST and _axes(x) < _axes(eqn.outvars[0])
-        for flow, x in zip(given, eqn.invars, strict=True)
+        dep.kind != Kind.CONSTANT and _ndim(x) < _ndim(eqn.outvars[0])
+        for dep, x in zip(inputs, eqn.invars, strict=True)
     )
 
 
-def _axes(atom: Any) -> int:
+def _ndim(atom: Any) -> int:
     return len(getattr(atom.aval, "shape", ()))
 
 
-def _of_cond(eqn: core.JaxprEqn, given: list[Flow]) -> list[Flow]:
-    which, *operands = given
-    branches = [flows_of(b.jaxpr, operands) for b in eqn.params["branches"]]
-    chosen = Flow(which.kind and MIXED, which.hidden)
-    return [joined([chosen, *flows]) for flows in zip(*branches, strict=True)]
+def _unaligned(dep: Dependency) -> Dependency:
+    """The same data at other indices, or as a decision: MIXED unless CONSTANT."""
+    kind = Kind.CONSTANT if dep.kind == Kind.CONSTANT else Kind.MIXED
+    return Dependency(kind, dep.nondifferentiable)
 
 
-def _of_scan(eqn: core.JaxprEqn, given: list[Flow]) -> list[Flow]:
-    consts, carries = eqn.params["num_consts"], eqn.params["num_carry"]
-    fixed, carry = given[:consts], given[consts : consts + carries]
-    # A slice of a scanned array stands at other indices than the array.
-    xs = [_moved(flow) for flow in given[consts + carries :]]
-
-    def body(carry: list[Flow]) -> list[Flow]:
-        return flows_of(eqn.params["jaxpr"].jaxpr, [*fixed, *carry, *xs])
-
-    carry = settled(lambda carry: body(carry)[:carries], carry)
-    return [*carry, *map(_moved, body(carry)[carries:])]
+def _propagate_cond(eqn: core.JaxprEqn, inputs: list[Dependency]) -> list[Dependency]:
+    index, *operands = inputs
+    branches = [propagate(b.jaxpr, operands) for b in eqn.params["branches"]]
+    choice = _unaligned(index)
+    return [join([choice, *outputs]) for outputs in zip(*branches, strict=True)]
 
 
-def _moved(flow: Flow) -> Flow:
-    return Flow(flow.kind and MIXED, flow.hidden)
+def _propagate_scan(eqn: core.JaxprEqn, inputs: list[Dependency]) -> list[Dependency]:
+    num_consts, num_carry = eqn.params["num_consts"], eqn.params["num_carry"]
+    consts = inputs[:num_consts]
+    init = inputs[num_consts : num_consts + num_carry]
+    # The slices of a scanned array lose its first axis, so indices no longer match.
+    xs = [_unaligned(dep) for dep in inputs[num_consts + num_carry :]]
+
+    def body(carry: list[Dependency]) -> list[Dependency]:
+        return propagate(eqn.params["jaxpr"].jaxpr, [*consts, *carry, *xs])
+
+    carry = fixed_point(lambda carry: body(carry)[:num_carry], init)
+    return [*carry, *map(_unaligned, body(carry)[num_carry:])]
 
 
-def _of_while(eqn: core.JaxprEqn, given: list[Flow]) -> list[Flow]:
+def _propagate_while(eqn: core.JaxprEqn, inputs: list[Dependency]) -> list[Dependency]:
     cond_n, body_n = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
-    of_cond, of_body = given[:cond_n], given[cond_n : cond_n + body_n]
+    cond_consts, body_consts = inputs[:cond_n], inputs[cond_n : cond_n + body_n]
 
-    def body(carry: list[Flow]) -> list[Flow]:
-        (test,) = flows_of(eqn.params["cond_jaxpr"].jaxpr, [*of_cond, *carry])
-        out = flows_of(eqn.params["body_jaxpr"].jaxpr, [*of_body, *carry])
-        return [joined([_moved(test), flow]) for flow in out]
+    def body(carry: list[Dependency]) -> list[Dependency]:
+        (test,) = propagate(eqn.params["cond_jaxpr"].jaxpr, [*cond_consts, *carry])
+        outputs = propagate(eqn.params["body_jaxpr"].jaxpr, [*body_consts, *carry])
+        return [join([_unaligned(test), dep]) for dep in outputs]
 
-    return settled(body, given[cond_n + body_n :])
+    return fixed_point(body, inputs[cond_n + body_n :])
 
 
-def settled(body: Callable[[list[Flow]], list[Flow]], carry: list[Flow]) -> list[Flow]:
-    """What is known of values that come back to where they were, however often."""
+def fixed_point(
+    body: Callable[[list[Dependency]], list[Dependency]], carry: list[Dependency]
+) -> list[Dependency]:
+    """The dependencies of a loop's carry after any number of iterations.
+
+    It terminates because each iteration can only move a value up in a finite lattice.
+    """
     while True:
-        new = [joined(pair) for pair in zip(carry, body(carry), strict=True)]
+        new = [join(pair) for pair in zip(carry, body(carry), strict=True)]
         if new == carry:
             return carry
         carry = new

@@ -1,8 +1,10 @@
-"""What an optimizer does to weights, read from its jaxpr: nothing is calculated.
+"""How an optimizer treats weights, read from its jaxpr without running it.
 
-Whether it mixes them (`mixes`), whether it does the same to smaller shapes
-(`outline`), and whether a derivative shows all that they do to its updates
-(`dependence`). `_dataflow` follows the values.
+- `is_elementwise`: does the update of a weight depend on that weight only?
+- `same_operations`: does the optimizer run the same program on smaller shapes?
+- `update_dependencies`: does a derivative show how the updates depend on the params?
+
+`dataflow` propagates the dependencies.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,107 +12,148 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import optax
 from jax.extend import core
 
 from decayax._jaxpr.dataflow import (
-    ALIGNED,
-    CONST,
-    Flow,
-    flows_of,
-    MIXED,
-    settled,
-    STILL,
+    Dependency,
+    ELEMENTWISE_INPUT,
+    fixed_point,
+    INDEPENDENT,
+    Kind,
+    propagate,
     subjaxprs,
 )
 
 
-def program_of(optimizer: Any, params: Any, extra_args: Any) -> core.ClosedJaxpr:
-    """One update, (gradients, state, params) -> (updates, state), traced.
+ExtraArgs = Callable[[Any], dict[str, Any]]  # step -> keywords of `update`
+
+
+def trace_update(
+    optimizer: optax.GradientTransformation, params: optax.Params, extra_args: ExtraArgs
+) -> core.ClosedJaxpr:
+    """The jaxpr of one update, (gradients, state, params) -> (updates, state).
 
     Args:
-        optimizer: with ``init`` and ``update``.
-        params: arrays or shapes; nothing is calculated.
+        optimizer: any Optax optimizer, or an object with ``init`` and ``update``.
+        params: arrays or ``jax.ShapeDtypeStruct``s.
         extra_args: step -> further keywords of ``update``.
     """
+    # Annotated, because optax's type of `update` does not admit extra arguments.
+    update_fn: Callable[..., Any] = optimizer.update
 
     def update(gradients: Any, state: Any, params: Any) -> Any:
-        return optimizer.update(gradients, state, params, **extra_args(0))
+        return update_fn(gradients, state, params, **extra_args(0))
 
     state = jax.eval_shape(optimizer.init, params)
     return jax.make_jaxpr(update)(params, state, params)
 
 
-def mixes(optimizer: Any, params: Any, program: core.ClosedJaxpr) -> bool:
-    """Whether any update depends on other weights than its own."""
-    own = [Flow(ALIGNED)] * len(jax.tree.leaves(params))
-    state = flows_of(jax.make_jaxpr(optimizer.init)(params).jaxpr, own)
+def is_elementwise(
+    optimizer: optax.GradientTransformation,
+    params: optax.Params,
+    program: core.ClosedJaxpr,
+) -> bool:
+    """Whether each update depends on its own weight only.
 
-    def updated(state: list[Flow]) -> list[Flow]:
-        return flows_of(program.jaxpr, [*own, *state, *own])
+    "Its own weight" includes the gradient and the state of that weight, in all steps.
 
-    def next_state(state: list[Flow]) -> list[Flow]:
-        out = updated(state)
-        return out[len(out) - len(state) :]
-
-    out = updated(settled(next_state, state))
-    return any(flow.kind == MIXED for flow in out[: len(out) - len(state)])
-
-
-def outline(program: core.ClosedJaxpr) -> list[Any]:
-    """The operations of a program, the same for shapes that it treats alike."""
-    return _outline(program.jaxpr, program.consts)
-
-
-def _outline(jaxpr: core.Jaxpr, consts: Sequence[Any]) -> list[Any]:
-    """A program's operations in order, with those inside, and its numbers.
-
-    An array that is remembered, or counts its own rows, makes it unlike any other.
+    Args:
+        optimizer: as for :func:`trace_update`.
+        params: as for :func:`trace_update`.
+        program: the result of :func:`trace_update`.
     """
-    lines: list[Any] = [_number(const) for const in consts]
+    data = [ELEMENTWISE_INPUT] * len(jax.tree.leaves(params))
+    state = propagate(jax.make_jaxpr(optimizer.init)(params).jaxpr, data)
+
+    def update(state: list[Dependency]) -> list[Dependency]:
+        return propagate(program.jaxpr, [*data, *state, *data])
+
+    def next_state(state: list[Dependency]) -> list[Dependency]:
+        outputs = update(state)
+        return outputs[len(outputs) - len(state) :]
+
+    outputs = update(fixed_point(next_state, state))
+    updates = outputs[: len(outputs) - len(state)]
+    return all(dep.kind != Kind.MIXED for dep in updates)
+
+
+def same_operations(first: core.ClosedJaxpr, second: core.ClosedJaxpr) -> bool:
+    """Whether two programs run the same operations with the same scalar constants.
+
+    The programs may have inputs of different shapes. A program with an array constant
+    is never the same as another one, because the array may depend on the shape.
+    """
+    signature = op_signature(first)
+    return signature is not None and signature == op_signature(second)
+
+
+def op_signature(program: core.ClosedJaxpr) -> list[tuple[Any, ...]] | None:
+    """The operations of a program in order, with scalar constants but without shapes.
+
+    None if the program holds an array constant.
+    """
+    signature = _op_signature(program.jaxpr, program.consts)
+    has_arrays = any(None in operation for operation in signature)
+    return None if has_arrays else signature
+
+
+def _op_signature(jaxpr: core.Jaxpr, consts: Sequence[Any]) -> list[tuple[Any, ...]]:
+    """One tuple for each constant and operation, of inner programs too."""
+    signature: list[tuple[Any, ...]] = [(_scalar_str(const),) for const in consts]
     for eqn in jaxpr.eqns:
-        literals = [_number(x.val) for x in eqn.invars if isinstance(x, core.Literal)]
-        lines.append((eqn.primitive.name, *literals))
-        if eqn.primitive.name == "iota":
-            lines.append(eqn.params["shape"])
+        literals = [x.val for x in eqn.invars if isinstance(x, core.Literal)]
+        signature.append((eqn.primitive.name, *map(_scalar_str, literals)))
+        if eqn.primitive.name == "iota":  # counts rows: its values depend on the shape
+            signature.append((eqn.params["shape"],))
         for inner in subjaxprs(eqn):
-            lines += _outline(inner, ())
-    return lines
+            signature += _op_signature(inner, ())
+    return signature
 
 
-def _number(value: Any) -> Any:
-    """A number as text; of an array something that equals nothing else."""
-    return str(value) if np.shape(value) == () else object()
+def _scalar_str(value: Any) -> str | None:
+    """A scalar as text; None for an array."""
+    return str(value) if np.shape(value) == () else None
 
 
-class Dependence(NamedTuple):
-    """How the updates of a step depend on the params."""
+class UpdateDependencies(NamedTuple):
+    """How the updates of one step depend on the params of that step."""
 
-    updates: list[Flow]
-    forward: bool  # whether it has a forward derivative
+    updates: list[Dependency]  # one for each leaf of the updates
+    has_jvp: bool  # False if the step contains a jax.custom_vjp, which has no JVP
 
 
-def dependence(step: Callable[[Any, Any], Any], state: Any, params: Any) -> Dependence:
-    """How each update of ``step(state, params) -> updates, state`` depends on params.
+def update_dependencies(
+    step: Callable[[Any, Any], Any], state: optax.OptState, params: optax.Params
+) -> UpdateDependencies:
+    """How each update of ``step(state, params) -> (updates, state)`` depends on params.
 
-    Those are hidden, too, which a state tells that has seen the params.
+    An update is also nondifferentiable if it depends on a state that was made from
+    earlier params: a derivative at fixed state does not show that dependence.
     """
     program, (updates, _) = jax.make_jaxpr(step, return_shape=True)(state, params)
-    now = [Flow(ALIGNED)] * len(jax.tree.leaves(params))
-    own = len(jax.tree.leaves(updates))
+    data = [ELEMENTWISE_INPUT] * len(jax.tree.leaves(params))
+    num_updates = len(jax.tree.leaves(updates))
 
-    def next_state(state: list[Flow]) -> list[Flow]:
-        new = flows_of(program.jaxpr, [*state, *now])[own:]
-        return [Flow(CONST, flow.hidden or flow.kind != CONST) for flow in new]
+    def next_state(state: list[Dependency]) -> list[Dependency]:
+        new = propagate(program.jaxpr, [*state, *data])[num_updates:]
+        # In the next step this state is fixed, but it has seen the params.
+        return [
+            Dependency(
+                Kind.CONSTANT, dep.nondifferentiable or dep.kind != Kind.CONSTANT
+            )
+            for dep in new
+        ]
 
-    before = settled(next_state, [STILL] * len(jax.tree.leaves(state)))
-    flows = flows_of(program.jaxpr, [*before, *now])[:own]
-    return Dependence(flows, _is_forward(program.jaxpr))
+    old_state = fixed_point(next_state, [INDEPENDENT] * len(jax.tree.leaves(state)))
+    outputs = propagate(program.jaxpr, [*old_state, *data])
+    return UpdateDependencies(outputs[:num_updates], _has_jvp(program.jaxpr))
 
 
-def _is_forward(jaxpr: core.Jaxpr) -> bool:
-    """Whether nothing in a program has a derivative by ``jax.custom_vjp`` only."""
+def _has_jvp(jaxpr: core.Jaxpr) -> bool:
+    """Whether no part of a program defines its derivative by ``jax.custom_vjp``."""
     return all(
         not eqn.primitive.name.startswith("custom_vjp_call")
-        and all(map(_is_forward, subjaxprs(eqn)))
+        and all(map(_has_jvp, subjaxprs(eqn)))
         for eqn in jaxpr.eqns
     )

@@ -1,4 +1,4 @@
-"""What mixes weights, and what a derivative does not show, read from jaxprs."""
+"""Jaxpr analysis: what is elementwise, and what a derivative does not show."""
 
 import jax
 import jax.numpy as jnp
@@ -6,14 +6,20 @@ import numpy as np
 import optax
 import pytest
 
-from decayax._jaxpr.dataflow import ALIGNED, CONST, Flow, flows_of, MIXED
-from decayax._jaxpr.dependence import dependence, mixes, outline, program_of
+from decayax._jaxpr.dataflow import Dependency, Kind, propagate
+from decayax._jaxpr.dependence import (
+    is_elementwise,
+    same_operations,
+    trace_update,
+    update_dependencies,
+)
 
 
 X, S = jnp.ones(4), jnp.ones(())
+CONSTANT, ALIGNED, MIXED = Kind
 
 
-def added_up(last, x):
+def repeated_sum(last, x):
     return jax.lax.while_loop(
         lambda c: c[0] < last, lambda c: (c[0] + 1, c[1] + x), (0, 0 * X)
     )[1]
@@ -22,8 +28,11 @@ def added_up(last, x):
 CASES = {
     "arithmetic": (lambda x, s: jnp.sqrt(x * x + 1.0) / 3.0, ALIGNED),
     "a choice by itself": (lambda x, s: jnp.where(x > 0, x, -x), ALIGNED),
-    "no data": (lambda x, s: jnp.arange(4.0) * 2.0, CONST),
-    "random numbers": (lambda x, s: jax.random.normal(jax.random.key(0), (4,)), CONST),
+    "no data": (lambda x, s: jnp.arange(4.0) * 2.0, CONSTANT),
+    "random numbers": (
+        lambda x, s: jax.random.normal(jax.random.key(0), (4,)),
+        CONSTANT,
+    ),
     "a sum": (lambda x, s: x / jnp.sum(x), MIXED),
     "a norm in a choice": (lambda x, s: jnp.where(jnp.sum(x) > 1, x, 0 * x), MIXED),
     "a sum that goes nowhere": (lambda x, s: (jnp.sum(x), x * 2.0)[1], ALIGNED),
@@ -90,7 +99,7 @@ CASES = {
         )[0],
         MIXED,
     ),
-    "a loop with constants": (lambda x, s: added_up(jnp.argmax(X), x), ALIGNED),
+    "a loop with constants": (lambda x, s: repeated_sum(jnp.argmax(X), x), ALIGNED),
     "a loop that may not begin": (
         lambda x, s: jax.lax.fori_loop(
             0, jnp.argmax(jnp.arange(4)), lambda i, y: jnp.zeros(4), x
@@ -108,15 +117,17 @@ CASES = {
 def test_kinds(name):
     function, expected = CASES[name]
     jaxpr = jax.make_jaxpr(function)(X, S).jaxpr
-    (flow,) = flows_of(jaxpr, [Flow(ALIGNED), Flow(ALIGNED)])
-    assert flow.kind == expected
+    (dep,) = propagate(jaxpr, [Dependency(ALIGNED), Dependency(ALIGNED)])
+    assert dep.kind == expected
 
 
-def test_a_branch_by_the_step_is_no_mixing():
+def test_a_branch_on_the_step_is_aligned():
     jaxpr = jax.make_jaxpr(
         lambda x, n: jax.lax.cond(n > 3, lambda: x, lambda: 2.0 * x)
     )(X, 1).jaxpr
-    assert flows_of(jaxpr, [Flow(ALIGNED), Flow(CONST)]) == [Flow(ALIGNED)]
+    assert propagate(jaxpr, [Dependency(ALIGNED), Dependency(CONSTANT)]) == [
+        Dependency(ALIGNED)
+    ]
 
 
 @jax.custom_jvp
@@ -131,7 +142,7 @@ def sign_of_a_sum(x):
     return jnp.sign(x / x.sum())
 
 
-SMOOTH = {
+DIFFERENTIABLE = {
     "arithmetic": lambda x: x * x + jnp.exp(x),
     "a sum": lambda x: x / x.sum(),
     "an order": lambda x: x[::-1],
@@ -143,7 +154,7 @@ SMOOTH = {
     "a sign that goes nowhere": lambda x: (jnp.sign(x), x)[1],
     "inside checkpoint": jax.checkpoint(lambda x: x * x),
 }
-JUMPING = {
+NONDIFFERENTIABLE = {
     "a sign": jnp.sign,
     "rounding": jnp.round,
     "rounding down": jnp.floor,
@@ -194,27 +205,31 @@ JUMPING = {
 }
 
 
-@pytest.mark.parametrize("name", SMOOTH)
-def test_nothing_is_hidden(name):
-    (flow,) = flows_of(jax.make_jaxpr(SMOOTH[name])(X).jaxpr, [Flow(ALIGNED)])
-    assert not flow.hidden
+@pytest.mark.parametrize("name", DIFFERENTIABLE)
+def test_differentiable_values(name):
+    (dep,) = propagate(
+        jax.make_jaxpr(DIFFERENTIABLE[name])(X).jaxpr, [Dependency(ALIGNED)]
+    )
+    assert not dep.nondifferentiable
 
 
-@pytest.mark.parametrize("name", JUMPING)
-def test_what_jumps_is_hidden(name):
-    (flow,) = flows_of(jax.make_jaxpr(JUMPING[name])(X).jaxpr, [Flow(ALIGNED)])
-    assert flow.hidden
+@pytest.mark.parametrize("name", NONDIFFERENTIABLE)
+def test_nondifferentiable_values(name):
+    jaxpr = jax.make_jaxpr(NONDIFFERENTIABLE[name])(X).jaxpr
+    (dep,) = propagate(jaxpr, [Dependency(ALIGNED)])
+    assert dep.nondifferentiable
 
 
-def test_what_the_state_has_seen_is_hidden_for_those_that_it_tells():
+def test_updates_from_a_state_that_has_seen_the_params_are_nondifferentiable():
     def step(state, params):
         updates = {"a": params["a"] + state["one"], "b": 2 * params["b"]}
         return updates, {"one": state["two"], "two": params["b"], "n": state["n"] + 1}
 
     both = {"a": X, "b": X}
-    depends = dependence(step, {"one": X, "two": X, "n": 0}, both)
-    assert depends.forward
-    assert depends.updates == [Flow(ALIGNED, hidden=True), Flow(ALIGNED)]
+    found = update_dependencies(step, {"one": X, "two": X, "n": 0}, both)
+    assert found.has_jvp
+    first, second = Dependency(ALIGNED, nondifferentiable=True), Dependency(ALIGNED)
+    assert found.updates == [first, second]
 
 
 def of_state(init, update):
@@ -223,38 +238,38 @@ def of_state(init, update):
 
 
 OPTIMIZERS = {
-    "its own weights": (of_state(lambda p: p, lambda g, s, p: (g + s, s)), False),
+    "its own weights": (of_state(lambda p: p, lambda g, s, p: (g + s, s)), True),
     "a norm at the start": (
         of_state(lambda p: p.sum(), lambda g, s, p: (g * s, s)),
-        True,
+        False,
     ),
     "a norm one step ago": (
         of_state(lambda p: jnp.zeros(()), lambda g, s, p: (g * s, p.sum())),
-        True,
+        False,
     ),
     "a norm of gradients two steps ago": (
         of_state(
             lambda p: (jnp.zeros(()), jnp.zeros(())),
             lambda g, s, p: (g * s[0], (s[1], g.sum())),
         ),
-        True,
-    ),
-    "a norm that only the state knows": (
-        of_state(lambda p: jnp.zeros(()), lambda g, s, p: (g - p, s + p.sum())),
         False,
+    ),
+    "a norm that only the state uses": (
+        of_state(lambda p: jnp.zeros(()), lambda g, s, p: (g - p, s + p.sum())),
+        True,
     ),
 }
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_optimizers_that_mix(name):
+def test_elementwise_optimizers(name):
     optimizer, expected = OPTIMIZERS[name]
-    program = program_of(optimizer, X, lambda step: {})
-    assert mixes(optimizer, X, program) is expected
+    program = trace_update(optimizer, X, lambda step: {})
+    assert is_elementwise(optimizer, X, program) is expected
 
 
 TABLE = np.arange(8, dtype=np.float32)
-UNLIKE = {
+SHAPE_DEPENDENT = {
     "its size": lambda x: x / x.shape[0],
     "its size, inside jit": lambda x: jax.jit(lambda y: y / y.shape[0])(x),
     "its size, inside a branch": lambda x: jax.lax.cond(
@@ -265,13 +280,22 @@ UNLIKE = {
 }
 
 
-@pytest.mark.parametrize("name", UNLIKE)
-def test_shapes_that_a_program_does_not_treat_alike(name):
-    small, large = (outline(jax.make_jaxpr(UNLIKE[name])(TABLE[:n])) for n in (4, 8))
-    assert small != large
+def programs(function):
+    return [jax.make_jaxpr(function)(TABLE[:n]) for n in (4, 8)]
 
 
-def test_shapes_that_a_program_treats_alike():
-    function = lambda x: jax.jit(lambda y: jnp.sqrt(y) / y.sum())(x) + 1.0  # noqa: E731
-    small, large = (outline(jax.make_jaxpr(function)(TABLE[:n])) for n in (4, 8))
-    assert small == large
+@pytest.mark.parametrize("name", SHAPE_DEPENDENT)
+def test_a_program_that_depends_on_the_shape(name):
+    small, large = programs(SHAPE_DEPENDENT[name])
+    assert not same_operations(small, large)
+    assert not same_operations(large, small)
+
+
+def test_a_program_that_does_not_depend_on_the_shape():
+    small, large = programs(lambda x: jax.jit(lambda y: jnp.sqrt(y) / y.sum())(x) + 1.0)
+    assert same_operations(small, large)
+
+
+def test_other_operations_are_another_program():
+    (sine, _), (cosine, _) = programs(jnp.sin), programs(jnp.cos)
+    assert not same_operations(sine, cosine)
