@@ -502,7 +502,11 @@ def test_masks_see_params_and_the_same_ones_at_init_and_update(row: Row):
     jax.jit(part.update)(grads, part.init(params), params)
     assert len(seen) >= 2
     assert all(entry == seen[0] for entry in seen)
-    wide = row.name in ("with_stochastic_rounding", "with_compensation")
+    wide = row.name in (
+        "with_stochastic_rounding",
+        "with_compensation",
+        "with_state_dtype",
+    )
     assert seen[0]["scale"][2] == (jnp.float32 if wide else jnp.bfloat16)
 
 

@@ -274,7 +274,7 @@ def test_updates_must_be_the_tree_of_the_parameters(row: Row):
 @parametrize(PLACES)
 def test_integers_cannot_shrink(row: Row, dtype):
     params = {**PARAMS, "b": jnp.ones(5, dtype)}
-    text = rf"{row.name}: the parameter b has dtype {jnp.dtype(dtype)}.*Spare it with"
+    text = rf"{row.name}: the parameter b has dtype {jnp.dtype(dtype)}.*Exclude it with"
     with pytest.raises(TypeError, match=text):
         row.part(0.1).init(params)
     with pytest.raises(TypeError, match=text):
@@ -287,7 +287,7 @@ def test_integers_cannot_shrink(row: Row, dtype):
 
 def test_what_is_no_array_cannot_shrink():
     params = {"w": jnp.ones(2), "activation": jnp.tanh}
-    text = r"the parameter activation has dtype <class .*put None in its place"
+    text = r"the parameter activation has dtype <class .*replace it with None"
     with pytest.raises(TypeError, match=text):
         dx.decoupled_decay(0.1).init(params)
 

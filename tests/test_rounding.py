@@ -14,8 +14,14 @@ from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import decayax as dx
-from decayax._rounding.grid import at_random, nearest, Sum, two_sum
-from decayax._rounding.noise import key_of, key_of_step, random_bits, STATE, WEIGHTS
+from decayax._rounding.grid import round_to_nearest, stochastic_round, Sum, two_sum
+from decayax._rounding.random_bits import (
+    key_from_seed,
+    random_bits,
+    STATE,
+    step_key,
+    WEIGHTS,
+)
 
 
 DTYPES = ["bfloat16", "float16"]
@@ -74,7 +80,7 @@ def test_the_reference_is_that_of_numpy_and_ml_dtypes(dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_nearest_is_that_of_the_definition(dtype):
     theta, steps = sums(dtype)
-    got = jax.jit(lambda a, b: nearest(two_sum(a, b), dtype))(theta, steps)
+    got = jax.jit(lambda a, b: round_to_nearest(two_sum(a, b), dtype))(theta, steps)
     expected = reference.nearest_even(theta + steps, dtype)
     np.testing.assert_array_equal(as_float64(got, dtype), expected)
 
@@ -86,8 +92,8 @@ def test_each_neighbour_has_its_probability(dtype):
     exact = theta.astype(np.float64) + steps
     towards, away = reference.neighbours(exact, dtype)
     chance = reference.probability_away(exact, dtype)
-    rounded = jax.jit(lambda bits: at_random(two_sum(theta, steps), bits, dtype))
-    # at_random moves off the nearest if the bits are small.
+    rounded = jax.jit(lambda bits: stochastic_round(two_sum(theta, steps), bits, dtype))
+    # stochastic_round moves off the nearest if the bits are small.
     nearer_away = chance > 0.5
     moves = np.where(nearer_away, 1.0 - chance, chance)
     tolerance = 2.0**-30 + 2.0**-22 * moves
@@ -112,7 +118,7 @@ def test_never_outside_the_two_neighbours(dtype, bits):
     exact = theta.astype(np.float64) + steps
     towards, away = reference.neighbours(exact, dtype)
     bits = np.full(theta.shape, bits, np.uint32)
-    got = as_float64(at_random(two_sum(theta, steps), bits, dtype), dtype)
+    got = as_float64(stochastic_round(two_sum(theta, steps), bits, dtype), dtype)
     # A rest of float32's rounding that is below its smallest number is lost.
     assert np.all((got == towards) | (got == away))
 
@@ -123,8 +129,8 @@ def test_every_number_of_the_format_stays_what_it_is(dtype, bits):
     numbers, expected = every_pattern(dtype)
     wide = Sum(numbers.astype(jnp.float32), jnp.zeros(2**16, jnp.float32))
     for got in (
-        at_random(wide, jnp.full(2**16, bits, jnp.uint32), dtype),
-        nearest(wide, dtype),
+        stochastic_round(wide, jnp.full(2**16, bits, jnp.uint32), dtype),
+        round_to_nearest(wide, dtype),
     ):
         got = as_float64(got)
         fits = (got == expected) | (got == flushed(expected)) | np.isnan(expected)
@@ -135,7 +141,7 @@ def test_every_number_of_the_format_stays_what_it_is(dtype, bits):
 
 @functools.cache
 def a_million_bits():
-    return random_bits(key_of_step(key_of(3), WEIGHTS, 0), 0, (10**6,))
+    return random_bits(step_key(key_from_seed(3), WEIGHTS, 0), 0, (10**6,))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -147,7 +153,7 @@ def test_the_mean_is_the_sum(dtype, weight, share):
     theta = np.float32(reference.nearest_even(weight, dtype))
     step = np.float32(theta * share)
     total = two_sum(jnp.full(n, theta), jnp.full(n, step))
-    got = np.asarray(at_random(total, bits, dtype), np.float64)
+    got = np.asarray(stochastic_round(total, bits, dtype), np.float64)
     exact = np.float64(theta) + np.float64(step)
     low, high = sorted(float(x) for x in reference.neighbours(exact, dtype))
     assert set(np.unique(got)) <= {low, high}
@@ -160,7 +166,7 @@ def test_the_mean_is_the_sum(dtype, weight, share):
 
 
 def uniform(seed=0, step=0, leaf=0, shape=(10**6,), purpose=WEIGHTS):
-    bits = random_bits(key_of_step(key_of(seed), purpose, step), leaf, shape)
+    bits = random_bits(step_key(key_from_seed(seed), purpose, step), leaf, shape)
     return np.asarray(bits, np.float64) / 2.0**32
 
 
@@ -779,7 +785,7 @@ def test_what_cannot_be_rounded_is_refused(name, dtype):
 
 @pytest.mark.parametrize("seed", [0.5, "one", None, True, jnp.ones(2, jnp.int32)])
 def test_a_seed_is_a_whole_number(seed):
-    with pytest.raises(TypeError, match=r"^round_stochastically: seed must be a whole"):
+    with pytest.raises(TypeError, match=r"^round_stochastically: seed must be an integer"):
         dx.round_stochastically(seed=seed)
 
 
@@ -794,7 +800,7 @@ def test_the_state_must_be_that_of_the_parameters():
     params = {"w": jnp.ones(3, jnp.bfloat16)}
     for other in ({"w": jnp.ones(1)}, {"v": jnp.ones(3)}):
         with pytest.raises(
-            ValueError, match=r"^compensate_rounding: the state holds n"
+            ValueError, match=r"^compensate_rounding: the state has no r"
         ):
             transform.update(params, transform.init(other), params)
 
