@@ -81,9 +81,13 @@ def __dir__() -> list[str]:
     return sorted(__all__)
 
 
-# Pickles and documentation name the public module: private files may move.
-for _module in (masks, rates, _sys.modules[__name__]):
-    for _value in list(vars(_module).values()):
-        _has_module = isinstance(_value, type | _FunctionType)
-        if _has_module and _value.__module__.startswith("decayax."):
-            _value.__module__ = _module.__name__
+def _set_public_modules() -> None:
+    """Name the public module in pickles and documentation: private files may move."""
+    for module in (masks, rates, _sys.modules[__name__]):
+        for value in vars(module).values():
+            named = isinstance(value, type | _FunctionType)
+            if named and value.__module__.startswith("decayax."):
+                value.__module__ = module.__name__
+
+
+_set_public_modules()
