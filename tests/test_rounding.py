@@ -439,14 +439,14 @@ def test_other_leaves_pass():
         "wide": jnp.ones(3),
         "n": jnp.arange(3),
         "none": None,
-        "hole": optax.MaskedNode(),
+        "masked": optax.MaskedNode(),
     }
     updates = {
         "w": jnp.full(3, 1e-4),
         "wide": jnp.full(3, 1e-9),
         "n": jnp.zeros(3, jnp.int32),
         "none": None,
-        "hole": optax.MaskedNode(),
+        "masked": optax.MaskedNode(),
     }
     for transform in (dx.round_stochastically(), dx.compensate_rounding()):
         state = transform.init(params)

@@ -1,4 +1,4 @@
-"""with_decay around every optax optimizer that has no decay of its own."""
+"""with_decay around every optax optimizer without a decay of its own."""
 
 import chex
 import jax
@@ -79,7 +79,7 @@ def test_adds_the_shrink_with_the_right_sign(name, with_rate):
 
 
 @pytest.mark.relaxed("optax.lbfgs")
-def test_passes_what_a_line_search_needs():
+def test_extra_arguments_of_a_line_search_pass():
     loss = lambda p: jnp.sum((p - 1.0) ** 2)  # noqa: E731
     optimizer = dx.with_decay(optax.lbfgs(), 0.1)
     params = jnp.array([3.0, -2.0])
