@@ -1,29 +1,28 @@
-"""RMSprop with each of the two decays: divided by √V, or not."""
+"""RMSprop with L2, which √V divides, and with decoupled decay, which it does not."""
 
-import jax
+from __future__ import annotations
+
 import optax
 
-from decayax._core.strength import (
-    as_average_rate,
-    as_strength,
-    NUMBER_HINT,
-    ScalarOrSchedule,
+from decayax._core.strength import Scalar, ScalarOrSchedule
+from decayax._optimizers.stages import (
+    chain_in_float32,
+    learning_rate_stage,
+    momentum_stage,
+    rmsprop_stage,
 )
-from decayax._optimizers.stages import heavy_ball, learning_rate_stage
 from decayax._transforms.places import add_l2_to_grad, decoupled_decay
-from decayax._transforms.precision import in_float32
-from decayax._transforms.rms import scale_by_rms
 from decayax.masks._resolve import MaskOrFn
 
 
 def rmsprop_l2(
     learning_rate: ScalarOrSchedule,
-    decay: jax.typing.ArrayLike = 0.9,
-    eps: jax.typing.ArrayLike = 1e-8,
-    initial_scale: jax.typing.ArrayLike = 0.0,
+    decay: Scalar = 0.9,
+    eps: Scalar = 1e-8,
+    initial_scale: Scalar = 0.0,
     eps_in_sqrt: bool = False,
     centered: bool = False,
-    momentum: jax.typing.ArrayLike | None = None,
+    momentum: Scalar | None = None,
     nesterov: bool = False,
     bias_correction: bool = False,
     weight_decay: ScalarOrSchedule = 1e-4,
@@ -36,152 +35,126 @@ def rmsprop_l2(
         V_t = \beta V_{t-1} + (1-\beta)\,|d_t|^2, \qquad
         \theta_{t+1} = \theta_t - \gamma_t \frac{d_t}{\sqrt{V_t} + \epsilon}
 
-    Each weight shrinks at its own :math:`\gamma_t\lambda_t/(\sqrt{V_t}+\epsilon)`:
-    least where gradients are largest, and whatever :math:`\lambda` where there are
-    none. See :func:`rmspropw` for the decay without the division.
+    Each weight shrinks by its own :math:`\gamma_t\lambda_t/(\sqrt{V_t}+\epsilon)`.
+    Weights with large gradients decay least; a weight with zero gradient decays at a
+    rate that does not depend on :math:`\lambda`. In :func:`rmspropw` all weights decay
+    at the same rate.
 
     Args:
         learning_rate: :math:`\gamma_t \ge 0`, a value or a schedule (step -> value).
-        decay: :math:`\beta` in [0, 1), per step.
-        eps: :math:`\epsilon`, in units of a gradient.
-        initial_scale: :math:`V_0`.
+        decay: :math:`\beta`, as for :func:`scale_by_rms`.
+        eps: :math:`\epsilon`, as for :func:`scale_by_rms`.
+        initial_scale: :math:`V_0`, as for :func:`scale_by_rms`.
         eps_in_sqrt: divide by :math:`\sqrt{V+\epsilon}`; optax has True, torch False.
-        centered: divide by the standard deviation, :math:`V` minus the squared mean
-            gradient (not a number where rounding makes that negative).
-        momentum: :math:`\mu` in [0, 1) on the divided gradient, or None for none. The
-            learning rate stands after it, as in torch; ``optax.rmsprop`` has it before.
+        centered: divide by the standard deviation: :math:`V` minus the square of the
+            mean gradient. The result is NaN where rounding makes that negative.
+        momentum: :math:`\mu` in [0, 1) on the divided gradient, or None. The learning
+            rate is applied after it, as in torch; ``optax.rmsprop`` applies it before.
         nesterov: Nesterov's momentum.
         bias_correction: use :math:`V_t/(1-\beta^t)`, as Adam does.
-        weight_decay: :math:`\lambda \ge 0`, as for :func:`add_l2_to_grad`.
-        mask: which parameters decay, as for :func:`add_l2_to_grad`.
+        weight_decay: :math:`\lambda`, as for :func:`add_l2_to_grad`.
+        mask: which parameters decay, as for :func:`decoupled_decay`.
 
     Returns:
-        An optimizer for parameters of any shape. Updates keep the gradients' dtypes
-        and the state its own; 16-bit leaves are calculated in float32.
-
-    Raises:
-        TypeError, ValueError: as for :func:`add_l2_to_grad` and :func:`scale_by_rms`.
+        An optimizer that keeps the dtypes of gradients and state; it calculates 16-bit
+        leaves in float32.
 
     Example:
         >>> import optax, decayax as dx, jax.numpy as jnp
         >>> opt, params = dx.rmsprop_l2(0.01, weight_decay=0.01), jnp.ones(2)
         >>> state, grads = opt.init(params), jnp.array([0.1, 10.0])
-        >>> for t in range(200):  # noise of either sign, 0.1 and 10 large
+        >>> for t in range(200):  # gradients +-0.1 and +-10, with alternating sign
         ...     updates, state = opt.update((-1) ** t * grads, state, params)
         ...     params = optax.apply_updates(params, updates)
-        >>> print([f"{x:.3f}" for x in params])  # the noisier weight hardly decays
+        >>> print([f"{x:.3f}" for x in params])  # large gradients: hardly any decay
         ['0.814', '0.984']
 
     Reference:
         Tieleman and Hinton, *Lecture 6.5, RMSprop*, Coursera 2012, with the L2 term of
         Loshchilov and Hutter, https://arxiv.org/abs/1711.05101, Algorithm 2, line 6.
     """
-    return in_float32(
-        optax.chain(
-            add_l2_to_grad(weight_decay, mask=mask),
-            _divide(
-                "rmsprop_l2",
-                decay,
-                eps,
-                initial_scale,
-                eps_in_sqrt,
-                centered,
-                bias_correction,
-            ),
-            heavy_ball("rmsprop_l2", momentum, nesterov),
-            learning_rate_stage("rmsprop_l2", learning_rate),
-        )
+    name = "rmsprop_l2"
+    return chain_in_float32(
+        add_l2_to_grad(weight_decay, mask=mask),
+        rmsprop_stage(
+            name,
+            decay=decay,
+            eps=eps,
+            initial_scale=initial_scale,
+            eps_in_sqrt=eps_in_sqrt,
+            centered=centered,
+            bias_correction=bias_correction,
+        ),
+        momentum_stage(name, momentum, nesterov),
+        learning_rate_stage(name, learning_rate),
     )
 
 
 def rmspropw(
     learning_rate: ScalarOrSchedule,
-    decay: jax.typing.ArrayLike = 0.9,
-    eps: jax.typing.ArrayLike = 1e-8,
-    initial_scale: jax.typing.ArrayLike = 0.0,
+    decay: Scalar = 0.9,
+    eps: Scalar = 1e-8,
+    initial_scale: Scalar = 0.0,
     eps_in_sqrt: bool = False,
     centered: bool = False,
-    momentum: jax.typing.ArrayLike | None = None,
+    momentum: Scalar | None = None,
     nesterov: bool = False,
     bias_correction: bool = False,
     weight_decay: ScalarOrSchedule = 1e-4,
     mask: MaskOrFn = None,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""RMSprop with decoupled weight decay: every weight shrinks alike.
+    r"""RMSprop with decoupled weight decay: all weights decay at the same rate.
 
     .. math::
         V_t = \beta V_{t-1} + (1-\beta)\,|g_t|^2, \qquad
         \theta_{t+1} = (1 - \gamma_t\lambda_t)\,\theta_t
             - \gamma_t \frac{g_t}{\sqrt{V_t} + \epsilon}
 
-    The twin of :func:`rmsprop_l2`: same arguments, same defaults. Neither :math:`V`
-    nor the momentum sees the decay.
+    The decay enters neither :math:`V` nor the momentum. Arguments and defaults are
+    those of :func:`rmsprop_l2`.
 
     Args:
         learning_rate: :math:`\gamma_t \ge 0`, a value or a schedule (step -> value).
-        decay: :math:`\beta` in [0, 1), per step.
-        eps: :math:`\epsilon`, in units of a gradient.
-        initial_scale: :math:`V_0`.
-        eps_in_sqrt: divide by :math:`\sqrt{V+\epsilon}`; optax has True, torch False.
-        centered: divide by the standard deviation, :math:`V` minus the squared mean
-            gradient (not a number where rounding makes that negative).
-        momentum: :math:`\mu` in [0, 1) on the divided gradient, or None for none. The
-            learning rate stands after it, as in torch; ``optax.rmsprop`` has it before.
+        decay: :math:`\beta`, as for :func:`scale_by_rms`.
+        eps: :math:`\epsilon`, as for :func:`scale_by_rms`.
+        initial_scale: :math:`V_0`, as for :func:`scale_by_rms`.
+        eps_in_sqrt: as for :func:`rmsprop_l2`.
+        centered: as for :func:`rmsprop_l2`.
+        momentum: as for :func:`rmsprop_l2`.
         nesterov: Nesterov's momentum.
         bias_correction: use :math:`V_t/(1-\beta^t)`, as Adam does.
-        weight_decay: :math:`\lambda \ge 0`, as for :func:`decoupled_decay`.
+        weight_decay: :math:`\lambda`, as for :func:`decoupled_decay`.
         mask: which parameters decay, as for :func:`decoupled_decay`.
 
     Returns:
-        An optimizer for parameters of any shape. Updates keep the gradients' dtypes
-        and the state its own; 16-bit leaves are calculated in float32.
-
-    Raises:
-        TypeError, ValueError: as for :func:`decoupled_decay` and :func:`scale_by_rms`.
+        An optimizer, as for :func:`rmsprop_l2`.
 
     Example:
         >>> import optax, decayax as dx, jax.numpy as jnp
         >>> opt, params = dx.rmspropw(0.01, weight_decay=0.01), jnp.ones(2)
         >>> state, grads = opt.init(params), jnp.array([0.1, 10.0])
-        >>> for t in range(200):  # noise of either sign, 0.1 and 10 large
+        >>> for t in range(200):  # gradients +-0.1 and +-10, with alternating sign
         ...     updates, state = opt.update((-1) ** t * grads, state, params)
         ...     params = optax.apply_updates(params, updates)
-        >>> print([f"{x:.3f}" for x in params])  # both alike, and a step
+        >>> print([f"{x:.3f}" for x in params])  # the same decay for both
         ['0.967', '0.967']
 
     Reference:
         Loshchilov and Hutter, https://arxiv.org/abs/1711.05101, Algorithm 2, line 12,
         with RMSprop's preconditioner in place of Adam's.
     """
-    return in_float32(
-        optax.chain(
-            _divide(
-                "rmspropw",
-                decay,
-                eps,
-                initial_scale,
-                eps_in_sqrt,
-                centered,
-                bias_correction,
-            ),
-            heavy_ball("rmspropw", momentum, nesterov),
-            decoupled_decay(weight_decay, mask=mask),
-            learning_rate_stage("rmspropw", learning_rate),
-        )
-    )
-
-
-def _divide(
-    name, decay, eps, initial_scale, eps_in_sqrt, centered, bias_correction
-) -> optax.GradientTransformation:
-    """u = g/(√V + ε), or by the standard deviation."""
-    as_average_rate(name, "decay", decay)
-    as_strength(name, "eps", eps, NUMBER_HINT)
-    scale = optax.scale_by_stddev if centered else scale_by_rms
-    return scale(
-        decay,
-        eps,
-        initial_scale=initial_scale,
-        eps_in_sqrt=eps_in_sqrt,
-        bias_correction=bias_correction,
+    name = "rmspropw"
+    return chain_in_float32(
+        rmsprop_stage(
+            name,
+            decay=decay,
+            eps=eps,
+            initial_scale=initial_scale,
+            eps_in_sqrt=eps_in_sqrt,
+            centered=centered,
+            bias_correction=bias_correction,
+        ),
+        momentum_stage(name, momentum, nesterov),
+        decoupled_decay(weight_decay, mask=mask),
+        learning_rate_stage(name, learning_rate),
     )

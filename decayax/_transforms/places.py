@@ -1,15 +1,17 @@
-"""The three places of a decay: one formula, and where it stands decides what it is.
+"""The three places of a decay: the formula is the same, its place decides its effect.
 
     g ──[g + λθ]──▶ preconditioner ──[u + λθ]──▶ × (−γ_t) ──[Δ − λθ]──▶ θ + Δ
         L2                           decoupled              independent
 
-The first passes through the preconditioner, the second through the learning rate
-alone, the third through nothing. `with_decay` brings the second to optimizers that
-are already finished, by standing where the third stands with the rate γ_tλ.
+L2 passes through the preconditioner and the learning rate, decoupled decay through the
+learning rate only, independent decay through neither. `with_decay` adds decoupled decay
+to a finished optimizer: it acts in the third place, with the rate γ_tλ.
 """
 
-import jax
+from __future__ import annotations
+
 import optax
+from jaxtyping import Array, Inexact
 
 from decayax._core.strength import (
     lr_scaled_strength,
@@ -17,17 +19,25 @@ from decayax._core.strength import (
     short_repr,
 )
 from decayax._transforms.kernel import is_optimizer, pull
-from decayax._transforms.precision import keep_dtypes
+from decayax._transforms.precision import cast_around
 from decayax.masks._resolve import MaskOrFn
 
 
-def plus_decay(update: jax.Array, param: jax.Array, rate: jax.Array) -> jax.Array:
-    """U + λθ, for updates that will be negated: gradients and directions."""
+def plus_decay(
+    update: Inexact[Array, "*shape"],
+    param: Inexact[Array, "*shape"],
+    rate: Inexact[Array, ""],
+) -> Inexact[Array, "*shape"]:
+    """Return u + λθ, for updates that the learning rate will negate."""
     return update + rate * param
 
 
-def minus_decay(update: jax.Array, param: jax.Array, rate: jax.Array) -> jax.Array:
-    """Δ − λθ, for finished updates."""
+def minus_decay(
+    update: Inexact[Array, "*shape"],
+    param: Inexact[Array, "*shape"],
+    rate: Inexact[Array, ""],
+) -> Inexact[Array, "*shape"]:
+    """Return Δ − λθ, for finished updates."""
     return update - rate * param
 
 
@@ -38,28 +48,16 @@ def add_l2_to_grad(
 
     .. math:: g_t \leftarrow g_t + \lambda_t\, m\, \theta_t
 
-    Stands **first**, on the raw gradient, so that everything after it (clipping,
-    momentum, preconditioner) treats the penalty as part of the loss. Under RMSprop
-    and Adam a weight then shrinks at :math:`\gamma_t\lambda/(\sqrt v+\epsilon)` per
-    step: least where gradients are largest. It is what ``torch.optim.Adam`` and
-    ``RMSprop`` call ``weight_decay``.
+    Put it **first** in the chain, on the raw gradient. Clipping, momentum and the
+    preconditioner then treat the penalty as part of the loss. Under RMSprop and Adam a
+    weight shrinks by :math:`\gamma_t\lambda/(\sqrt v+\epsilon)` per step: weights with
+    large gradients decay least. ``torch.optim.Adam`` and ``torch.optim.RMSprop`` call
+    this ``weight_decay``.
 
     Args:
-        weight_decay: :math:`\lambda \ge 0`, in units of gradient per weight. A float,
-            a 0-d array, a tracer, or a schedule (step -> value; the first step is 0).
-        mask: which parameters :math:`\lambda` applies to, and how much of it: a tree
-            (or prefix) of bools or multipliers :math:`m \ge 0`, or a function of the
-            parameters giving one, which sees shapes and dtypes only. None: all.
-
-    Returns:
-        A transform of updates of any shape; dtypes stay, 16-bit leaves are calculated
-        in float32. Its state is one counter.
-
-    Raises:
-        TypeError: a strength or multiplier that is no real number; an integer leaf
-            that would decay.
-        ValueError: a strength or multiplier that is negative, not finite or not 0-d;
-            a mask that does not fit or matches nothing; no params; other shapes.
+        weight_decay: :math:`\lambda`, as for :func:`decoupled_decay`, but in units of
+            gradient per weight.
+        mask: :math:`m`, as for :func:`decoupled_decay`.
 
     Example:
         >>> import optax, decayax as dx, jax.numpy as jnp
@@ -71,8 +69,8 @@ def add_l2_to_grad(
 
     Reference:
         Hanson and Pratt, *Comparing biases for minimal network construction with
-        back-propagation*, NeurIPS 1988; the L2 form discussed as Algorithm 2, line 6
-        (pink) in Loshchilov and Hutter, https://arxiv.org/abs/1711.05101.
+        back-propagation*, NeurIPS 1988; Loshchilov and Hutter,
+        https://arxiv.org/abs/1711.05101, Algorithm 2, line 6 (the L2 form).
     """
     return pull("add_l2_to_grad", plus_decay, weight_decay, mask)
 
@@ -84,27 +82,28 @@ def decoupled_decay(
 
     .. math:: u_t \leftarrow u_t + \lambda_t\, m\, \theta_t
 
-    Stands **after the preconditioner and before the learning rate**, which turns it
-    into :math:`\theta \leftarrow (1-\gamma_t\lambda_t m)\,\theta - \gamma_t u_t`: the
-    same shrink for every weight, whatever its gradients.
+    Put it **after the preconditioner and before the learning rate**. The step becomes
+    :math:`\theta \leftarrow (1-\gamma_t\lambda_t m)\,\theta - \gamma_t u_t`: all
+    weights shrink by the same fraction, with any gradient.
 
     Args:
-        weight_decay: :math:`\lambda \ge 0`; times the learning rate it is the share of
-            a weight lost per step. A float, a 0-d array, a tracer, or a schedule
-            (step -> value; the first step is 0).
-        mask: which parameters :math:`\lambda` applies to, and how much of it: a tree
-            (or prefix) of bools or multipliers :math:`m \ge 0`, or a function of the
-            parameters giving one, which sees shapes and dtypes only. None: all.
+        weight_decay: :math:`\lambda \ge 0`. A weight loses the fraction
+            :math:`\gamma_t\lambda` per step. A float, a 0-d array, a tracer, or a
+            schedule (step -> value; the first step is 0).
+        mask: which parameters decay, and how much: a tree (or prefix) of bools or
+            multipliers :math:`m \ge 0`, or a function of the parameters that returns
+            one. The function sees shapes and dtypes, not values. None: all parameters.
 
     Returns:
-        A transform of updates of any shape; dtypes stay, 16-bit leaves are calculated
+        A transform that keeps the dtypes of the updates. It calculates 16-bit leaves
         in float32. Its state is one counter.
 
     Raises:
-        TypeError: a strength or multiplier that is no real number; an integer leaf
-            that would decay.
-        ValueError: a strength or multiplier that is negative, not finite or not 0-d;
-            a mask that does not fit or matches nothing; no params; other shapes.
+        TypeError: a strength or multiplier is not a real number; a parameter that
+            decays is not floating-point.
+        ValueError: a strength or multiplier is negative, not finite or not 0-d; the
+            mask does not fit the parameters or selects none; ``params`` is missing;
+            updates and parameters have different shapes.
 
     Example:
         >>> import optax, decayax as dx, jax.numpy as jnp
@@ -119,8 +118,8 @@ def decoupled_decay(
     Reference:
         Loshchilov and Hutter, *Decoupled weight decay regularization*,
         https://arxiv.org/abs/1711.05101, Algorithm 2, line 12. The paper multiplies
-        :math:`\lambda` by the schedule only; here, as in torch and optax, it is
-        multiplied by the learning rate. See :func:`independent_decay` for the paper's.
+        :math:`\lambda` by the schedule only; here the learning rate multiplies it, as
+        in torch and optax. For the paper's decay see :func:`independent_decay`.
     """
     return pull("decoupled_decay", plus_decay, weight_decay, mask)
 
@@ -132,28 +131,15 @@ def independent_decay(
 
     .. math:: \Delta_t \leftarrow \Delta_t - \lambda_t\, m\, \theta_t
 
-    Stands **last**, on the finished update, where
-    :math:`\theta \leftarrow (1-\lambda_t m)\,\theta + \Delta_t`: changing the learning
-    rate leaves the decay alone. To follow the paper under a learning-rate schedule
-    :math:`\gamma_t = \alpha\eta_t`, give the schedule :math:`\lambda\eta_t`.
+    Put it **last** in the chain, on the finished update. The step becomes
+    :math:`\theta \leftarrow (1-\lambda_t m)\,\theta + \Delta_t`; the learning rate does
+    not change the decay. To follow the paper under a learning-rate schedule
+    :math:`\gamma_t = \alpha\eta_t`, pass the schedule :math:`\lambda\eta_t`.
 
     Args:
-        weight_decay: :math:`\lambda \ge 0`, the share of a weight lost per step, so
-            far smaller than for :func:`decoupled_decay`. A float, a 0-d array, a
-            tracer, or a schedule (step -> value; the first step is 0).
-        mask: which parameters :math:`\lambda` applies to, and how much of it: a tree
-            (or prefix) of bools or multipliers :math:`m \ge 0`, or a function of the
-            parameters giving one, which sees shapes and dtypes only. None: all.
-
-    Returns:
-        A transform of updates of any shape; dtypes stay, 16-bit leaves are calculated
-        in float32. Its state is one counter.
-
-    Raises:
-        TypeError: a strength or multiplier that is no real number; an integer leaf
-            that would decay.
-        ValueError: a strength or multiplier that is negative, not finite or not 0-d;
-            a mask that does not fit or matches nothing; no params; other shapes.
+        weight_decay: :math:`\lambda`, as for :func:`decoupled_decay`, but a weight
+            loses the fraction :math:`\lambda` per step, so it is much smaller.
+        mask: :math:`m`, as for :func:`decoupled_decay`.
 
     Example:
         >>> import optax, decayax as dx, jax.numpy as jnp
@@ -177,40 +163,35 @@ def with_decay(
     learning_rate: ScalarOrSchedule | None = None,
     mask: MaskOrFn = None,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Decoupled weight decay for any finished optimizer, from outside.
+    r"""Decoupled weight decay around any finished optimizer.
 
     .. math:: \Delta_t \leftarrow \Delta_t - \gamma_t\lambda_t\, m\, \theta_t
 
-    where :math:`\Delta_t` is the optimizer's own update. With the optimizer's learning
-    rate this is :func:`decoupled_decay` in the right place of its chain; without one
-    it is :func:`independent_decay` after it.
+    :math:`\Delta_t` is the optimizer's own update. With the optimizer's learning rate
+    the result is the same as :func:`decoupled_decay` in the right place of its chain;
+    without a learning rate it is :func:`independent_decay` after the optimizer.
 
-    Put it *inside* wrappers that skip, average or accumulate steps (``MultiSteps``,
-    ``apply_if_finite``, schedule-free), so that decay keeps the clock of the steps. A
-    bare ``MultiSteps`` is refused; one hidden in a chain cannot be seen.
-    An optimizer that decays already (``adamw``, ``lion``, ...) would decay twice.
+    Put ``with_decay`` *inside* wrappers that skip, average or accumulate steps
+    (``MultiSteps``, ``apply_if_finite``, schedule-free), so that a weight decays only
+    in the steps that are applied. A ``MultiSteps`` object raises; ``with_decay`` cannot
+    see one inside a chain. An optimizer with a decay of its own (``adamw``, ``lion``,
+    ...) would decay twice.
 
     Args:
         optimizer: a finished optimizer, whose updates are added to the parameters.
-        weight_decay: :math:`\lambda \ge 0`; with a learning rate, times it, otherwise
-            by itself the share of a weight lost per step. A float, a 0-d array, a
-            tracer, or a schedule (step -> value; the first step is 0).
-        learning_rate: :math:`\gamma_t`, the one the optimizer was built with: a value
-            or the same schedule. None: 1.
-        mask: which parameters :math:`\lambda` applies to, and how much of it: a tree
-            (or prefix) of bools or multipliers :math:`m \ge 0`, or a function of the
-            parameters giving one, which sees shapes and dtypes only. None: all.
+        weight_decay: :math:`\lambda`, as for :func:`decoupled_decay` with a learning
+            rate, as for :func:`independent_decay` without.
+        learning_rate: :math:`\gamma_t`, the same value or schedule as in the optimizer.
+            None: 1.
+        mask: :math:`m`, as for :func:`decoupled_decay`.
 
     Returns:
         The optimizer with decay. Updates keep the gradients' dtypes and the state its
         own, also where the optimizer alone would change them.
 
     Raises:
-        TypeError: not a finished optimizer (a ``MultiSteps`` object, a function still
-            to be called); a strength that is no real number; an integer leaf that
-            would decay.
-        ValueError: a strength or multiplier that is negative, not finite or not 0-d;
-            a mask that does not fit or matches nothing; no params; other shapes.
+        TypeError: ``optimizer`` is a ``MultiSteps`` object, or a function that makes an
+            optimizer.
 
     Example:
         >>> import optax, decayax as dx, jax.numpy as jnp
@@ -225,10 +206,11 @@ def with_decay(
         https://arxiv.org/abs/1711.05101, Algorithm 2, line 12.
     """
     name = "with_decay"
-    accumulates = getattr(getattr(optimizer, "update", None), "__self__", optimizer)
-    if isinstance(accumulates, optax.MultiSteps):
+    # MultiSteps(...).gradient_transformation() is a tuple of its bound methods.
+    owner = getattr(getattr(optimizer, "update", None), "__self__", optimizer)
+    if isinstance(owner, optax.MultiSteps):
         raise TypeError(
-            f"{name}: got a MultiSteps object, outside which every mini-step would "
+            f"{name}: got a MultiSteps object; outside of it, every mini-step would "
             "decay. Put the decay inside: MultiSteps(with_decay(optimizer, ...), k)."
         )
     if not is_optimizer(optimizer):
@@ -240,4 +222,4 @@ def with_decay(
         rate = weight_decay
     else:
         rate = lr_scaled_strength(name, learning_rate, weight_decay)
-    return keep_dtypes(optax.chain(optimizer, pull(name, minus_decay, rate, mask)))
+    return cast_around(optax.chain(optimizer, pull(name, minus_decay, rate, mask)))

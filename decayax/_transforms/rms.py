@@ -3,12 +3,15 @@ r"""RMSprop's preconditioner: divide by the root of a moving average of g².
 .. math:: V \leftarrow \beta V + (1-\beta)\,|g|^2, \qquad u = g / (\sqrt V + \epsilon)
 """
 
+from __future__ import annotations
+
 import math
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Float, Inexact, Int
 
 from decayax._core.dtypes import (
     cast_like,
@@ -17,9 +20,15 @@ from decayax._core.dtypes import (
     is_inexact,
     to_float32,
 )
-from decayax._core.paths import is_masked_leaf, Path
-from decayax._core.strength import as_average_rate, as_strength, NUMBER_HINT, Strength
-from decayax._transforms.kernel import increment, map_leaves, require_inexact
+from decayax._core.paths import Path
+from decayax._core.strength import (
+    as_average_rate,
+    as_strength,
+    NUMBER_HINT,
+    Scalar,
+    Strength,
+)
+from decayax._transforms.kernel import increment, map_leaf_pairs, require_inexact
 
 
 class ScaleByRmsState(NamedTuple):
@@ -29,7 +38,25 @@ class ScaleByRmsState(NamedTuple):
     nu: optax.Updates  # V: shapes and dtypes of the parameters, real for complex ones
 
 
-def second_moment(grad: jax.Array, nu: jax.Array, decay: Strength) -> jax.Array:
+def rms_step(
+    grad: Inexact[Array, "*shape"],
+    nu: Float[Array, "*shape"],
+    count: Int[Array, ""],
+    *,
+    decay: Strength,
+    eps: Strength,
+    eps_in_sqrt: bool,
+    bias_correction: bool,
+) -> tuple[Inexact[Array, "*shape"], Float[Array, "*shape"]]:
+    """V ← βV + (1 − β)|g|² and u = g/(√V̂ + ε), where V̂ is V or V/(1 − βᵗ)."""
+    nu = second_moment(grad, nu, decay)
+    unbiased = bias_corrected(nu, decay, count) if bias_correction else nu
+    return direction(grad, unbiased, eps, eps_in_sqrt), nu
+
+
+def second_moment(
+    grad: Inexact[Array, "*shape"], nu: Float[Array, "*shape"], decay: Strength
+) -> Float[Array, "*shape"]:
     """V ← βV + (1 − β)|g|²."""
     square = jnp.real(grad * jnp.conj(grad))
     dtype = compute_dtype(square, nu)
@@ -37,15 +64,12 @@ def second_moment(grad: jax.Array, nu: jax.Array, decay: Strength) -> jax.Array:
     return jnp.asarray(decay, dtype) * nu.astype(dtype) + gain * square.astype(dtype)
 
 
-def root(x: jax.Array) -> jax.Array:
-    """√x with derivative 0 at 0, where a gradient and its λθ vanish together."""
-    positive = x > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1)), 0)
-
-
 def direction(
-    grad: jax.Array, nu: jax.Array, eps: Strength, eps_in_sqrt: bool
-) -> jax.Array:
+    grad: Inexact[Array, "*shape"],
+    nu: Float[Array, "*shape"],
+    eps: Strength,
+    eps_in_sqrt: bool,
+) -> Inexact[Array, "*shape"]:
     """u = g/(√V + ε), or g/√(V + ε)."""
     dtype = compute_dtype(grad, nu)
     epsilon = jnp.asarray(eps, nu.dtype)
@@ -53,7 +77,16 @@ def direction(
     return grad.astype(dtype) / scale.astype(dtype)
 
 
-def unbiased(nu: jax.Array, decay: Strength, count: jax.Array) -> jax.Array:
+def root(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """√x with derivative 0 at 0, which a weight with λθ = g = 0 needs."""
+    positive = x > 0
+    # The inner `where` matters: the derivative of √ at 0 is inf, and 0 · inf is NaN.
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1)), 0)
+
+
+def bias_corrected(
+    nu: Float[Array, "*shape"], decay: Strength, count: Int[Array, ""]
+) -> Float[Array, "*shape"]:
     """V̂ = V/(1 − βᵗ), with 1 − βᵗ = −expm1(t·log β): no cancellation for β near 1."""
     if isinstance(decay, float):
         log_decay = math.log(decay) if decay > 0.0 else -math.inf
@@ -63,10 +96,10 @@ def unbiased(nu: jax.Array, decay: Strength, count: jax.Array) -> jax.Array:
 
 
 def scale_by_rms(
-    decay: jax.typing.ArrayLike = 0.9,
-    eps: jax.typing.ArrayLike = 1e-8,
+    decay: Scalar = 0.9,
+    eps: Scalar = 1e-8,
     *,
-    initial_scale: jax.typing.ArrayLike = 0.0,
+    initial_scale: Scalar = 0.0,
     eps_in_sqrt: bool = False,
     bias_correction: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
@@ -76,10 +109,14 @@ def scale_by_rms(
         V_t = \beta V_{t-1} + (1-\beta)\,|g_t|^2, \qquad
         u_t = \frac{g_t}{\sqrt{V_t} + \epsilon}
 
-    Put :func:`add_l2_to_grad` before it for RMSprop with L2, and
-    :func:`decoupled_decay` after it for the decoupled RMSprop that torch and optax
-    lack. With ``bias_correction=True`` the chain with :func:`decoupled_decay` is AdamW
-    with :math:`\beta_1 = 0`.
+    Put :func:`add_l2_to_grad` before it for RMSprop with L2. Put
+    :func:`decoupled_decay` after it for RMSprop with decoupled decay, which torch and
+    optax do not have. With ``bias_correction=True`` the chain with
+    :func:`decoupled_decay` is AdamW with :math:`\beta_1 = 0`.
+
+    Complex gradients: :math:`V` is the average of :math:`|g|^2`, as in optax. torch
+    treats real and imaginary parts as two weights; wrap the optimizer in
+    ``optax.contrib.split_real_and_imaginary`` for that.
 
     Args:
         decay: :math:`\beta` in [0, 1), per step.
@@ -91,15 +128,11 @@ def scale_by_rms(
         bias_correction: use :math:`V_t/(1-\beta^t)`, as Adam does.
 
     Returns:
-        A transform of updates of any shape; dtypes stay, 16-bit leaves are calculated
+        A transform that keeps the dtypes of the updates. It calculates 16-bit leaves
         in float32. Its state is a counter and :math:`V` in the parameters' dtypes; the
-        step uses :math:`V` before it is rounded to them. Between steps a 16-bit
-        :math:`V` forgets what is small: with bfloat16 parameters it hardly decays for
-        :math:`\beta` near 1, with float16 it overflows for gradients beyond 800.
-
-    Raises:
-        TypeError: an option that is no real number; integer gradients.
-        ValueError: an option out of its range; gradients of another shape.
+        step uses :math:`V` before it is rounded to them. A 16-bit :math:`V` is not
+        accurate: in bfloat16 it hardly falls for :math:`\beta` near 1, and in float16
+        it overflows for gradients beyond 800.
 
     Example:
         >>> import optax, decayax as dx, jax.numpy as jnp
@@ -114,39 +147,44 @@ def scale_by_rms(
         Kingma and Ba, https://arxiv.org/abs/1412.6980, Section 3.
     """
     name = "scale_by_rms"
-    decay = as_average_rate(name, "decay", decay)
-    eps = as_strength(name, "eps", eps, NUMBER_HINT)
-    initial_scale = as_strength(name, "initial_scale", initial_scale, NUMBER_HINT)
+    beta = as_average_rate(name, "decay", decay)
+    epsilon = as_strength(name, "eps", eps, NUMBER_HINT)
+    start = as_strength(name, "initial_scale", initial_scale, NUMBER_HINT)
 
     def init(params: optax.Params) -> ScaleByRmsState:
-        def start(param: Any) -> jax.Array:
-            dtype = dtype_of(param) if is_inexact(param) else jnp.float32
-            return jnp.full_like(param, initial_scale, dtype=jnp.finfo(dtype).dtype)
+        nu = jax.tree.map(lambda param: _initial_moment(param, start), params)
+        return ScaleByRmsState(count=jnp.zeros([], jnp.int32), nu=nu)
 
-        return ScaleByRmsState(jnp.zeros([], jnp.int32), jax.tree.map(start, params))
-
-    def update(updates, state, params=None, **extra_args):
+    def update(
+        updates: optax.Updates,
+        state: Any,
+        params: optax.Params | None = None,
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, ScaleByRmsState]:
         del params, extra_args
         count = increment(state.count)
 
-        def moment(path: Path, grad: Any, nu: jax.Array) -> jax.Array:
-            hint = "Put None in its place, or leave it out with optax.masked."
+        def step(path: Path, grad: Any, nu: jax.Array) -> tuple[Any, jax.Array]:
+            hint = "Replace it with None, or exclude it with optax.masked."
             require_inexact(name, "gradient", path, grad, hint)
-            return second_moment(to_float32(grad), nu, decay)
+            direction, new_nu = rms_step(
+                to_float32(grad),
+                nu,
+                count,
+                decay=beta,
+                eps=epsilon,
+                eps_in_sqrt=eps_in_sqrt,
+                bias_correction=bias_correction,
+            )
+            return cast_like(direction, grad), cast_like(new_nu, nu)
 
-        def scaled(path: Path, grad: Any, nu: jax.Array) -> jax.Array:
-            del path
-            nu = unbiased(nu, decay, count) if bias_correction else nu
-            return cast_like(direction(to_float32(grad), nu, eps, eps_in_sqrt), grad)
-
-        moments = map_leaves(name, moment, updates, state.nu)
-        scaled_updates = map_leaves(name, scaled, updates, moments)
-        nu = jax.tree.map(
-            lambda new, old: old if is_masked_leaf(new) else cast_like(new, old),
-            moments,
-            state.nu,
-            is_leaf=is_masked_leaf,
-        )
-        return scaled_updates, ScaleByRmsState(count, nu)
+        updates, nu = map_leaf_pairs(name, step, updates, state.nu)
+        return updates, ScaleByRmsState(count=count, nu=nu)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _initial_moment(param: Any, scale: Strength) -> jax.Array:
+    dtype = dtype_of(param) if is_inexact(param) else jnp.float32
+    real_dtype = jnp.finfo(dtype).dtype
+    return jnp.full_like(param, scale, dtype=real_dtype)

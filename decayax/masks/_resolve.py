@@ -73,10 +73,6 @@ def resolve_nonzero_mask(
     return multipliers
 
 
-# The kernel imports this name; it goes with the kernel's next change.
-multipliers = resolve_nonzero_mask
-
-
 def resolve_mask(
     name: str, mask: MaskOrFn, params: optax.Params
 ) -> dict[Path, Strength]:
