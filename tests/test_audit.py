@@ -603,7 +603,7 @@ def test_an_error_of_the_optimizer_gets_a_note():
 
 
 def test_a_leaf_that_is_not_a_parameter():
-    with pytest.raises(TypeError, match=r"audit: act is no parameter.*eqx.filter"):
+    with pytest.raises(TypeError, match=r"audit: act is not a parameter.*eqx.filter"):
         dx.audit(optax.adam(LR), {"act": jax.nn.relu, "w": jnp.ones(2)})
     with pytest.raises(ValueError, match="no parameter. The nearest parameters are"):
         dx.audit(dx.adamw(LR, mask={"wrong": True}), ONE)

@@ -84,7 +84,7 @@ def pull(
         **extra_args: Any,
     ) -> tuple[optax.Updates, DecayState]:
         del extra_args
-        require_params(name, params)
+        params = require_params(name, params)
         strength = strength_at(name, "weight_decay", weight_decay, state.count)
         rates = rate_by_path(name, strength, mask, params)
 
@@ -117,7 +117,7 @@ def _apply_leaf(
 
 
 def rate_by_path(
-    name: str, strength: Strength, mask: MaskOrFn, params: optax.Params | None
+    name: str, strength: Strength, mask: MaskOrFn, params: optax.Params
 ) -> dict[Path, Strength]:
     """λ·multiplier by path, for the parameters that decay.
 
@@ -197,13 +197,14 @@ def is_optimizer(value: Any) -> bool:
     return has_methods and not isinstance(value, type)
 
 
-def require_params(name: str, params: optax.Params | None) -> None:
-    """Raise if the update was called without parameters."""
+def require_params(name: str, params: optax.Params | None) -> optax.Params:
+    """The parameters; raise if the update was called without them."""
     if params is None:
         raise ValueError(
             f"{name}: needs the parameters, got params=None. "
             "Write optimizer.update(grads, state, params)."
         )
+    return params
 
 
 def require_inexact(
