@@ -101,9 +101,9 @@ def surviving_fractions(
         decaying: for each leaf, whether it decays.
     """
     is_16_bit = [plan.shapes[path].dtype.itemsize < 4 for path in plan.paths]
-    wanted = [a and b for a, b in zip(is_16_bit, decaying, strict=True)]
-    if not any(wanted):
-        return [None] * len(wanted)
+    reported = [a and b for a, b in zip(is_16_bit, decaying, strict=True)]
+    if not any(reported):
+        return [None] * len(reported)
     exact = _rates_by_seed(plan, probe, main, plan.float32)
     rounded = _rates_by_seed(plan, probe, main, plan.own_dtypes)
     rate = exact.mean(0)
@@ -111,8 +111,8 @@ def surviving_fractions(
     errors = rounded.std(0, ddof=1) / np.sqrt(ROUNDING_SEEDS) / np.abs(rate)
     # `not error > ...`: an error of nan is an overflow, which is reported.
     return [
-        float(fraction) if is_wanted and not error > MAX_STANDARD_ERROR else None
-        for is_wanted, fraction, error in zip(wanted, fractions, errors, strict=True)
+        float(fraction) if report and not error > MAX_STANDARD_ERROR else None
+        for report, fraction, error in zip(reported, fractions, errors, strict=True)
     ]
 
 
