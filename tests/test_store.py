@@ -228,6 +228,8 @@ def start(code: str, cache_folder: Path | None) -> subprocess.Popen:
     """Python code in a process of its own, with this folder's modules at hand."""
     paths = [str(ROOT), str(Path(__file__).parent)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    # A cache that the user has set would be used in the place of the study's own.
+    environment.pop("JAX_COMPILATION_CACHE_DIR", None)
     if cache_folder is not None:
         environment |= {
             "JAX_COMPILATION_CACHE_DIR": str(cache_folder),
