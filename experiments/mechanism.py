@@ -101,11 +101,10 @@ def _one_epoch(
     no_decay = {**hparams, "weight_decay": 0 * hparams["weight_decay"]}
     without_decay = program.build_optimizer(config, task, no_decay)
     eta = multiplier(config, task.steps_per_epoch, hparams)
-    grads_and_state = jax.grad(task.loss, has_aux=True)
 
     def step(carry: Any, batch: Any) -> Any:
         index, params, model_state, state = carry
-        grads, model_state = grads_and_state(
+        grads, model_state = jax.grad(task.loss, has_aux=True)(
             params, model_state, batch, program.step_key(hparams, index), run_data, data
         )
         plain_updates, _ = without_decay.update(grads, state, params)

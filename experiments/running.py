@@ -82,7 +82,11 @@ def run_built(
     folder = engine.folder_of(study, options.out)
     if manifests.is_finished(folder):
         return print_finished(study, folder)
-    if manifests.is_begun(folder) and not options.resume and shard == engine.ONLY_SHARD:
+    if (
+        manifests.is_started(folder)
+        and not options.resume
+        and shard == engine.ONLY_SHARD
+    ):
         raise UserError(
             f"{folder} has a run that is not finished. Resume it with: {resume}"
         )
@@ -219,9 +223,9 @@ def print_finished(study: Any, folder: Path) -> int:
 def resume_message(folder: Path) -> str | None:
     """Return what the user should know before a run is resumed, or None."""
     from experiments import files
-    from experiments.engine.manifest import is_begun, read_manifest
+    from experiments.engine.manifest import is_started, read_manifest
 
-    if not is_begun(folder):
+    if not is_started(folder):
         return "There is no run to resume. A new run begins."
     try:
         manifest = read_manifest(folder)

@@ -169,8 +169,8 @@ def test_help_of_the_other_commands(call):
         (("demo", "--seeds", "3"), ("--seeds 3", "10 or more")),
         (("demo", "--seeds", "some"), ("--seeds", "some")),
         (("same", "--seeds", "8"), ("same has no final runs. Leave out --seeds.",)),
-        (("demo", "--shard", "2/2"), ("--shard 2/2", "0/4 to 3/4")),
-        (("demo", "--shard", "first"), ("--shard first", "i/n")),
+        (("demo", "--shard", "2/2"), ("--shard 2/2", "such as 0/4 or 3/4")),
+        (("demo", "--shard", "first"), ("--shard first", "write I/N")),
         (("demos",), ("no study 'demos'", "mean demo?", "demo, why, tuning")),
         (("lunch", "demo"), ("no study 'lunch'", "Do you mean launch?")),
         (("nosuch",), ("no study 'nosuch'. Give one of demo, why", "path/to/study.py")),
@@ -268,12 +268,12 @@ def test_a_dry_run_writes_nothing(call, as_demo, finished, tmp_path):
     assert list(tmp_path.iterdir()) == []
     folder = tmp_path / "small" / finished.name
     for words in (
-        f"small, plan {finished.name}: at most 23 runs, 4 side by side on 2 x",
-        "tuning: 18 runs",
-        "measured: no runs",
-        "2 programs to compile; 0 of 18 different cells of tuning are there",
-        "data test_store.points: there",
-        f"results in {folder}: nothing there yet",
+        f"small, plan {finished.name}: at most 23 runs, 4 in parallel on 2 x",
+        "stage tuning: at most 18 runs",
+        "stage measured: measurements",
+        "2 programs to compile for the stage tuning; 0 of its 18 different cells",
+        "data test_store.points: found",
+        f"results in {folder}: does not exist yet",
     ):
         assert words in out
     shutil.copytree(finished.parent, folder.parent)
@@ -281,15 +281,15 @@ def test_a_dry_run_writes_nothing(call, as_demo, finished, tmp_path):
     damaged.write_bytes(damaged.read_bytes()[:100])
     before = times(tmp_path)
     out = call(*arguments)[1]
-    assert "14 of 18 different cells of tuning are there" in out
-    assert out.endswith(f"{folder}: begun\n")
+    assert "14 of its 18 different cells are stored" in out
+    assert out.endswith(f"{folder}: not finished\n")
     assert times(tmp_path) == before
     (folder / "report.md").write_text("")
     assert call(*arguments)[1].endswith(f"{folder}: finished\n")
     grown = call(*arguments, "--seeds", "20")[1]
     assert "38 runs" in grown
-    assert "14 of 18" in grown
-    assert "nothing there yet" in grown
+    assert "14 of its 18" in grown
+    assert "does not exist yet" in grown
 
 
 def test_a_finished_run_that_is_called_again_says_what_it_found(
@@ -392,7 +392,7 @@ def test_going_on_at_another_revision_is_said(call, as_demo, finished, tmp_path)
     assert (status, errors) == (0, [])
     assert "Git revision" not in out
     assert "A new run begins" not in out
-    assert "is missing or damaged: written again" in out
+    assert "is missing or damaged. It is written again." in out
 
 
 def test_a_shard_says_what_is_missing_and_how_to_go_on(
@@ -644,7 +644,7 @@ def test_a_job_that_is_killed_is_started_again(
     queue = launch.Queue("local", None, 5)
     launch.launch_shards(work, tmp_path / "jobs", queue, retries=1, done=0)
     assert killed.exists()
-    assert "shard 0 failed" in capsys.readouterr().out
+    assert "Shard 0 failed" in capsys.readouterr().out
     folder = tmp_path / "small" / finished.name
     assert assert_whole(folder, finished) == 7
     assert hidden(folder) == []

@@ -349,7 +349,7 @@ def test_a_file_that_uses_jax_as_it_is_imported(tiny, tmp_path):
         text=True,
     )
     (line,) = answer.stderr.splitlines()
-    assert line.startswith("experiments: JAX ran before the study did")
+    assert line.startswith("experiments: JAX was used before the study started")
     assert answer.returncode == 1
     assert not (tmp_path / "out").exists()
 
