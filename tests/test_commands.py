@@ -124,8 +124,8 @@ def test_list_says_what_each_study_asks(call):
     status, out, errors = call("list")
     assert (status, errors) == (0, [])
     lines = out.splitlines()
-    first = lines.index("Benchmarks, run by python -m experiments.benchmarks.NAME:")
-    assert lines[0] == "Studies, run by python -m experiments NAME:"
+    first = lines.index("Benchmarks (run with python -m experiments.benchmarks.NAME):")
+    assert lines[0] == "Studies (run with python -m experiments NAME):"
     assert [line.split()[0] for line in lines[1:first]] == list(STUDIES)
     names = [line.split()[0] for line in lines[first + 1 :]]
     assert names == ["aliases", "sweep", "wrappers"]
@@ -146,7 +146,7 @@ def test_every_study_has_help(name, call):
         assert f"--{option}" in text
     assert "--wait" in text
     assert "--mix-revisions" in text
-    assert "A tiny plan" in text
+    assert "Run a tiny plan" in text
 
 
 def test_help_of_the_other_commands(call):
@@ -164,24 +164,27 @@ def test_help_of_the_other_commands(call):
     [
         (("demo", "--smok"), ("--smok", "Do you mean --smoke?")),
         (("demo", "--chunk", "many"), ("--chunk", "many", "--help")),
-        (("demo", "--chunk", "0"), ("--chunk 0", "at least one")),
-        (("demo", "--chunk", "-3"), ("--chunk -3", "at least one")),
+        (("demo", "--chunk", "0"), ("--chunk 0: must be at least 1.",)),
+        (("demo", "--chunk", "-3"), ("--chunk -3: must be at least 1.",)),
         (("demo", "--seeds", "3"), ("--seeds 3", "10 or more")),
         (("demo", "--seeds", "some"), ("--seeds", "some")),
-        (("same", "--seeds", "8"), ("same has no final runs", "leave --seeds out")),
-        (("demo", "--shard", "2/2"), ("--shard 2/2", "0/4 to 3/4")),
-        (("demo", "--shard", "first"), ("--shard first", "i/n")),
+        (("same", "--seeds", "8"), ("same has no final runs. Leave out --seeds.",)),
+        (("demo", "--shard", "2/2"), ("--shard 2/2", "such as 0/4 or 3/4")),
+        (("demo", "--shard", "first"), ("--shard first", "write I/N")),
         (("demos",), ("no study 'demos'", "mean demo?", "demo, why, tuning")),
         (("lunch", "demo"), ("no study 'lunch'", "Do you mean launch?")),
-        (("nosuch",), ("no study 'nosuch'. There are demo, why", "path/to/study.py")),
+        (("nosuch",), ("no study 'nosuch'. Give one of demo, why", "path/to/study.py")),
         (("--smoke",), ("name a study first: demo, why", "--help")),
-        (("demo", "why"), ("demo does not take why.", "demo --help")),
-        (("list", "all"), ("list does not take all",)),
-        (("launch", "demo", "--shard", "0/2"), ("take --shard", "mean --shards?")),
+        (("demo", "why"), ("demo: unknown argument why. See", "demo --help")),
+        (("list", "all"), ("list: unknown argument all.",)),
+        (
+            ("launch", "demo", "--shard", "0/2"),
+            ("unknown argument --shard.", "mean --shards?"),
+        ),
         ((), ("name a study first: demo, why", "--help")),
         (("launch", "demos"), ("no study 'demos'", "mean demo?", "demo, why")),
         (("launch", "demo", "--cluster", "moon"), ("--cluster moon", "local or slurm")),
-        (("launch", "demo", "--shards", "0"), ("--shards 0",)),
+        (("launch", "demo", "--shards", "0"), ("--shards 0: must be at least 1.",)),
         (("launch", "demo", "--chunk", "0"), ("--chunk 0",)),
         (("report",), ("required: DIR", "report --help")),
         (
@@ -234,7 +237,12 @@ def test_a_report_of_an_unfinished_run_says_how_to_go_on(
     folder = tmp_path / "begun"
     shutil.copytree(finished, folder)
     (folder / "cells.csv").unlink()
-    refused(call("report", folder), str(folder), "is not finished", "--resume")
+    refused(
+        call("report", folder),
+        str(folder),
+        "is not finished. Resume it with: ",
+        "--resume",
+    )
 
 
 def test_a_report_is_made_again(call, as_demo, finished, tmp_path):
@@ -260,12 +268,12 @@ def test_a_dry_run_writes_nothing(call, as_demo, finished, tmp_path):
     assert list(tmp_path.iterdir()) == []
     folder = tmp_path / "small" / finished.name
     for words in (
-        f"small, plan {finished.name}: at most 23 runs, 4 side by side on 2 x",
-        "tuning: 18 runs",
-        "measured: no runs",
-        "2 programs to compile; 0 of 18 different cells of tuning are there",
-        "data test_store.points: there",
-        f"results in {folder}: nothing there yet",
+        f"small, plan {finished.name}: at most 23 runs, 4 in parallel on 2 x",
+        "stage tuning: at most 18 runs",
+        "stage measured: measurements",
+        "2 programs to compile for the stage tuning; 0 of its 18 different cells",
+        "data test_store.points: found",
+        f"results in {folder}: does not exist yet",
     ):
         assert words in out
     shutil.copytree(finished.parent, folder.parent)
@@ -273,15 +281,15 @@ def test_a_dry_run_writes_nothing(call, as_demo, finished, tmp_path):
     damaged.write_bytes(damaged.read_bytes()[:100])
     before = times(tmp_path)
     out = call(*arguments)[1]
-    assert "14 of 18 different cells of tuning are there" in out
-    assert out.endswith(f"{folder}: begun\n")
+    assert "14 of its 18 different cells are stored" in out
+    assert out.endswith(f"{folder}: not finished\n")
     assert times(tmp_path) == before
     (folder / "report.md").write_text("")
     assert call(*arguments)[1].endswith(f"{folder}: finished\n")
     grown = call(*arguments, "--seeds", "20")[1]
     assert "38 runs" in grown
-    assert "14 of 18" in grown
-    assert "nothing there yet" in grown
+    assert "14 of its 18" in grown
+    assert "does not exist yet" in grown
 
 
 def test_a_finished_run_that_is_called_again_says_what_it_found(
@@ -323,7 +331,7 @@ def test_a_finished_run_of_another_kind_says_so(
     path.write_text(json.dumps(manifest | {key: {**manifest[key], name: "0"}}))
     status, out, _ = call(*arguments)
     assert status == 0
-    assert out.startswith(f"Finished with other {key} ({name}")
+    assert out.startswith(f"These results were made with other {key} ({name}")
     assert "give another directory with --out.\nVerdict." in out
 
 
@@ -338,8 +346,8 @@ def test_a_run_that_is_not_finished_says_how_to_go_on(
         status, out, (line,) = call(*arguments)
         assert status == 1
         assert out == ""
-        assert f"{folder} has been begun and is not finished" in line
-        words = shlex.split(line.rpartition("go on with: ")[2])
+        assert f"{folder} has a run that is not finished. Resume it with: " in line
+        words = shlex.split(line.rpartition("Resume it with: ")[2])
         assert words[1:] == [
             *("-m", "experiments", "demo", "--resume", "--smoke", "--out"),
             str(tmp_path),
@@ -363,27 +371,28 @@ def test_other_code_is_refused_and_mixed_if_asked_to(call, as_demo, finished, tm
 
 def test_going_on_at_another_revision_is_said(call, as_demo, finished, tmp_path):
     arguments = ("demo", "--smoke", "--out", tmp_path, "--resume")
-    assert "Nothing is there to go on with: this begins it." in call(*arguments)[1]
+    assert "There is no run to resume. A new run begins." in call(*arguments)[1]
     folder = tmp_path / "small" / finished.name
     path = folder / "manifest.json"
     manifest = json.loads(path.read_text())
-    for begun, words in {
-        ("0123456789", False): "It was begun at 0123456789; this is ",
-        ("0123456789", True): "It was begun at 0123456789 with local changes; this is ",
-        (None, False): "It was begun at not in a git checkout; this is ",
+    for begun, revision in {
+        ("0123456789", False): "0123456789",
+        ("0123456789", True): "0123456789 with local changes",
+        (None, False): "not in a git checkout",
     }.items():
         there = dict(zip(("git_revision", "git_changed"), begun, strict=True))
         path.write_text(json.dumps(manifest | there))
         (folder / "cells.csv").unlink()
         status, out, errors = call(*arguments)
         assert (status, errors) == (0, [])
+        words = f"Git revision when the run began: {revision}. Current revision: "
         assert words in out
     path.write_text("{")
     status, out, errors = call(*arguments)
     assert (status, errors) == (0, [])
-    assert "It was begun" not in out
-    assert "this begins it" not in out
-    assert "is missing or damaged: written again" in out
+    assert "Git revision" not in out
+    assert "A new run begins" not in out
+    assert "is missing or damaged. It is written again." in out
 
 
 def test_a_shard_says_what_is_missing_and_how_to_go_on(
@@ -392,8 +401,8 @@ def test_a_shard_says_what_is_missing_and_how_to_go_on(
     arguments = ("demo", "--smoke", "--out", tmp_path, "--wait", "0")
     status, out, errors = call(*arguments, "--shard", "1/2")
     assert (status, errors) == (3, [])
-    assert "Of tuning, 9 cells of other shards are missing" in out
-    words = shlex.split(out.rpartition("go on with: ")[2])
+    assert "The stage tuning still lacks 9 cells of other shards." in out
+    words = shlex.split(out.rpartition("resume with: ")[2])
     assert words[1:4] == ["-m", "experiments", "demo"]
     assert words[4:] == [
         *("--resume", "--smoke", "--shard", "1/2", "--wait", "0"),
@@ -525,11 +534,11 @@ def test_ctrl_c_leaves_a_directory_and_the_command_that_goes_on(
     assert running.returncode == 128 + signal.SIGINT
     (line,) = stderr.splitlines()
     assert re.search(
-        r"interrupted while tuning \w+, after \d+ of 23 runs ?; go on", line
+        r"interrupted while tuning \w+, after \d+ of 23 runs ?; resume", line
     )
     assert 1 <= assert_whole(folder, finished) < 11
     assert hidden(folder) == []
-    found = re.search(r"go on with: (.*)\. No file is left half-written\.$", line)
+    found = re.search(r"resume with: (.*)\. No file is left half-written\.$", line)
     assert found is not None
     words = shlex.split(found[1])
     assert Path(words[0]).resolve() == Path(sys.executable).resolve()
@@ -550,7 +559,7 @@ def test_a_full_disk_is_one_line_and_shards_go_on(call, as_demo, finished, tmp_p
     assert full.returncode == 1, stderr
     (line,) = stderr.splitlines()
     assert os.strerror(errno.EFBIG) in line
-    assert "--resume goes on" in line
+    assert "--resume uses them" in line
     folder = tmp_path / "small" / finished.name
     assert assert_whole(folder, finished) == 6
     assert hidden(folder) == []
@@ -578,7 +587,7 @@ def test_a_mistake_in_a_process_of_its_own(encoding):
     errors = answer.stderr.splitlines()
     line = refused((answer.returncode, answer.stdout, errors), "--smok")
     assert line == (
-        "experiments: python -m experiments demo does not take --smok. Do you mean "
+        "experiments: python -m experiments demo: unknown argument --smok. Do you mean "
         "--smoke? See python -m experiments demo --help."
     )
 
@@ -635,7 +644,7 @@ def test_a_job_that_is_killed_is_started_again(
     queue = launch.Queue("local", None, 5)
     launch.launch_shards(work, tmp_path / "jobs", queue, retries=1, done=0)
     assert killed.exists()
-    assert "shard 0 failed" in capsys.readouterr().out
+    assert "Shard 0 failed" in capsys.readouterr().out
     folder = tmp_path / "small" / finished.name
     assert assert_whole(folder, finished) == 7
     assert hidden(folder) == []

@@ -193,7 +193,7 @@ def test_all_options_of_a_study(tiny, tmp_path, call):
     status, printed, _ = call(tiny, "--shard", "0/2", "--wait", "0", "--out", out)
     assert status == 3
     assert (
-        f"go on with: {os.path.relpath(sys.executable)} -m experiments {tiny}"
+        f"resume with: {os.path.relpath(sys.executable)} -m experiments {tiny}"
         in printed
     )
     status, printed, _ = call(tiny, "--resume", "--out", out)
@@ -307,13 +307,19 @@ def test_a_module_that_is_not_a_study(text, change, missing, tiny, call, tmp_pat
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("numpy.py", ("numpy.py has the name of another module", "another name")),
-        ("sys.py", ("sys.py has the name of another module, sys (built-in)",)),
-        ("this.py", ("this.py has the name of another module",)),  # not imported yet
-        ("by_hand.py", ("by_hand.py has the name", "made without a file")),
-        ("my-study.py", ("my-study.py: ", "such as my_study.py")),
-        ("my.study.py", ("my.study.py: ", "such as my_study.py")),
-        ("__main__.py", ("__main__.py: ", "such as my_study.py")),
+        (
+            "numpy.py",
+            ("numpy.py has the same name as the module numpy", "Rename the file"),
+        ),
+        ("sys.py", ("sys.py has the same name as the module sys (built-in)",)),
+        (
+            "this.py",
+            ("this.py has the same name as the module this",),
+        ),  # not imported yet
+        ("by_hand.py", ("by_hand.py has the same name", "(not from a file)")),
+        ("my-study.py", ("my-study.py: ", "for example to my_study.py")),
+        ("my.study.py", ("my.study.py: ", "for example to my_study.py")),
+        ("__main__.py", ("__main__.py: ", "for example to my_study.py")),
     ],
 )
 def test_a_name_that_cannot_be(name, words, tiny, call, monkeypatch):
@@ -343,7 +349,7 @@ def test_a_file_that_uses_jax_as_it_is_imported(tiny, tmp_path):
         text=True,
     )
     (line,) = answer.stderr.splitlines()
-    assert line.startswith("experiments: JAX ran before the study did")
+    assert line.startswith("experiments: JAX was used before the study started")
     assert answer.returncode == 1
     assert not (tmp_path / "out").exists()
 

@@ -265,7 +265,7 @@ def test_other_code_is_refused_before_anything_runs(finished, tmp_path, monkeypa
 
     assert replicate(options) == 1
     change_code(finished, **{"experiments.arms": "0"})
-    words = r"with other code \(experiments.arms\): run .* with --mix-revisions"
+    words = r"with other code \(experiments.arms\). Run .* with --mix-revisions"
     with pytest.raises(UserError, match=words):
         replicate(options)
     assert begun == []

@@ -228,6 +228,8 @@ def start(code: str, cache_folder: Path | None) -> subprocess.Popen:
     """Python code in a process of its own, with this folder's modules at hand."""
     paths = [str(ROOT), str(Path(__file__).parent)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    # A cache that the user has set would be used in the place of the study's own.
+    environment.pop("JAX_COMPILATION_CACHE_DIR", None)
     if cache_folder is not None:
         environment |= {
             "JAX_COMPILATION_CACHE_DIR": str(cache_folder),
@@ -422,9 +424,9 @@ def test_what_is_kept_comes_in_the_order_of_the_table(finished):
     np.testing.assert_array_equal(found["weight"], both)
     some = cells.extracted(finished, stage="final", seed=4)["weight"]
     np.testing.assert_array_equal(some, both[3:4])
-    with pytest.raises(UserError, match="holds no run with .*tuning"):
+    with pytest.raises(UserError, match="has no run with .*tuning"):
         cells.extracted(finished, stage="tuning")
-    with pytest.raises(UserError, match="holds no run with .*sgd_l2"):
+    with pytest.raises(UserError, match="has no run with .*sgd_l2"):
         cells.extracted(finished, stage="final", arm="sgd_l2")
 
 
@@ -434,7 +436,7 @@ def test_a_report_of_damaged_arrays_is_one_line(copy):
     from experiments.errors import UserError
 
     assert len(read_measurements(copy, "mean")) == 1
-    with pytest.raises(UserError, match=r"holds no shrink\*\.npz"):
+    with pytest.raises(UserError, match=r"has no shrink\*\.npz"):
         read_measurements(copy, "shrink")
     for name, read in (
         ("mean.npz", lambda: read_measurements(copy, "mean")),
@@ -445,7 +447,7 @@ def test_a_report_of_damaged_arrays_is_one_line(copy):
         with pytest.raises(UserError, match=f"{name} is damaged.*--resume"):
             read()
         path.unlink()
-        with pytest.raises(UserError, match="holds no (mean|extracted)"):
+        with pytest.raises(UserError, match="has no (mean|extracted)"):
             read()
 
 
@@ -792,7 +794,7 @@ def test_no_shard(text):
     from experiments.engine.study import parse_shard
     from experiments.errors import UserError
 
-    with pytest.raises(UserError, match=r"write i/n with 0 <= i < n") as error:
+    with pytest.raises(UserError, match=r"write I/N with 0 <= I < N") as error:
         parse_shard(text)
     assert f"--shard {text}:" in str(error.value)
 
@@ -885,7 +887,7 @@ def test_a_folder_of_something_else(tmp_path, finished, quick):
     folder.mkdir(parents=True)
     (folder / "thesis.tex").write_text("years of work")
     (folder / "report.md").write_text("months of work")
-    words = ("holds thesis.tex and no manifest.json", "--out")
+    words = ("has the file thesis.tex and no valid manifest.json", "--out")
     problem_of(tmp_path, str(folder), *words)
     (folder / "manifest.json").write_text("{")
     problem_of(tmp_path, str(folder), *words)
@@ -910,7 +912,7 @@ def test_a_folder_with_hidden_files_only_is_free(tmp_path, finished, quick):
 
 def test_a_directory_that_has_been_begun(copy, tmp_path, trained):
     before = {path: path.stat().st_mtime_ns for path in copy.parent.rglob("*")}
-    words = (str(copy), "has been begun", "made by a test --resume", "--out")
+    words = (str(copy), "already has a run", "made by a test --resume", "--out")
     problem_of(tmp_path, *words, resume=False)
     after = {path: path.stat().st_mtime_ns for path in copy.parent.rglob("*")}
     assert after == before
@@ -939,11 +941,11 @@ def test_a_manifest_that_is_missing_or_damaged_is_written_again(
     path.unlink()
     if text is not None:
         path.write_bytes(text.encode("latin1"))
-    problem_of(tmp_path, "has been begun", resume=False)
+    problem_of(tmp_path, "already has a run", resume=False)
     assert run(tmp_path, resume=True) == (copy, None)
     assert trained == []
     assert capsys.readouterr().out.splitlines() == [
-        f"{path} is missing or damaged: written again."
+        f"{path} is missing or damaged. It is written again."
     ]
     ours, theirs = (json.loads((f / path.name).read_text()) for f in (copy, finished))
     assert ours == theirs
@@ -956,10 +958,10 @@ def test_a_manifest_that_is_missing_or_damaged_is_written_again(
             '{"start_url": "/"}',
             ("is not the manifest of a study", "format, hash, study"),
         ),
-        ('{"format": 2}', ("is not the manifest of a study", "it lacks hash, study")),
+        ('{"format": 2}', ("is not the manifest of a study", "it has no hash, study")),
         (
             '{"format": 1, "study": "small", "hash": ""}',
-            ("format 1", "reads 2", "--out"),
+            ("format 1", "reads format 2", "--out"),
         ),
     ],
 )
@@ -1008,7 +1010,7 @@ def test_damage_is_found_before_anything_is_trained(
     assert len(lines) == 2
     for path, line in zip(damaged, lines, strict=True):
         assert line.startswith(f"{path} is damaged (")
-        assert line.endswith("): removed, and made again.")
+        assert line.endswith("). It is removed and made again.")
     assert_same(copy, finished)
 
 
@@ -1063,8 +1065,8 @@ def rewrite(path: Path, **changes: Any) -> None:
     [
         ({"config": None}, "is not a chunk of cells"),
         ({"provenance": None}, "is not a chunk of cells"),
-        ({"config": "0123456789ab"}, "holds other cells than its name says"),
-        ({"cell/seed": [1, 0, 0, 0]}, "holds other cells than its name says"),
+        ({"config": "0123456789ab"}, "has a name that does not match its cells"),
+        ({"cell/seed": [1, 0, 0, 0]}, "has a name that does not match its cells"),
         ({"cell/seed": [0, 0, 0]}, "is damaged (zip() argument"),
     ],
 )
@@ -1088,14 +1090,16 @@ def test_a_renamed_chunk_is_not_used(copy, finished, tmp_path, trained):
 def test_a_measurement_of_another_plan_is_made_again(copy, finished, tmp_path, capsys):
     rewrite(copy / "mean.npz", plan="0123456789ab", mean=7.0)
     run(tmp_path, resume=True)
-    assert "mean.npz belongs to another plan: removed" in capsys.readouterr().out
+    assert "mean.npz belongs to another plan. It is removed" in capsys.readouterr().out
     assert_same(copy, finished)
 
 
 def test_a_chunk_of_another_format_is_left_alone(copy, tmp_path):
     path = files_of(copy)[3]
     rewrite(path, format=3)
-    problem_of(tmp_path, str(path), "has format 3, this program reads 2", "--out")
+    problem_of(
+        tmp_path, str(path), "has format 3, but this program reads format 2", "--out"
+    )
     assert path.exists()
 
 
@@ -1250,10 +1254,10 @@ def test_a_directory_begun_in_another_way(key, copy, tmp_path, trained):
     name = next(iter(value))
     change_manifest(copy, **{key: {**value, name: "other"}})
     problem_of(
-        tmp_path, f"{copy} was begun with other {key} ({name}", "--mix-revisions"
+        tmp_path, f"{copy} was started with other {key} ({name}", "--mix-revisions"
     )
     change_manifest(copy, **{key: None})
-    problem_of(tmp_path, f"{copy} was begun with other {key} (", "--out")
+    problem_of(tmp_path, f"{copy} was started with other {key} (", "--out")
     assert trained == []
     assert run(tmp_path, resume=True, mix_revisions=True) == (copy, None)
 

@@ -43,8 +43,8 @@ def test_a_line_where_a_stage_begins_and_every_half_minute(capsys, clock):
         clock[0] += 30
         progress.set_description("final teacher adamw")
         assert lines() == ["final teacher adamw: 1095 of 1095 runs, 3 diverged"]
-    message = "3 diverged (their loss was not finite; they count as chance)"
-    assert lines() == [message]
+    message = "Diverged runs: 3. Their loss was not finite, so they get the score of "
+    assert lines() == [f"{message}chance."]
 
 
 def test_nothing_is_said_of_no_divergence(capsys):
@@ -52,7 +52,7 @@ def test_nothing_is_said_of_no_divergence(capsys):
 
     with progress_bar(2) as progress:
         progress.advance(2)
-    assert "diverged (" not in capsys.readouterr().out
+    assert "Diverged runs" not in capsys.readouterr().out
 
 
 def test_a_bar_on_a_terminal(capsys, monkeypatch):
@@ -70,7 +70,7 @@ def test_a_bar_on_a_terminal(capsys, monkeypatch):
     assert "1 diverged," in text
     assert "7/24" in text
     assert "7 of 24" not in text
-    assert "1 diverged (their loss was not finite" in text
+    assert "Diverged runs: 1. Their loss was not finite" in text
 
 
 @pytest.mark.parametrize("terminal", [True, False])
@@ -89,4 +89,4 @@ def test_an_interrupt_says_how_far_it_came(terminal, capsys, monkeypatch):
         received.append(2)
         progress.advance(1)
     assert stop.value.__notes__ == ["while tuning sgd, after 7 of 24 runs"]
-    assert "diverged (" not in capsys.readouterr().out
+    assert "Diverged runs" not in capsys.readouterr().out
