@@ -45,7 +45,6 @@ MARGIN = 1.0  # added to GOOD and RISE for a grid with few seeds
 SEPARATE = 0.25  # a slope closer to 0 is called separable
 ROWS, POINTS = 9, 9  # a ridge has at most so many learning rates, and points of each
 MIN_RATES = 3  # a ridge has at least so many learning rates
-LEVEL = 0.05
 
 Errors = Mapping[Point, np.ndarray]
 Row = dict[float, np.ndarray]  # of one learning rate: errors by y = log2 λ, ascending
