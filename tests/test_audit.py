@@ -445,6 +445,18 @@ def test_shapes_are_enough_and_large_models_are_sampled():
     assert "a sample of each leaf" in str(audit)
 
 
+@pytest.mark.parametrize(
+    ("leaves", "shape", "expected"), [(1, (1000, 1000), 3844), (600, (16, 16), 64)]
+)
+def test_the_sample_of_each_leaf(leaves, shape, expected):
+    """At most 4096 weights of each leaf and 2**15 of all, but at least 64 of each."""
+    from decayax._audit.plan import make_plan
+
+    params = {str(i): jax.ShapeDtypeStruct(shape, jnp.float32) for i in range(leaves)}
+    plan = make_plan(optax.sgd(LR), params, None, None, sample=True, steps=1)
+    assert set(plan.weight_counts()) == {expected}
+
+
 def by_number(updates, params):
     """A rate of 0.1/fan-in: the shape is a number in the program."""
     return jax.tree.map(lambda u, p: -LR * u - 0.1 / p.shape[0] * p, updates, params)
@@ -681,12 +693,6 @@ def masked_out(params):
     return jax.tree.map(lambda _: False, params)
 
 
-def of_strength(make, **options):
-    return optax.inject_hyperparams(make, static_args=tuple(options))(
-        weight_decay=WD, **options
-    )
-
-
 GROUPS = {"a": optax.adamw(LR, weight_decay=0.1), "b": optax.adamw(LR)}
 
 
@@ -705,16 +711,28 @@ DECLARED = {
     "a schedule": (dx.adamw(LR, weight_decay=lambda t: 0.0 * t), (math.nan,), 1, False),
     "a strength of 0": (optax.adamw(LR, weight_decay=0.0), (), 0, False),
     "inject_hyperparams": (
-        of_strength(optax.adamw, learning_rate=LR, mask=masked_out),
+        optax.inject_hyperparams(optax.adamw)(LR, weight_decay=WD),
         (WD,),
         1,
-        False,  # the mask is not a variable of its own
+        False,
     ),
     "weight_decay_rate": (
-        optax.adafactor(LR, weight_decay_rate=WD, weight_decay_mask=masked_out),
+        optax.inject_hyperparams(
+            lambda weight_decay_rate: optax.adafactor(
+                LR, weight_decay_rate=weight_decay_rate
+            )
+        )(weight_decay_rate=WD),
         (WD,),
         1,
-        True,
+        False,
+    ),
+    "adam_weight_decay": (
+        optax.inject_hyperparams(
+            lambda adam_weight_decay: optax.adamw(LR, weight_decay=adam_weight_decay)
+        )(adam_weight_decay=WD),
+        (WD,),
+        1,
+        False,
     ),
     "MultiSteps": (optax.MultiSteps(optax.adamw(LR, weight_decay=WD), 2), (WD,), 1, 0),
     "methods": (
