@@ -1,7 +1,5 @@
 """The readings of all leaves under all settings."""
 
-# ruff: noqa: F722 (ruff reads the shapes of jaxtyping as annotations)
-
 import time
 import warnings
 from collections.abc import Sequence

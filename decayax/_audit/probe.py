@@ -12,8 +12,6 @@ with ±h. The JVPs are summed over the updates and not read from the parameters,
 gates and rounding.
 """
 
-# ruff: noqa: F722 (ruff reads the shapes of jaxtyping as annotations)
-
 import functools
 import itertools
 from collections.abc import Callable

@@ -7,8 +7,6 @@ is the number of all steps T, or the first step after which less than a fifth is
 Later, retention − 1 has lost the digits of the retention.
 """
 
-# ruff: noqa: F722 (ruff reads the shapes of jaxtyping as annotations)
-
 from typing import NamedTuple
 
 import numpy as np

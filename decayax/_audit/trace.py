@@ -5,8 +5,6 @@ The change of the initial weights is found by regression on them:
     retention_t − 1 = ⟨dθ₀, dθ_t − dθ₀⟩/‖dθ₀‖²
 """
 
-# ruff: noqa: F722 (ruff reads the shapes of jaxtyping as annotations)
-
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 

@@ -11,8 +11,6 @@ a discontinuity. The jaxpr shows which updates these are, and their sums that co
 are NaN. They are NaN as well if D is not parallel to θ: then it does not shrink θ.
 """
 
-# ruff: noqa: F722 (ruff reads the shapes of jaxtyping as annotations)
-
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
