@@ -83,7 +83,7 @@ def forget_modules(monkeypatch):
 
 def forget():
     """Forget the modules of the studies, as in a new process."""
-    for name in ("lion", "tiny", "other", "beside"):
+    for name in ("lion", "tiny", "other", "neighbour"):
         if module := sys.modules.pop(name, None):
             folder = str(Path(module.__file__).parent)
             sys.path[:] = [path for path in sys.path if path != folder]
@@ -271,18 +271,18 @@ def test_a_study_of_the_package_by_its_path(call, tmp_path):
 
 
 def test_a_study_can_import_modules_next_to_it(tiny, tmp_path, call, monkeypatch):
-    (tmp_path / "beside.py").write_text('SAID = "One is beside."\n')
+    (tmp_path / "neighbour.py").write_text('TEXT = "One is neighbour."\n')
     (tmp_path / "colorsys.py").write_text("raise AssertionError('hides Python's')\n")
     monkeypatch.delitem(sys.modules, "colorsys", raising=False)
-    (tmp_path / "elsewhere" / "tiny").mkdir(parents=True)  # results, say
+    (tmp_path / "elsewhere" / "tiny").mkdir(parents=True)  # such as results
     monkeypatch.syspath_prepend(tmp_path / "elsewhere")
-    text = TINY.replace('"One is one."', "beside.SAID")
+    text = TINY.replace('"One is one."', "neighbour.TEXT")
     tiny.write_text(
-        text.replace("import numpy", "import beside, colorsys\nimport numpy")
+        text.replace("import numpy", "import neighbour, colorsys\nimport numpy")
     )
     status, printed, _ = call(tiny, "--out", tmp_path)
     assert status == 0
-    assert "One is beside.\n" in printed
+    assert "One is neighbour.\n" in printed
 
 
 # --- Files that are not a study ---------------------------------------------------
