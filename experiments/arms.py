@@ -26,6 +26,7 @@ class Arm(NamedTuple):
     make_optimizer: OptimizerFactory
 
 
+# The optimizers are built inside the traced function: the hyper-parameters are tracers.
 def scheduled(
     make: Callable[..., Optimizer], hparams: HParams, eta: Multiplier, mask: Any
 ) -> Optimizer:
@@ -50,6 +51,7 @@ def independent(
     )
 
 
+# Partials of functions at the top of a module, so a plan can describe them.
 sgd_l2 = functools.partial(scheduled, functools.partial(dx.sgd_l2, momentum=0.9))
 sgdw = functools.partial(scheduled, functools.partial(dx.sgdw, momentum=0.9))
 rmsprop_l2 = functools.partial(scheduled, dx.rmsprop_l2)

@@ -53,6 +53,7 @@ def _shortest(array: np.ndarray) -> np.ndarray:
 def concatenate(tables: Sequence[Table]) -> Table:
     """Concatenate the rows. A column that a table lacks is None there."""
     tables = [table for table in tables if table]
+    # A dictionary keeps the order and drops duplicates.
     names = list(dict.fromkeys(name for table in tables for name in table))
     return {
         name: np.concatenate([t.get(name, _missing_column(t)) for t in tables])
@@ -270,7 +271,7 @@ def _parsed(fields: Sequence[str]) -> np.ndarray:
     booleans = {"True": True, "False": False, "": None}
     if set(fields) <= set(booleans) and any(fields):
         return np.array([booleans[field] for field in fields])
-    for parse in (int, float):
+    for parse in (int, float):  # int first, so that integers stay integers
         try:
             return np.array([parse(field) if field else None for field in fields])
         except ValueError:

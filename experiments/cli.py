@@ -48,7 +48,7 @@ Each command has its own --help. `list` also prints the benchmarks."""
 
 
 def launch(study: str, options: Options, jobs: JobOptions) -> int:
-    """Run the shards of a study as jobs. Then write the report; return exit status."""
+    """Run the shards of a study as jobs, then write the report. Return the status."""
     from experiments.engine.launch import launch_shards, Queue
     from experiments.engine.study import folder_of
 

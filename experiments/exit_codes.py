@@ -27,7 +27,7 @@ def run_and_exit(command: Callable[[], int]) -> NoReturn:
     """Run a command and end the process with its exit status."""
     interrupts.install_handlers()
     try:
-        _require_extras()
+        _require_extras()  # before any work
         sys.exit(command())
     except UserError as error:
         sys.exit(f"experiments: {error}")

@@ -45,8 +45,8 @@ from experiments.tasks import decayed_vector
 
 
 ADAM_BETA_2 = 0.999  # β₂ of all optimizers that a mechanism stage measures
-# A weight whose root mean square gradient is smaller counts as without gradient. It is
-# 100 times the optimizers' ε, so ε has no effect on the other weights.
+# A weight with a smaller root mean square gradient counts as a weight without gradient.
+# The value is 100 times the optimizers' ε, so ε has no effect on the other weights.
 NO_GRADIENT = 1e-6
 
 

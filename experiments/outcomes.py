@@ -219,7 +219,7 @@ def with_choice(
     return min(float(low), given.low), max(float(high), given.high)
 
 
-@functools.cache  # all contrasts use the same draws, so they stay paired
+@functools.cache  # every contrast uses the same draws, and drawing takes long
 def _draws(
     resamples: int, validation: int, final: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

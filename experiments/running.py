@@ -26,6 +26,7 @@ def build_study(name: str, options: Options) -> Any:
     from experiments.engine.study import folder_of
 
     if options.data is not None:
+        # The loaders of the data read this variable.
         os.environ["DECAYAX_DATA"] = str(options.data.expanduser().resolve())
     module = study_module(name)
     plan = module.SMOKE if options.smoke else module.FULL
@@ -115,7 +116,7 @@ def _train(
     from experiments.engine import persistent_cache, study as engine
 
     persistent_cache.use_persistent_cache(options.out / "compiled")
-    runs = math.ceil(study.runs / shard.count)
+    runs = math.ceil(study.runs / shard.count)  # of this shard, about
     try:
         with terminal.progress_bar(runs) as progress:
             _, missing = engine.run(
@@ -187,6 +188,7 @@ def find_results(what: str, out: Path) -> Path:
     own = folder_of(module.study(module.FULL), out)
     if manifests.is_finished(own):
         return own
+    # The results that are part of the package.
     published = Path(__file__).parent / "results" / what
     if (published / "manifest.json").is_file():
         return published
@@ -212,6 +214,7 @@ def print_finished(study: Any, folder: Path) -> int:
             f"These results were made with other {' and other '.join(other)}. To run "
             "the study as it is now, give another directory with --out."
         )
+    # The report is not written again, so the verdict is read from it.
     report = (folder / "report.md").read_text(encoding="utf-8")
     for paragraph in report.split("\n\n"):
         if paragraph.startswith("**Verdict.**"):

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 
-NOISE_POINTS = 10  # the standard error is computed from so many of the best points
+NOISE_POINTS = 10  # number of the best points that give the standard error
 ROUNDING = 0.001  # relative tolerance when a value is compared with a bound
 
 Point = tuple[float, ...]
@@ -66,6 +66,7 @@ def rank(scores: Scores) -> list[Point]:
 
     Between equal sums the smaller values come first, compared axis by axis.
     """
+    # Sums of counts are exact in floating point, means are not.
     return sorted(scores, key=lambda point: (-float(scores[point].sum()), point))
 
 
@@ -98,6 +99,7 @@ def points_to_add(scores: Scores, axes: Sequence[Axis], count: int) -> list[Poin
         _lines_through(order[0], axes),
         (new for point in order for new in _neighbours(point, axes)),
     )
+    # A dictionary keeps the order and drops duplicates.
     new = dict.fromkeys(point for point in urgent if point not in scores)
     return list(itertools.islice(new, count))
 
@@ -137,6 +139,7 @@ def _shift(point: Point, index: int, axis: Axis, steps: int) -> Point | None:
     if axis.ratio is None or point[index] == 0:
         return None
     base = next(value for value in axis.values if value > 0)
+    # Rounded, because the logarithm of a power of the ratio is not exact.
     count = round(math.log(point[index] / base, axis.ratio)) + steps
     return _replace(point, index, _axis_value(axis, base, count))
 

@@ -43,8 +43,8 @@ GOOD = 3.0  # a learning rate is used if its best error is this close to the bes
 RISE = 3.0  # height of both sides of a valley; points beyond have a weight below e^-3
 MARGIN = 1.0  # added to GOOD and RISE for a grid with few seeds
 SEPARATE = 0.25  # a slope closer to 0 is called separable
-ROWS, POINTS = 9, 9  # a ridge has at most so many learning rates, and points of each
-MIN_RATES = 3  # a ridge has at least so many learning rates
+ROWS, POINTS = 9, 9  # maximum number of learning rates, and of points for each
+MIN_RATES = 3  # minimum number of learning rates of a ridge
 
 Errors = Mapping[Point, np.ndarray]
 Row = dict[float, np.ndarray]  # of one learning rate: errors by y = log2 λ, ascending

@@ -30,6 +30,7 @@ def progress_bar(total: int) -> Iterator[Progress]:
         def refresh() -> None:
             show(description, min(round(done), total), diverged)
 
+        # These callbacks are called often, and always at a safe point.
         def set_description(text: str) -> None:
             nonlocal description
             interrupts.raise_if_interrupted()

@@ -8,13 +8,13 @@ pytestmark = pytest.mark.needs_extras
 
 @pytest.fixture
 def clock(monkeypatch):
-    """Seconds that a test moves on."""
+    """A clock that a test advances."""
     now = [1000.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
     return now
 
 
-def test_a_line_where_a_stage_begins_and_every_half_minute(capsys, clock):
+def test_a_line_when_a_stage_begins_and_every_half_minute(capsys, clock):
     from experiments.terminal import progress_bar
 
     def lines():
@@ -47,7 +47,7 @@ def test_a_line_where_a_stage_begins_and_every_half_minute(capsys, clock):
     assert lines() == [f"{message}chance."]
 
 
-def test_nothing_is_said_of_no_divergence(capsys):
+def test_no_message_without_divergence(capsys):
     from experiments.terminal import progress_bar
 
     with progress_bar(2) as progress:
@@ -74,7 +74,7 @@ def test_a_bar_on_a_terminal(capsys, monkeypatch):
 
 
 @pytest.mark.parametrize("terminal", [True, False])
-def test_an_interrupt_says_how_far_it_came(terminal, capsys, monkeypatch):
+def test_an_interrupt_has_a_note_with_the_finished_runs(terminal, capsys, monkeypatch):
     from experiments import interrupts
     from experiments.terminal import progress_bar
 

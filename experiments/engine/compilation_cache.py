@@ -87,7 +87,7 @@ def get_batches(
 ) -> Any:
     """Return the batches of a segment for cells with these seeds: [cells, steps, ...].
 
-    Cells with the same seed share the batches that are drawn once.
+    The batches of a seed are drawn once, for all cells and all optimizers.
     """
     config, task = compiled.config, compiled.compiled_task
     segment = digest(config.setup), config.epochs_per_segment, first_epoch
@@ -121,6 +121,7 @@ def _get_compiled(
 ) -> program.Program:
     """Return the program for exactly `parallel` cells."""
     started = time.perf_counter()
+    # The values are traced, so only names and dtypes decide the program.
     dtypes = tuple(sorted((n, str(x.dtype)) for n, x in numbers.items()))
     epochs = config.epochs_per_segment
     task_key = (digest(config.setup), epochs, dtypes, parallel)

@@ -39,7 +39,7 @@ def describe(value: Any) -> Any:
         return _described(value)
     if isinstance(value, list | tuple | range):
         return [describe(item) for item in value]
-    if callable(value):
+    if callable(value):  # a function or a class
         return _name(value)
     raise TypeError(
         f"a plan cannot hold {value!r}. Use numbers, text, lists, dicts, NamedTuples, "

@@ -20,7 +20,8 @@ from experiments.errors import UserError
 
 
 FORMAT = 2  # of the manifest and of the chunk files
-PROVENANCE = ("versions", "device", "data", "code")  # if all are equal, bits are equal
+# Two runs give the same bits only if all of these are equal.
+PROVENANCE = ("versions", "device", "data", "code")
 WITHOUT_DATA = ("versions", "device", "code")  # known before the data are loaded
 OUR_FILES = re.compile(r"manifest\.json|cells\.csv(\.gz)?|report\.md|.*\.png|.*\.npz")
 

@@ -76,8 +76,8 @@ def train_epochs(
         key = step_key(hparams, index)
         (loss, state), grads = loss_and_grads(params, state, batch, key, run_data, data)
         updates, opt_state = update(grads, opt_state, params)
-        # A run that has diverged goes on, because `vmap` trains all cells together.
-        # Only its first bad step is recorded.
+        # A diverged run continues, because `vmap` trains all cells together. Only its
+        # first step with a loss that is not finite is recorded.
         diverges = (diverged_at == NEVER) & ~jnp.isfinite(loss)
         diverged_at = jnp.where(diverges, index, diverged_at)
         params = optax.apply_updates(params, updates)

@@ -22,6 +22,7 @@ def preview(study: Study, out: Path) -> str:
     Nothing is written.
     """
     folder, cache = folder_of(study, out), compilation_cache.new_cache()
+    # The cells of later stages depend on the results of this one.
     first = study.stages[0]
     groups = [item for item in first.make({}) if isinstance(item, SweepGroup)]
     pools = assignment.pool_cells(groups)
@@ -36,6 +37,7 @@ def preview(study: Study, out: Path) -> str:
         f"the stage {first.name}; {len(stored)} of its {len(cells)} different cells "
         "are stored",
     ]
+    # Several setups may use the same data.
     setups = {manifests.data_name(setup): setup for setup in setups_of(study)}
     for name, setup in setups.items():
         try:
