@@ -2,12 +2,11 @@
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from test_studies import run_smoke
 
 
 ROOT = Path(__file__).parents[1]
@@ -18,43 +17,30 @@ pytestmark = [
 ]
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess:
-    """The command in a process of its own; warnings are errors there, too."""
-    return subprocess.run(
-        [sys.executable, "-W", "error", "-m", "experiments", *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-
-
 def test_smoke_run_end_to_end(tmp_path):
-    from experiments.studies.bf16 import SMOKE, study
+    from experiments.studies.bf16 import SMOKE, study, write_report
 
-    done = run("bf16", "--smoke", "--out", str(tmp_path))
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
-    (folder,) = (path.parent for path in tmp_path.glob("bf16/*/manifest.json"))
-    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    folder, verdict = run_smoke("bf16", tmp_path)
+    files = contents(folder)
     assert set(files) == {
         *("cells.csv", "manifest.json", "report.md", "kept.png", "training.png"),
-        *(f"kept-{number}.npz" for number in range(len(SMOKE.arms))),
+        *(f"retained-{number}.npz" for number in range(len(SMOKE.arms))),
         "memory.npz",
     }
     manifest = json.loads(files["manifest.json"])
     assert manifest["stages"] == {s.name: s.runs for s in study(SMOKE).stages}
     check_runs(folder, manifest["runs"])
-    check_words(folder, done.stdout)
+    assert verdict.removeprefix("Verdict. ") in (folder / "report.md").read_text()
+    assert write_report(folder) == verdict
+    assert contents(folder) == files
 
-    again = run("report", str(folder))
-    assert again.returncode == 0, again.stderr
-    assert again.stdout in done.stdout
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == files
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def check_runs(folder: Path, count: int):
-    """Every arm on the same seeds and strengths, and the arrays as planned."""
+    """Every arm has the same seeds and strengths, and the arrays are as planned."""
     from experiments import cells
     from experiments.reports.bf16 import read_results
     from experiments.studies.bf16 import SMOKE
@@ -74,21 +60,12 @@ def check_runs(folder: Path, count: int):
         for strength in SMOKE.weight_decays
         for seed in range(SMOKE.seeds)
     }
-    assert [(kept.arm, kept.rate) for kept in stored.kept] == [
-        (arm, rate) for arm in SMOKE.arms for rate in SMOKE.rates
-    ]
-    for kept in stored.kept:
-        assert kept.exact == pytest.approx((1 - kept.rate) ** SMOKE.kept_steps)
-    assert list(stored.memory) == list(SMOKE.arms)
-
-
-def check_words(folder: Path, stdout: str):
-    """The verdict follows from the files, in the report and on the terminal."""
-    from experiments.reports.bf16 import conclusion, read_results
-
-    verdict = conclusion(read_results(folder))
-    assert f"Verdict. {verdict}" in stdout
-    assert verdict in (folder / "report.md").read_text()
+    assert list(stored.retained) == list(SMOKE.arms)
+    for arrays in stored.retained.values():
+        rates = np.array(SMOKE.rates)
+        np.testing.assert_array_equal(arrays["rate"], rates)
+        np.testing.assert_allclose(arrays["exact"], (1 - rates) ** SMOKE.decay_steps)
+    assert stored.memory["arm"].tolist() == list(SMOKE.arms)
 
 
 def test_arms_differ_in_dtype_and_chain_alone():
@@ -109,29 +86,29 @@ def test_arms_differ_in_dtype_and_chain_alone():
     assert FULL.seeds >= 10
 
 
-def test_every_cure_decays_and_plain_bfloat16_does_not():
+def test_every_fix_decays_and_plain_bfloat16_does_not():
     from experiments.reports.bf16 import EXACT, FIXES, INSIDE, PLAIN
-    from experiments.studies.bf16 import ARMS, retained_fraction, SMOKE
+    from experiments.studies.bf16 import ARMS, retained_fractions, SMOKE
 
     rate = 1e-3
-    exact = (1 - rate) ** SMOKE.kept_steps
-    found = {arm.name: retained_fraction(SMOKE, arm, rate) for arm in ARMS}
+    exact = (1 - rate) ** SMOKE.decay_steps
+    found = {arm.name: retained_fractions(SMOKE, arm, rate) for arm in ARMS}
     for name in (EXACT, *FIXES):
         assert found[name] == pytest.approx((exact, exact), abs=0.002)
     for name in (PLAIN, INSIDE):
         assert found[name] == (1.0, 1.0)
     assert set(found) == {EXACT, *FIXES, PLAIN, INSIDE}
-    for name, (kept, carried) in found.items():
-        assert (kept == carried) == ("compensated" not in name)
+    for name, (weights, with_residual) in found.items():
+        assert (weights == with_residual) == ("compensated" not in name)
 
 
 def test_what_compensation_has_not_yet_given_to_the_weights_is_in_the_residual():
-    from experiments.studies.bf16 import ARMS, retained_fraction, SMOKE
+    from experiments.studies.bf16 import ARMS, retained_fractions, SMOKE
 
     (arm,) = [arm for arm in ARMS if arm.name == "compensated"]
-    kept, carried = retained_fraction(SMOKE, arm, 1e-6)
-    assert kept == 1.0
-    assert 1 - carried == pytest.approx(SMOKE.kept_steps * 1e-6, rel=0.02)
+    weights, with_residual = retained_fractions(SMOKE, arm, 1e-6)
+    assert weights == 1.0
+    assert 1 - with_residual == pytest.approx(SMOKE.decay_steps * 1e-6, rel=0.02)
 
 
 def test_bytes_of_every_arm():
@@ -153,27 +130,20 @@ def test_bytes_of_every_arm():
 
 def made_up(shares, norms, accuracy=0.0):
     """Results with these shares of the decay by arm, and these gaps to float32."""
-    from experiments.reports.bf16 import (
-        Bf16Results,
-        EXACT,
-        FIXES,
-        INSIDE,
-        PLAIN,
-        Retained,
-    )
-
-    def exact(rate):
-        return (1 - rate) ** 100
+    from experiments.reports.bf16 import Bf16Results, EXACT, FIXES, INSIDE, PLAIN
 
     arms = (EXACT, PLAIN, INSIDE, *FIXES)
-    rates = (1e-5, 1e-3)
-    kept = [
-        Retained(
-            arm, rate, 1.0, (1 - rate) ** (100 * shares.get(arm, 1.0)), exact(rate)
-        )
+    rates = np.array([1e-5, 1e-3])
+    exact = (1 - rates) ** 100
+    retained = {
+        arm: {
+            "rate": rates,
+            "weights": np.ones(2),
+            "with_residual": exact ** shares.get(arm, 1.0),
+            "exact": exact,
+        }
         for arm in arms
-        for rate in rates
-    ]
+    }
     rows = [
         (arm, strength, seed)
         for arm in arms
@@ -191,7 +161,7 @@ def made_up(shares, norms, accuracy=0.0):
         "train_loss": 1 + 0.1 * seeds + off,
         "test_accuracy": 0.5 + accuracy * plain,
     }
-    return Bf16Results(kept, runs, {}, {})
+    return Bf16Results(retained, runs, {}, {})
 
 
 def test_the_conclusion_follows_the_numbers():
@@ -200,23 +170,23 @@ def test_the_conclusion_follows_the_numbers():
     lost = {PLAIN: 0.0, INSIDE: 0.0, FIXES[0]: 0.97}
     off = {PLAIN: 0.25, FIXES[3]: -0.02}
     text = conclusion(made_up(lost, off, accuracy=0.03))
-    assert "Plain bfloat16 decays nothing up to γλ = 0.001." in text
-    assert "Float32 inside decays nothing up to γλ = 0.001." in text
-    assert "With a cure 97 to 100 % of the decay arrive, at every γλ from 1e-05" in text
-    assert "within 2.00 % of float32's size" in text
+    assert "Without gradients, plain bfloat16 does not decay for γλ ≤ 0.001;" in text
+    assert "float32 inside the optimizer does not decay for γλ ≤ 0.001." in text
+    assert "compensation apply 97 to 100 % of the decay, for γλ from 1e-05" in text
+    assert "weight norm is within 2.00 % of float32" in text
     noise = 0.1 / 2**0.5
     assert f"within {0.02 / noise:.2f} standard deviations" in text
     assert (
-        "Plain bfloat16 ends 25 % larger at λ = 1. It tests 3.0 points better" in text
-    )
-    assert "with a training loss +0.25 off" in text
+        "Plain bfloat16 differs most at λ = 1: its weight norm is 25 % larger, its "
+        "training loss differs by +0.25, and its test accuracy is 3.0 points better."
+    ) in text
 
     text = conclusion(made_up({}, {}, accuracy=-0.03))
-    assert "Plain bfloat16 decays at every rate tried." in text
-    assert "Float32 inside decays at every rate tried." in text
-    assert "With a cure 100 to 100 % of the decay arrive" in text
-    assert "within 0.00 % of float32's size" in text
-    assert "It tests 3.0 points worse there" in text
+    assert "Without gradients, plain bfloat16 decays;" in text
+    assert "float32 inside the optimizer decays." in text
+    assert "apply 100 to 100 % of the decay" in text
+    assert "within 0.00 % of float32" in text
+    assert "3.0 points worse" in text
 
 
 def test_what_is_lost_without_decay_is_no_decay():
@@ -227,15 +197,13 @@ def test_what_is_lost_without_decay_is_no_decay():
     plain = without & (stored.runs["arm"] == PLAIN)
     runs = stored.runs | {"rms_w": np.where(plain, 0.5, 1) * stored.runs["rms_w"]}
     text = conclusion(stored._replace(runs=runs))
-    message = (
-        "ends 50 % smaller at λ = 0: there is no decay there, so this is lost gradient"
-    )
-    assert message in text
-    assert "lost gradient" not in conclusion(stored)
+    assert "at λ = 0: its weight norm is 50 % smaller" in text
+    assert "At λ = 0 nothing decays: it loses gradient steps, not decay." in text
+    assert "gradient steps" not in conclusion(stored)
 
 
 def test_gaps_are_paired_by_seed():
-    from experiments.reports.bf16 import gaps, PLAIN
+    from experiments.reports.bf16 import gaps, LOSS, PLAIN, SIZE
 
     # Seeds differ twofold; every one of them is a quarter larger in plain bfloat16.
     found = {
@@ -243,10 +211,10 @@ def test_gaps_are_paired_by_seed():
         for gap in gaps(made_up({}, {PLAIN: 0.25}))
         if gap.arm == PLAIN
     }
-    assert found[1.0].norm.mean == pytest.approx(25)
-    assert found[1.0].loss.mean == pytest.approx(0.25)
+    assert found[1.0].differences[SIZE].mean == pytest.approx(25)
+    assert found[1.0].differences[LOSS].mean == pytest.approx(0.25)
     assert found[1.0].rms_w == pytest.approx(1.25 * 1.5)
-    assert found[0.0].norm.mean == found[0.0].loss.mean == 0
+    assert found[0.0].differences[SIZE].mean == found[0.0].differences[LOSS].mean == 0
 
 
 # --- What is published ------------------------------------------------------------
@@ -254,12 +222,13 @@ def test_gaps_are_paired_by_seed():
 
 def test_the_verdict_follows_from_the_published_runs():
     from experiments.reports.bf16 import (
-        applied_fraction,
+        applied,
         conclusion,
         FIXES,
         gaps,
         PLAIN,
         read_results,
+        SIZE,
     )
 
     stored = read_results(PUBLISHED)
@@ -267,12 +236,11 @@ def test_the_verdict_follows_from_the_published_runs():
     assert stored.manifest["plan"]["seeds"] >= 10
     for gap in gaps(stored):
         if gap.arm in FIXES:
-            assert abs(gap.norm.mean) < 2
+            assert abs(gap.differences[SIZE].mean) < 2
         if gap.arm == PLAIN:
-            assert abs(gap.norm.mean) > 2
-    for kept in stored.kept:
-        if kept.arm in FIXES:
-            assert abs(applied_fraction(kept) - 1) < 0.05
+            assert abs(gap.differences[SIZE].mean) > 2
+    for arm in set(FIXES) & set(stored.retained):
+        assert np.abs(applied(stored.retained[arm]) - 1).max() < 0.05
 
 
 def test_the_published_report_is_made_from_the_files_beside_it(tmp_path):
@@ -290,26 +258,34 @@ def test_the_published_report_is_made_from_the_files_beside_it(tmp_path):
 
 
 def test_the_readme_quotes_the_published_runs():
-    from experiments.reports.bf16 import FIXES, gaps, PLAIN, read_results
+    from experiments.reports.bf16 import (
+        ACCURACY,
+        FIXES,
+        gaps,
+        PLAIN,
+        read_results,
+        SIZE,
+    )
 
     readme = (ROOT / "README.md").read_text()
     stored = read_results(PUBLISHED)
     for rate in (1e-5, 1e-4, 1e-3):
-        found = {kept.arm: kept for kept in stored.kept if kept.rate == rate}
-        names = ("bf16", "stochastic", "compensated")
-        cells = [f"{found['bf16'].exact:.4f}"]
-        cells += [f"{found[name].kept:.4f}" for name in names]
+        (row,) = np.flatnonzero(stored.retained["bf16"]["rate"] == rate)
+        cells = [f"{stored.retained['bf16']['exact'][row]:.4f}"]
+        for arm in ("bf16", "stochastic", "compensated"):
+            cells.append(f"{stored.retained[arm]['weights'][row]:.4f}")
         assert f"| {rate:g} | {' | '.join(cells)} |" in readme
-    cure, plain = (
-        max(abs(gap.norm.mean) for gap in gaps(stored) if gap.arm in arms)
+    fixed, plain = (
+        max(
+            (gap for gap in gaps(stored) if gap.arm in arms),
+            key=lambda gap: abs(gap.differences[SIZE].mean),
+        )
         for arms in (FIXES, (PLAIN,))
     )
     text = " ".join(readme.split())
-    assert f"within {cure:.1f} % of the float32 run's weight norm with" in text
-    worst = max(
-        (gap for gap in gaps(stored) if gap.arm == PLAIN),
-        key=lambda gap: abs(gap.norm.mean),
-    )
-    assert (worst.weight_decay, worst.norm.mean < 0) == (0, True)
-    assert f"ends {plain:.0f} % smaller at λ = 0" in text
-    assert f"tests {worst.accuracy.mean:.1f} points better" in text
+    size = abs(fixed.differences[SIZE].mean)
+    assert f"within {size:.1f} % of the float32 run's weight norm with" in text
+    size, accuracy = (plain.differences[name].mean for name in (SIZE, ACCURACY))
+    assert plain.weight_decay == 0
+    assert f"ends {-size:.0f} % smaller at λ = 0" in text
+    assert f"tests {accuracy:.1f} points better" in text

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import TWO_DEVICES
 
 
 ROOT = Path(__file__).parents[1]
@@ -110,6 +111,27 @@ def test_data_and_weights_hang_on_the_seed_and_only_training_labels_are_wrong():
     assert {row.tobytes() for row in data.test_x}.isdisjoint(pool)
 
 
+def test_the_scales_of_inputs_reach_from_minus_s_to_s():
+    import jax
+
+    from experiments.training_setups import STUDENT
+
+    task, data = STUDENT.task(), STUDENT.load()
+
+    def exponents(seed, spread):
+        hparams = {"seed": seed, "spread": spread}
+        return np.log10(jax.jit(task.run_data)(hparams, data).scales)
+
+    found = exponents(0, 1.5)
+    assert found.shape == (64,)
+    assert np.abs(found).max() <= 1.5
+    assert found.min() < -1.2
+    assert found.max() > 1.2
+    assert np.abs(found.mean()) < 0.3  # three standard errors of U(-1.5, 1.5)
+    np.testing.assert_allclose(exponents(0, 0.5), found / 3, atol=1e-5)
+    assert np.abs(exponents(1, 1.5) - found).max() > 1
+
+
 def test_measures_take_wrong_labels_for_training_and_right_ones_else():
     import jax
 
@@ -171,21 +193,26 @@ def test_a_seed_is_the_same_run_in_every_arm():
 # --- Interrupts and missing packages ----------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
-def test_an_interrupt_says_so_in_one_line_and_leaves_whole_files(tmp_path, name):
+def test_an_interrupted_run_leaves_whole_files_and_goes_on(tmp_path):
+    from test_studies import FIGURES
+
     from experiments.studies.demo import SMOKE, study
 
     runs = study(SMOKE).runs
     older = tmp_path / "demo" / "0123456789ab" / "cells.csv"
     older.parent.mkdir(parents=True)
     older.write_text("an older run")
-    process = start("-m", "experiments", "demo", "--smoke", "--out", str(tmp_path))
+    # The command makes every core a device.
+    flags = os.environ["XLA_FLAGS"].replace(TWO_DEVICES, "")
+    environment = {**os.environ, "XLA_FLAGS": flags}
+    arguments = ("-m", "experiments", "demo", "--smoke", "--out", str(tmp_path))
+    process = start(*arguments, env=environment)
     assert process.stdout is not None
     assert process.stdout.readline().startswith(f"demo: at most {runs} runs into ")
     time.sleep(0.5)
-    process.send_signal(getattr(signal, name))
+    process.send_signal(signal.SIGTERM)
     _, stderr = process.communicate(timeout=120)
-    assert process.returncode == 128 + getattr(signal, name)
+    assert process.returncode == 128 + signal.SIGTERM
     (line,) = stderr.splitlines()
     assert re.search(r"interrupted while .*, after \d+ of \d+ runs", line)
     assert f"demo --resume --smoke --out {tmp_path}" in line
@@ -199,6 +226,15 @@ def test_an_interrupt_says_so_in_one_line_and_leaves_whole_files(tmp_path, name)
         for path in folder.glob("*.npz"):
             with np.load(path) as arrays:
                 assert all(arrays[each].ndim >= 0 for each in arrays.files)
+
+    process = start(*arguments, "--resume", env=environment)
+    stdout, stderr = process.communicate(timeout=600)
+    assert process.returncode == 0, stderr
+    assert stderr == ""
+    (report,) = tmp_path.glob("demo/*/report.md")
+    verdict = stdout.partition("Verdict. ")[2].partition("\n")[0]
+    assert f"**Verdict.** {verdict}" in report.read_text(encoding="utf-8")
+    assert {path.name for path in report.parent.glob("*.png")} == FIGURES["demo"]
 
 
 def test_a_file_is_whole_or_not_there(tmp_path):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 import re
 
 import numpy as np
@@ -69,27 +70,27 @@ def test_an_interval_is_rounded_outwards():
 
 
 def test_a_mean_without_an_interval_stands_alone():
-    from experiments.reports.markdown import interval
+    from experiments.reports.markdown import estimate
     from experiments.statistics import Estimate
 
-    assert interval(Estimate(1.234, 1.0, 2.0, 0.5)) == "1.23 [1.00, 2.00]"
-    assert interval(Estimate(-0.001, -INF, INF, 1.0), sign=True) == "+0.00"
-    assert interval(Estimate(float("nan"), -INF, INF, 1.0)) == "–"
+    assert estimate(Estimate(1.234, 1.0, 2.0, 0.5)) == "1.23 [1.00, 2.00]"
+    assert estimate(Estimate(-0.001, -INF, INF, 1.0), sign=True) == "+0.00"
+    assert estimate(Estimate(float("nan"), -INF, INF, 1.0)) == "–"
 
 
 def test_powers_of_two_are_written_as_such():
-    from experiments.reports.markdown import power
+    from experiments.reports.markdown import number
 
-    assert [power(x) for x in (2.0**-13, 1.0, 1024.0)] == ["2⁻¹³", "2⁰", "2¹⁰"]
-    assert [power(x) for x in (0.0, 0.003, 3.0)] == ["0", "0.003", "3"]
+    assert [number(x) for x in (2.0**-13, 1.0, 1024.0)] == ["2⁻¹³", "2⁰", "2¹⁰"]
+    assert [number(x) for x in (0.0, 0.003, 3.0)] == ["0", "0.003", "3"]
 
 
 def test_places_with_the_same_words_are_put_together():
-    from experiments.reports.markdown import grouped
+    from experiments.reports.markdown import group
 
     words = [("a", "x better"), ("b", "unclear"), ("c", "x better"), ("d", "x better")]
-    assert grouped(words) == "x better on a, c and d; unclear on b"
-    assert grouped(words[:1], "at") == "x better at a"
+    assert group(words) == "x better on a, c and d; unclear on b"
+    assert group(words[:1], "at") == "x better at a"
 
 
 # --- Words of a contrast ----------------------------------------------------------
@@ -140,16 +141,17 @@ def test_words_follow_the_numbers(low, high, choice, p, words, lucky, open_, not
 )
 def test_the_demo_says_who_is_better(heights, sign, words, tmp_path):
     from experiments.reports.demo import conclusion, task_name
-    from experiments.reports.mechanism import spreads
+    from experiments.reports.mechanism import read_spreads
 
     results = results_of(tmp_path, demo(), simulated.valley(heights))
     simulated.store_measured(tmp_path, demo().plan)
-    found = spreads(results, task_name)
+    found = read_spreads(results, task_name)
     text = conclusion(results, found)
     for spread in found:
         assert spread.gap.sign == sign
         mean = f"{spread.gap.difference.mean:+.2f}"
-        assert f"on {spread.name} {words}, {mean} [" in text
+        pattern = rf"on {spread.setting}: {re.escape(mean)} \[[^;]*\], {words}"
+        assert re.search(pattern, text)
         assert spread.gap.difference.mean == pytest.approx(5 * sign, abs=1)
     assert "AdamW against no decay: adamw clearly better on " in text
     assert "Every choice is bracketed." in text
@@ -171,61 +173,61 @@ def of(name, decades, mean, sign):
 
 
 WIDER = "AdamW is clearly better on the tasks with the wider spread"
-ALONE = "the spread of √v alone does not tell where it matters"
+ALONE = "the spread of √v alone does not predict the better arm"
 
 
 def test_the_rule_of_the_spread_is_said_only_where_it_is_clear():
-    from experiments.reports.demo import _rule
+    from experiments.reports.demo import spread_rule
 
     wide, narrow = of("wide", 3.0, 5.0, 1), of("narrow", 1.0, 0.0, 0)
-    message = _rule([wide, narrow])
+    message = spread_rule([wide, narrow])
     assert message.startswith(
-        "AdamW is clearly better where the spread of √v is 3.0 decades (wide). "
-        "Elsewhere it is 1.0 decades (narrow). "
+        "Where AdamW is clearly better, √v spans 3.0 decades (wide). "
+        "On the other tasks, √v spans 1.0 decades (narrow). "
     )
     assert WIDER in message
     assert ALONE not in message
     # Of two clear gaps the order says nothing, though the wider task has the smaller.
     other = of("other", 3.5, 1.0, 1)
-    message = _rule([wide, other, narrow])
-    assert "3.0 decades (wide) and 3.5 decades (other). Elsewhere" in message
+    message = spread_rule([wide, other, narrow])
+    assert "3.0 decades (wide) and 3.5 decades (other). On the other" in message
     assert WIDER in message
     assert ALONE not in message
-    assert "Elsewhere" not in _rule([wide, other])
+    assert "On the other tasks" not in spread_rule([wide, other])
 
 
 @pytest.mark.parametrize("sign", [0, -1])
 def test_a_wider_task_without_a_clear_advantage_breaks_the_rule(sign):
-    from experiments.reports.demo import _rule
+    from experiments.reports.demo import spread_rule
 
     # Its mean is larger where it is not clear: noise.
     rest = of("rest", 2.0, -2.0 if sign else 6.0, sign)
     narrow, wide = of("narrow", 1.0, 5.0, 1), of("wide", 3.0, 5.0, 1)
-    for message in (_rule([narrow, rest, wide]), _rule([narrow, rest])):
-        assert "Elsewhere it is 2.0 decades (rest)." in message
+    for message in (spread_rule([narrow, rest, wide]), spread_rule([narrow, rest])):
+        assert "On the other tasks, √v spans 2.0 decades (rest)." in message
         assert ALONE in message
         assert WIDER not in message
-    message = _rule([wide, rest])
+    message = spread_rule([wide, rest])
     assert WIDER in message
     assert ALONE not in message
-    as_wide = _rule([wide, rest._replace(decades=3.0)])
+    as_wide = spread_rule([wide, rest._replace(decades=3.0)])
     assert WIDER not in as_wide
     assert ALONE not in as_wide
 
 
 def test_the_rule_claims_nothing_where_nothing_is_clear():
-    from experiments.reports.demo import _rule
+    from experiments.reports.demo import spread_rule
 
     nothing = "AdamW is not clearly better on any of these tasks."
-    assert _rule([of("a", 3.0, 4.0, 0), of("b", 1.0, 0.0, 0)]) == nothing
-    assert _rule([of("a", 3.0, -4.0, -1), of("b", 1.0, 0.0, 0)]) == nothing
+    assert spread_rule([of("a", 3.0, 4.0, 0), of("b", 1.0, 0.0, 0)]) == nothing
+    assert spread_rule([of("a", 3.0, -4.0, -1), of("b", 1.0, 0.0, 0)]) == nothing
     few = of("few", 3.0, 4.0, 0)
     gap = few.gap._replace(difference=few.gap.difference._replace(low=-INF, high=INF))
-    assert _rule([few._replace(gap=gap)]).startswith("Too few seeds to say")
+    assert spread_rule([few._replace(gap=gap)]).startswith("There are too few seeds")
 
 
 def test_choices_that_may_not_be_the_best_are_said(tmp_path):
-    from experiments.reports.results import caveats, choices
+    from experiments.reports.results import caveats, choices_table
 
     far = {"adam_l2": (9, -5), "adamw": (2, -5)}
     results = results_of(tmp_path, demo(), simulated.valley(EVEN, far))
@@ -233,7 +235,7 @@ def test_choices_that_may_not_be_the_best_are_said(tmp_path):
     assert results.outcomes[name].open == ["weight_decay above"]
     assert f"`{name}` (λ above)" in caveats(results)
     assert "`unlike scales adamw` (" not in caveats(results)
-    rows = choices(results, "arm", list(results.outcomes)).splitlines()[2:]
+    rows = choices_table(results, "arm", list(results.outcomes)).splitlines()[2:]
     assert [("above" in row) for row in rows] == [
         "adam_l2" in outcome for outcome in results.outcomes
     ]
@@ -241,7 +243,7 @@ def test_choices_that_may_not_be_the_best_are_said(tmp_path):
 
 def test_a_lucky_choice_is_said(tmp_path):
     from experiments.protocol import FINAL
-    from experiments.reports.results import caveats, choices
+    from experiments.reports.results import caveats, choices_table
 
     def worse_later(labels, hparams):
         validation, test = simulated.valley(EVEN)(labels, hparams)
@@ -255,31 +257,42 @@ def test_a_lucky_choice_is_said(tmp_path):
     }
     text = caveats(results)
     assert text.count("`unlike scales adamw`") == 1
-    assert "standard errors: `unlike scales adamw` and `LayerNorm adamw`." in text
-    rows = choices(results, "arm", list(results.outcomes)).splitlines()[2:]
+    assert "fresh seeds: `unlike scales adamw` and `LayerNorm adamw`." in text
+    rows = choices_table(results, "arm", list(results.outcomes)).splitlines()[2:]
     assert [("†" in row) for row in rows] == [
         name.endswith("w") for name in results.outcomes
     ]
-    words = [each.verdict for each in results.compared.values() if each.lucky]
+    words = [each.verdict for each in results.comparisons.values() if each.lucky]
     assert len(words) == 4
     assert all(word.endswith("(a choice was lucky)") for word in words)
 
 
-def test_the_opening_says_which_widths_occurred_and_what_was_mixed(tmp_path):
-    from experiments.reports.template import header
+def test_the_provenance_says_what_ran_in_parallel_and_what_was_mixed(tmp_path):
+    from experiments.reports.template import provenance_table
 
     manifest = results_of(tmp_path, demo(), simulated.valley(EVEN)).manifest
-    text = header("T", "Q?", "V.", manifest)
+    text = provenance_table(manifest)
     assert "| plan | 0123456789ab |" in text
-    assert "| cells side by side | 16 (plan: 16) |" in text
+    assert "| cells in parallel | 16 (plan: 16) |" in text
     assert "mixed" not in text
     mixed = ["code (experiments.arms)", "device (count 64, now 2)"]
     manifest |= {"cells side by side": [4, 8], "mixed": mixed}
-    text = header("T", "Q?", "V.", manifest)
-    assert "| cells side by side | 4, 8 (plan: 16) |" in text
+    text = provenance_table(manifest)
+    assert "| cells in parallel | 4, 8 (plan: 16) |" in text
     assert f"| mixed | other {mixed[0]}; other {mixed[1]} |" in text
-    text = header("T", "Q?", "V.", manifest | {"cells side by side": []})
-    assert "| cells side by side | none (plan: 16) |" in text
+    text = provenance_table(manifest | {"cells side by side": []})
+    assert "| cells in parallel | none (plan: 16) |" in text
+
+
+def test_data_are_named_with_their_arguments(tmp_path):
+    from experiments.reports.template import provenance_table
+
+    manifest = results_of(tmp_path, demo(), simulated.valley(EVEN)).manifest
+    call = {"call": "experiments.data.teacher.load", "with": [3437], "named": {}}
+    data = {json.dumps(call): "a" * 64, "experiments.data.digits.load": "b" * 64}
+    text = provenance_table(manifest | {"data": data})
+    first, second = "a" * 12, "b" * 12
+    assert f"| `teacher.load(3437)` {first}, `digits.load` {second} |" in text
 
 
 @pytest.mark.parametrize("rows", [0, 1, 100, -1])
@@ -298,19 +311,22 @@ def test_a_table_that_was_cut_is_one_line(rows, tmp_path):
 
 
 def test_few_seeds_have_means_without_intervals(tmp_path):
-    from experiments.reports.results import caveats, choices, contrasts
+    from experiments.reports.results import caveats, choices_table, contrasts_table
     from experiments.reports.template import protocol_section
     from experiments.studies import demo as module
 
     study = module.study(module.SMOKE)
     results = results_of(tmp_path, study, simulated.valley(AHEAD))
-    tables = choices(results, "arm", list(results.outcomes)) + contrasts(results)
+    tables = choices_table(results, "arm", list(results.outcomes)) + contrasts_table(
+        results
+    )
     assert not re.search(r"\d \[", tables)
     assert "clearly" not in tables
-    assert "Only 4 final seeds: means without intervals, and no" in caveats(results)
-    assert "fewer than 10 seeds" in protocol_section(results)
+    words = "With only 4 final seeds there are means without intervals, and no finding."
+    assert words in caveats(results)
+    assert "Fewer than 10 seeds" in protocol_section(results)
     enough = results_of(tmp_path, demo(), simulated.valley(EVEN))
-    assert "fewer than 10" not in protocol_section(enough)
+    assert "Fewer than 10" not in protocol_section(enough)
 
 
 def test_an_error_is_possible():
@@ -334,19 +350,19 @@ def test_the_protocol_is_that_of_the_plan(tmp_path):
     results = results_of(tmp_path, demo(), simulated.valley(EVEN))
     text = " ".join(protocol_section(results).split())
     for words in (
-        "(6 to 66 points), on seeds 0 to 1. Then 3 rounds of up to 12 more points",
-        "The best 16 points of every arm again, on seeds 2 to 3",
-        "The best 3 of these by both again, on seeds 4 to 13",
-        "The chosen point on seeds 14 to 23",
+        "(6 to 66 points) on seeds 0 to 1. Up to 3 rounds then add up to 12 points",
+        "The best 16 points of each arm run on seeds 2 to 3",
+        "The best 3 points of tuning and screening together run on seeds 4 to 13",
+        "The chosen point runs on seeds 14 to 23",
         "over all 6 contrasts of the study",
         "teacher; layers 64-128-10; 1437 examples, 25 % of their labels redrawn; 40",
         "layers 64-64-64-10, LayerNorm; 900 examples, 40 % of their labels redrawn; 60",
-        "these are bracketed: one and two steps on either side were tried on every "
-        "axis, and none is better beyond the noise. - **Screening",
-        "Their counts of right answers alone choose. Between equal counts the smaller "
-        "λ wins, then the smaller learning rate. - **Equal",
-        "A seed decides split, wrong labels, initial weights and batch order, the same",
-        "and 96 for each arm that tunes the learning rate alone.",
+        "points are bracketed: one and two steps on either side were tried on each "
+        "axis, and no neighbour is better beyond the noise. - **Screening",
+        "Only these counts of correct answers choose. Ties go to the smaller λ, then "
+        "the smaller learning rate. - **Equal",
+        "A seed decides the split, the wrong labels, the initial weights and the batch",
+        "and 96 for each arm that tunes only learning rate.",
         "266 for each arm that tunes learning rate and λ",
     ):
         assert words in text, words
@@ -440,19 +456,18 @@ def test_the_report_of_a_partially_filled_grid(tmp_path):
     table["diverged"][table["learning_rate"] > 0.1] = True
     simulated.store(tmp_path, demo(), table)
     simulated.store_measured(tmp_path, demo().plan, {"unlike scales adam": 2.0})
-    text = write_report(tmp_path)
+    printed = write_report(tmp_path)
     report = (tmp_path / "report.md").read_text()
-    assert text.partition("Verdict. ")[2] in report
+    assert printed.partition("Verdict. ")[2] in report
     assert all(is_drawn(path) for path in tmp_path.glob("*.png"))
     pictures = {path.name for path in tmp_path.glob("*.png")}
     assert pictures == {"gap.png", "heatmaps.png", "mechanism.png"}
     assert pictures == set(re.findall(r"\((\w+\.png)\)", report))
-    assert (
-        "we measured\n2.0 decades on unlike scales and 1.0 decades on LayerNorm"
-        in report
-    )
-    assert "percentile of √v 100 times less" in report
-    widths = {len(line) for line in text.splitlines()[:7]}
+    spreads = "2.0 decades (unlike scales) and 1.0 decades (LayerNorm)"
+    text = " ".join(report.split())
+    assert f"The spreads here are {spreads}." in text
+    assert "percentile of √v 100 times less" in text
+    widths = {len(line) for line in printed.splitlines()[:7]}
     assert len(widths) == 1  # the table of the terminal is aligned
 
 
@@ -461,14 +476,14 @@ def test_large_squares_are_the_coarse_grid_and_small_ones_lie_upon_them(tmp_path
     from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
 
-    from experiments.reports.figures import _heat_map
+    from experiments.reports.figures import draw_squares
 
     results = results_of(tmp_path, demo(), simulated.valley(EVEN))
     outcome = results.outcomes["unlike scales adam_l2"]  # coarse steps: 2 of λ, 4 of γ
     axes = Figure().add_subplot()
     colours = ScalarMappable(Normalize(0, 10))
     coarse, added = (2.0**-6, 2.0**-7), (2.0**-6, 2.0**-8)
-    _heat_map(axes, {coarse: 1.0, added: np.nan}, outcome, colours)
+    draw_squares(axes, {coarse: 1.0, added: np.nan}, outcome.entry, colours)
     large, small = axes.collections
     assert small.get_zorder() >= large.get_zorder()
 
@@ -484,11 +499,11 @@ def test_large_squares_are_the_coarse_grid_and_small_ones_lie_upon_them(tmp_path
 
 
 def test_axes_are_labelled_with_powers_of_two_alone(tmp_path):
-    from experiments.reports.figures import heat_maps
+    from experiments.reports.figures import plot_heat_maps
 
     results = results_of(tmp_path, demo(), simulated.valley(EVEN))
     names = ["unlike scales adam_l2", "unlike scales adamw"]
-    figure = heat_maps(results, [names])
+    figure = plot_heat_maps(results, [names])
     figure.canvas.draw()
     for axes in figure.axes[:2]:
         for ticks in (axes.xaxis, axes.yaxis):
@@ -503,12 +518,12 @@ def test_axes_are_labelled_with_powers_of_two_alone(tmp_path):
 
 
 def test_shrinks_are_the_whole_effect_and_say_what_is_left_out(tmp_path):
-    from experiments.reports.mechanism import shrink_caption, shrink_line, shrinks
+    from experiments.reports.mechanism import fit_shrink, read_shrinks, shrink_caption
 
     simulated.store_measured(tmp_path, demo().plan)
-    found = shrinks(tmp_path)
+    found = read_shrinks(tmp_path)
     assert list(found) == ["adam_l2", "adamw"]
-    l2, decoupled = (shrink_line(arrays) for arrays in found.values())
+    l2, decoupled = (fit_shrink(arrays) for arrays in found.values())
     assert l2.slope == pytest.approx(-1)
     assert decoupled.slope == pytest.approx(0)
     shrink, root_v = found["adam_l2"]["shrink"], found["adam_l2"]["root_v"]
@@ -517,8 +532,8 @@ def test_shrinks_are_the_whole_effect_and_say_what_is_left_out(tmp_path):
     arrays = {name: np.array(x) for name, x in found["adam_l2"].items()}
     arrays["rms_g"][:5] = arrays["rms_w"][3:9] = 0.0
     arrays["shrink"][8:11] = -1.0
-    line = shrink_line(arrays)
-    assert list(line.left_out.values()) == [5, 4, 2]
+    line = fit_shrink(arrays)
+    assert list(line.excluded.values()) == [5, 4, 2]
     assert line.used.sum() == 100 - 11
     text = shrink_caption(found | {"adam_l2": arrays}, "here")
     assert (
@@ -530,17 +545,17 @@ def test_shrinks_are_the_whole_effect_and_say_what_is_left_out(tmp_path):
 
 def test_the_spread_is_between_the_percentiles(tmp_path):
     from experiments.reports.demo import task_name
-    from experiments.reports.mechanism import spreads
+    from experiments.reports.mechanism import read_spreads
 
     results = results_of(tmp_path, demo(), simulated.valley(EVEN))
     simulated.store_measured(tmp_path, demo().plan, {"LayerNorm adam": 3.0})
-    found = spreads(results, task_name)
-    assert [(spread.name, spread.task) for spread in found] == [
+    found = read_spreads(results, task_name)
+    assert [(spread.setting, spread.task) for spread in found] == [
         ("unlike scales", "unlike scales"),
         ("LayerNorm", "LayerNorm"),
     ]
     assert [spread.decades for spread in found] == pytest.approx([1.0, 3.0])
-    assert found[1].gap is results.compared["LayerNorm: adamw − adam_l2"]
+    assert found[1].gap is results.comparisons["LayerNorm: adamw − adam_l2"]
 
 
 # --- why --------------------------------------------------------------------------
@@ -577,7 +592,7 @@ def test_why_says_whether_the_gap_grows(gaps, words, largest, tmp_path):
     from experiments.reports.why import conclusion
 
     text = conclusion(results_of(tmp_path, why(), rising(gaps)))
-    assert f"Slope of the gap between AdamW and Adam with L2 on s: {words}." in text
+    assert f"Slope over s of the gap between AdamW and Adam with L2: {words}." in text
     assert ("gap is largest" in text) == (largest is not None)
     assert largest is None or f"of s. The mean gap is largest at {largest}." in text
     assert "straight line" not in text
@@ -644,23 +659,29 @@ def leaning(slopes):
 
 
 def test_tuning_says_which_grids_are_separable(tmp_path):
-    from experiments.reports.tuning import conclusion, grids_of
+    from experiments.reports.tuning import conclusion, read_grids
 
     slopes = {"adam_l2": 1.0, "adamw": 0.0, "adam_independent": -1.0}
     results = results_of(tmp_path, tuning(), leaning(slopes))
-    grids = grids_of(results)
+    grids = read_grids(results)
     for grid in grids:
         slope = slopes[grid.entry.labels["arm"]]
         assert grid.ridge.slope == pytest.approx(slope, abs=0.15)
         assert grid.verdict == ("not separable" if slope else "separable")
     text = conclusion(results, grids)
-    assert "With decoupled decay: 1 of the 2 grids is shown to be separable" in text
-    assert "separable (`teacher adamw`), 1 is shown not to be (`teacher adam_i" in text
-    assert "With L2: 0 of the 1 grids are shown to be separable, 1 is shown not" in text
+    counts = (
+        "separable 1 (`teacher adamw`), not separable 1 (`teacher adam_independent`)"
+    )
+    assert (
+        f"Grids with decoupled decay (2): {counts}, undetermined 0, no ridge 0." in text
+    )
+    assert (
+        "Grids with L2 (1): separable 0, not separable 1 (`teacher adam_l2`)," in text
+    )
 
 
 def test_grids_without_a_ridge_and_undecided_ones():
-    from experiments.reports.tuning import _counts, _with_verdicts, Grid
+    from experiments.reports.tuning import add_verdicts, count_verdicts, Grid
     from experiments.separability import Ridge
 
     (entry, *_) = tuning().plan.entries
@@ -670,26 +691,25 @@ def test_grids_without_a_ridge_and_undecided_ones():
     coupled = flat._replace(ridge=wide._replace(p_coupled=0.001))
     separable = flat._replace(ridge=wide._replace(p_separable=0.001))
     few = coupled._replace(seeds=2)
-    judged = _with_verdicts([flat, open_, coupled, separable, few])
+    judged = add_verdicts([flat, open_, coupled, separable, few])
     assert [grid.verdict for grid in judged] == [
         *("no ridge", "undetermined", "not separable", "separable", "undetermined")
     ]
     # Corrected for both questions of all ridges.
-    several = _with_verdicts([flat._replace(ridge=wide._replace(p_separable=0.02))] * 3)
+    several = add_verdicts([flat._replace(ridge=wide._replace(p_separable=0.02))] * 3)
     assert {grid.verdict for grid in several} == {"undetermined"}
     open_ = judged[1]
-    message = "0 of the 3 grids are shown to be separable, 2 are undetermined, 1 has no"
-    assert _counts([flat, open_, open_]) == f"{message} ridge."
+    counts = "separable 0, not separable 0, undetermined 2, no ridge 1."
+    assert count_verdicts([flat, open_, open_], "L2") == f"Grids with L2 (3): {counts}"
 
 
 def test_ridges_are_drawn_where_the_table_has_a_slope(tmp_path):
-    from experiments.reports.tuning import grids_of
-    from experiments.reports.tuning_figures import ridges
+    from experiments.reports.tuning import plot_ridges, read_grids
 
     slopes = {"adam_l2": 1.0, "adamw": 0.0, "adam_independent": -1.0}
-    grids = grids_of(results_of(tmp_path, tuning(), leaning(slopes)))
+    grids = read_grids(results_of(tmp_path, tuning(), leaning(slopes)))
     grids[0] = grids[0]._replace(ridge=None)
-    (axes,) = ridges(grids).axes
+    (axes,) = plot_ridges(grids).axes
     lines = [line for line in axes.lines if line.get_linestyle() == "-"]
     drawn = [line for line in lines if len(line.get_xdata()) == 2]
     assert len(drawn) == 2
@@ -701,11 +721,10 @@ def test_ridges_are_drawn_where_the_table_has_a_slope(tmp_path):
 
 
 def test_the_advantage_is_that_of_the_best_strengths_of_a_rate(tmp_path):
-    from experiments.reports.tuning import grids_of
-    from experiments.reports.tuning_figures import advantage
+    from experiments.reports.tuning import plot_advantage, read_grids
 
     results = results_of(tmp_path, tuning(), simulated.valley(AHEAD, noise=0.002))
-    (axes,) = advantage(grids_of(results)).axes
+    (axes,) = plot_advantage(read_grids(results)).axes
     scaled, good, independent = axes.lines[:3]
     assert set(good.get_xdata()) < set(scaled.get_xdata())
     assert scaled.get_label() == "lr-scaled against L2"
@@ -744,23 +763,23 @@ def test_same_says_where_the_two_are_one():
     one = Pair("SGD", "constant", same=1e-7, closest=1e-7, ratio=1.0, none=0.1)
     other = Pair("Adam", "constant", same=0.5, closest=0.3, ratio=512.0, none=0.5)
     text = conclusion(still, [one, other, other._replace(schedule="cosine")])
-    assert "at the same value for every λ under Adam with L2 (it ends at 0.64);" in text
-    assert "λ matters under SGD with L2." in text
-    assert "up to rounding under SGD (constant rate) and part under Adam." in text
-    assert "still apart by 60 % (Adam) of the distance between L2 and no decay." in text
+    assert "at the same value for every λ under Adam with L2 (at 0.64). λ" in text
+    assert "λ changes the value under SGD with L2." in text
+    assert "up to rounding under SGD (constant rate). They differ under Adam." in text
+    assert "runs is 60 % (Adam) of the distance between L2 and no decay." in text
 
 
 def test_the_figure_of_same_shows_shares_up_to_two(tmp_path):
     from experiments import files
-    from experiments.reports.same import parting
+    from experiments.reports.same import plot_distances
 
     ratios = np.array([0.0, 0.5, 1.0, 2.0**10, 2.0**11])
     distance = np.array([0.5, 0.4, 0.25, 1e15, 1e18])[:, None] * np.ones(3)
     arrays = {"ratio": ratios, "distance": distance}
-    files.write_arrays(tmp_path / "apart-Adam-cosine.npz", arrays)
-    files.write_arrays(tmp_path / "apart-SGD-cosine.npz", arrays)
+    files.write_arrays(tmp_path / "distance-Adam-cosine.npz", arrays)
+    files.write_arrays(tmp_path / "distance-SGD-cosine.npz", arrays)
     plan = {"learning_rates": {"Adam": 1, "SGD": 1}, "schedules": ["cosine"]}
-    for axes in parting(tmp_path, plan).axes:
+    for axes in plot_distances(tmp_path, plan).axes:
         line, best, _ = axes.lines
         assert line.get_xdata().tolist() == [0.5, 1.0, 2.0**10]
         assert line.get_ydata()[:2].tolist() == [0.8, 0.5]
@@ -852,16 +871,16 @@ def test_the_report_of_any_study_serves_other_axes_measures_and_recipes(tmp_path
     errors = [row.split(" | ")[i] for row in rows for i in (6, 7, 8)]
     assert all(text.startswith("1.08") for text in errors)
     assert set(re.findall(r"(\S+) %", report)) == {"95", "[95"}
-    assert "right answers" not in report
+    assert "correct answers" not in report
     text = " ".join(report.split())
     for words in (
         "- **pair, three and decay.** Language; 3 epochs.",
-        "Their scores alone choose. Between equal scores the smaller learning rate "
-        "wins, then the smaller λ, then the smaller momentum. - **Equal",
+        "Only these scores choose. Ties go to the smaller learning rate, then the "
+        "smaller λ, then the smaller momentum. - **Equal",
         "for each arm that tunes learning rate, λ and momentum,",
         "for each arm that tunes learning rate and λ and",
-        "for each arm that tunes λ alone.",
-        "A seed decides all that is random in a run, the same for all arms. The test",
+        "for each arm that tunes only λ.",
+        "A seed decides all that is random in a run, the same for all arms. No choice",
     ):
         assert words in text, words
     assert is_drawn(tmp_path / "heatmaps.png")
@@ -869,10 +888,10 @@ def test_the_report_of_any_study_serves_other_axes_measures_and_recipes(tmp_path
 
 @pytest.mark.filterwarnings("error")
 def test_a_heat_map_has_0_below_the_others_and_the_strength_across(tmp_path):
-    from experiments.reports.figures import heat_maps
+    from experiments.reports.figures import plot_heat_maps
 
     results = results_of(tmp_path, unlike(), loss_of)
-    figure = heat_maps(results, [["pair"]])  # its axes: learning rate, λ
+    figure = plot_heat_maps(results, [["pair"]])  # its axes: learning rate, λ
     figure.canvas.draw()
     axes, bar = figure.axes
     (star,) = [line for line in axes.lines if line.get_marker() == "*"]
@@ -892,7 +911,7 @@ def test_heat_maps_are_of_strength_and_rate_alone(tmp_path, monkeypatch):
     from experiments.reports import generic as reports
 
     drawn = []
-    monkeypatch.setattr(reports, "heat_maps", lambda _, rows: drawn.extend(rows))
+    monkeypatch.setattr(reports, "plot_heat_maps", lambda _, rows: drawn.extend(rows))
     monkeypatch.setattr(reports, "save", lambda *_: None)
     simulated.store(tmp_path, unlike(), simulated.table_of(unlike(), loss_of))
     reports.write_report(tmp_path)
@@ -904,10 +923,10 @@ def test_a_model_that_is_no_perceptron_is_named():
     from experiments.engine.config import cosine, StaticConfig
     from experiments.engine.describe import describe
     from experiments.models.transformer import transformer
-    from experiments.reports.template import _setup_text
+    from experiments.reports.template import describe_setup
 
     setup = dataclasses.replace(training_setups.DIGITS, model=transformer)
-    text = _setup_text(describe(StaticConfig(setup, arms.adamw, 3, 3, cosine)))
+    text = describe_setup(describe(StaticConfig(setup, arms.adamw, 3, 3, cosine)))
     assert text.startswith("digits; model transformer; 900 examples, 40 % of their")
 
 
@@ -919,7 +938,7 @@ def test_the_order_of_the_axes_is_said_only_where_entries_share_it():
     plan = dataclasses.replace(plan, entries=(*plan.entries, turned))
     message = " ".join(_choosing(plan).split())
     assert message.endswith(
-        "the smaller value wins, axis by axis in the order of the entry."
+        "Ties go to the smaller value, axis by axis in the order of the entry."
     )
 
 
@@ -941,7 +960,7 @@ def test_same_says_how_near_the_best_other_strength_comes(tmp_path):
     for base, best in (("SGD", 0.019), ("Adam", 0.021)):  # 4.75 and 5.25 % of 0.4
         distance = np.array([0.4, 0.3, best])[:, None] * np.ones(3)
         arrays = {"ratio": np.array([0.0, 1.0, 2.0]), "distance": distance}
-        files.write_arrays(tmp_path / f"apart-{base}-cosine.npz", arrays)
+        files.write_arrays(tmp_path / f"distance-{base}-cosine.npz", arrays)
     end = "5 % of the distance to no decay"
     found = claims(tmp_path)
     assert found["SGD, cosine rate: with the best other λ"] == f"within {end}"

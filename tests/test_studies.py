@@ -1,23 +1,20 @@
 """The studies demo, why, tuning, same: end to end, fair arms, numbers that follow."""
 
+import dataclasses
 import functools
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TWO_DEVICES
 
 
 ROOT = Path(__file__).parents[1]
 PUBLISHED = ROOT / "experiments" / "results"
 FIGURES = {
     "demo": {"gap.png", "mechanism.png", "heatmaps.png"},
-    "same": {"cancels.png", "parting.png"},
+    "same": {"without_gradients.png", "distances.png"},
     "why": {"gap.png", "spread.png", "mechanism.png"},
     "tuning": {"advantage.png", "heatmaps-teacher.png", "ridges.png"},
 }
@@ -36,31 +33,30 @@ def module_of(name):
 # --- End to end -------------------------------------------------------------------
 
 
+def run_smoke(name: str, out: Path) -> tuple[Path, str]:
+    """Run the smoke plan of a study in this process: its folder and its verdict.
+
+    The command is tested in a process of its own with the demo: see `test_demo.py`.
+    """
+    from experiments.engine import study as engine
+    from experiments.terminal import SILENT
+
+    module = module_of(name)
+    study = module.study(module.SMOKE)
+    folder, missing = engine.run(study, out, "made up", SILENT)
+    assert missing is None
+    return folder, study.report(folder)
+
+
 @pytest.mark.parametrize("name", FIGURES)
 def test_smoke_run_end_to_end(name, tmp_path):
-    arguments = ["-m", "experiments", name, "--smoke", "--out", str(tmp_path)]
-    # The command itself makes every core a device.
-    flags = os.environ["XLA_FLAGS"].replace(TWO_DEVICES, "")
-    done = subprocess.run(
-        [sys.executable, "-W", "error", *arguments],
-        cwd=ROOT,
-        env={**os.environ, "XLA_FLAGS": flags},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
-    assert "Verdict. " in done.stdout
-    (manifest,) = (tmp_path / name).glob("*/manifest.json")
-    folder = manifest.parent
+    folder, verdict = run_smoke(name, tmp_path)
     assert {path.name for path in folder.glob("*.png")} == FIGURES[name]
     report = (folder / "report.md").read_text(encoding="utf-8")
     assert set(re.findall(r"\((\S+\.png)\)", report)) == FIGURES[name]
+    assert verdict.partition("Verdict. ")[2] in report
     if name != "same":
         check_protocol(name, folder, report)
-    assert module_of(name).write_report(folder) in done.stdout
-    assert (folder / "report.md").read_text(encoding="utf-8") == report
 
 
 def check_protocol(name, folder, report):
@@ -234,26 +230,41 @@ def protocol_values(entry, table):
 
 
 @functools.cache
-def still():
+def idle():
     from experiments import terminal
     from experiments.engine.compilation_cache import new_cache
-    from experiments.studies.same import FULL, without_gradients
+    from experiments.studies.same import FULL, idle_weights
 
-    return without_gradients(FULL, new_cache(), terminal.SILENT)
+    return idle_weights(FULL, new_cache(), terminal.SILENT)
 
 
 @pytest.mark.parametrize("base", ["SGD", "momentum", "RMSprop", "Adam"])
-def test_decoupled_decay_of_a_still_weight_is_a_power(base):
+def test_decoupled_decay_of_a_weight_without_gradients_is_a_power(base):
     from experiments.studies.same import FULL
 
-    left = still()[f"{base}/decoupled"]
-    steps = np.arange(FULL.still_steps + 1)
-    for row, strength in zip(left, FULL.still_decays, strict=True):
-        exact = (1 - FULL.still_rate * strength) ** steps
+    weights = idle()[f"{base}/decoupled"]
+    steps = np.arange(FULL.idle_steps + 1)
+    for row, strength in zip(weights, FULL.idle_decays, strict=True):
+        exact = (1 - FULL.idle_learning_rate * strength) ** steps
         np.testing.assert_allclose(row, exact, rtol=1e-4)
 
 
-def test_same_begins_each_seed_as_the_engine_does():
+def test_lambda_cancels_under_adam_and_rmsprop_with_l2():
+    adam, rmsprop = idle()["Adam/L2"], idle()["RMSprop/L2"]
+    # Measured elsewhere with λ = 1: 0.9017, 0.8085, 0.6378 after 100, 200, 400 steps.
+    np.testing.assert_allclose(
+        adam[-1, [100, 200, 400]], [0.9017, 0.8085, 0.6378], atol=2e-4
+    )
+    for weights in (adam, rmsprop):
+        np.testing.assert_allclose(weights[0], weights[-1], atol=1e-3)
+    sgd = idle()["SGD/L2"]
+    assert sgd[0, -1] - sgd[-1, -1] > 0.3
+    np.testing.assert_array_equal(sgd, idle()["SGD/decoupled"])
+
+
+@functools.cache
+def starts():
+    """Split, parameters and batches of two seeds, by `same` and by the engine."""
     import jax
 
     from experiments.engine import compilation_cache, program
@@ -267,23 +278,88 @@ def test_same_begins_each_seed_as_the_engine_does():
     _, run_data, carry = program.start(made, numbers)
     batches = compilation_cache.get_batches(cache, made, numbers["seed"], 0)
     batches = jax.tree.map(lambda x: x[:, : SMOKE.steps], batches)
-    begin = jax.vmap(functools.partial(start_of_seed, SMOKE), (0, None))
-    mine = jax.jit(begin)(numbers["seed"], made.compiled_task.data)
-    jax.tree.map(
-        functools.partial(np.testing.assert_allclose, rtol=1e-6),
-        mine,
-        (run_data, carry.params, batches),
-    )
+    start = jax.jit(jax.vmap(functools.partial(start_of_seed, SMOKE), (0, None)))
+    mine = start(numbers["seed"], made.compiled_task.data)
+    return mine, (run_data, carry.params, batches)
 
 
-def test_lambda_cancels_under_adam_and_rmsprop_with_l2():
-    adam, rmsprop = still()["Adam/L2"], still()["RMSprop/L2"]
-    # Measured elsewhere with λ = 1: 0.9017, 0.8085, 0.6378 after 100, 200, 400 steps.
-    np.testing.assert_allclose(
-        adam[-1, [100, 200, 400]], [0.9017, 0.8085, 0.6378], atol=2e-4
+def test_same_begins_each_seed_as_the_engine_does():
+    import jax
+
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-6), *starts())
+
+
+def test_the_distance_is_the_norm_of_the_difference():
+    import jax
+    import optax
+
+    from experiments import terminal
+    from experiments.engine.compilation_cache import new_cache
+    from experiments.studies import same
+
+    task, data = same.SMOKE.setup().task(), same.SMOKE.setup().load()
+    start, _ = starts()
+    run_data, params, batches = jax.tree.map(lambda x: np.asarray(x)[0], start)
+    grads = jax.jit(jax.grad(lambda *x: task.loss(x[0], (), x[1], None, *x[2:])[0]))
+    rate, decay, ratio, steps = 1e-3, same.SMOKE.weight_decay, 8.0, 4
+    adam = optax.scale_by_adam()
+    l2 = optax.chain(optax.add_decayed_weights(decay, task.mask), adam)
+    decoupled = optax.chain(adam, optax.add_decayed_weights(ratio * decay, task.mask))
+    trajectories = []
+    for optimizer in (l2, decoupled):
+        update = jax.jit(optimizer.update)
+        theta, state, thetas = params, optimizer.init(params), []
+        for batch in batches[:steps]:
+            updates, state = update(grads(theta, batch, run_data, data), state, theta)
+            theta = jax.tree.map(lambda x, u: x - np.float32(rate) * u, theta, updates)
+            leaves = jax.tree.leaves(theta)
+            thetas.append(np.concatenate([np.ravel(x) for x in leaves]))
+        trajectories.append(np.array(thetas, np.float64))
+    difference = np.linalg.norm(trajectories[0] - trajectories[1], axis=1)
+    expected = max(difference / np.linalg.norm(trajectories[0], axis=1))
+
+    plan = dataclasses.replace(same.SMOKE, ratios=(ratio,), steps=steps, seeds=1)
+
+    def one_seed(seeds, data):
+        return jax.tree.map(lambda x: x[:1], (start[0], start[1], start[2][:, :steps]))
+
+    found = same.distances(
+        plan, "Adam", "constant", one_seed, new_cache(), terminal.SILENT
     )
-    for left in (adam, rmsprop):
-        np.testing.assert_allclose(left[0], left[-1], atol=1e-3)
-    sgd = still()["SGD/L2"]
-    assert sgd[0, -1] - sgd[-1, -1] > 0.3
-    np.testing.assert_array_equal(sgd, still()["SGD/decoupled"])
+    np.testing.assert_allclose(found["distance"], [[expected]], rtol=1e-3)
+
+
+# --- The mechanism against its formula --------------------------------------------
+
+
+def equal_examples():
+    """All examples are equal, so all batches have the same gradient."""
+    from experiments.data.labelled import Labelled
+
+    x, y = np.tile(np.float32([1.0, 2.0, -1.0]), (20, 1)), np.zeros(20, np.int32)
+    return Labelled(x, y, x, y)
+
+
+def test_the_scale_of_a_gradient_is_a_mean_over_the_epoch():
+    from experiments import arms
+    from experiments.engine.compilation_cache import new_cache
+    from experiments.engine.config import constant, StaticConfig
+    from experiments.mechanism import ADAM_BETA_2, measure_shrink
+    from experiments.models.mlp import mlp
+    from experiments.tasks import Classification
+
+    setup = Classification(
+        data=equal_examples,
+        model=functools.partial(mlp, (3, 4, 2)),
+        classes=2,
+        train_size=12,
+        batch=3,
+    )
+    config = StaticConfig(setup, arms.adamw, 2, 1, constant)
+    # With a learning rate of 0 the gradient is the same in all steps.
+    hparams = {"learning_rate": 0.0, "weight_decay": 0.0, "seed": 0}
+    found = measure_shrink(new_cache(), config, hparams, 1)
+    assert found["rms_g"].max() > 0.01
+    steps = np.arange(5, 9)  # of the second epoch
+    bias = np.sqrt(1 - ADAM_BETA_2**steps).mean()
+    np.testing.assert_allclose(found["root_v"], bias * found["rms_g"], rtol=1e-4)

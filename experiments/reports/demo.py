@@ -1,4 +1,4 @@
-"""The report of `demo`: where the place of the decay matters, and how to see it."""
+"""The report of `demo`: on which tasks AdamW is better, and how to predict it."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,26 +6,14 @@ from pathlib import Path
 import numpy as np
 
 from experiments.protocol import Entry
-from experiments.reports import mechanism
-from experiments.reports.figures import heat_maps, save
-from experiments.reports.markdown import grouped, listed, power
+from experiments.reports import markdown, mechanism
+from experiments.reports.figures import plot_heat_maps, save
 from experiments.reports.mechanism import DECOUPLED, L2, Spread
-from experiments.reports.results import (
-    amount,
-    caveats,
-    numbers,
-    read_results,
-    Results,
-)
+from experiments.reports.results import caveats, read_results, result_tables, Results
 from experiments.reports.template import protocol_section, save_report
 
 
-NONE = "adam"
-QUESTION = """\
-Add λθ to the gradient (Adam with L2), or to the direction that Adam made of it (AdamW).
-Each is tuned equally well. Where does the network predict better, and how can you see
-whether this concerns your own network?"""
-# What a reader can paste: `state` is that of an optimizer with Adam in it.
+# Code for the reader: `state` is the state of an optimizer that contains Adam.
 MEASURE = """\
 v = [x for x in jax.tree.leaves(optax.tree_utils.tree_get(state, "nu")) if x.ndim > 1]
 log_root_v = np.log10(np.concatenate([np.sqrt(x[x > 1e-12]) for x in v]))
@@ -33,131 +21,82 @@ print(np.ptp(np.quantile(log_root_v, [0.1, 0.9])), "decades")"""
 
 
 def task_name(entry: Entry) -> str:
-    """The name of an entry's task in the contrasts."""
+    """The setting of an entry in the contrasts: its task."""
     return entry.labels["task"]
 
 
 def write_report(folder: Path) -> str:
     """Write the figures, then report.md; returns the table and the verdict."""
     results = read_results(folder)
-    spreads = mechanism.spreads(results, task_name)
-    shrinks = mechanism.shrinks(folder)
-    save(mechanism.spread_figure(spreads), folder / "gap.png")
-    save(mechanism.shrink_figure(shrinks), folder / "mechanism.png")
+    spreads = mechanism.read_spreads(results, task_name)
+    shrinks = mechanism.read_shrinks(folder)
+    save(mechanism.plot_gap_by_spread(spreads), folder / "gap.png")
+    save(mechanism.plot_shrink(shrinks), folder / "mechanism.png")
     rows = [[f"{s.task} {arm}" for s in spreads] for arm in (L2, DECOUPLED)]
-    save(heat_maps(results, rows), folder / "heatmaps.png")
-    verdict = conclusion(results, spreads)
+    save(plot_heat_maps(results, rows), folder / "heatmaps.png")
+    widest = max(spreads, key=lambda spread: spread.decades)
     saved = save_report(
         folder,
-        "L2 or decoupled decay: where does it matter?",
-        QUESTION,
-        verdict,
-        _matters(spreads),
-        "## Why: who shrinks, and by how much",
-        mechanism.shrink_caption(shrinks, f"the task `{spreads[0].task}`"),
-        "## Numbers",
-        numbers(results, "task and arm", list(results.outcomes)),
-        HEAT_MAPS,
-        protocol_section(results),
-        LIMITS,
-        stored=mechanism.FILES,
+        "demo",
+        conclusion(results, spreads),
+        rule=spread_rule(spreads),
+        widest=widest,
+        ratio=10**widest.decades,
+        spreads=_decades(spreads),
+        measure=MEASURE,
+        shrink=mechanism.shrink_caption(shrinks, f"the task `{spreads[0].task}`"),
+        numbers=result_tables(results, "task and arm", list(results.outcomes)),
+        protocol=protocol_section(results),
     )
-    return f"{summary(results)}\n\n{saved}"
+    return f"{terminal_table(results)}\n\n{saved}"
 
 
 def conclusion(results: Results, spreads: Sequence[Spread]) -> str:
-    """The answer, derived from the numbers: where it matters most comes first."""
+    """The verdict, derived from the numbers; the largest gap comes first."""
     order = sorted(spreads, key=lambda spread: -spread.gap.difference.mean)
-    gaps = [f"on {s.name} {s.gap.verdict}, {amount(s.gap)}" for s in order]
-    against = {
-        arm: grouped(
-            (s.name, results.compared[f"{s.name}: {arm} − {NONE}"].verdict)
-            for s in order
-        )
-        for arm in (L2, DECOUPLED)
-    }
+    names = {spread.setting: spread.setting for spread in order}
     return (
-        f"AdamW − Adam with L2, points of test accuracy: {'; '.join(gaps)}. "
-        f"{_rule(spreads)} L2 against no decay: {against[L2]}. AdamW against no decay: "
-        f"{against[DECOUPLED]}. {caveats(results)}"
+        "AdamW − Adam with L2, points of test accuracy: "
+        f"{mechanism.gaps_text(results, names, 'on')}. {spread_rule(spreads)} "
+        f"{mechanism.against_no_decay(results, names, 'on')} {caveats(results)}"
     )
 
 
-def _rule(spreads: Sequence[Spread]) -> str:
-    """Where AdamW is clearly better, and whether the measured spread predicts it."""
+def spread_rule(spreads: Sequence[Spread]) -> str:
+    """Whether the spread of √v predicts where AdamW is clearly better."""
     clear = [spread for spread in spreads if spread.gap.sign > 0]
-    rest = [spread for spread in spreads if spread.gap.sign <= 0]
+    others = [spread for spread in spreads if spread.gap.sign <= 0]
     if not any(np.isfinite(spread.gap.difference.low) for spread in spreads):
-        return "Too few seeds to say where AdamW is better."
+        return "There are too few seeds to say where AdamW is better."
     if not clear:
         return "AdamW is not clearly better on any of these tasks."
-    text = f"AdamW is clearly better where the spread of √v is {_decades(clear)}."
-    if not rest:
+    text = f"Where AdamW is clearly better, √v spans {_decades(clear)}."
+    if not others:
         return text
+    text += f" On the other tasks, √v spans {_decades(others)}."
     narrowest = min(spread.decades for spread in clear)
-    widest = max(spread.decades for spread in rest)
-    text += f" Elsewhere it is {_decades(rest)}."
+    widest = max(spread.decades for spread in others)
     if widest > narrowest:
-        return f"{text} So the spread of √v alone does not tell where it matters."
+        return f"{text} So the spread of √v alone does not predict the better arm."
     if widest < narrowest:
         return f"{text} So AdamW is clearly better on the tasks with the wider spread."
     return text
 
 
 def _decades(spreads: Sequence[Spread]) -> str:
-    return listed([f"{s.decades:.1f} decades ({s.name})" for s in spreads])
+    return markdown.join([f"{s.decades:.1f} decades ({s.setting})" for s in spreads])
 
 
-def _matters(spreads: Sequence[Spread]) -> str:
-    wide = max(spreads, key=lambda spread: spread.decades)
-    measured = [f"{s.decades:.1f} decades on {s.name}" for s in spreads]
-    return f"""\
-## Where it matters
-
-![How far AdamW is ahead of Adam with L2, against the measured spread of √v](gap.png)
-
-*Each dot is a task. Across: how much √v differs between weights, measured in a run
-without decay. Up: how far AdamW is ahead on test; the line is the 95 % interval that
-contains the choice of learning rate and λ.*
-
-Adam divides an L2 term by √v, so weights with large gradients decay least.
-{_rule(spreads)} This is how you measure the spread of √v in your own run:
-
-```python
-{MEASURE}
-```
-
-`state` is the state of your Adam or AdamW, after some epochs. Here we measured
-{listed(measured)}. On {wide.name} L2 decays
-the weight at the 90th percentile of √v {10**wide.decades:.0f} times less than that at
-the 10th. The study `why` changes the spread and leaves the rest of a task as it is."""
-
-
-HEAT_MAPS = """\
-![Validation error over learning rate and λ, by task and arm](heatmaps.png)
-
-*Mean validation error of the tuning seeds, in points above the best of the task. Above
-each panel: the error at the point chosen. A large square is a
-point of the coarse grid, a small one was added later; white was not tried.*"""
-LIMITS = """\
-## Limits
-
-- Three small tasks: no statement on others. Measure your own spread, then try both.
-- The spread of √v is that of one run without decay at its best learning rate.
-- All seeds share the test part: the intervals are about splits, wrong labels, initial
-  weights and batch order, not about which examples are the test part."""
-
-
-def summary(results: Results) -> str:
-    """Each arm in a line, for a terminal."""
+def terminal_table(results: Results) -> str:
+    """A line for each arm."""
     rows = [("task and arm", "rate", "λ", "test error %")]
     for outcome in results.outcomes.values():
-        chosen = {name: power(value) for name, value in outcome.choice.items()}
-        point = chosen["learning_rate"], chosen.get("weight_decay", "-")
-        rows.append((outcome.entry.name, *point, f"{100 - outcome.test.mean:.2f}"))
-    first, *widths = (max(map(len, column)) for column in zip(*rows, strict=True))
+        chosen = {name: markdown.number(x) for name, x in outcome.choice.items()}
+        rate, decay = chosen["learning_rate"], chosen.get("weight_decay", "-")
+        rows.append((outcome.entry.name, rate, decay, f"{100 - outcome.test.mean:.2f}"))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
-        f"{name:{first}}"
-        + "".join(f"  {x:>{w}}" for x, w in zip(rest, widths, strict=True))
-        for name, *rest in rows
+        f"{name:{widths[0]}}  {rate:>{widths[1]}}  {decay:>{widths[2]}}  "
+        f"{error:>{widths[3]}}"
+        for name, rate, decay, error in rows
     )

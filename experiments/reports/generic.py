@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from experiments.reports.figures import heat_maps, save
+from experiments.reports.figures import HEAT_MAP_AXES, plot_heat_maps, save
 from experiments.reports.results import (
-    amount,
     caveats,
-    numbers,
+    format_difference,
     read_results,
+    result_tables,
     Results,
 )
 from experiments.reports.template import protocol_section, save_report
@@ -16,27 +16,30 @@ from experiments.reports.template import protocol_section, save_report
 def write_report(folder: Path) -> str:
     """Write the figures, then report.md; returns the verdict."""
     results = read_results(folder)
-    both = {"weight_decay", "learning_rate"}
-    entries = results.plan.entries
-    tuned = [[e.name for e in entries if {axis.name for axis in e.axes} == both]]
-    parts = [
-        numbers(results, "entry", list(results.outcomes)),
-        protocol_section(results),
+    numbers = result_tables(results, "entry", list(results.outcomes))
+    drawn = [
+        entry.name
+        for entry in results.plan.entries
+        if {axis.name for axis in entry.axes} == set(HEAT_MAP_AXES)
     ]
-    if tuned[0]:
-        save(heat_maps(results, tuned), folder / "heatmaps.png")
-        parts.insert(1, "![Validation error over learning rate and λ](heatmaps.png)")
-    name = results.manifest["study"]
-    question = "Which entries are better on test, each tuned equally well?"
-    verdict, stored = conclusion(results), "`cells.csv` (every run)"
-    return save_report(folder, name, question, verdict, *parts, stored=stored)
+    if drawn:
+        save(plot_heat_maps(results, [drawn]), folder / "heatmaps.png")
+        numbers += "\n\n![Validation error over learning rate and λ](heatmaps.png)"
+    return save_report(
+        folder,
+        "generic",
+        conclusion(results),
+        study=results.manifest["study"],
+        numbers=numbers,
+        protocol=protocol_section(results),
+    )
 
 
 def conclusion(results: Results) -> str:
     """Every contrast in words."""
     unit = results.plan.measure.unit
     sentences = [
-        f"{name}: {each.verdict}, {amount(each)} {unit}."
-        for name, each in results.compared.items()
+        f"{name}: {each.verdict}, {format_difference(each)} {unit}."
+        for name, each in results.comparisons.items()
     ]
     return " ".join([*sentences, caveats(results)])

@@ -5,7 +5,7 @@ import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 from experiments import outcomes, protocol, replication
 from experiments.engine.code import code_hashes
@@ -14,10 +14,13 @@ from experiments.engine.store import read_manifest
 from experiments.engine.study import first_stage_functions, hash_of, Study
 from experiments.errors import UserError
 from experiments.files import provenance, revision_of
-from experiments.reports.markdown import interval, table
+from experiments.reports import markdown
 from experiments.reports.results import read_table
 from experiments.reports.template import save_report
 from experiments.statistics import MIN_VALUES
+
+
+HOLDS = "holds"  # the outcome of a verdict that is the same on new seeds
 
 
 def study_of(
@@ -34,77 +37,14 @@ def study_of(
             used already, or the study has no verdicts that can be replicated.
     """
     manifest = read_manifest(folder)
-    plan = _plan_of(module, folder, manifest)
+    name, plan = manifest["study"], _plan_of(module, folder, manifest)
     if isinstance(plan, protocol.ProtocolPlan):
         study, report = _with_protocol(plan, folder, manifest, seeds)
     else:
-        study, report = _with_claims(plan, module, folder, manifest, seeds)
+        study, report = _with_claims(plan, module, folder, name, seeds)
     other = _differences(manifest, study, type(plan).__module__)
-    name = f"{manifest['study']}-replication"
     report = functools.partial(report, other=other)
-    return study._replace(name=name, report=report), other
-
-
-def _with_protocol(
-    plan: protocol.ProtocolPlan,
-    folder: Path,
-    manifest: dict[str, Any],
-    seeds: tuple[int, int],
-) -> tuple[Study, Callable[..., str]]:
-    """The choices and runners-up of a study with the protocol, and the report."""
-    if plan.final_seeds < MIN_VALUES:
-        raise UserError(
-            f"{folder} has {plan.final_seeds} final seeds, too few for a verdict: run "
-            f"the study with --seeds {MIN_VALUES} or more first."
-        )
-    _require_fresh(seeds, plan.seeds(protocol.FINAL).stop)
-    replicated = replication.plan_of(
-        plan, read_table(folder, manifest), manifest["hash"], seeds
-    )
-    report = functools.partial(write_contrasts, folder)
-    return replication.study(manifest["study"], replicated, plan, report), report
-
-
-def _with_claims(
-    plan: Any,
-    module: ModuleType,
-    folder: Path,
-    manifest: dict[str, Any],
-    seeds: tuple[int, int],
-) -> tuple[Study, Callable[..., str]]:
-    """A study without the protocol on other seeds, and the report."""
-    if not hasattr(module, "claims"):
-        raise UserError(
-            f"the study {manifest['study']} has no protocol and no `claims`, so "
-            "nothing can be replicated: write claims(folder), which returns words by "
-            "name."
-        )
-    fields = ("first_seed", "seeds")
-    if missing := [field for field in fields if not hasattr(plan, field)]:
-        raise UserError(
-            f"the plan of {manifest['study']} has no {' and no '.join(missing)}, so it "
-            "cannot run on other seeds: give it the fields first_seed and seeds."
-        )
-    _require_fresh(seeds, plan.first_seed + plan.seeds)
-    first, end = seeds
-    replicated = dataclasses.replace(plan, first_seed=first, seeds=end - first)
-    report = functools.partial(write_claims, module.claims, folder, seeds)
-    return module.study(replicated), report
-
-
-def _differences(manifest: dict[str, Any], study: Study, module: str) -> list[str]:
-    """What differs between the provenance of the results and the current one.
-
-    Code is compared in the modules that both list: tuning and replication need not
-    reach the same modules. `module` is that of the source's plan, because its `FULL`
-    and `SMOKE` are not part of the code.
-    """
-    then = manifest.get("code") or {}
-    now = code_hashes(first_stage_functions(study), module, {})
-    both = sorted(then.keys() & now.keys())
-    before = manifest | {"code": {name: then[name] for name in both}}
-    after = provenance() | {"code": {name: now[name] for name in both}}
-    return differences(before, after, WITHOUT_DATA)
+    return study._replace(name=f"{name}-replication", report=report), other
 
 
 def _plan_of(module: ModuleType, folder: Path, manifest: dict[str, Any]) -> Any:
@@ -125,67 +65,96 @@ def _plan_of(module: ModuleType, folder: Path, manifest: dict[str, Any]) -> Any:
     )
 
 
-def _require_fresh(seeds: tuple[int, int], used: int) -> None:
-    if seeds[0] < used:
+def _with_protocol(
+    plan: protocol.ProtocolPlan,
+    folder: Path,
+    manifest: dict[str, Any],
+    seeds: tuple[int, int],
+) -> tuple[Study, Callable[..., str]]:
+    """The choices and runners-up of a study with the protocol, and the report."""
+    if plan.final_seeds < MIN_VALUES:
         raise UserError(
-            f"--seeds {seeds[0]}:{seeds[1]}: the study has used seeds to {used - 1}, "
-            f"so begin at {used} or later."
+            f"{folder} has {plan.final_seeds} final seeds, too few for a verdict: run "
+            f"the study with --seeds {MIN_VALUES} or more first."
+        )
+    _require_fresh(seeds, plan.seeds(protocol.FINAL).stop)
+    table = read_table(folder, manifest)
+    replicated = replication.plan_of(plan, table, manifest["hash"], seeds)
+    report = functools.partial(write_contrasts, folder)
+    return replication.study(manifest["study"], replicated, plan, report), report
+
+
+def _with_claims(
+    plan: Any, module: ModuleType, folder: Path, name: str, seeds: tuple[int, int]
+) -> tuple[Study, Callable[..., str]]:
+    """A study without the protocol on other seeds, and the report."""
+    if not hasattr(module, "claims"):
+        raise UserError(
+            f"the study {name} has no protocol and no `claims`, so nothing can be "
+            "replicated: write claims(folder), which returns words by name."
+        )
+    missing = [field for field in ("first_seed", "seeds") if not hasattr(plan, field)]
+    if missing:
+        raise UserError(
+            f"the plan of {name} has no {' and no '.join(missing)}, so it cannot run "
+            "on other seeds: give it the fields first_seed and seeds."
+        )
+    _require_fresh(seeds, plan.first_seed + plan.seeds)
+    first, end = seeds
+    replicated = dataclasses.replace(plan, first_seed=first, seeds=end - first)
+    report = functools.partial(write_claims, module.claims, folder, seeds)
+    return module.study(replicated), report
+
+
+def _require_fresh(seeds: tuple[int, int], end: int) -> None:
+    if seeds[0] < end:
+        raise UserError(
+            f"--seeds {seeds[0]}:{seeds[1]}: the study has used seeds to {end - 1}, so "
+            f"begin at {end} or later."
         )
 
 
-class Claim(NamedTuple):
-    """A claim of a study without the protocol, published and on new seeds."""
+def _differences(manifest: dict[str, Any], study: Study, module: str) -> list[str]:
+    """What differs between the provenance of the results and the current one.
 
-    name: str
-    before: str
-    now: str
+    Code is compared in the modules that both list: tuning and replication need not
+    reach the same modules. `module` is that of the source's plan, because its `FULL`
+    and `SMOKE` are not part of the code.
+    """
+    then = manifest.get("code") or {}
+    now = code_hashes(first_stage_functions(study), module, {})
+    both = sorted(then.keys() & now.keys())
+    before = manifest | {"code": {name: then[name] for name in both}}
+    after = provenance() | {"code": {name: now[name] for name in both}}
+    return differences(before, after, WITHOUT_DATA)
 
-    @property
-    def holds(self) -> bool:
-        """Whether the claim is the same on the new seeds."""
-        return self.before == self.now
+
+# --- The reports ------------------------------------------------------------------
 
 
 def write_contrasts(source: Path, folder: Path, other: Sequence[str] = ()) -> str:
-    """Report on a study with the protocol; `source` is its folder. Returns the verdict.
+    """Report on a study with the protocol; returns the verdict.
 
-    `other` lists differences of provenance.
+    `source` is the folder of the study, `other` lists differences of provenance.
     """
     plan = outcomes.plan_from_manifest(read_manifest(source)["plan"])
     described = read_manifest(folder)["plan"]
     points = {n: tuple(map(tuple, each)) for n, each in described["points"].items()}
-    tables = [read_table(each, read_manifest(each)) for each in (source, folder)]
-    found = replication.compare(plan, tables[0], points, tables[1])
-    lines = [
-        [
-            each.contrast.name,
-            interval(each.before.difference, 2, sign=True),
-            each.before.verdict,
-            interval(each.now, 2, sign=True),
-            f"{each.p_holm:.2g}",
-            f"{each.reach[0]:+.2f} to {each.reach[1]:+.2f}",
-            each.outcome,
-        ]
-        for each in found
-    ]
-    header = (
-        "contrast",
-        "published [95 %]",
-        "verdict",
-        "new seeds [95 %]",
-        "p (Holm)",
-        "with runners-up",
-        "does it hold?",
-    )
-    note = f"""\
-Differences are in {plan.measure.unit}. `With runners-up`: the means that the new seeds
-give if each entry may be at its choice or at one of the two points that came next in
-validation. A difference is clear if its interval excludes 0, p is below 0.05 after
-Holm's correction over all contrasts, and no such choice turns its sign. A verdict holds
-if the new seeds give the same one. "Shown only now": the study did not claim it."""
-    verdicts = [(each.contrast.name, each.outcome, each.holds) for each in found]
-    shown = table(header, 1, lines)
-    return _save(source, folder, described["seeds"], shown, note, verdicts, other)
+    before, new = (read_table(each, read_manifest(each)) for each in (source, folder))
+    found = replication.compare(plan, before, points, new)
+    columns = {
+        "contrast": lambda x: x.contrast.name,
+        "published [95 %]": lambda x: markdown.estimate(x.before.difference, sign=True),
+        "verdict": lambda x: x.before.verdict,
+        "new seeds [95 %]": lambda x: markdown.estimate(x.now, sign=True),
+        "p (Holm)": lambda x: f"{x.p_holm:.2g}",
+        "with runners-up": lambda x: f"{x.reach[0]:+.2f} to {x.reach[1]:+.2f}",
+        "does it hold?": lambda x: x.outcome,
+    }
+    verdicts = {each.contrast.name: each.outcome for each in found}
+    table, unit = markdown.table(found, columns), plan.measure.unit
+    values = {"table": table, "unit": unit, "seeds": described["seeds"]}
+    return _save("replication_contrasts", source, folder, verdicts, other, values)
 
 
 def write_claims(
@@ -197,50 +166,39 @@ def write_claims(
 ) -> str:
     """Report on a study without the protocol, from its claims then and now."""
     before, now = claims(source), claims(folder)
-    found = [
-        Claim(name, text, now.get(name, "not said")) for name, text in before.items()
-    ]
-    lines = [
-        [each.name, each.before, each.now, "holds" if each.holds else "does not hold"]
-        for each in found
-    ]
-    header = ("claim", "published", "new seeds", "does it hold?")
-    note = "The study ran again as it is, on other seeds."
-    verdicts = [(each.name, f"does not hold: {each.now}", each.holds) for each in found]
-    shown = table(header, 4, lines)
-    return _save(source, folder, seeds, shown, note, verdicts, other)
+    verdicts = {}
+    for name, claim in before.items():
+        new = now.get(name, "not claimed")
+        verdicts[name] = HOLDS if new == claim else f"does not hold: {new}"
+    columns = {
+        "claim": lambda name: name,
+        "published": lambda name: before[name],
+        "does it hold on the new seeds?": lambda name: verdicts[name],
+    }
+    values = {"table": markdown.table(before, columns, left=3), "seeds": seeds}
+    return _save("replication_claims", source, folder, verdicts, other, values)
 
 
 def _save(
+    template: str,
     source: Path,
     folder: Path,
-    seeds: Sequence[int],
-    shown: str,
-    note: str,
-    verdicts: list[tuple[str, str, bool]],
+    verdicts: dict[str, str],
     other: Sequence[str],
+    values: dict[str, Any],
 ) -> str:
-    before = read_manifest(source)
-    others = [f"{name} {outcome}" for name, outcome, holds in verdicts if not holds]
-    verdict = f"{len(verdicts) - len(others)} of {len(verdicts)} verdicts hold."
-    if others:
-        verdict += f" The others: {'; '.join(others)}."
-    title = f"Replication of `{before['study']}` on seeds {seeds[0]} to {seeds[1] - 1}"
-    question = "Do the published verdicts hold on seeds that nobody has used?"
-    of = f"Published: plan {before['hash']}."
+    """Write a report; `verdicts` says of each published verdict whether it holds."""
+    published = read_manifest(source)
+    failed = [f"`{name}` {text}" for name, text in verdicts.items() if text != HOLDS]
+    verdict = f"{len(verdicts) - len(failed)} of {len(verdicts)} verdicts hold."
+    if failed:
+        verdict += f" The others: {'; '.join(failed)}."
+    mixed = ""
     if other:
-        of += (
-            f" It was made with other {' and other '.join(other)}. So a difference "
+        mixed = (
+            f" It was made with other {' and other '.join(other)}. So the difference "
             "between published and new numbers is not due to the seeds alone."
         )
-    return save_report(
-        folder,
-        title,
-        question,
-        verdict,
-        shown,
-        note,
-        of,
-        stored="`cells.csv`",
-        remake=None,
-    )
+    last = values["seeds"][1] - 1
+    values |= {"published": published, "mixed": mixed, "last": last}
+    return save_report(folder, template, verdict, **values)

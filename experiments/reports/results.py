@@ -1,6 +1,7 @@
 """Results of a study with the protocol: choices and contrasts, as tables and text."""
 
-from collections.abc import Iterable
+import functools
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,13 +12,13 @@ from experiments.engine.store import read_manifest
 from experiments.errors import UserError
 from experiments.outcomes import Comparison, Outcome
 from experiments.protocol import Entry, Measure
-from experiments.reports.markdown import bounds, interval, listed, power, table
+from experiments.reports import markdown
 from experiments.search import Point
 from experiments.statistics import Estimate, MIN_VALUES
 
 
 LUCKY_MARK = "†"
-AXES = {"learning_rate": "learning rate", "weight_decay": "λ"}  # others: their name
+AXIS_NAMES = {"learning_rate": "learning rate", "weight_decay": "λ"}
 
 
 class Results(NamedTuple):
@@ -28,26 +29,25 @@ class Results(NamedTuple):
     plan: protocol.ProtocolPlan
     table: cells.Table
     outcomes: dict[str, Outcome]  # by entry
-    compared: dict[str, Comparison]  # by the contrast's name
+    comparisons: dict[str, Comparison]  # by the contrast's name
 
 
 def read_results(folder: Path) -> Results:
-    """From cells.csv and manifest.json."""
+    """Read cells.csv and manifest.json."""
     manifest = read_manifest(folder)
     runs = read_table(folder, manifest)
     plan = outcomes.plan_from_manifest(manifest["plan"])
     found = outcomes.outcomes(plan, runs)
-    compared = {
-        c.contrast.name: c for c in outcomes.compare_contrasts(plan, runs, found)
-    }
-    return Results(folder, manifest, plan, runs, found, compared)
+    compared = outcomes.compare_contrasts(plan, runs, found)
+    comparisons = {each.contrast.name: each for each in compared}
+    return Results(folder, manifest, plan, runs, found, comparisons)
 
 
 def read_table(folder: Path, manifest: dict[str, Any]) -> cells.Table:
-    """cells.csv, with a row for each run.
+    """Read cells.csv, which has a row for each run.
 
     Raises:
-        UserError: rows are missing, or there are too many.
+        UserError: the number of rows is not the number of runs.
     """
     path = folder / "cells.csv"
     table = cells.read_csv(path)
@@ -63,145 +63,136 @@ def read_table(folder: Path, manifest: dict[str, Any]) -> cells.Table:
 def errors(results: Results, entry: Entry, stage: str) -> dict[Point, np.ndarray]:
     """Validation errors in the unit of `error_unit`, by point and seed."""
     measure = results.plan.measure
-    found = protocol.values(entry, results.table, stage, measure.score)
-    return {p: measure.perfect - measure.scale * x for p, x in found.items()}
+    scores = protocol.values(entry, results.table, stage, measure.score)
+    return {p: measure.perfect - measure.scale * x for p, x in scores.items()}
 
 
 def error_unit(measure: Measure) -> str:
-    """An error is a percentage where differences of scores are points."""
+    """The unit of an error: % if differences of scores are in points."""
     return "%" if measure.unit == "points" else measure.unit
 
 
 def test_error(outcome: Outcome, measure: Measure) -> Estimate:
-    """What a perfect score exceeds; an interval ends where no error can lie."""
+    """The perfect score minus the test score; its interval has possible errors only."""
     mean, low, high, p = outcome.test
     if np.isfinite(low):
         high = min(high, measure.perfect)
-        if measure.count is not None:  # a share is not below 0
+        if measure.count is not None:  # the score is a share, so it is not below 0
             low = max(low, 0.0)
     perfect = measure.perfect
     return Estimate(perfect - mean, perfect - high, perfect - low, p)
 
 
-def axes_of(entries: Iterable[Entry]) -> list[str]:
-    """What these entries tune: learning rate and λ first."""
-    found = [axis.name for entry in entries for axis in entry.axes]
-    first = [name for name in AXES if name in found]
-    return list(dict.fromkeys([*first, *found]))
+def tuned_axes(entries: Iterable[Entry]) -> list[str]:
+    """The names of the axes that these entries tune: learning rate and λ first."""
+    names = [axis.name for entry in entries for axis in entry.axes]
+    first = [name for name in AXIS_NAMES if name in names]
+    return list(dict.fromkeys([*first, *names]))
 
 
-def choices(results: Results, title: str, names: list[str]) -> str:
-    """A line for each of these entries: what was chosen, how, and its errors."""
+def choices_table(results: Results, title: str, names: list[str]) -> str:
+    """A line for each entry: the chosen point and its errors."""
     measure = results.plan.measure
     unit = error_unit(measure)
-    found = [results.outcomes[name] for name in names]
-    axes = axes_of(outcome.entry for outcome in found)
-    header = [
-        title,
-        *(AXES.get(name, name) for name in axes),
-        "not bracketed",
-        "points (runs)",
-        f"tuning {unit}",
-        f"validation {unit}",
-        f"fresh seeds {unit}",
-        f"test error {unit} [95 %]",
-        "diverged",
-    ]
-    lines = [_choice(outcome, axes, measure) for outcome in found]
-    return table(header, 2 + len(axes), lines)
+    rows = [results.outcomes[name] for name in names]
+    axes = tuned_axes(outcome.entry for outcome in rows)
+
+    def chosen(axis: str, outcome: Outcome) -> str:
+        value = outcome.choice.get(axis)
+        return "–" if value is None else markdown.number(value)
+
+    def error(stage: int, outcome: Outcome) -> str:
+        return f"{measure.perfect - outcome.scores[stage]:.2f}"
+
+    def fresh(outcome: Outcome) -> str:
+        return error(2, outcome) + (f" {LUCKY_MARK}" if outcome.lucky else "")
+
+    columns: dict[str, Callable[[Outcome], str]] = {
+        title: lambda outcome: f"`{outcome.entry.name}`",
+        **{AXIS_NAMES.get(a, a): functools.partial(chosen, a) for a in axes},
+        "not bracketed": lambda outcome: _open_sides(outcome) or "–",
+        "points (runs)": lambda outcome: f"{outcome.tried} ({outcome.runs})",
+        f"tuning {unit}": functools.partial(error, 0),
+        f"validation {unit}": functools.partial(error, 1),
+        f"fresh seeds {unit}": fresh,
+        f"test error {unit} [95 %]": lambda x: markdown.estimate(
+            test_error(x, measure)
+        ),
+        "diverged": lambda outcome: str(outcome.diverged),
+    }
+    return markdown.table(rows, columns, left=2 + len(axes))
 
 
-def _choice(outcome: Outcome, axes: list[str], measure: Measure) -> list[str]:
-    errors = [f"{measure.perfect - score:.2f}" for score in outcome.scores]
-    tuning, validation, fresh = errors
-    chosen = {name: power(value) for name, value in outcome.choice.items()}
-    return [
-        f"`{outcome.entry.name}`",
-        *(chosen.get(name, "–") for name in axes),
-        _sides(outcome) or "–",
-        f"{outcome.tried} ({outcome.runs})",
-        tuning,
-        validation,
-        fresh + (f" {LUCKY_MARK}" if outcome.lucky else ""),
-        interval(test_error(outcome, measure)),
-        str(outcome.diverged),
-    ]
-
-
-CHOICES = f"""\
-The columns before "not bracketed" are the chosen point. Then errors of the validation
-part at this point: in tuning, in validation and on the fresh seeds of the final runs.
-{LUCKY_MARK} marks a choice that is more than 2 standard errors worse on fresh seeds: it
-was lucky.
-Diverged runs are those of all stages; they count as a random guess."""
-
-
-def _sides(outcome: Outcome) -> str:
+def _open_sides(outcome: Outcome) -> str:
+    """The sides on which a choice is not bracketed, such as "λ above"."""
     names = {"weight_decay": "λ", "learning_rate": "rate"}
     sides = [side.split() for side in outcome.open]
-    return listed([f"{names.get(axis, axis)} {side}" for axis, side in sides])
+    return markdown.join([f"{names.get(axis, axis)} {side}" for axis, side in sides])
 
 
-def contrasts(results: Results, names: list[str] | None = None) -> str:
+def contrasts_table(results: Results, names: list[str] | None = None) -> str:
     """A line for each contrast, with both of its intervals."""
-    unit = results.plan.measure.unit
-    header = (
-        "difference",
-        f"{unit} [95 %]",
-        "[95 %] with the choice",
-        "p (Holm)",
-        "in words",
-    )
-    lines = [
-        [
-            each.contrast.name,
-            interval(each.difference, sign=True),
-            _with_choice(each) or "–",
-            f"{each.p_holm:.2g}" if np.isfinite(each.difference.low) else "–",
-            each.verdict,
-        ]
-        for name, each in results.compared.items()
-        if names is None or name in names
-    ]
-    return table(header, 1, lines)
+    chosen = results.comparisons if names is None else names
+    columns: dict[str, Callable[[Comparison], str]] = {
+        "difference": lambda each: each.contrast.name,
+        f"{results.plan.measure.unit} [95 %]": lambda each: markdown.estimate(
+            each.difference, sign=True
+        ),
+        "[95 %] with the choice": lambda each: _with_choice(each) or "–",
+        "p (Holm)": lambda each: f"{each.p_holm:.2g}" if _with_choice(each) else "–",
+        "verdict": lambda each: each.verdict,
+    }
+    return markdown.table([results.comparisons[name] for name in chosen], columns)
 
 
-def numbers(
-    results: Results, title: str, names: list[str], pairs: list[str] | None = None
+def result_tables(
+    results: Results, title: str, names: list[str], contrasts: list[str] | None = None
 ) -> str:
-    """Both tables, with what their columns mean."""
-    chosen = choices(results, title, names)
-    return f"{chosen}\n\n{CHOICES}\n\n{contrasts(results, pairs)}"
+    """The choices and the contrasts, and what their columns mean."""
+    return markdown.fill(
+        "numbers",
+        choices=choices_table(results, title, names),
+        lucky_mark=LUCKY_MARK,
+        contrasts=contrasts_table(results, contrasts),
+    )
 
 
 def _with_choice(compared: Comparison) -> str:
+    """The interval that contains the choice; empty if there are too few seeds."""
     if not np.isfinite(compared.difference.low):
         return ""
-    return bounds(*compared.with_choice, sign=True)
+    return markdown.bounds(*compared.with_choice, sign=True)
 
 
-def amount(compared: Comparison) -> str:
+def format_difference(compared: Comparison) -> str:
     """The difference with the interval that contains the choice, for a sentence."""
     mean = f"{compared.difference.mean:+z.2f}"
     return f"{mean} {_with_choice(compared)}".rstrip()
 
 
 def caveats(results: Results) -> str:
-    """Which choices may not be the best, and which were lucky."""
+    """Which choices are not bracketed or lucky, and whether there are enough seeds."""
     found = results.outcomes.values()
-    unsure = [f"`{x.entry.name}` ({_sides(x)})" for x in found if x.open]
+    unsure = [f"`{x.entry.name}` ({_open_sides(x)})" for x in found if x.open]
     lucky = [f"`{x.entry.name}`" for x in found if x.lucky]
-    sentences = [
-        f"Not bracketed, so perhaps not at their best: {listed(unsure)}."
-        if unsure
-        else "Every choice is bracketed.",
-        f"Worse on fresh seeds by more than 2 standard errors: {listed(lucky)}."
-        if lucky
-        else "No choice is worse on fresh seeds by more than 2 standard errors.",
-    ]
+    sentences = ["Every choice is bracketed."]
+    if unsure:
+        bracketed = (
+            f"Not bracketed, so a better point may exist: {markdown.join(unsure)}."
+        )
+        sentences = [bracketed]
+    if lucky:
+        sentences.append(
+            "Lucky choices, more than 2 standard errors worse on fresh seeds: "
+            f"{markdown.join(lucky)}."
+        )
+    else:
+        sentences.append(
+            "No choice is more than 2 standard errors worse on fresh seeds."
+        )
     if results.plan.final_seeds < MIN_VALUES:
         sentences.append(
-            f"Only {results.plan.final_seeds} final seeds: means without intervals, "
-            "and no finding."
+            f"With only {results.plan.final_seeds} final seeds there are means without "
+            "intervals, and no finding."
         )
     return " ".join(sentences)

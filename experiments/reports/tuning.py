@@ -1,35 +1,38 @@
 """The report of `tuning`: ridges, what decoupling gains by learning rate, winners."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from experiments import cells, separability
 from experiments.protocol import Entry, TUNING, VALIDATION
-from experiments.reports import tuning_figures as figures
-from experiments.reports.figures import heat_maps, save
-from experiments.reports.markdown import bounds, grouped, listed, table
+from experiments.reports import figures, markdown
+from experiments.reports.figures import BLUE, GREEN, ORANGE, save
 from experiments.reports.results import (
-    amount,
     caveats,
     errors,
-    numbers,
+    format_difference,
     read_results,
+    result_tables,
     Results,
 )
 from experiments.reports.template import protocol_section, save_report
-from experiments.separability import Ridge, SEPARATE
+from experiments.separability import GOOD, Ridge
 from experiments.statistics import holm, LEVEL, MIN_VALUES
 
 
 RIDGE = "ridge"  # the stage of the points that a slope needs
-PLACES = ("L2", "lr-scaled", "independent")
-QUESTION = """\
-On a grid of learning rate × λ: where is the best point for L2, for decay times the
-learning rate and for independent decay, under SGD, RMSprop and Adam? Does the best λ
-move with the learning rate, what does tuning one after the other cost, and how much
-worse is a wrong learning rate?"""
+COLOURS = {"L2": ORANGE, "lr-scaled": BLUE, "independent": GREEN}  # by place
+VERDICTS = SEPARABLE, NOT_SEPARABLE, UNDETERMINED, NO_RIDGE = (
+    "separable",
+    "not separable",
+    "undetermined",
+    "no ridge",
+)
+SHOWN = 12.0  # points of advantage; at bad learning rates it can be 70
 
 
 class Grid(NamedTuple):
@@ -39,66 +42,73 @@ class Grid(NamedTuple):
     coarse: np.ndarray  # mean validation error in tuning, [learning rates, strengths]
     ridge: Ridge | None
     seeds: int  # of the ridge
-    verdict: str = "no ridge"  # whether learning rate and λ are separate knobs here
+    verdict: str = NO_RIDGE  # whether learning rate and λ are separable
 
 
-def grids_of(results: Results) -> list[Grid]:
+def read_grids(results: Results) -> list[Grid]:
     """All entries, in the order of the plan."""
-    return _with_verdicts([_grid(results, entry) for entry in results.plan.entries])
+    grids = []
+    for entry in results.plan.entries:
+        tuned = {p: e.mean() for p, e in errors(results, entry, TUNING).items()}
+        decays, rates = (axis.values for axis in entry.axes)
+        coarse = np.array([[tuned[decay, rate] for decay in decays] for rate in rates])
+        # Both stages use the seeds of validation.
+        validated, added = (errors(results, entry, x) for x in (VALIDATION, RIDGE))
+        ridge = separability.fit_ridge(validated | added)
+        grids.append(Grid(entry, coarse, ridge, results.plan.validation_seeds))
+    return add_verdicts(grids)
 
 
-def _with_verdicts(grids: list[Grid]) -> list[Grid]:
+def add_verdicts(grids: list[Grid]) -> list[Grid]:
     """The grids with verdicts; p-values are corrected for both tests of all ridges."""
     ridges = [grid.ridge for grid in grids if grid.ridge is not None]
     tests = [p for ridge in ridges for p in (ridge.p_separable, ridge.p_coupled)]
-    corrected = iter(holm(tests)) if tests else iter(())
+    corrected = iter(holm(tests))
     found = []
     for grid in grids:
-        verdict = grid.verdict
+        verdict = NO_RIDGE
         if grid.ridge is not None:
-            separable, coupled = next(corrected) < LEVEL, next(corrected) < LEVEL
-            verdict = "not separable" if coupled else "undetermined"
-            verdict = "separable" if separable else verdict
-        if grid.ridge is not None and grid.seeds < MIN_VALUES:
-            verdict = "undetermined"
+            p_separable, p_coupled = next(corrected), next(corrected)
+            verdict = UNDETERMINED
+            if grid.seeds >= MIN_VALUES and p_separable < LEVEL:
+                verdict = SEPARABLE
+            elif grid.seeds >= MIN_VALUES and p_coupled < LEVEL:
+                verdict = NOT_SEPARABLE
         found.append(grid._replace(verdict=verdict))
     return found
 
 
-def _grid(results: Results, entry: Entry) -> Grid:
-    tuned = {p: e.mean() for p, e in errors(results, entry, TUNING).items()}
-    decays, rates = (axis.values for axis in entry.axes)
-    coarse = np.array([[tuned[decay, rate] for decay in decays] for rate in rates])
-    # Both stages are on the seeds of validation.
-    valley = errors(results, entry, VALIDATION) | errors(results, entry, RIDGE)
-    seeds = results.plan.validation_seeds
-    return Grid(entry, coarse, separability.fit_ridge(valley), seeds)
+def group(grids: Sequence[Grid], label: str) -> dict[str, list[Grid]]:
+    """The grids by one of their labels, in order."""
+    found: dict[str, list[Grid]] = {}
+    for grid in grids:
+        found.setdefault(grid.entry.labels[label], []).append(grid)
+    return found
 
 
 def write_report(folder: Path) -> str:
     """Write the figures, then report.md; returns the verdict."""
     results = read_results(folder)
-    grids = grids_of(results)
-    tasks = cells.unique(results.table, "task")
-    for task in tasks:
-        mine = [g.entry for g in grids if g.entry.labels["task"] == task]
-        bases = dict.fromkeys(entry.labels["base"] for entry in mine)
-        rows = [[e.name for e in mine if e.labels["base"] == base] for base in bases]
-        save(heat_maps(results, rows), folder / f"heatmaps-{task}.png")
-    save(figures.ridges(grids), folder / "ridges.png")
-    save(figures.advantage(grids), folder / "advantage.png")
-    title = "What does tuning see: are learning rate and decay two knobs?"
+    grids = read_grids(results)
+    tasks = []
+    for task, mine in group(grids, "task").items():
+        rows = [[grid.entry.name for grid in g] for g in group(mine, "base").values()]
+        save(figures.plot_heat_maps(results, rows), folder / f"heatmaps-{task}.png")
+        names = [grid.entry.name for grid in mine]
+        pairs = [name for name in results.comparisons if name.startswith(f"{task}: ")]
+        numbers = result_tables(results, "task and arm", names, pairs)
+        tasks.append(markdown.fill("tuning_task", task=task, numbers=numbers))
+    save(plot_ridges(grids), folder / "ridges.png")
+    save(plot_advantage(grids), folder / "advantage.png")
     return save_report(
         folder,
-        title,
-        QUESTION,
+        "tuning",
         conclusion(results, grids),
-        _ridges(grids),
-        ADVANTAGE,
-        *(_task(results, task) for task in tasks),
-        protocol_section(results),
-        LIMITS,
-        stored="`cells.csv` (every run)",
+        terms=separability,
+        ridges=_ridges_table(grids),
+        shown=SHOWN,
+        tasks="\n\n".join(tasks),
+        protocol=protocol_section(results),
     )
 
 
@@ -107,146 +117,129 @@ def conclusion(results: Results, grids: list[Grid]) -> str:
     decoupled = [grid for grid in grids if grid.entry.labels["place"] != "L2"]
     l2 = [grid for grid in grids if grid.entry.labels["place"] == "L2"]
     paragraphs = [
-        f"Are learning rate and λ separate? With decoupled decay: {_counts(decoupled)} "
-        f"With L2: {_counts(l2)}"
+        "Are learning rate and λ separable? "
+        f"{count_verdicts(decoupled, 'decoupled decay')} {count_verdicts(l2, 'L2')}"
     ]
     for task in cells.unique(results.table, "task"):
-        found = [
-            (name.removeprefix(f"{task}: "), each)
-            for name, each in results.compared.items()
+        found = {
+            name.removeprefix(f"{task}: "): each
+            for name, each in results.comparisons.items()
             if name.startswith(f"{task}: ")
+        }
+        texts = [
+            f"{name} {format_difference(each)}, {each.verdict}"
+            for name, each in found.items()
+            if each.sign != 0
         ]
-        clear = [
-            f"{name} {amount(each)}, {each.verdict}"
-            for name, each in found
-            if each.sign
-        ]
-        rest = grouped([(n, c.verdict) for n, c in found if not c.sign], "for")
-        texts = [*clear, *([rest] if rest else [])]
+        unclear = [(n, each.verdict) for n, each in found.items() if each.sign == 0]
+        if unclear:
+            texts.append(markdown.group(unclear, "for"))
         paragraphs.append(f"**{task}**, points of test accuracy: {'; '.join(texts)}.")
     return "\n\n".join([*paragraphs, caveats(results)])
 
 
-def _counts(grids: list[Grid]) -> str:
-    """Such as: 1 of the 18 grids is shown to be separable (`a`), 17 have no ridge."""
-    by_verdict: dict[str, list[str]] = {"separable": []}
-    for grid in grids:
-        by_verdict.setdefault(grid.verdict, []).append(f"`{grid.entry.name}`")
+def count_verdicts(grids: list[Grid], decay: str) -> str:
+    """Such as: Grids with L2 (9): separable 1 (`a`), not separable 0, no ridge 8."""
     counts = []
-    for name, one, many in (
-        ("separable", "is shown to be separable", "are shown to be separable"),
-        ("not separable", "is shown not to be", "are shown not to be"),
-        ("undetermined", "is undetermined", "are undetermined"),
-        ("no ridge", "has no ridge", "have no ridge"),
-    ):
-        names = by_verdict.get(name)
-        if names is None:
-            continue
-        count = f"{len(names)} of the {len(grids)} grids" if not counts else len(names)
-        which = f" ({listed(names)})" if names and "separable" in name else ""
-        counts.append(f"{count} {one if len(names) == 1 else many}{which}")
-    return f"{', '.join(counts)}."
+    for verdict in VERDICTS:
+        names = [f"`{grid.entry.name}`" for grid in grids if grid.verdict == verdict]
+        count = f"{verdict} {len(names)}"
+        if names and verdict in (SEPARABLE, NOT_SEPARABLE):
+            count += f" ({markdown.join(names)})"
+        counts.append(count)
+    return f"Grids with {decay} ({len(grids)}): {', '.join(counts)}."
 
 
-def _ridges(grids: list[Grid]) -> str:
-    lines = [
-        [
-            f"`{grid.entry.name}`",
-            grid.entry.labels["place"],
-            _slope(grid),
-            grid.verdict,
-            str(len(grid.ridge.centres) if grid.ridge else 0),
-            f"{separability.gain(grid.coarse):.1f}",
-            f"{separability.regret(grid.coarse):.2f}",
-            f"{separability.sensitivity(grid.coarse, False):.1f}",
-            f"{separability.sensitivity(grid.coarse, True):.1f}",
-        ]
-        for grid in grids
-    ]
-    header = (
-        "task and arm",
-        "place",
-        "ridge slope [95 %]",
-        "in words",
-        "rates",
-        "λ gains",
-        "regret",
-        "sensitivity at one λ",
-        "λ tuned again",
-    )
-    return f"""\
-## The ridges
+def _ridges_table(grids: list[Grid]) -> str:
+    def sensitivity(grid: Grid, retuned: bool) -> str:
+        return f"{separability.sensitivity(grid.coarse, retuned):.1f}"
 
-![Best λ of each learning rate, by task](ridges.png)
-
-*Dots: the centre of the valley along λ at each learning rate that is within
-{separability.GOOD:g} points of the best. Lines: least squares through the centres,
-whose slopes the table has. A grid without a slope is not drawn.*
-
-{table(header, 2, lines)}
-
-{TERMS}"""
-
-
-TERMS = f"""\
-**Ridge slope**: d log λ* / d log γ, where λ* is the centre of the valley along λ: a
-mean of log λ in which a point counts 1/e as much for each {separability.WIDTH:g} point
-of error above the best of its learning rate. 0: separate; −1: only γλ matters; +1: only
-λ/γ matters. It is measured on the seeds of validation, over the learning **rates**
-whose best error is within {separability.GOOD:g} points of the best of all, and where
-the error rises by {separability.RISE:g} points on both sides. "No ridge": fewer than
-{separability.MIN_RATES} of these. "Separable": shown to lie within ±{SEPARATE:g} by two
-one-sided t-tests. "Not separable": shown to lie outside. "Undetermined": neither.
-Interval and tests are of the jackknife over seeds; the tests have Holm's correction
-over both questions of all ridges, the intervals have none.
-**λ gains**, **regret** and
-**sensitivity** are points of validation error on the coarse grid of tuning: the best λ
-against the smallest one; tuning one axis after the other; the mean over the learning
-rates above the best, with λ at its best and with λ tuned again for each."""
+    columns: dict[str, Callable[[Grid], str]] = {
+        "task and arm": lambda grid: f"`{grid.entry.name}`",
+        "place": lambda grid: grid.entry.labels["place"],
+        "ridge slope [95 %]": _slope,
+        "verdict": lambda grid: grid.verdict,
+        "rates": lambda grid: str(len(grid.ridge.centres) if grid.ridge else 0),
+        "λ gains": lambda grid: f"{separability.gain(grid.coarse):.1f}",
+        "regret": lambda grid: f"{separability.regret(grid.coarse):.2f}",
+        "sensitivity at one λ": lambda grid: sensitivity(grid, retuned=False),
+        "λ tuned again": lambda grid: sensitivity(grid, retuned=True),
+    }
+    return markdown.table(grids, columns, left=2)
 
 
 def _slope(grid: Grid) -> str:
     if grid.ridge is None:
         return "–"
-    low, high = grid.ridge.low, grid.ridge.high
+    slope = f"{grid.ridge.slope:+z.2f}"
     if grid.seeds < MIN_VALUES:
-        low, high = -np.inf, np.inf
-    return f"{grid.ridge.slope:+z.2f} {bounds(low, high, sign=True)}".rstrip()
+        return slope
+    return f"{slope} {markdown.bounds(grid.ridge.low, grid.ridge.high, sign=True)}"
 
 
-ADVANTAGE = """\
-## What decoupling gains at each learning rate
-
-![Decoupled decay against L2 at each learning rate](advantage.png)
-
-*Validation error of L2 minus that of decoupled decay, each with its best λ of the
-coarse grid at this learning rate, on the tuning seeds. Above 0: decoupled decay is
-better. A dot: the better of the two is within 3 points of the best at any learning
-rate. Cut off at ±12 points. Both minima are chosen on these seeds, so small differences
-say nothing.*"""
+# --- Figures ----------------------------------------------------------------------
 
 
-def _task(results: Results, task: str) -> str:
-    mine = [e.name for e in results.plan.entries if e.labels["task"] == task]
-    pairs = [name for name in results.compared if name.startswith(f"{task}: ")]
-    return f"""\
-## Task: {task}
+def _plot_by_task_and_base(
+    grids: Sequence[Grid], height: float, plot: Callable[[Any, list[Grid]], None]
+) -> tuple[Figure, np.ndarray]:
+    """A row of panels for each task, a column for each base, learning rates across."""
+    tasks, bases = group(grids, "task"), list(group(grids, "base"))
+    size = 3.8 * len(bases) + 0.6, height * len(tasks) + 0.6
+    figure, panels = figures.new_panels(len(tasks), len(bases), size)
+    for row, (task, mine) in zip(panels, tasks.items(), strict=True):
+        for axes, base in zip(row, bases, strict=True):
+            axes.set_title(f"{task}, {base}", fontsize=10)
+            figures.label_powers_of_two(axes.xaxis)
+            plot(axes, group(mine, "base")[base])
+    for axes in panels[-1]:
+        axes.set_xlabel("peak learning rate")
+    return figure, panels
 
-![Validation error over learning rate and λ](heatmaps-{task}.png)
 
-*Mean validation error of the tuning seeds, in points above the best of the task. Above
-each panel: the error at the point chosen. White was not tried.*
+def plot_ridges(grids: Sequence[Grid]) -> Figure:
+    """The ridge of each grid that has one: centres and the line through them."""
 
-{numbers(results, "task and arm", mine, pairs)}"""
+    def plot(axes: Any, mine: list[Grid]) -> None:
+        figures.label_powers_of_two(axes.yaxis)
+        ridges = {g.entry.labels["place"]: g.ridge for g in mine if g.ridge is not None}
+        for place, ridge in ridges.items():
+            rates, decays = np.array(ridge.centres).T
+            axes.plot(rates, decays, "o", color=COLOURS[place], ms=4, alpha=0.6)
+            ends = np.array([rates.min(), rates.max()])
+            axes.plot(ends, ridge.offset + ridge.slope * ends, color=COLOURS[place])
+        if not ridges:
+            axes.set(xticks=[], yticks=[])
+            axes.text(0.5, 0.5, "no slope", transform=axes.transAxes, ha="center")
+
+    figure, panels = _plot_by_task_and_base(grids, 3.2, plot)
+    for axes in panels[:, 0]:
+        axes.set_ylabel("λ")
+    for place, colour in COLOURS.items():
+        panels[0, 0].plot([], [], "o-", ms=3, color=colour, label=place)
+    figures.add_legend(figure, panels[0, 0])
+    return figure
 
 
-LIMITS = """\
-## Limits
+def plot_advantage(grids: Sequence[Grid]) -> Figure:
+    """L2's error minus that of decoupled decay at each learning rate and its best λ."""
 
-- Small networks and data, one schedule; the slopes are statements about these tasks.
-- lr-scaled: γ_t λ a step; independent: η_t λ a step, with η_t from 1 to 0. SGD has
-  momentum 0.9. Kernels decay, biases and norms do not.
-- All seeds share the test part: the intervals are about splits, labels, initial weights
-  and batch order.
-- Regret and sensitivity choose and score on the same three seeds and have no interval;
-  near 0 they may only say that λ does nothing: read them beside "λ gains"."""
+    def plot(axes: Any, mine: list[Grid]) -> None:
+        places = {grid.entry.labels["place"]: grid for grid in mine}
+        l2 = places.pop("L2")
+        rates, l2_best = np.log2(l2.entry.axes[1].values), l2.coarse.min(1)
+        for place, style in (("lr-scaled", "-"), ("independent", "--")):
+            best = places[place].coarse.min(1)
+            better = np.minimum(l2_best, best)
+            good = better <= better.min() + GOOD
+            gain, colour = l2_best - best, COLOURS[place]
+            axes.plot(rates, gain, style, color=colour, label=f"{place} against L2")
+            axes.plot(rates[good], gain[good], "o", color=colour, ms=5)
+        axes.axhline(0, color="0.5", lw=0.8)
+        axes.set_ylim(-SHOWN, SHOWN)
+
+    figure, panels = _plot_by_task_and_base(grids, 2.8, plot)
+    for axes in panels[:, 0]:
+        axes.set_ylabel("points of validation error\nbelow L2")
+    figures.add_legend(figure, panels[0, 0])
+    return figure

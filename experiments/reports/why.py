@@ -1,194 +1,148 @@
 """The report of `why`: the gap against s and against the measured spread."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 from scipy import stats
 
 from experiments.protocol import Entry
-from experiments.reports import mechanism, results as protocols
-from experiments.reports.figures import band, COLOURS, save
-from experiments.reports.markdown import grouped
-from experiments.reports.mechanism import DECOUPLED, L2, Spread
-from experiments.reports.results import amount, Results
+from experiments.reports import figures, markdown, mechanism
+from experiments.reports.figures import BLUE, GREY, ORANGE, plot_estimates, save
+from experiments.reports.mechanism import compared, DECOUPLED, L2, NONE
+from experiments.reports.results import (
+    caveats,
+    contrasts_table,
+    format_difference,
+    read_results,
+    result_tables,
+    Results,
+    test_error,
+)
 from experiments.reports.template import protocol_section, save_report
 
 
-NONE = "adam"
-ARMS = {NONE: "none", L2: "L2", DECOUPLED: "decoupled"}
-QUESTION = """\
-Inputs are multiplied, each by its own factor 10^U(−s, s), so that the gradients of the
-first layer differ in scale and the labels do not change. Does the gap between Adam with
-L2 and AdamW grow with the spread s?"""
+COLOURS = {NONE: GREY, L2: ORANGE, DECOUPLED: BLUE}
 
 
 def setting_name(entry: Entry) -> str:
-    """The name of an entry's task and spread in the contrasts."""
+    """The setting of an entry in the contrasts: its task and s."""
     return f"{entry.labels['task']}, s = {entry.fixed['spread']:g}"
 
 
 def write_report(folder: Path) -> str:
     """Write the figures, then report.md; returns the verdict."""
-    results = protocols.read_results(folder)
-    shrinks = mechanism.shrinks(folder)
-    spreads = mechanism.spreads(results, setting_name)
-    save(gap_figure(results), folder / "gap.png")
-    save(mechanism.spread_figure(spreads), folder / "spread.png")
-    save(mechanism.shrink_figure(shrinks), folder / "mechanism.png")
-    measured = shrinks[L2]
-    where = f"{measured['task'].item()} at s = {float(measured['spread']):g}"
+    results = read_results(folder)
+    shrinks = mechanism.read_shrinks(folder)
+    spreads = mechanism.read_spreads(results, setting_name)
+    save(plot_gap(results), folder / "gap.png")
+    save(mechanism.plot_gap_by_spread(spreads), folder / "spread.png")
+    save(mechanism.plot_shrink(shrinks), folder / "mechanism.png")
+    task, spread = (shrinks[L2][name].item() for name in ("task", "spread"))
+    slopes = [name for name in results.comparisons if "slope" in name]
+    dots = [(spread.decades, spread.gap.difference.mean) for spread in spreads]
+    correlation = ""
+    if len(dots) > 2:
+        rank, _ = stats.spearmanr(dots)
+        correlation = f" Rank correlation over all dots: {rank:.2f}."
     return save_report(
         folder,
-        "Why would decoupled decay be better?",
-        QUESTION,
+        "why",
         conclusion(results),
-        _gaps(results, spreads),
-        "## The mechanism",
-        mechanism.shrink_caption(shrinks, where),
-        "## Numbers",
-        protocols.numbers(results, "task, s and arm", list(results.outcomes)),
-        protocol_section(results),
-        LIMITS,
-        stored=mechanism.FILES,
+        slopes=contrasts_table(results, slopes),
+        correlation=correlation,
+        shrink=mechanism.shrink_caption(shrinks, f"{task} at s = {spread:g}"),
+        numbers=result_tables(results, "task, s and arm", list(results.outcomes)),
+        protocol=protocol_section(results),
     )
+
+
+def settings_by_task(results: Results) -> dict[str, dict[str, str]]:
+    """For each task, the short names of its settings, such as "s = 0.5"."""
+    found: dict[str, dict[str, str]] = {}
+    for entry in results.plan.entries:
+        short = f"s = {entry.fixed['spread']:g}"
+        found.setdefault(entry.labels["task"], {})[setting_name(entry)] = short
+    return found
 
 
 def conclusion(results: Results) -> str:
-    """The answer, derived from the numbers: a paragraph for each task."""
-    places: dict[str, list[str]] = {}
-    for entry in results.plan.entries:
-        mine = places.setdefault(entry.labels["task"], [])
-        mine += [] if setting_name(entry) in mine else [setting_name(entry)]
-    slopes = {
-        task: results.compared[f"{task}: slope of the gap on s"]
-        for task, mine in places.items()
-        if len(mine) > 1
-    }
-    every = [each for mine in places.values() for each in mine]
-    wins = {
-        arm: sum(results.compared[f"{each}: {arm} − {NONE}"].sign > 0 for each in every)
-        for arm in (L2, DECOUPLED)
-    }
-    lead = (
-        "Slope of the gap between AdamW and Adam with L2 on s: "
-        f"{grouped((task, slope.verdict) for task, slope in slopes.items())}. "
-    )
-    if any(wins.values()):
-        lead += (
-            f"L2 is clearly better than no decay in {wins[L2]} of {len(every)} "
-            f"settings, AdamW in {wins[DECOUPLED]}."
-        )
-    else:
-        lead += "Neither is clearly better than no decay in any setting."
-    texts = [_task(results, task, mine) for task, mine in places.items()]
-    return "\n\n".join([lead, *texts, protocols.caveats(results)])
-
-
-def _task(results: Results, task: str, places: list[str]) -> str:
-    """The gap of a task by s, where it is largest, and what decay gains."""
-    spreads = [each.removeprefix(f"{task}, ") for each in places]
-
-    def words(one: str, other: str) -> list[tuple[str, str]]:
-        found = [results.compared[f"{each}: {one} − {other}"] for each in places]
-        return [(s, c.verdict) for s, c in zip(spreads, found, strict=True)]
-
-    gaps = [results.compared[f"{each}: {DECOUPLED} − {L2}"] for each in places]
-    means = [gap.difference.mean for gap in gaps]
-    at_spreads = [
-        f"{amount(gap)} at {s}, {gap.verdict}"
-        for s, gap in zip(spreads, gaps, strict=True)
+    """The verdict, derived from the numbers: a paragraph for each task."""
+    tasks = settings_by_task(results)
+    slopes = [
+        (task, results.comparisons[f"{task}: slope of the gap on s"].verdict)
+        for task, settings in tasks.items()
+        if len(settings) > 1
     ]
-    text = (
-        f"**{task}**: points of test accuracy, AdamW − Adam with L2: "
-        f"{'; '.join(at_spreads)}."
+    settings = [setting for each in tasks.values() for setting in each]
+    l2, decoupled = (
+        sum(compared(results, setting, arm, NONE).sign > 0 for setting in settings)
+        for arm in (L2, DECOUPLED)
     )
-    slope = results.compared.get(f"{task}: slope of the gap on s")
+    lead = (
+        "Slope over s of the gap between AdamW and Adam with L2: "
+        f"{markdown.group(slopes)}. L2 is clearly better than no decay in {l2} of "
+        f"{len(settings)} settings, AdamW in {decoupled}."
+    )
+    texts = [_task_text(results, task, names) for task, names in tasks.items()]
+    return "\n\n".join([lead, *texts, caveats(results)])
+
+
+def _task_text(results: Results, task: str, settings: dict[str, str]) -> str:
+    """The gap of a task by s, its slope, its maximum, and what decay gains."""
+    gaps = mechanism.gaps_text(results, settings, "at")
+    text = f"**{task}**: AdamW − Adam with L2, points of test accuracy: {gaps}."
+    slope = results.comparisons.get(f"{task}: slope of the gap on s")
     if slope is not None:
-        text += f" The slope is {amount(slope)} points per unit of s."
-        if slope.sign and np.any(np.sign(np.diff(means)) == -slope.sign):
-            top = spreads[int(np.argmax(means))]
-            text += f" The mean gap is largest at {top}."
-    return (
-        f"{text} L2 against no decay: {grouped(words(L2, NONE), 'at')}. AdamW against "
-        f"no decay: {grouped(words(DECOUPLED, NONE), 'at')}."
-    )
+        text += f" The slope is {format_difference(slope)} points per unit of s."
+        means = {s: compared(results, x).difference.mean for x, s in settings.items()}
+        steps = np.sign(np.diff(list(means.values())))
+        if slope.sign and np.any(steps == -slope.sign):
+            largest = max(means, key=lambda name: means[name])
+            text += f" The mean gap is largest at {largest}."
+    return f"{text} {mechanism.against_no_decay(results, settings, 'at')}"
 
 
-def gap_figure(results: Results) -> Figure:
+def plot_gap(results: Results) -> Figure:
     """Errors and the gap against s, a column for each task."""
-    tasks = list(dict.fromkeys(e.labels["task"] for e in results.plan.entries))
-    measure = results.plan.measure
-    figure = Figure(figsize=(11, 6), layout="constrained")
-    grid = figure.subplots(2, len(tasks), squeeze=False, sharex="col")
-    for (upper, lower), task in zip(grid.T, tasks, strict=True):
-        mine = [x for x in results.outcomes.values() if x.entry.labels["task"] == task]
-        for arm, kind in ARMS.items():
-            colour = COLOURS[kind]
-            by_s = {
-                x.entry.fixed["spread"]: x for x in mine if x.entry.labels["arm"] == arm
-            }
-            band(
-                upper,
-                {s: protocols.test_error(x, measure) for s, x in by_s.items()},
-                colour,
-                arm,
-            )
-            unsure = [s for s, x in by_s.items() if x.open]
-            at = [protocols.test_error(by_s[s], measure).mean for s in unsure]
-            upper.plot(unsure, at, "o", ms=5, mec=colour, mfc="white")
-        places = {x.entry.fixed["spread"]: setting_name(x.entry) for x in mine}
-        gaps = {
-            s: results.compared[f"{at}: {DECOUPLED} − {L2}"] for s, at in places.items()
-        }
-        means = {s: gap.difference for s, gap in gaps.items()}
-        band(lower, means, "black", "given the choices")
-        for s, gap in gaps.items():
-            if np.isfinite(gap.difference.low):
-                lower.vlines(s, *gap.with_choice, color="black", lw=1)
-        lower.axhline(0, color="0.5", lw=0.8)
-        lower.sharey(grid[1, 0])
-        lower.set_xticks(list(gaps))
+    tasks = settings_by_task(results)
+    size = (11, 6)
+    figure, panels = figures.new_panels(2, len(tasks), size, sharex="col")
+    for (upper, lower), task in zip(panels.T, tasks, strict=True):
         upper.set_title(task)
+        _plot_errors(upper, results, task)
+        _plot_gap_of_task(lower, results, tasks[task])
+        lower.sharey(panels[1, 0])
         lower.set_xlabel("spread s of the inputs' scales (decades)")
-    grid[0, 0].set_ylabel("test error (%)")
-    grid[1, 0].set_ylabel("AdamW ahead of Adam with L2\n(points of test accuracy)")
-    grid[0, 0].legend(frameon=False)
+    panels[0, 0].set_ylabel("test error (%)")
+    panels[1, 0].set_ylabel(mechanism.GAP_LABEL)
+    panels[0, 0].legend(frameon=False)
     return figure
 
 
-def _gaps(results: Results, spreads: list[Spread]) -> str:
-    names = [name for name in results.compared if "slope" in name]
-    dots = [(spread.decades, spread.gap.difference.mean) for spread in spreads]
-    follows = ""
-    if len(dots) > 2:
-        rank, _ = stats.spearmanr(dots)
-        follows = f" Rank correlation over all dots: {rank:.2f}."
-    return f"""\
-## The gap
-
-![Test error and gap against the spread of the gradients' scales](gap.png)
-
-*Above: test error on the final seeds, with 95 % intervals; hollow: a choice that is not
-bracketed. Below: how far AdamW is ahead, paired by seed. Band: the 95 % interval given
-the choices; line: the interval that contains the choice.*
-
-{protocols.contrasts(results, names)}
-
-The slope is that of a straight line through the gaps of all s: points per unit of s.
-
-![The gap against the measured spread of √v](spread.png)
-
-*The same gaps against what an Adam optimizer can tell: the decades between the 10th and
-the 90th percentile of √v over the weights, in a run without decay. Lines: intervals
-that contain the choice.{follows}*"""
+def _plot_errors(axes: Any, results: Results, task: str) -> None:
+    for arm, colour in COLOURS.items():
+        labels = {"task": task, "arm": arm}
+        mine = [x for x in results.outcomes.values() if x.entry.labels == labels]
+        errors = {
+            x.entry.fixed["spread"]: test_error(x, results.plan.measure) for x in mine
+        }
+        plot_estimates(axes, errors, colour, arm)
+        unsure = [x.entry.fixed["spread"] for x in mine if x.open]
+        means = [errors[s].mean for s in unsure]
+        axes.plot(unsure, means, "o", ms=5, mec=colour, mfc="white")
 
 
-LIMITS = """\
-## Limits
-
-- Factors on inputs are one way to spread the scales of gradients, and a crude one:
-  standardised inputs would undo it. Deep networks have spreads of their own.
-- One optimizer, small networks; the gap is that of these tasks.
-- All seeds share the test part: the intervals are about splits, labels, factors,
-  initial weights and batch order."""
+def _plot_gap_of_task(axes: Any, results: Results, settings: dict[str, str]) -> None:
+    gaps = {
+        float(name.removeprefix("s = ")): compared(results, setting)
+        for setting, name in settings.items()
+    }
+    means = {s: gap.difference for s, gap in gaps.items()}
+    plot_estimates(axes, means, "black", "given the choices")
+    for s, gap in gaps.items():
+        if np.isfinite(gap.difference.low):
+            axes.vlines(s, *gap.with_choice, color="black", lw=1)
+    axes.axhline(0, color="0.5", lw=0.8)
+    axes.set_xticks(list(gaps))

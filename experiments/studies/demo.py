@@ -1,19 +1,20 @@
-"""L2 or decoupled decay: where does it matter, and how do I see whether it does?
+"""L2 or decoupled decay: where does it matter, and how do I measure it?
 
-Question    Add λθ to the gradient (Adam with L2), or to the direction that Adam made of
-            it (AdamW). Each tuned equally well: does the network predict better?
+Question    Adam with L2 adds λθ to the gradient; AdamW adds λθ after the
+            preconditioner. Both are tuned equally well. On which tasks does the network
+            predict better?
 Command     python -m experiments demo        (--smoke for a run of seconds)
 Cost        under two minutes on 2 CPU cores
-Expected    It matters where gradients differ in scale, so that Adam decays some weights
-            far less than others: by about 6 points where inputs have unlike scales, by
-            one or two with LayerNorm, by nothing on plain digits.
+Expected    It matters where gradients differ in scale, because Adam with L2 then decays
+            some weights far less than others: about 6 points if inputs have unlike
+            scales, 1 or 2 points with LayerNorm, 0 points on plain digits.
 Reference   Loshchilov and Hutter, *Decoupled Weight Decay Regularization*, ICLR 2019,
             https://arxiv.org/abs/1711.05101
 
-Three tasks, and on each Adam without decay, with L2, and AdamW. All go through the
-protocol (`experiments/protocol.py`). In the runs without decay the spread of √v over
-the weights is measured, which anyone can read from the state of an Adam optimizer. On
-the first task it is also measured how much each weight shrinks in a step.
+On each of three tasks, Adam without decay, Adam with L2 and AdamW go through the
+protocol (`experiments/protocol.py`). The runs without decay measure the spread of √v
+over the weights, which anyone can read from the state of an Adam optimizer. Two runs on
+the first task measure how much each weight shrinks in a step.
 """
 
 import dataclasses
@@ -30,7 +31,7 @@ from experiments.tasks import Classification
 
 
 NONE, L2, DECOUPLED = "adam", "adam_l2", "adamw"
-# Without decay: the L2 optimizer with λ = 0, which adds 0·θ to the gradient.
+# The arm without decay is the L2 optimizer with λ = 0, so both share a compilation.
 OPTIMIZERS: dict[str, OptimizerFactory] = {
     NONE: arms.adam_l2,
     L2: arms.adam_l2,
@@ -44,7 +45,7 @@ DECAYS = {
 
 
 class DemoTask(NamedTuple):
-    """A training setup, and the number of epochs."""
+    """A training setup, its number of epochs, and the number that all runs share."""
 
     name: str
     setup: Classification
@@ -75,7 +76,7 @@ def entries(task: DemoTask) -> list[Entry]:
 
 
 def contrasts(task: DemoTask) -> list[Contrast]:
-    """The places against one another, and each against no decay."""
+    """AdamW against L2, and each of them against no decay."""
     found = []
     for one, other in ((DECOUPLED, L2), (L2, NONE), (DECOUPLED, NONE)):
         first, second = f"{task.name} {one}", f"{task.name} {other}"
@@ -84,7 +85,7 @@ def contrasts(task: DemoTask) -> list[Contrast]:
 
 
 def plan_of(tasks: Sequence[DemoTask], **numbers: Any) -> mechanism.MechanismPlan:
-    """The plan for some tasks; shrinks are measured on the first."""
+    """The plan for some tasks. The first task measures the shrink of each weight."""
     return mechanism.MechanismPlan(
         entries=tuple(entry for task in tasks for entry in entries(task)),
         contrasts=tuple(contrast for task in tasks for contrast in contrasts(task)),
@@ -94,21 +95,18 @@ def plan_of(tasks: Sequence[DemoTask], **numbers: Any) -> mechanism.MechanismPla
     )
 
 
+def with_two_values(entry: Entry) -> Entry:
+    """The entry with two values on each axis, for a smoke run."""
+    axes = tuple(axis._replace(values=axis.values[2:4]) for axis in entry.axes)
+    return entry._replace(axes=axes)
+
+
 FULL = plan_of(TASKS)
-SMOKE = plan_of(
-    [TASKS[0]._replace(epochs=2)],
-    **protocol.SMOKE,
-)
-SMOKE = dataclasses.replace(
-    SMOKE,
-    entries=tuple(
-        entry._replace(axes=tuple(a._replace(values=a.values[2:4]) for a in entry.axes))
-        for entry in SMOKE.entries
-    ),
-)
+SMOKE = plan_of([TASKS[0]._replace(epochs=2)], **protocol.SMOKE)
+SMOKE = dataclasses.replace(SMOKE, entries=tuple(map(with_two_values, SMOKE.entries)))
 
 
 def study(plan: mechanism.MechanismPlan) -> Study:
-    """The protocol, then what is measured in runs of its choices."""
+    """The protocol, then measurements in runs of the chosen points."""
     stages = (*protocol.stages(plan), mechanism.stage(plan))
     return Study(name="demo", plan=plan, stages=stages, report=write_report)

@@ -1,18 +1,19 @@
 """Are L2 and weight decay the same thing?
 
-Question    (a) Of a weight that gets no gradient, what do 400 steps leave, and does λ
-            matter? (b) A network trained twice from the same start on the same batches,
-            with λθ in the gradient and with λθ behind the preconditioner: how far apart
-            do the two runs get, and is there another λ with which they would agree?
+Question    (a) How large is a weight without gradients after 400 steps, and does λ
+            matter? (b) Two runs of a network have the same initial weights and batches.
+            One adds λθ to the gradient, the other adds λθ after the preconditioner. How
+            far apart do they get, and does another λ make them equal?
 Command     python -m experiments same        (--smoke for a run of seconds)
 Cost        under half a minute on 2 CPU cores
-Expected    (a) With L2 under RMSprop and Adam λ cancels, over four decades: the step is
-            λθ/√(average of λ²θ²). (b) The same up to rounding under plain SGD whatever
-            the schedule; not under momentum, RMSprop and Adam, whatever the other λ.
+Expected    (a) With L2 under RMSprop and Adam λ cancels, over four decades of λ: the
+            step is λθ/√(average of λ²θ²). (b) Under plain SGD the runs are equal up to
+            rounding, for both schedules. Under momentum, RMSprop and Adam they differ,
+            for every other λ.
 Reference   Loshchilov and Hutter, *Decoupled Weight Decay Regularization*, ICLR 2019,
             propositions 1 and 2, https://arxiv.org/abs/1711.05101
 
-Nothing is tuned and nothing generalises here: these are statements about updates.
+Nothing is tuned. The results are about updates, not about accuracy.
 """
 
 import dataclasses
@@ -35,6 +36,7 @@ from experiments.engine.config import (
     cosine,
     multiplier,
     OptimizerFactory,
+    Schedule,
     Task,
 )
 from experiments.engine.study import Stage, Study
@@ -50,7 +52,7 @@ PLAIN_SGD = {
     "L2": functools.partial(arms.scheduled, dx.sgd_l2),
     "decoupled": functools.partial(arms.scheduled, dx.sgdw),
 }
-# By base: the same λθ at two places.
+# By base optimizer: L2 and decoupled decay.
 PAIRS: dict[str, dict[str, OptimizerFactory]] = {
     "SGD": PLAIN_SGD,
     "momentum": {"L2": arms.sgd_l2, "decoupled": arms.sgdw},
@@ -62,12 +64,12 @@ SCHEDULES = {"constant": constant, "cosine": cosine}
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SamePlan(DigitsPlan):
-    """All that decides the numbers."""
+    """All that determines the numbers."""
 
-    # (a) without gradients
-    still_rate: float = 1e-3
-    still_decays: tuple[float, ...] = (1e-4, 1e-2, 1.0)
-    still_steps: int = 400
+    # (a) an idle weight: a weight without gradients
+    idle_learning_rate: float = 1e-3
+    idle_decays: tuple[float, ...] = (1e-4, 1e-2, 1.0)
+    idle_steps: int = 400
     # (b) two runs of a network
     learning_rates: dict[str, float]
     schedules: tuple[str, ...] = ("constant", "cosine")
@@ -97,31 +99,30 @@ SMOKE = dataclasses.replace(
 
 
 def study(plan: SamePlan) -> Study:
-    """Measurements only, no runs to choose from."""
-    pairs = [(base, rate) for base in plan.learning_rates for rate in plan.schedules]
-    still = Measurement("still", functools.partial(without_gradients, plan))
+    """Measurements only: nothing is tuned."""
     over_seeds = jax.vmap(functools.partial(start_of_seed, plan), (0, None))
-    begin = jax.jit(over_seeds, compiler_options=program.FAST_COMPILE)
-    apart = [
-        Measurement(f"apart-{b}-{s}", functools.partial(two_runs, plan, b, s, begin))
-        for b, s in pairs
-    ]
+    start = jax.jit(over_seeds, compiler_options=program.FAST_COMPILE)
+    measurements = [Measurement("idle", functools.partial(idle_weights, plan))]
+    for base in plan.learning_rates:
+        for schedule in plan.schedules:
+            measure = functools.partial(distances, plan, base, schedule, start)
+            measurements.append(Measurement(f"distance-{base}-{schedule}", measure))
     return Study(
         name="same",
         plan=plan,
-        stages=(Stage("measurements", 0, lambda _: [still, *apart]),),
+        stages=(Stage("measurements", 0, lambda _: measurements),),
         report=write_report,
         setups=(plan.setup(),),
     )
 
 
-def without_gradients(
+def idle_weights(
     plan: SamePlan, cache: CompilationCache, progress: Progress
 ) -> dict[str, np.ndarray]:
-    """(a): a weight of 1 after every step, by base, place and λ."""
-    progress.set_description("without gradients")
+    """(a): a weight without gradients after every step, by base, place and λ."""
+    progress.set_description("weights without gradients")
     found = {
-        f"{base}/{place}": _still(plan, make_optimizer)
+        f"{base}/{place}": _idle_weight(plan, make_optimizer)
         for base, optimizers in PAIRS.items()
         for place, make_optimizer in optimizers.items()
     }
@@ -129,97 +130,95 @@ def without_gradients(
     return found
 
 
-def _still(plan: SamePlan, make_optimizer: OptimizerFactory) -> np.ndarray:
-    """float32[λ, steps + 1]: the weight, which begins as 1."""
+def _idle_weight(plan: SamePlan, make_optimizer: OptimizerFactory) -> np.ndarray:
+    """The weight from its initial value 1 on, float32[λ, steps + 1]."""
 
     @jax.jit
     @jax.vmap
     def run(strength: jax.Array) -> jax.Array:
-        hparams = {"learning_rate": plan.still_rate, "weight_decay": strength}
+        hparams = {"learning_rate": plan.idle_learning_rate, "weight_decay": strength}
         optimizer = make_optimizer(hparams, lambda step: jnp.float32(1), None)
 
         def step(carry: Any, _: None) -> Any:
-            theta, state = carry
-            updates, state = optimizer.update(jnp.zeros(()), state, theta)
-            return (optax.apply_updates(theta, updates), state), theta
+            weight, state = carry
+            updates, state = optimizer.update(jnp.zeros(()), state, weight)
+            return (optax.apply_updates(weight, updates), state), weight
 
-        theta = jnp.ones(())
-        start = theta, optimizer.init(theta)
-        end, thetas = jax.lax.scan(step, start, length=plan.still_steps)
-        return jnp.append(thetas, end[0])
+        start = jnp.ones(()), optimizer.init(jnp.ones(()))
+        (last, _), weights = jax.lax.scan(step, start, length=plan.idle_steps)
+        return jnp.append(weights, last)
 
-    return np.asarray(run(jnp.array(plan.still_decays)))
+    return np.asarray(run(jnp.array(plan.idle_decays)))
 
 
 def start_of_seed(plan: SamePlan, seed: jax.Array, data: Any) -> tuple[Any, Any, Any]:
-    """Shared by all pairs of a seed: split, initial parameters, batches."""
+    """What all runs of a seed share: split, initial parameters, batches."""
     task, hparams = plan.setup().task(), {"seed": seed}
     batches = program.draw_epochs(task, plan.epochs, seed, 0, data)[: plan.steps]
     return task.run_data(hparams, data), task.init(hparams), batches
 
 
-def two_runs(
+def distances(
     plan: SamePlan,
     base: str,
     schedule: str,
-    begin: Callable[..., tuple[Any, Any, Any]],
+    start: Callable[..., tuple[Any, Any, Any]],
     cache: CompilationCache,
     progress: Progress,
 ) -> dict[str, np.ndarray]:
-    """(b): how far the runs of a pair get from one another, [ratios, seeds].
-
-    max over the steps of ‖θ_L2 − θ_decoupled‖ / ‖θ_L2‖, all parameters together.
-    """
+    """(b): the distance of the two runs, float32[ratios, seeds]."""
     progress.set_description(f"{base}, {schedule}")
-    setup = plan.setup()
-    data, task = load_data(cache, setup), setup.task()
-    loss = functools.partial(_loss, task)
-    config = plan.config(PAIRS[base]["L2"])._replace(schedule=SCHEDULES[schedule])
-
-    def distance(
-        ratio: jax.Array, run_data: Any, params: Any, batches: Any, data: Any
-    ) -> jax.Array:
-        decays = {"L2": plan.weight_decay, "decoupled": plan.weight_decay * ratio}
-        optimizers = []
-        for place, make_optimizer in PAIRS[base].items():
-            rate, decay = plan.learning_rates[base], jnp.float32(decays[place])
-            hparams = {"learning_rate": rate, "weight_decay": decay}
-            eta = multiplier(config, task.steps_per_epoch, hparams)
-            optimizers.append(make_optimizer(hparams, eta, task.mask))
-
-        def step(runs: Any, batch: Any) -> Any:
-            runs = [
-                _step(optimizer, loss, run, batch, run_data, data)
-                for optimizer, run in zip(optimizers, runs, strict=True)
-            ]
-            (first, _), (second, _) = runs
-            apart = optax.tree.norm(optax.tree.sub(first, second))
-            return runs, apart / optax.tree.norm(first)
-
-        start = [(params, optimizer.init(params)) for optimizer in optimizers]
-        return jnp.max(jax.lax.scan(step, start, batches)[1])
-
+    data = load_data(cache, plan.setup())
+    distance = functools.partial(_distance, plan, base, SCHEDULES[schedule])
     over_seeds = jax.vmap(distance, (None, 0, 0, 0, None))
     over_all = jax.jit(jax.vmap(over_seeds, (0, None, None, None, None)))
     seeds = plan.first_seed + jnp.arange(plan.seeds, dtype=jnp.int32)
-    begun = time.perf_counter()
+    started = time.perf_counter()
     ratios = jnp.asarray(plan.ratios, jnp.float32)
-    arguments = (ratios, *begin(seeds, data), data)
+    arguments = (ratios, *start(seeds, data), data)
     compiled = over_all.lower(*arguments).compile(program.FAST_COMPILE)
-    cache.compile_seconds.append(time.perf_counter() - begun)
+    cache.compile_seconds.append(time.perf_counter() - started)
     found = jax.device_get(compiled(*arguments))
     progress.advance(1)
     return {"ratio": np.array(plan.ratios), "distance": np.asarray(found)}
 
 
+def _distance(
+    plan: SamePlan,
+    base: str,
+    schedule: Schedule,
+    ratio: jax.Array,
+    run_data: Any,
+    params: Any,
+    batches: Any,
+    data: Any,
+) -> jax.Array:
+    """The largest ‖θ_L2 − θ_decoupled‖ / ‖θ_L2‖ of all steps, over all parameters."""
+    task = plan.setup().task()
+    config = plan.config(PAIRS[base]["L2"])._replace(schedule=schedule)
+    decays = {"L2": plan.weight_decay, "decoupled": plan.weight_decay * ratio}
+    optimizers = []
+    for place, make_optimizer in PAIRS[base].items():
+        rate, decay = plan.learning_rates[base], jnp.float32(decays[place])
+        hparams = {"learning_rate": rate, "weight_decay": decay}
+        eta = multiplier(config, task.steps_per_epoch, hparams)
+        optimizers.append(make_optimizer(hparams, eta, task.mask))
+
+    def step(runs: Any, batch: Any) -> Any:
+        after = []
+        for optimizer, (theta, state) in zip(optimizers, runs, strict=True):
+            grads = jax.grad(_loss, argnums=1)(task, theta, batch, run_data, data)
+            updates, state = optimizer.update(grads, state, theta)
+            after.append((optax.apply_updates(theta, updates), state))
+        (l2, _), (decoupled, _) = after
+        difference = optax.tree.norm(optax.tree.sub(l2, decoupled))
+        return after, difference / optax.tree.norm(l2)
+
+    runs = [(params, optimizer.init(params)) for optimizer in optimizers]
+    _, by_step = jax.lax.scan(step, runs, batches)
+    return jnp.max(by_step)
+
+
 def _loss(task: Task, params: Any, batch: Any, run_data: Any, data: Any) -> jax.Array:
-    """Of a perceptron, which has no state and draws no random numbers."""
+    """The loss of a perceptron, which has no state and uses no random numbers."""
     return task.loss(params, (), batch, None, run_data, data)[0]
-
-
-def _step(
-    optimizer: Any, loss: Callable[..., jax.Array], run: Any, *rest: Any
-) -> tuple[Any, Any]:
-    params, state = run
-    updates, state = optimizer.update(jax.grad(loss)(params, *rest), state, params)
-    return optax.apply_updates(params, updates), state

@@ -1,24 +1,23 @@
-"""What does tuning see: are learning rate and decay two separate knobs?
+"""Are learning rate and decay two separate knobs?
 
-Question    On a grid of learning rate × λ: where is the best point for L2, for decay
-            times the learning rate and for independent decay, under SGD, RMSprop and
-            Adam? Does the best λ move with the learning rate (ridge slope), what does
-            tuning one after the other cost (regret), and how much worse is a wrong
-            learning rate (sensitivity)?
+Question    For each learning rate and λ on a grid, and for L2, lr-scaled and
+            independent decay under SGD, RMSprop and Adam: does the best λ move with the
+            learning rate (ridge slope)? What does it cost to tune one after the other
+            (regret), or to use a wrong learning rate (sensitivity)?
 Command     python -m experiments tuning        (--smoke for a run of seconds)
             `make data` first, for Fashion-MNIST
 Cost        about 9 minutes on 2 CPU cores
-Expected    Often promised: decoupled decay separates the two. A trial on one task found
-            a slope near 0 for decay times the learning rate, +1 for independent decay
-            and 0 for SGD with L2: so nothing is promised here.
+Expected    It is often said that decoupled decay separates the two. A pilot on one task
+            found slopes near 0 for lr-scaled decay, +1 for independent decay and 0 for
+            SGD with L2, so no result is predicted here.
 Reference   Loshchilov and Hutter, *Decoupled Weight Decay Regularization*, ICLR 2019,
             figure 2, https://arxiv.org/abs/1711.05101
             Wortsman et al., *Small-scale proxies for large-scale Transformer training
             instabilities*, 2023, https://arxiv.org/abs/2309.14322 (sensitivity)
 
 Nine arms on each of three tasks go through the protocol (`experiments/protocol.py`),
-with a coarse pass of 11 × 11 powers of two. A stage of its own runs the points of the
-ridge, as tuning shows it, on the seeds of validation, which give its slope.
+with a coarse grid of 11 × 11 powers of two. One more stage runs the points of the ridge
+that tuning found on the seeds of validation; its slope is fitted to these runs.
 """
 
 from collections.abc import Sequence
@@ -47,12 +46,12 @@ ARMS = (
     Arm("adamw", "Adam", LR_SCALED, arms.adamw),
     Arm("adam_independent", "Adam", INDEPENDENT, arms.adam_independent),
 )
-POINTS = 11  # powers of two of the coarse pass along each axis
-FURTHER = 5  # how many more of them the grid may grow by, at either end
+POINTS = 11  # powers of two on each axis of the coarse grid
+GROWTH = 5  # how many powers of two the grid may grow by, at either end
 
 
 class TuningTask(NamedTuple):
-    """A training setup, the number of epochs, and where each arm's grid begins."""
+    """A training setup, its number of epochs, and where the grid of each arm begins."""
 
     name: str
     setup: Classification
@@ -65,8 +64,9 @@ class TuningTask(NamedTuple):
 
 def axis(name: str, first: int, points: int = POINTS) -> Axis:
     """Powers of two from 2^first on."""
-    low, high = 2.0 ** (first - FURTHER), 2.0 ** (first + points - 1 + FURTHER)
-    return Axis(name, powers(first, first + points - 1), low, high)
+    last = first + points - 1
+    low, high = 2.0 ** (first - GROWTH), 2.0 ** (last + GROWTH)
+    return Axis(name, powers(first, last), low, high)
 
 
 def entries(task: TuningTask, chosen: Sequence[Arm], points: int) -> tuple[Entry, ...]:
@@ -94,7 +94,7 @@ def entries(task: TuningTask, chosen: Sequence[Arm], points: int) -> tuple[Entry
 
 
 def contrasts(task: TuningTask, chosen: Sequence[Arm]) -> tuple[Contrast, ...]:
-    """The places of every base against one another."""
+    """For each base, its three places of decay against one another."""
     found = []
     for base in dict.fromkeys(arm.base for arm in chosen):
         named = {arm.place: arm.name for arm in chosen if arm.base == base}
@@ -195,7 +195,7 @@ SMOKE = plan_of(
 
 def study(plan: protocol.ProtocolPlan) -> Study:
     """The protocol, and the points of each ridge on the seeds of validation."""
-    points = separability.ROWS * separability.POINTS  # at most
+    points = separability.ROWS * separability.POINTS  # of a ridge, at most
     runs = len(plan.entries) * points * plan.validation_seeds
     return Study(
         name="tuning",
@@ -209,7 +209,7 @@ def study(plan: protocol.ProtocolPlan) -> Study:
 
 
 def ridges(plan: protocol.ProtocolPlan, table: Table) -> list[SweepGroup]:
-    """What the slope of each entry needs, where tuning shows a ridge."""
+    """The points that the slope of each entry needs, if tuning found a ridge."""
     seeds = plan.seeds(protocol.VALIDATION)
     found = []
     for entry in plan.entries:

@@ -1,23 +1,24 @@
-"""Why would decoupled decay be better: because gradients differ in scale?
+"""Is decoupled decay better because gradients differ in scale?
 
-Question    Inputs are multiplied, each by its own factor 10^U(-s, s), so that the
-            gradients of the first layer differ in scale and the labels do not change.
-            Does the gap between Adam with L2 and AdamW grow with the spread s?
+Question    Each input is multiplied by its own factor 10^U(-s, s). The gradients of the
+            first layer then differ in scale; the labels stay the same. Does the gap
+            between Adam with L2 and AdamW grow with the spread s?
 Command     python -m experiments why        (--smoke for a run of seconds)
             `make data` first, for Fashion-MNIST
 Cost        about 5 minutes on 2 CPU cores
-Expected    No gap at s = 0, growing with s: weights with large gradients hardly decay
-            under L2. A trial on the teacher's task found gaps of 6.5, 4.8 and 2.7
-            points at s = 0.5, 1 and 1.5: so it may rise and then fall.
+Expected    The gap is 0 at s = 0 and grows with s, because weights with large gradients
+            hardly decay under L2. A pilot on the teacher's task found gaps of 6.5, 4.8
+            and 2.7 points at s = 0.5, 1 and 1.5: the gap may rise and then fall.
 Reference   Loshchilov and Hutter, *Decoupled Weight Decay Regularization*, ICLR 2019,
             proposition 3, https://arxiv.org/abs/1711.05101
             Zhuang et al., *Understanding AdamW through proximal methods and
             scale-freeness*, 2022, https://arxiv.org/abs/2202.00089
 
-Three tasks: a teacher and its student, digits, Fashion-MNIST. Adam without decay, with
-L2 and AdamW go through the protocol (`experiments/protocol.py`) at every spread. Growth
-is the slope of the gap over all spreads of a task. The spread of √v is measured in the
-runs without decay, the shrink of each weight in runs of both arms on one task.
+Three tasks: a teacher and its student, digits, Fashion-MNIST. At every spread, Adam
+without decay, Adam with L2 and AdamW go through the protocol
+(`experiments/protocol.py`). Growth is the slope of the gap over all spreads of a task.
+The runs without decay measure the spread of √v. Runs with L2 and with AdamW on the
+first task measure the shrink of each weight.
 """
 
 import dataclasses
@@ -48,7 +49,7 @@ DECAYS = {
 
 
 def name_of(task: str, spread: float, arm: str) -> str:
-    """The name of an entry."""
+    """The name of an entry, from task, spread and arm."""
     return f"{task} {spread:g} {arm}"
 
 
@@ -71,7 +72,7 @@ def entries(
 
 
 def contrasts(task: str, spreads: tuple[float, ...]) -> tuple[Contrast, ...]:
-    """The gap and what decay gains at every spread, and the slope of the gap."""
+    """The gap and the gains of decay at every spread, and the slope of the gap."""
     found = []
     for spread in spreads:
         for one, other in ((DECOUPLED, L2), (L2, NONE), (DECOUPLED, NONE)):
@@ -79,6 +80,7 @@ def contrasts(task: str, spreads: tuple[float, ...]) -> tuple[Contrast, ...]:
             where = f"{task}, s = {spread:g}"
             found.append(difference(first, second, one, other, where))
     if len(spreads) > 1:
+        # The slope of least squares, Σ (s - s̄) gap / Σ (s - s̄)², is a weighted sum.
         centred = np.array(spreads) - np.mean(spreads)
         weights = (centred / np.sum(centred**2)).tolist()
         terms = tuple(
@@ -101,7 +103,7 @@ TASKS: dict[str, tuple[Classification, int, tuple[float, ...]]] = {
 def plan_of(
     tasks: dict[str, tuple[Classification, int, tuple[float, ...]]], **numbers: Any
 ) -> mechanism.MechanismPlan:
-    """The plan for some tasks; the mechanism is that of the first one at s = 0.5."""
+    """The plan for some tasks. The first task measures shrinks, at s near 0.5."""
     found = [entry for task, rest in tasks.items() for entry in entries(task, *rest)]
     first, (_, _, spreads) = next(iter(tasks.items()))
     at = min(spreads, key=lambda spread: abs(spread - 0.5))
@@ -118,24 +120,22 @@ def plan_of(
     )
 
 
-def thinned(entry: Entry) -> Entry:
-    """The same with two values on every axis, for a smoke run."""
+def with_two_values(entry: Entry) -> Entry:
+    """The entry with the two middle values of each axis, for a smoke run."""
+    middle = {axis.name: len(axis.values) // 2 for axis in entry.axes}
     axes = tuple(
-        axis._replace(values=axis.values[len(axis.values) // 2 :][:2])
+        axis._replace(values=axis.values[middle[axis.name] : middle[axis.name] + 2])
         for axis in entry.axes
     )
     return entry._replace(axes=axes)
 
 
 FULL = plan_of(TASKS)
-SMOKE = plan_of(
-    {"teacher": (training_setups.STUDENT, 2, (0.0, 1.0))},
-    **protocol.SMOKE,
-)
-SMOKE = dataclasses.replace(SMOKE, entries=tuple(map(thinned, SMOKE.entries)))
+SMOKE = plan_of({"teacher": (training_setups.STUDENT, 2, (0.0, 1.0))}, **protocol.SMOKE)
+SMOKE = dataclasses.replace(SMOKE, entries=tuple(map(with_two_values, SMOKE.entries)))
 
 
 def study(plan: mechanism.MechanismPlan) -> Study:
-    """The protocol, then what is measured in runs of its choices."""
+    """The protocol, then measurements in runs of the chosen points."""
     stages = (*protocol.stages(plan), mechanism.stage(plan))
     return Study(name="why", plan=plan, stages=stages, report=write_report)
