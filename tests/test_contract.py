@@ -273,7 +273,7 @@ def test_state_is_arrays_and_its_counters_advance(row: Row):
     _, state = steps(row.part(0.1, MASK), params, grads, n=3)
     for leaf in jax.tree.leaves(state):
         assert isinstance(leaf, jax.Array)
-        assert not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        assert not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
     counts = [x for x in jax.tree.leaves(state) if x.dtype == jnp.int32]
     assert counts
     assert all(int(count) == 3 for count in counts)

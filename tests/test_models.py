@@ -4,7 +4,7 @@ import functools
 import math
 import re
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -60,7 +60,7 @@ class Case(NamedTuple):
 
     model: Model
     logits: Callable[..., jax.Array]  # compiled
-    params: nnx.State  # NumPy arrays
+    params: Any  # nnx.State of NumPy arrays
     x: np.ndarray
     y: np.ndarray
 
