@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import optax
+from jax.typing import DTypeLike
 
 from decayax._core.strength import Scalar, ScalarOrSchedule
 from decayax._optimizers.stages import adam_stage, chain_in_float32, learning_rate_stage
@@ -18,7 +17,7 @@ def adam_l2(
     b2: Scalar = 0.999,
     eps: Scalar = 1e-8,
     eps_root: Scalar = 0.0,
-    mu_dtype: Any | None = None,
+    mu_dtype: DTypeLike | None = None,
     weight_decay: ScalarOrSchedule = 1e-4,
     mask: MaskOrFn = None,
     *,
@@ -95,7 +94,7 @@ def adamw(
     b2: Scalar = 0.999,
     eps: Scalar = 1e-8,
     eps_root: Scalar = 0.0,
-    mu_dtype: Any | None = None,
+    mu_dtype: DTypeLike | None = None,
     weight_decay: ScalarOrSchedule = 1e-4,
     mask: MaskOrFn = None,
     *,

@@ -5,9 +5,8 @@ Without momentum the two are identical, with momentum they differ.
 
 from __future__ import annotations
 
-from typing import Any
-
 import optax
+from jax.typing import DTypeLike
 
 from decayax._core.strength import Scalar, ScalarOrSchedule
 from decayax._optimizers.stages import (
@@ -23,7 +22,7 @@ def sgd_l2(
     learning_rate: ScalarOrSchedule,
     momentum: Scalar | None = None,
     nesterov: bool = False,
-    accumulator_dtype: Any | None = None,
+    accumulator_dtype: DTypeLike | None = None,
     weight_decay: ScalarOrSchedule = 1e-4,
     mask: MaskOrFn = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -75,7 +74,7 @@ def sgdw(
     learning_rate: ScalarOrSchedule,
     momentum: Scalar | None = None,
     nesterov: bool = False,
-    accumulator_dtype: Any | None = None,
+    accumulator_dtype: DTypeLike | None = None,
     weight_decay: ScalarOrSchedule = 1e-4,
     mask: MaskOrFn = None,
 ) -> optax.GradientTransformationExtraArgs:

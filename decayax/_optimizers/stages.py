@@ -5,9 +5,8 @@ These stages are Optax's own, with checked arguments.
 
 from __future__ import annotations
 
-from typing import Any
-
 import optax
+from jax.typing import DTypeLike
 
 from decayax._core.strength import (
     as_average_rate,
@@ -37,7 +36,7 @@ def momentum_stage(
     name: str,
     momentum: Scalar | None,
     nesterov: bool,
-    accumulator_dtype: Any = None,
+    accumulator_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformation:
     """Heavy-ball momentum m ← d + μm; the identity if μ is None."""
     if momentum is None:
@@ -53,7 +52,7 @@ def adam_stage(
     b2: Scalar,
     eps: Scalar,
     eps_root: Scalar,
-    mu_dtype: Any,
+    mu_dtype: DTypeLike | None,
     nesterov: bool,
 ) -> optax.GradientTransformation:
     """Adam's direction u = m̂/(√v̂ + ε)."""

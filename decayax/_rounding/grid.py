@@ -20,6 +20,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float32, UInt32
 
 
@@ -50,7 +51,7 @@ def two_sum(a: Float32[Array, "*shape"], b: Float32[Array, "*shape"]) -> Sum:
     return Sum(rounded=total, error=(a - a_part) + (b - b_part))
 
 
-def in_ulps(x: Sum, dtype: jax.typing.DTypeLike) -> Ulps:
+def in_ulps(x: Sum, dtype: DTypeLike) -> Ulps:
     """Split a sum into a whole number of ulps and an offset."""
     binade = binade_of(x.rounded, dtype)
     scaled = to_ulps(x.rounded, binade, dtype)
@@ -60,7 +61,7 @@ def in_ulps(x: Sum, dtype: jax.typing.DTypeLike) -> Ulps:
 
 
 def binade_of(
-    x: Float32[Array, "*shape"], dtype: jax.typing.DTypeLike
+    x: Float32[Array, "*shape"], dtype: DTypeLike
 ) -> Float32[Array, "*shape"]:
     """2^e, where e is at least the smallest exponent of the format."""
     smallest = (int(jnp.finfo(dtype).minexp) + 127) << 23
@@ -72,7 +73,7 @@ def binade_of(
 def to_ulps(
     x: Float32[Array, "*shape"],
     binade: Float32[Array, "*shape"],
-    dtype: jax.typing.DTypeLike,
+    dtype: DTypeLike,
 ) -> Float32[Array, "*shape"]:
     """x/ulp. It multiplies by 2^{1−e}·2^{p−1}, because 2^{−e} may underflow."""
     bits = lax.bitcast_convert_type(binade, jnp.int32)
@@ -84,20 +85,20 @@ def to_ulps(
 def from_ulps(
     n: Float32[Array, "*shape"],
     binade: Float32[Array, "*shape"],
-    dtype: jax.typing.DTypeLike,
+    dtype: DTypeLike,
 ) -> Float32[Array, "*shape"]:
     """n·ulp in float32."""
     return n * 2.0 ** -jnp.finfo(dtype).nmant * binade
 
 
-def round_to_nearest(x: Sum, dtype: jax.typing.DTypeLike) -> Float32[Array, "*shape"]:
+def round_to_nearest(x: Sum, dtype: DTypeLike) -> Float32[Array, "*shape"]:
     """The nearest number of a format, ties to even, in float32."""
     ulps = in_ulps(x, dtype)
     return _keep_nonfinite(from_ulps(ulps.n, ulps.binade, dtype), x)
 
 
 def stochastic_round(
-    x: Sum, bits: UInt32[Array, "*shape"], dtype: jax.typing.DTypeLike
+    x: Sum, bits: UInt32[Array, "*shape"], dtype: DTypeLike
 ) -> Float32[Array, "*shape"]:
     """One of the two neighbours in a format, with mean x, in float32.
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import DTypeLike
 
 from decayax._core.dtypes import dtype_of
 from decayax._core.paths import flatten_with_path
@@ -41,7 +42,7 @@ class StateDtypeState(NamedTuple):
 
 def with_state_dtype(
     optimizer: optax.GradientTransformation,
-    dtype: jax.typing.DTypeLike,
+    dtype: DTypeLike,
     *,
     seed: int | jax.Array = 0,
 ) -> optax.GradientTransformationExtraArgs:
@@ -109,7 +110,7 @@ def with_state_dtype(
 
 
 def _cast_arrays(
-    state: optax.OptState, old: jax.typing.DTypeLike, new: jax.typing.DTypeLike
+    state: optax.OptState, old: DTypeLike, new: DTypeLike
 ) -> optax.OptState:
     """Cast the arrays of one dtype to another."""
     return jax.tree.map(lambda x: x.astype(new) if _is_array(x, old) else x, state)
@@ -131,6 +132,6 @@ def _round_arrays(
     return treedef.unflatten(new_leaves)
 
 
-def _is_array(leaf: Any, dtype: jax.typing.DTypeLike) -> bool:
+def _is_array(leaf: Any, dtype: DTypeLike) -> bool:
     # Scalars are hyper-parameters and counters; their memory does not matter.
     return dtype_of(leaf) == dtype and jnp.ndim(leaf) > 0
