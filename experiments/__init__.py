@@ -1,1 +1,1 @@
-"""Experiments with decayax: one file, one question. See README.md."""
+"""Experiments with decayax: each study is one file with one question. See README.md."""

@@ -1,7 +1,7 @@
-"""Optimizer factories for the engine: decayax or Optax with traced hyper-parameters.
+"""Optimizer factories: decayax and Optax optimizers with traced hyper-parameters.
 
 A factory gets the hyper-parameters, the schedule's multiplier η (step -> [0, 1]) and a
-mask. The learning rate of step t is γ_t = α η_t with α the `learning_rate`.
+mask. The learning rate of step t is γ_t = α η_t, where α is `learning_rate`.
 """
 
 import functools
@@ -18,7 +18,7 @@ Optimizer = optax.GradientTransformation
 
 
 class Arm(NamedTuple):
-    """An optimizer factory, its base optimizer, and the place of its decay."""
+    """An optimizer factory with its base optimizer and the place of its decay."""
 
     name: str
     base: str
@@ -26,10 +26,11 @@ class Arm(NamedTuple):
     make_optimizer: OptimizerFactory
 
 
+# The optimizers are built inside the traced function: the hyper-parameters are tracers.
 def scheduled(
     make: Callable[..., Optimizer], hparams: HParams, eta: Multiplier, mask: Any
 ) -> Optimizer:
-    """An optimizer of (learning rate, weight_decay=, mask=), such as `dx.adamw`."""
+    """Call a function such as `dx.adamw(learning_rate, weight_decay=, mask=)`."""
     return make(
         lambda step: hparams["learning_rate"] * eta(step),
         weight_decay=hparams["weight_decay"],
@@ -40,7 +41,7 @@ def scheduled(
 def independent(
     precondition: Callable[[], Optimizer], hparams: HParams, eta: Multiplier, mask: Any
 ) -> Optimizer:
-    """Decay after the learning rate: Δ - λ η_t θ, which does not depend on α."""
+    """Decay after the learning rate: Δ - λ η_t θ. The decay does not depend on α."""
     return optax.chain(
         precondition(),
         optax.scale_by_learning_rate(lambda step: hparams["learning_rate"] * eta(step)),
@@ -50,6 +51,7 @@ def independent(
     )
 
 
+# Partials of functions at the top of a module, so a plan can describe them.
 sgd_l2 = functools.partial(scheduled, functools.partial(dx.sgd_l2, momentum=0.9))
 sgdw = functools.partial(scheduled, functools.partial(dx.sgdw, momentum=0.9))
 rmsprop_l2 = functools.partial(scheduled, dx.rmsprop_l2)

@@ -1,6 +1,6 @@
-"""The table of all runs: columns of one length, as cells.csv holds them.
+"""The table of all runs, as in cells.csv: columns of equal length.
 
-Rows are in the order of the plan, with the last measures of each run.
+A row is a run with its last measures. The rows are in the order of the plan.
 """
 
 import csv
@@ -23,9 +23,11 @@ EXTRACTED, CURVES = "extracted.npz", "curves.npz"
 
 
 def from_chunks(chunks: Iterable[Mapping[str, np.ndarray]]) -> Table:
-    """Labels, hyper-parameters, last measures and `diverged_at` of all cells."""
-    parts = [_columns(arrays) for arrays in chunks if "diverged_at" in arrays]
-    return concatenate(parts)
+    """Make the table: labels, hyper-parameters, last measures and `diverged_at`."""
+    # A measurement has no `diverged_at`; it is not a row.
+    return concatenate(
+        [_columns(arrays) for arrays in chunks if "diverged_at" in arrays]
+    )
 
 
 def _columns(arrays: Mapping[str, np.ndarray]) -> Table:
@@ -43,13 +45,15 @@ def _columns(arrays: Mapping[str, np.ndarray]) -> Table:
 
 
 def _shortest(array: np.ndarray) -> np.ndarray:
-    """The shortest decimals that give the same float32: 0.003, not 0.00300000003."""
+    """Convert float32 to the shortest decimals: 0.003, not 0.003000000026077032."""
+    # str of a float32 is the shortest text that gives the same float32.
     return array.astype(str).astype(float) if array.dtype == np.float32 else array
 
 
 def concatenate(tables: Sequence[Table]) -> Table:
-    """Concatenate the rows; missing columns are None."""
+    """Concatenate the rows. A column that a table lacks is None there."""
     tables = [table for table in tables if table]
+    # A dictionary keeps the order and drops duplicates.
     names = list(dict.fromkeys(name for table in tables for name in table))
     return {
         name: np.concatenate([t.get(name, _missing_column(t)) for t in tables])
@@ -62,7 +66,7 @@ def _missing_column(table: Table) -> np.ndarray:
 
 
 def where(table: Table, **values: Any) -> Table:
-    """The rows in which every named column has the value."""
+    """Return the rows in which every named column has the given value."""
     rows = _rows(table, values)
     return {name: column[rows] for name, column in table.items()}
 
@@ -75,53 +79,67 @@ def _rows(table: Table, values: Mapping[str, Any]) -> np.ndarray:
 
 
 def unique(table: Table, name: str) -> list[Any]:
-    """The distinct values of a column, in the order of the rows."""
+    """Return the distinct values of a column, in the order of the rows."""
     return list(dict.fromkeys(table[name].tolist()))
 
 
 def write_arrays_of_runs(
     folder: Path, parts: Sequence[Mapping[str, np.ndarray]]
 ) -> None:
-    """Write what has more than one number per run, next to cells.csv.
+    """Write the arrays with more than one number per run, next to cells.csv.
 
-    extracted.npz has the arrays that groups extract, curves.npz every measure after
-    each segment. Both are split into parts that share labels and shapes, with `row`,
-    the row numbers in the table.
+    extracted.npz has the arrays that sweep groups extract. curves.npz has every measure
+    after each segment. In both files, runs with equal labels and shapes form a part;
+    its arrays are `NUMBER/NAME`, and `NUMBER/row` has their rows in the table.
     """
-    kinds: dict[str, dict[str, np.ndarray]] = {EXTRACTED: {}, CURVES: {}}
+    extracts: dict[str, np.ndarray] = {}
+    curves: dict[str, np.ndarray] = {}
     first = 0
-    for number, (_, group) in enumerate(itertools.groupby(parts, _kind)):
-        alike = list(group)
-        count = sum(len(part["diverged_at"]) for part in alike)
-        row, first = np.arange(first, first + count), first + count
-        for file, kind in ((EXTRACTED, "extract/"), (CURVES, "measure/")):
-            if kind == "measure/" and len(alike[0]["epoch"]) == 1:
-                continue  # they are in the table
-            found = {
-                f"{number}/{name.removeprefix(kind)}": np.concatenate(
-                    [part[name] for part in alike]
-                )
-                for name in alike[0]
-                if name.startswith(kind)
-            }
-            if found:
-                kinds[file] |= found | {f"{number}/row": row}
-                if kind == "measure/":
-                    kinds[file][f"{number}/epoch"] = alike[0]["epoch"]
-    for file, arrays in kinds.items():
+    for number, (_, group) in enumerate(itertools.groupby(parts, _part_key)):
+        same = list(group)
+        count = sum(len(part["diverged_at"]) for part in same)
+        rows = {f"{number}/row": np.arange(first, first + count)}
+        first += count
+        found = _joined(same, "extract/", number)
+        if found:
+            extracts |= found | rows
+        # A single measurement per run is already in the table.
+        if len(same[0]["epoch"]) > 1:
+            epoch = {f"{number}/epoch": same[0]["epoch"]}
+            curves |= _joined(same, "measure/", number) | rows | epoch
+    for file, arrays in ((EXTRACTED, extracts), (CURVES, curves)):
         if arrays:
             files.write_arrays(folder / file, arrays)
 
 
-def _kind(part: Mapping[str, np.ndarray]) -> Any:
-    """A key that is equal for parts that can be concatenated."""
+def _joined(
+    parts: Sequence[Mapping[str, np.ndarray]], prefix: str, number: int
+) -> dict[str, np.ndarray]:
+    """Concatenate the arrays whose names begin with `prefix`; rename to NUMBER/NAME."""
+    return {
+        f"{number}/{name.removeprefix(prefix)}": np.concatenate(
+            [part[name] for part in parts]
+        )
+        for name in parts[0]
+        if name.startswith(prefix)
+    }
+
+
+def _part_key(part: Mapping[str, np.ndarray]) -> Any:
+    """Return a key that is equal for parts that can be concatenated."""
     labels = [(n, x.item()) for n, x in part.items() if n.startswith("label/")]
-    several = [n for n in part if n.startswith(("extract/", "measure/"))]
-    return labels, part["epoch"].tolist(), [(n, part[n].shape[1:]) for n in several]
+    shapes = [
+        (name, array.shape[1:])
+        for name, array in part.items()
+        if name.startswith(("extract/", "measure/"))
+    ]
+    return labels, part["epoch"].tolist(), shapes
 
 
 def extracted(folder: Path, **labels: Any) -> dict[str, np.ndarray]:
-    """The extracted arrays of runs with these labels: [runs, ...], in table order.
+    """Read the extracted arrays of the runs with these labels: [runs, ...].
+
+    The runs are in the order of the table.
 
     Raises:
         UserError: no run has these labels, or the file is missing or damaged.
@@ -133,18 +151,21 @@ def extracted(folder: Path, **labels: Any) -> dict[str, np.ndarray]:
         for part in _stored_parts(folder, EXTRACTED, chosen)
     ]
     if not parts:
-        raise UserError(f"{folder / EXTRACTED} holds no run with {labels}.")
+        raise UserError(
+            f"{folder / EXTRACTED} has no run with {labels}. Use labels of runs whose "
+            "group extracts arrays."
+        )
     names = [name for name in parts[0] if name != "row"]
     return {name: np.concatenate([part[name] for part in parts]) for name in names}
 
 
 def to_pandas(folder: Path, curves: bool = False) -> Any:
-    """The table of a results directory as a DataFrame.
+    """Read the table of a results directory as a pandas DataFrame.
 
     Args:
-        folder: such as results/demo/0123456789ab.
-        curves: a row for each run and measured segment, with a column `epoch`, instead
-            of a row for each run with its last measures.
+        folder: the results directory, such as results/demo/0123456789ab.
+        curves: if true, there is a row for each run and measured segment, with a column
+            `epoch`. If false, there is a row for each run, with its last measures.
 
     Raises:
         UserError: pandas is not installed, or the directory is not finished.
@@ -172,26 +193,25 @@ def _curves(folder: Path, table: Table) -> Table:
 def _stored_parts(
     folder: Path, name: str, rows: np.ndarray
 ) -> Iterator[dict[str, np.ndarray]]:
-    """The parts of extracted.npz or curves.npz that have any of the rows."""
+    """Read the parts of extracted.npz or curves.npz that have any of the rows."""
     path = folder / name
     if not path.exists():
         raise UserError(
-            f"{folder} holds no {name}: run the study again, if its groups extract "
-            "arrays or have curves (`StaticConfig.curves`)."
+            f"{folder} has no {name}. A run writes it only if its groups extract "
+            "arrays (`SweepGroup.extract`) or have curves (`StaticConfig.curves`)."
         )
     try:
         arrays = files.read_arrays(path)
     except ValueError as error:
         raise UserError(
-            f"{path} is damaged ({error}): delete it and report.md, and run the study "
-            "again with --resume."
+            f"{path} is damaged ({error}). Delete it and report.md, then run the study "
+            "with --resume."
         ) from None
-    for number in dict.fromkeys(each.partition("/")[0] for each in arrays):
-        part = {
-            each.removeprefix(f"{number}/"): array
-            for each, array in arrays.items()
-            if each.startswith(f"{number}/")
-        }
+    parts: dict[str, dict[str, np.ndarray]] = {}
+    for key, array in arrays.items():
+        number, _, array_name = key.partition("/")
+        parts.setdefault(number, {})[array_name] = array
+    for part in parts.values():
         if np.isin(part["row"], rows).any():
             yield part
 
@@ -201,12 +221,13 @@ def _read_table(folder: Path) -> Table:
         return read_csv(folder / "cells.csv")
     except FileNotFoundError:
         raise UserError(
-            f"{folder} is not a finished results directory: it has no cells.csv."
+            f"{folder} is not a finished results directory: it has no cells.csv. Run "
+            "the study with --resume first."
         ) from None
 
 
 def write_csv(path: Path, table: Table) -> None:
-    """Write a table as CSV; None is an empty field."""
+    """Write a table as CSV. None becomes an empty field."""
     with (
         files.atomic_write(path) as temporary,
         open(temporary, "w", newline="", encoding="utf-8") as file,
@@ -219,9 +240,9 @@ def write_csv(path: Path, table: Table) -> None:
 
 
 def read_csv(path: Path) -> Table:
-    """Read a table: a column is numbers if all its fields are.
+    """Read a table from CSV. A column has numbers if all its fields are numbers.
 
-    Reads cells.csv.gz if only that exists, as in the published results.
+    The published results have cells.csv.gz, which is read if there is no cells.csv.
 
     Raises:
         UserError: the file is damaged.
@@ -233,29 +254,26 @@ def read_csv(path: Path) -> Table:
         return {n: _parsed(c) for n, c in zip(names, columns, strict=True)}
     except (ValueError, EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise UserError(
-            f"{path} is damaged ({error}): delete it, and --resume writes it again "
-            "from the chunk files."
+            f"{path} is damaged ({error}). Delete it and run the study with --resume, "
+            "which writes it again from the chunk files."
         ) from None
 
 
 def _open(path: Path) -> IO[str]:
-    packed = path.with_name(f"{path.name}.gz")
-    if packed.exists() and not path.exists():
-        return gzip.open(packed, "rt", newline="", encoding="utf-8")
+    compressed = path.with_name(f"{path.name}.gz")
+    if compressed.exists() and not path.exists():
+        return gzip.open(compressed, "rt", newline="", encoding="utf-8")
     return open(path, newline="", encoding="utf-8")
 
 
 def _parsed(fields: Sequence[str]) -> np.ndarray:
-    truths = {"True": True, "False": False, "": None}
-    if {""} < {"", *fields} <= set(truths):
-        return np.array([truths[field] for field in fields])
-    for kind in (int, float):
+    """Parse a column as booleans, integers, floats or text; an empty field is None."""
+    booleans = {"True": True, "False": False, "": None}
+    if set(fields) <= set(booleans) and any(fields):
+        return np.array([booleans[field] for field in fields])
+    for parse in (int, float):  # int first, so that integers stay integers
         try:
-            return np.array(
-                [kind(field) if field else None for field in fields]
-                if "" in fields
-                else [kind(field) for field in fields]
-            )
+            return np.array([parse(field) if field else None for field in fields])
         except ValueError:
             continue
     return np.array([field or None for field in fields], dtype=object)

@@ -1,4 +1,4 @@
-"""The commands: one for each study, and list, report, replicate, launch."""
+"""The command line: a command for each study, and list, report, replicate, launch."""
 
 import dataclasses
 import functools
@@ -30,8 +30,8 @@ from experiments.running import (
 from experiments.study_files import STUDIES
 
 
-MINUTES_IN_A_JOB = 3  # for which a job of `launch` waits for the others
-COMMANDS = ("list", "report", "launch", "replicate")
+JOB_WAIT_MINUTES = 3  # how long a job of `launch` waits for the other shards
+COMMANDS = ("list", "report", "launch", "replicate")  # for the hint "Do you mean"
 HELP = f"""\
 usage: {PROGRAM} STUDY [options]
        {PROGRAM} path/to/study.py [options]
@@ -44,24 +44,24 @@ Experiments with decayax: one study, one question.
 
 {{studies}}
 
-Each command has a --help of its own. `list` prints the benchmarks, too."""
+Each command has its own --help. `list` also prints the benchmarks."""
 
 
 def launch(study: str, options: Options, jobs: JobOptions) -> int:
-    """Run a study's shards as jobs until all cells are stored; write the report."""
+    """Run the shards of a study as jobs, then write the report. Return the status."""
     from experiments.engine.launch import launch_shards, Queue
     from experiments.engine.study import folder_of
 
     if jobs.shards < 1:
-        raise UserError(f"--shards {jobs.shards}: at least one job.")
+        raise UserError(f"--shards {jobs.shards}: must be at least 1.")
     if options.dry_run:
         return run_study(study, options)
     queue = dataclasses.asdict(jobs)
     shards, retries = queue.pop("shards"), queue.pop("retries")
-    built = build_study(study, options)  # before any job: bad options end here
-    # Short waits: in a queue with few slots, a waiting shard must not block the shards
-    # that it waits for. It is started again for the next stage.
-    wait = min(options.wait, MINUTES_IN_A_JOB)
+    built = build_study(study, options)  # raises before any job starts
+    # A shard waits only for a short time, because in a queue with few slots it would
+    # block the shards that it waits for. It is started again for the next stage.
+    wait = min(options.wait, JOB_WAIT_MINUTES)
     resumed = dataclasses.replace(options, resume=True, wait=wait)
     work = [
         functools.partial(
@@ -71,7 +71,8 @@ def launch(study: str, options: Options, jobs: JobOptions) -> int:
     ]
     logs = options.out / built.name / "jobs"
     launch_shards(work, logs, Queue(**queue), retries, DONE)
-    # Not run_study: this machine may have other devices than the jobs.
+    # run_study would compare the provenance, but this machine may have other devices
+    # than the jobs. So only the report is written here.
     folder = folder_of(built, options.out)
     print(built.report(folder))
     print_files(folder)
@@ -79,24 +80,26 @@ def launch(study: str, options: Options, jobs: JobOptions) -> int:
 
 
 def main(file: str | None = None) -> NoReturn:
-    """Run the command line, and exit with its status or with one line.
+    """Run the command line and exit with its status, or with one line for an error.
 
-    The file of a study of your own ends in
+    End the file of your own study with
 
         if __name__ == "__main__":
             cli.main(__file__)
 
-    The file is then imported under its own name. So its functions have the same names
-    as under `python -m experiments FILE`, and its results go to the same directory.
+    The file is then imported as a module with the file's name and not as `__main__`. So
+    its functions have the same names as under `python -m experiments FILE`, and its
+    results go to the same directory.
     """
     study = [] if file is None else [os.path.relpath(file)]
     exit_codes.run_and_exit(functools.partial(_run, [*study, *sys.argv[1:]]))
 
 
 def _run(words: Sequence[str]) -> int:
-    """Run a command given as words; returns the exit status."""
+    """Run a command, given as words, and return the exit status."""
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # for a λ that the encoding lacks
+        # The terminal's encoding may have no λ.
+        sys.stdout.reconfigure(errors="replace")
     if not words or (words[0].startswith("-") and words[0] not in ("-h", "--help")):
         raise UserError(
             f"name a study first: {', '.join(STUDIES)}, or path/to/study.py. See "
@@ -106,13 +109,15 @@ def _run(words: Sequence[str]) -> int:
     if command in ("-h", "--help"):
         print(HELP.format(studies=study_files.list_studies()))
         return DONE
-    if command in COMMANDS:
-        return {
-            "list": _list,
-            "report": _report,
-            "launch": _launch,
-            "replicate": _replicate,
-        }[command](rest)
+    match command:
+        case "list":
+            return _list(rest)
+        case "report":
+            return _report(rest)
+        case "launch":
+            return _launch(rest)
+        case "replicate":
+            return _replicate(rest)
     question = study_files.question_of(study_files.file_of(command, COMMANDS))
     given = parse(make_parser(command, question, Options), rest)
     return run_study(command, from_namespace(Options, given))
@@ -120,28 +125,37 @@ def _run(words: Sequence[str]) -> int:
 
 def _list(words: Sequence[str]) -> int:
     parse(make_parser("list", "Print the studies and the benchmarks."), words)
-    print(f"Studies, run by {PROGRAM} NAME:\n{study_files.list_studies()}")
-    print(f"Benchmarks, run by {PROGRAM}.benchmarks.NAME:")
+    print(f"Studies (run with {PROGRAM} NAME):")
+    print(study_files.list_studies())
+    print(f"Benchmarks (run with {PROGRAM}.benchmarks.NAME):")
     print(study_files.list_benchmarks())
     return DONE
 
 
 def _report(words: Sequence[str]) -> int:
-    what = "Make figures and report again, from the stored files alone."
-    parser = make_parser("report", what)
-    where = "a results directory, such as results/demo/0123456789ab"
-    parser.add_argument("folder", metavar="DIR", type=Path, help=where)
-    moved = "The file of a study of your own, if it was moved."
-    parser.add_argument("--study", metavar="FILE", help=moved)
+    description = "Write the figures and the report again, from the stored files only."
+    parser = make_parser("report", description)
+    parser.add_argument(
+        "folder",
+        metavar="DIR",
+        type=Path,
+        help="A results directory, such as results/demo/0123456789ab.",
+    )
+    parser.add_argument(
+        "--study", metavar="FILE", help="The file of your own study, if it was moved."
+    )
     given = parse(parser, words)
     return write_report(given.folder, given.study)
 
 
 def _launch(words: Sequence[str]) -> int:
-    what = "Run the shards of a study as jobs, until all cells are stored."
-    parser = make_parser("launch", what, Options, JobOptions, without=("shard",))
-    which = "its name, as `list` prints it, or the path of its file"
-    parser.add_argument("study", metavar="STUDY", help=which)
+    description = "Run the shards of a study as jobs until all cells are stored."
+    parser = make_parser("launch", description, Options, JobOptions, without=("shard",))
+    parser.add_argument(
+        "study",
+        metavar="STUDY",
+        help="The name of a study, see `list`, or the path of its file.",
+    )
     given = parse(parser, words)
     return launch(
         given.study, from_namespace(Options, given), from_namespace(JobOptions, given)
@@ -149,17 +163,23 @@ def _launch(words: Sequence[str]) -> int:
 
 
 def _replicate(words: Sequence[str]) -> int:
-    what = (
-        "Run the choices of a finished study and their runners-up on unused seeds, and "
-        "report for each verdict whether it holds."
+    description = (
+        "Run the choices of a finished study and their runners-up on unused seeds. The "
+        "report says for each verdict whether it holds."
     )
     without = ("smoke", "dry_run", "shard", "wait", "seeds", "chunk")
-    parser = make_parser("replicate", what, Options, without=without)
-    which = "the name of a study, or a results directory"
-    parser.add_argument("study", metavar="STUDY|DIR", help=which)
-    seeds = "the first seed, and the one after the last (default: 1000:1030)"
+    parser = make_parser("replicate", description, Options, without=without)
     parser.add_argument(
-        "--seeds", dest="span", default="1000:1030", metavar="A:B", help=seeds
+        "study",
+        metavar="STUDY|DIR",
+        help="The name of a study, or a results directory.",
+    )
+    parser.add_argument(
+        "--seeds",
+        dest="span",
+        default="1000:1030",
+        metavar="A:B",
+        help="Use the seeds A, ..., B - 1 (default: 1000:1030).",
     )
     given = parse(parser, words)
     return replicate(
@@ -168,10 +188,10 @@ def _replicate(words: Sequence[str]) -> int:
 
 
 def parse_seeds(text: str) -> tuple[int, int]:
-    """From "1000:1030" to the first seed and the one after the last.
+    """Parse "1000:1030" into the first seed and the one after the last.
 
     Raises:
-        UserError: the text is something else, or has fewer than ten seeds.
+        UserError: the text has another form, or has fewer than ten seeds.
     """
     first, _, last = text.partition(":")
     if first.isdecimal() and last.isdecimal() and int(last) - int(first) >= 10:

@@ -1,5 +1,5 @@
-"""Errors that the user can fix: printed as one line, without a traceback."""
+"""Errors that the user can fix. They are printed as one line, without a traceback."""
 
 
 class UserError(Exception):
-    """The message says what is wrong, where, and what to do instead."""
+    """The message says what is wrong, where, and what to write instead."""

@@ -1,4 +1,4 @@
-"""How a command ends: with an exit status, or with one line that says what is wrong."""
+"""How a command ends: with an exit status, or with one line about the error."""
 
 import errno
 import importlib.util
@@ -10,8 +10,9 @@ from experiments import interrupts
 from experiments.errors import UserError
 
 
-DONE, UNFINISHED = 0, 3  # exit status; 3: other shards have cells to train
-# Package by module: the experiments need them, the library does not.
+DONE = 0
+UNFINISHED = 3  # cells of other shards are missing
+# From module to package. The experiments need them, the library does not.
 EXTRAS = {
     "flax": "flax",
     "sklearn": "scikit-learn",
@@ -19,13 +20,14 @@ EXTRAS = {
     "rich": "rich",
 }
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+SIGNAL_BASE = 128  # a shell's exit status for a signal is 128 + its number
 
 
 def run_and_exit(command: Callable[[], int]) -> NoReturn:
     """Run a command and end the process with its exit status."""
     interrupts.install_handlers()
     try:
-        _require_extras()
+        _require_extras()  # before any work
         sys.exit(command())
     except UserError as error:
         sys.exit(f"experiments: {error}")
@@ -33,21 +35,22 @@ def run_and_exit(command: Callable[[], int]) -> NoReturn:
         file = error.filename or "writing"
         message = f"experiments: {error.strerror or error}: {file}."
         if error.errno in DISK_FULL:
-            message += " Files written before are complete; --resume goes on from them."
+            message += " Files written before are complete; --resume uses them."
         sys.exit(message)
     except interrupts.Interrupted as stop:
+        # The notes say how far the run came and which command resumes it.
         notes = "; ".join(getattr(stop, "__notes__", ()))
-        message = f"experiments: {f'interrupted {notes}'.strip()}."
-        print(f"{message} No file is left half-written.", file=sys.stderr)
-        sys.exit(128 + stop.args[0])
+        message = f"interrupted {notes}".strip()
+        print(f"experiments: {message}. No file is left half-written.", file=sys.stderr)
+        sys.exit(SIGNAL_BASE + stop.args[0])
 
 
 def _require_extras() -> None:
-    """Exit with one line, before any work, if a package is missing."""
+    """Exit with one line if a package is missing."""
     for module, package in EXTRAS.items():
         if importlib.util.find_spec(module) is None:
             sys.exit(
-                f"experiments: {package} is not installed. Install what the "
-                "experiments need with: pip install 'decayax[experiments]' "
+                f"experiments: {package} is not installed. Install the packages of "
+                "the experiments with: pip install 'decayax[experiments]' "
                 "(in a checkout: pip install -e '.[experiments]')"
             )

@@ -1,4 +1,4 @@
-"""Atomic writes, and the provenance of a run."""
+"""Atomic file writes, and the provenance of a run."""
 
 import contextlib
 import functools
@@ -20,7 +20,7 @@ from experiments import interrupts
 
 
 PACKAGES = ("decayax", "jax", "jaxlib", "optax", "flax", "numpy", "scikit-learn")
-SETTINGS = (  # of JAX, that change numbers
+SETTINGS = (  # JAX settings that change numbers
     "jax_default_matmul_precision",
     "jax_default_prng_impl",
     "jax_enable_x64",
@@ -30,76 +30,88 @@ SETTINGS = (  # of JAX, that change numbers
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """A temporary path next to `path`, renamed to it after everything is written."""
+    """Yield a temporary path, which is renamed to `path` when the block ends.
+
+    A block that raises leaves no file.
+    """
     interrupts.raise_if_interrupted()
     path.parent.mkdir(parents=True, exist_ok=True)
-    writer = f"{platform.node() or 'here'}-{os.getpid()}"
-    temporary = path.with_name(f".{path.name}.{writer}.part")
+    # Host and process are in the name, so two writers never share a temporary file.
+    temporary = path.with_name(f".{path.name}.{_host()}-{os.getpid()}.part")
     try:
         yield temporary
         with open(temporary, "rb") as file:
-            os.fsync(file.fileno())  # on the disk before the rename
+            # The content must be on the disk before the name is.
+            os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        error.filename = error.filename or str(path)
+        error.filename = error.filename or str(path)  # for the error message
         raise
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def remove_abandoned(folder: Path) -> None:
-    """Remove temporary files that killed processes of this machine have left."""
+    """Remove the temporary files of killed processes of this machine."""
     for path in folder.glob(".*.part"):
-        host, _, process = path.name.removesuffix(".part").rpartition("-")
-        if host.endswith(f".{platform.node() or 'here'}") and not _alive(int(process)):
+        name_and_host, _, process = path.name.removesuffix(".part").rpartition("-")
+        if name_and_host.endswith(f".{_host()}") and not _is_running(int(process)):
             path.unlink(missing_ok=True)
 
 
-def _alive(process: int) -> bool:
+def _host() -> str:
+    return platform.node() or "here"
+
+
+def _is_running(process: int) -> bool:
     try:
-        os.kill(process, 0)
+        os.kill(process, 0)  # signal 0 is not sent; it only checks the process
     except ProcessLookupError:
         return False
-    except PermissionError:
-        pass
+    except PermissionError:  # a process of another user
+        return True
     return True
 
 
 def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically, as UTF-8."""
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file atomically."""
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
 def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Write a compressed .npz file atomically."""
     with atomic_write(path) as temporary, open(temporary, "wb") as file:
         np.savez_compressed(file, allow_pickle=False, **arrays)
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a file, with all checksums verified.
+    """Read the arrays of a .npz file and verify all checksums.
 
     Raises:
         ValueError: the file is damaged.
-        OSError: the file cannot be read now; its content may be fine.
+        OSError: the file cannot be read now; its content may be undamaged.
     """
     content = io.BytesIO(path.read_bytes())
     try:
-        if bad := zipfile.ZipFile(content).testzip():
-            raise ValueError(f"bad checksum of {bad}")
+        damaged = zipfile.ZipFile(content).testzip()
+        if damaged is not None:
+            raise ValueError(f"bad checksum of {damaged}")
         content.seek(0)
         with np.load(content) as stored:
             return {name: stored[name] for name in stored.files}
-    except MemoryError:
+    except MemoryError:  # not a property of the file
         raise
-    except Exception as error:  # zipfile, zlib and NumPy raise many kinds
+    except Exception as error:  # zipfile, zlib and NumPy raise many types
         raise ValueError(str(error) or type(error).__name__) from None
 
 
-@functools.cache
+@functools.cache  # reading versions and git takes long, and they do not change
 def _fixed_provenance() -> dict[str, Any]:
     device = jax.devices()[0]
     return {
@@ -118,25 +130,28 @@ def _fixed_provenance() -> dict[str, Any]:
 
 
 def provenance() -> dict[str, Any]:
-    """Versions, devices and revision, which a reader needs to repeat the run."""
+    """Return what a reader needs to repeat a run: versions, devices, git revision."""
     fixed = _fixed_provenance()
-    settings = {name: jax.config.values[name] for name in SETTINGS}  # may change
+    # Not cached, because a program may change the settings.
+    settings = {name: jax.config.values[name] for name in SETTINGS}
     return fixed | {"device": fixed["device"] | settings}
 
 
 def revision_of(provenance: dict[str, Any]) -> str:
-    """The git revision of a provenance, in words."""
+    """Return the git revision of a provenance, for a message."""
     changes = " with local changes" if provenance["git_changed"] else ""
     return (provenance["git_revision"] or "not in a git checkout") + changes
 
 
 def _git(*arguments: str) -> str | None:
-    """The output of git in the folder of this file; None without git or checkout."""
+    """Run git in the folder of this file; None without git, a checkout or output."""
     here = Path(__file__).parent
     try:
-        answer = subprocess.run(
+        result = subprocess.run(
             ["git", "-C", here, *arguments], capture_output=True, text=True, timeout=10
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return answer.stdout.strip() or None if answer.returncode == 0 else None
+    if result.returncode != 0:
+        return None
+    return result.stdout.strip() or None

@@ -1,22 +1,22 @@
-"""Ctrl-C and SIGTERM, handled between two pieces of work and never inside one.
+"""Handle Ctrl-C and SIGTERM at safe points only.
 
-An exception raised by a signal handler can strike anywhere: inside a compilation, which
-JAX does not survive, or in a callback that swallows it. So the handler only records the
-signal, and code at a safe point calls `raise_if_interrupted`.
+A signal handler that raises can interrupt any line: a compilation, after which JAX does
+not work any more, or a callback that ignores exceptions. So the handler only records
+the signal, and the code calls `raise_if_interrupted` at safe points.
 """
 
 import signal
 
 
-_received: list[int] = []  # signals; global, because they belong to the process
+_received: list[int] = []  # signal numbers; global, because signals are per process
 
 
 class Interrupted(Exception):
-    """Raised by `raise_if_interrupted`; its argument is the number of the signal."""
+    """Raised by `raise_if_interrupted`. Its argument is the signal number."""
 
 
 def install_handlers() -> None:
-    """Record the first signal of each kind; the second one ends the process at once."""
+    """Record the first signal of each kind. A second one ends the process at once."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _record)
 

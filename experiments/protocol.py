@@ -1,20 +1,21 @@
-"""One protocol for every comparison: tune, bracket, validate again, report.
+"""One protocol for every comparison: tune, bracket, screen, validate, report.
 
     tuning       every point of an entry's coarse grid, on a few seeds
-    bracketing   rounds that add points around the best ones: there the grid grows
-                 and becomes finer
-    screening    the best points on as many seeds more: most of the lucky ones drop out
-    validation   the best of these on seeds of their own, which alone decide
-    final        the point chosen, on fresh seeds: their test scores are reported
+    bracketing   rounds that add points around the best ones, so that the grid grows
+                 and becomes finer there
+    screening    the best points, on the same number of new seeds; most points that
+                 were only lucky drop out
+    validation   the best of these, on new seeds; only these seeds choose the point
+    final        the chosen point, on new seeds; their test scores are reported
 
-The best of a hundred points on three seeds is a lucky one. So tuning only proposes
-points, and another set of seeds decides. An entry is one arm on one task; entries that
-are compared get the same number of runs. Scores are counts of right answers: equal
-scores are equal.
+The best of a hundred points on three seeds is probably a lucky one. So tuning only
+proposes points, and other seeds choose. An entry is one arm on one task. Entries that
+are compared get the same number of runs. Scores are counts of right answers, so that
+ties are exact.
 
 Reference:
     Dahl et al., *Benchmarking Neural Network Training Algorithms* (AlgoPerf), 2023,
-    arXiv:2306.07179: a point that sets a target is run again, as it may be lucky.
+    arXiv:2306.07179: a point that sets a target is run again, because it may be lucky.
 """
 
 import dataclasses
@@ -38,24 +39,24 @@ Extract = Callable[[Any], dict[str, jax.Array]]  # params -> arrays
 
 
 class Entry(NamedTuple):
-    """One arm on one task: what is trained, and what of it is tuned."""
+    """One arm on one task: what is trained, and which hyper-parameters are tuned."""
 
     name: str
-    labels: Mapping[str, str]  # its columns of the table: task, arm, ...
+    labels: Mapping[str, str]  # columns of the table: task, arm, ...
     config: StaticConfig
-    axes: tuple[Axis, ...]  # between equal scores the smaller value wins, first to last
-    fixed: Mapping[str, float]  # numbers that all its runs share
+    axes: tuple[Axis, ...]  # ties: the smaller value wins, axis by axis
+    fixed: Mapping[str, float]  # hyper-parameters with one value in all its runs
 
 
 class Measure(NamedTuple):
-    """Which column decides between points, and which is reported of the one chosen."""
+    """The column that chooses between points, and the column that is reported."""
 
-    score: str  # of the validation part
-    reported: str  # of the test part
-    scale: float  # from a column's unit to the report's; negative where less is better
+    score: str  # column of the validation part
+    reported: str  # column of the test part
+    scale: float  # from a column's unit to the report's; negative if less is better
     unit: str
     perfect: float  # the best possible score, in the report's unit: 100 %, loss 0
-    count: str | None = None  # examples of the validation part, if scores are shares
+    count: str | None = None  # if scores are fractions: the column with their count
 
 
 ACCURACY = Measure("val_accuracy", "test_accuracy", 100.0, "points", 100.0, "val_count")
@@ -63,7 +64,7 @@ LOSS = Measure("val_loss", "test_loss", -1.0, "nats", 0.0)
 
 
 class Contrast(NamedTuple):
-    """A comparison: a weighted sum of entries' test scores, paired by seed."""
+    """A weighted sum of the entries' test scores, paired by seed."""
 
     name: str
     terms: tuple[tuple[str, float], ...]  # entry and weight
@@ -73,22 +74,22 @@ class Contrast(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ProtocolPlan:
-    """The entries, what is compared, and how many runs each round has."""
+    """The entries, the contrasts, and the number of runs of each round."""
 
     entries: tuple[Entry, ...]
     contrasts: tuple[Contrast, ...]
     measure: Measure = ACCURACY
-    tuning_seeds: int = 3  # and as many for screening
+    tuning_seeds: int = 3  # screening has the same number
     rounds: int = 3  # of bracketing
-    added: int = 8  # points for each entry in a round
-    screened: int = 16  # points
-    candidates: int = 8  # points that are validated
+    added: int = 8  # points that a round adds for each entry
+    screened: int = 16  # points of screening
+    candidates: int = 8  # points of validation
     validation_seeds: int = 10
     final_seeds: int = 20
     chunk: int = 16  # parallel cells
 
     def seeds(self, stage: str) -> range:
-        """The seeds of a stage. No seed belongs to two stages."""
+        """Return the seeds of a stage. No seed belongs to two stages."""
         sizes = {
             TUNING: self.tuning_seeds,
             SCREENING: self.tuning_seeds,
@@ -96,11 +97,11 @@ class ProtocolPlan:
             FINAL: self.final_seeds,
         }
         ends = list(itertools.accumulate(sizes.values(), initial=0))
-        place = list(sizes).index(stage)
-        return range(ends[place], ends[place + 1])
+        index = list(sizes).index(stage)
+        return range(ends[index], ends[index + 1])
 
 
-# Sizes of a plan whose runs take seconds.
+# Sizes of a plan that runs in seconds.
 SMOKE: Mapping[str, int] = {
     "tuning_seeds": 2,
     "rounds": 1,
@@ -112,15 +113,20 @@ SMOKE: Mapping[str, int] = {
 }
 
 
-Points = Callable[[Entry, Table], list[Point]]
+Points = Callable[[Entry, Table], list[Point]]  # from the rows of earlier stages
 
 
 def difference(
     first: str, second: str, one: str, other: str, where: str = ""
 ) -> Contrast:
-    """Entry `first` minus entry `second`; `one` and `other` are their names in tables.
+    """Make the contrast "entry `first` minus entry `second`".
 
-    `where` distinguishes the same pair on several tasks.
+    Args:
+        first: name of an entry.
+        second: name of another entry.
+        one: name of the first entry in tables.
+        other: name of the second entry in tables.
+        where: the task, if the same pair is compared on several tasks.
     """
     name = f"{one} − {other}"
     return Contrast(
@@ -132,29 +138,18 @@ def difference(
 
 
 def stages(plan: ProtocolPlan, extract: Extract | None = None) -> tuple[Stage, ...]:
-    """Tuning, the rounds of bracketing, screening, validation and the final runs.
+    """Make the stages: tuning, bracketing, screening, validation, final runs.
 
-    `extract` returns the arrays that are stored of each final run.
+    Args:
+        plan: the plan.
+        extract: returns the arrays that are stored for each final run.
 
     Raises:
-        ValueError: two entries cannot be distinguished in the table of runs, or two
-            contrasts in a report.
+        ValueError: two names are equal, or two entries have equal columns in the table.
     """
     _require_distinct(plan)
     count = len(plan.entries)
     grids = sum(len(search.coarse_grid(entry.axes)) for entry in plan.entries)
-
-    def stage(name: str, label: str, runs: int, points: Points) -> Stage:
-        stored = extract if label == FINAL else None
-
-        def make(table: Table) -> list[SweepGroup]:
-            found = [(entry, points(entry, table)) for entry in plan.entries]
-            seeds = plan.seeds(label)
-            return [
-                sweep_group(entry, label, p, seeds, stored) for entry, p in found if p
-            ]
-
-        return Stage(name, runs * len(plan.seeds(label)), make)
 
     def coarse(entry: Entry, _: Table) -> list[Point]:
         return search.coarse_grid(entry.axes)
@@ -172,34 +167,69 @@ def stages(plan: ProtocolPlan, extract: Extract | None = None) -> tuple[Stage, .
     def chosen(entry: Entry, table: Table) -> list[Point]:
         return ranked_by_validation(plan, entry, table)[:1]
 
+    # A round of bracketing adds rows to the stage "tuning" of the table.
+    bracketing = [
+        _stage(plan, f"bracketing {number}", TUNING, count * plan.added, added)
+        for number in range(1, plan.rounds + 1)
+    ]
     return (
-        stage(TUNING, TUNING, grids, coarse),
-        *(
-            stage(f"bracketing {number}", TUNING, count * plan.added, added)
-            for number in range(1, plan.rounds + 1)
-        ),
-        stage(SCREENING, SCREENING, count * plan.screened, best),
-        stage(VALIDATION, VALIDATION, count * plan.candidates, screened),
-        stage(FINAL, FINAL, count, chosen),
+        _stage(plan, TUNING, TUNING, grids, coarse),
+        *bracketing,
+        _stage(plan, SCREENING, SCREENING, count * plan.screened, best),
+        _stage(plan, VALIDATION, VALIDATION, count * plan.candidates, screened),
+        _stage(plan, FINAL, FINAL, count, chosen, extract),
     )
+
+
+def _stage(
+    plan: ProtocolPlan,
+    name: str,
+    label: str,
+    max_points: int,
+    choose: Points,
+    extract: Extract | None = None,
+) -> Stage:
+    """Make a stage that trains the chosen points of every entry.
+
+    Args:
+        plan: the plan.
+        name: the name of the stage, for messages.
+        label: the stage in the table, which decides the seeds.
+        max_points: the number of points of all entries together, at most.
+        choose: returns the points of an entry.
+        extract: returns the arrays that are stored for each run.
+    """
+    seeds = plan.seeds(label)
+
+    def make(table: Table) -> list[SweepGroup]:
+        chosen = [(entry, choose(entry, table)) for entry in plan.entries]
+        # An entry has no new points if its axes cannot grow further.
+        return [
+            sweep_group(entry, label, points, seeds, extract)
+            for entry, points in chosen
+            if points
+        ]
+
+    return Stage(name, max_points * len(seeds), make)
 
 
 def _require_distinct(plan: ProtocolPlan) -> None:
     names = [each.name for each in (*plan.entries, *plan.contrasts)]
-    if twice := [name for name in names if names.count(name) > 1]:
+    duplicates = [name for name in names if names.count(name) > 1]
+    if duplicates:
         raise ValueError(
-            f"the plan has the name {twice[0]!r} twice: give one of them another name."
+            f"the plan has the name {duplicates[0]!r} twice. Rename one of them."
         )
-    known = [{**entry.labels, **entry.fixed} for entry in plan.entries]
-    for (one, mine), (other, theirs) in itertools.combinations(
-        zip(plan.entries, known, strict=True), 2
-    ):
-        if all(theirs[key] == mine[key] for key in mine.keys() & theirs.keys()) and (
-            mine.keys() <= theirs.keys() or theirs.keys() <= mine.keys()
-        ):
+    for first, second in itertools.combinations(plan.entries, 2):
+        one = {**first.labels, **first.fixed}
+        other = {**second.labels, **second.fixed}
+        equal = all(one[key] == other[key] for key in one.keys() & other.keys())
+        # A selection by the smaller set of columns finds the rows of both entries.
+        nested = one.keys() <= other.keys() or other.keys() <= one.keys()
+        if equal and nested:
             raise ValueError(
-                f"the runs of {one.name!r} and {other.name!r} have the same labels and "
-                "numbers: give each entry a label of its own, such as arm."
+                f"the runs of {first.name!r} and {second.name!r} have the same labels "
+                "and numbers. Give each entry its own label, such as arm."
             )
 
 
@@ -210,7 +240,7 @@ def sweep_group(
     seeds: range,
     extract: Extract | None = None,
 ) -> SweepGroup:
-    """Some points of an entry on some seeds."""
+    """Make a group of runs: some points of an entry on some seeds."""
     names = [axis.name for axis in entry.axes]
     runs: tuple[HParams, ...] = tuple(
         {**entry.fixed, **dict(zip(names, point, strict=True)), "seed": seed}
@@ -221,10 +251,11 @@ def sweep_group(
 
 
 def scores(plan: ProtocolPlan, entry: Entry, table: Table, stage: str) -> search.Scores:
-    """The scores that decide, by point: an array over the seeds, larger is better.
+    """Return the scores that choose, by point: an array over the seeds.
 
-    Shares become counts: two points with 841 right answers of 900 are equal, but their
-    mean shares in float32 can differ in the last digits.
+    Larger is better. Fractions become counts, so that ties are exact: two points with
+    841 right answers of 900 are equal, but their mean fractions in float32 can differ
+    in the last digits.
     """
     found = values(entry, table, stage, plan.measure.score)
     if plan.measure.count is None:
@@ -237,31 +268,33 @@ def scores(plan: ProtocolPlan, entry: Entry, table: Table, stage: str) -> search
 def values(
     entry: Entry, table: Table, stage: str, column: str
 ) -> dict[Point, np.ndarray]:
-    """A column of an entry's runs in a stage by point, each ordered by seed."""
+    """Return a column of an entry's runs in a stage, by point, ordered by seed."""
     rows = cells.where(table, stage=stage, **entry.labels, **entry.fixed)
     order = np.argsort(rows["seed"], kind="stable")
     axes = [rows[axis.name][order].astype(float).tolist() for axis in entry.axes]
+    points = zip(*axes, strict=True)
+    measured = rows[column][order].astype(float).tolist()
     found: dict[Point, list[float]] = {}
-    for point, value in zip(
-        zip(*axes, strict=True), rows[column][order].astype(float).tolist(), strict=True
-    ):
+    for point, value in zip(points, measured, strict=True):
         found.setdefault(point, []).append(value)
-    return {point: np.array(each) for point, each in found.items()}
+    return {point: np.array(by_seed) for point, by_seed in found.items()}
 
 
 def ranked_by_tuning(plan: ProtocolPlan, entry: Entry, table: Table) -> list[Point]:
-    """All points of tuning, the best first."""
+    """Sort the points of tuning, the best first."""
     return search.rank(scores(plan, entry, table, TUNING))
 
 
 def ranked_by_screening(plan: ProtocolPlan, entry: Entry, table: Table) -> list[Point]:
-    """The points of screening, the best on the seeds of both stages first."""
-    before = scores(plan, entry, table, TUNING)
-    again = scores(plan, entry, table, SCREENING)
-    both = {p: np.concatenate([before[p], again[p]]) for p in again}
+    """Sort the points of screening by their scores on the seeds of both stages."""
+    tuning = scores(plan, entry, table, TUNING)
+    screening = scores(plan, entry, table, SCREENING)
+    both = {
+        point: np.concatenate([tuning[point], screening[point]]) for point in screening
+    }
     return search.rank(both)
 
 
 def ranked_by_validation(plan: ProtocolPlan, entry: Entry, table: Table) -> list[Point]:
-    """The points of validation, the best first: the first one is the choice."""
+    """Sort the points of validation, the best first. The first one is the choice."""
     return search.rank(scores(plan, entry, table, VALIDATION))

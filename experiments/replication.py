@@ -1,9 +1,9 @@
-"""A study's verdicts on unused seeds: does each of them hold?
+"""Replicate a study: does each verdict hold on unused seeds?
 
-The points that a study chose, and the two that came next in its validation, run on new
-seeds. Nothing is chosen again. A difference is clear on the new seeds if its interval
-excludes 0, its p-value stays below 0.05 after Holm's correction, and no other choice
-among the three points of each entry turns its sign.
+The points that the study chose, and the two runners-up of its validation, run on new
+seeds. No choice is made again. A difference is clear on the new seeds if its interval
+excludes 0, p is below 0.05 after Holm's correction, and its sign is the same for every
+choice among the three points of each entry.
 """
 
 import dataclasses
@@ -30,26 +30,27 @@ RUNNERS_UP = 2
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ReplicationPlan:
-    """What runs again: the points of every entry, the choice first."""
+    """The points of every entry that run again."""
 
-    of: str  # the hash of the study's plan
-    seeds: tuple[int, int]  # the first, and the one after the last
-    points: dict[str, tuple[Point, ...]]  # by entry
+    of: str  # hash of the study's plan
+    seeds: tuple[int, int]  # the first seed, and the one after the last
+    points: dict[str, tuple[Point, ...]]  # by entry; the choice comes first
     chunk: int
 
 
 class ReplicatedContrast(NamedTuple):
-    """A contrast then and now."""
+    """A contrast on the old and on the new seeds."""
 
     contrast: Contrast
     before: Comparison
     now: Estimate
-    p_holm: float  # over all contrasts of the study
-    reach: tuple[float, float]  # of its mean over the choices and the runners-up
+    p_holm: float  # corrected over all contrasts of the study
+    # The smallest and largest mean over all choices among the points of its entries.
+    reach: tuple[float, float]
 
     @property
     def sign(self) -> int:
-        """1 or -1 if the contrast is clear now, else 0."""
+        """The sign of the contrast if it is clear on the new seeds, else 0."""
         low, high = min(self.now.low, self.reach[0]), max(self.now.high, self.reach[1])
         if self.p_holm >= statistics.LEVEL or low <= 0 <= high:
             return 0
@@ -62,7 +63,7 @@ class ReplicatedContrast(NamedTuple):
 
     @property
     def outcome(self) -> str:
-        """Whether the verdict holds, and what the new seeds say if not."""
+        """Whether the verdict holds; if not, what the new seeds show."""
         if self.holds:
             return "holds"
         if self.sign == 0:
@@ -75,22 +76,22 @@ class ReplicatedContrast(NamedTuple):
 def plan_of(
     plan: protocol.ProtocolPlan, table: Table, of: str, seeds: tuple[int, int]
 ) -> ReplicationPlan:
-    """The choices and runners-up of a finished study, on new seeds.
+    """Plan the choices and runners-up of a finished study, on new seeds.
 
     Raises:
-        UserError: with so few seeds no contrast can be clear.
+        UserError: there are so few seeds that no contrast can be clear.
     """
-    count, least = seeds[1] - seeds[0], statistics.min_seeds(len(plan.contrasts))
-    if count < least:
+    count = seeds[1] - seeds[0]
+    minimum = statistics.min_seeds(len(plan.contrasts))
+    if count < minimum:
         raise UserError(
-            f"--seeds {seeds[0]}:{seeds[1]}: on {count} seeds none of "
-            f"{len(plan.contrasts)} contrasts can be clear: take {least} or more."
+            f"--seeds {seeds[0]}:{seeds[1]}: with {count} seeds none of the "
+            f"{len(plan.contrasts)} contrasts can be clear. Use {minimum} or more."
         )
-    found = {
-        entry.name: protocol.ranked_by_validation(plan, entry, table)[: 1 + RUNNERS_UP]
-        for entry in plan.entries
-    }
-    points = {name: tuple(each) for name, each in found.items()}
+    points = {}
+    for entry in plan.entries:
+        ranked = protocol.ranked_by_validation(plan, entry, table)
+        points[entry.name] = tuple(ranked[: 1 + RUNNERS_UP])
     return ReplicationPlan(of=of, seeds=seeds, points=points, chunk=plan.chunk)
 
 
@@ -100,17 +101,18 @@ def study(
     plan: protocol.ProtocolPlan,
     report: Callable[[Path], str],
 ) -> Study:
-    """One stage: everything is known before it begins."""
+    """Make the study that runs the points of a replication, in one stage."""
     by_name = {entry.name: entry for entry in plan.entries}
+    first, end = replicated.seeds
+    seeds = range(first, end)
 
     def make(_: Table) -> list[SweepGroup]:
         return [
-            protocol.sweep_group(by_name[each], STAGE, points, range(*replicated.seeds))
-            for each, points in replicated.points.items()
+            protocol.sweep_group(by_name[entry], STAGE, points, seeds)
+            for entry, points in replicated.points.items()
         ]
 
-    first, last = replicated.seeds
-    runs = (last - first) * sum(map(len, replicated.points.values()))
+    runs = len(seeds) * sum(map(len, replicated.points.values()))
     return Study(name, replicated, (Stage(STAGE, runs, make),), report)
 
 
@@ -120,10 +122,17 @@ def compare(
     points: Mapping[str, tuple[Point, ...]],
     new: Table,
 ) -> list[ReplicatedContrast]:
-    """Every contrast of the study, then and now."""
+    """Compare every contrast of the study on the old and on the new seeds.
+
+    Args:
+        plan: the plan of the study.
+        table: the runs of the study.
+        points: the points of each entry that ran again, the choice first.
+        new: the runs of the replication.
+    """
     before = outcomes.compare_contrasts(plan, table)
     tests = {
-        entry.name: _tests(plan, entry, new, points[entry.name])
+        entry.name: _test_scores(plan, entry, new, points[entry.name])
         for entry in plan.entries
     }
     chosen = {name: scores[0] for name, scores in tests.items()}
@@ -139,15 +148,17 @@ def compare(
     ]
 
 
-def _tests(
+def _test_scores(
     plan: protocol.ProtocolPlan, entry: Entry, new: Table, points: tuple[Point, ...]
 ) -> np.ndarray:
-    """Test scores by point and seed; larger is better."""
+    """Return the test scores on the new seeds, [points, seeds]. Larger is better."""
     found = protocol.values(entry, new, STAGE, plan.measure.reported)
     return plan.measure.scale * np.stack([found[tuple(point)] for point in points])
 
 
 def _reach(contrast: Contrast, tests: Mapping[str, np.ndarray]) -> tuple[float, float]:
-    """The smallest and largest mean over all choices among the points."""
+    """Return the smallest and largest mean over all choices among the points."""
+    # By point. The entries are independent, so the extremes of the sum are the sums of
+    # the extremes.
     means = [weight * tests[name].mean(-1) for name, weight in contrast.terms]
     return float(sum(m.min() for m in means)), float(sum(m.max() for m in means))

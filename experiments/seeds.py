@@ -1,7 +1,8 @@
-"""Random numbers hang on a seed and a purpose, and on nothing else.
+"""Every random number is a function of the seed and its purpose only.
 
-Never on learning rate, strength, arm or the place of a run in the grid: so a seed means
-the same initial weights, labels and batches for every arm, and a grid can grow.
+It does not depend on the learning rate, the weight decay, the arm or the position of a
+run in the grid. So every arm gets the same initial weights, labels and batches for one
+seed, and a grid can grow without a change of its runs.
 """
 
 import enum
@@ -10,16 +11,16 @@ import jax
 
 
 class Purpose(enum.IntEnum):
-    """What random numbers are for; every purpose has a key of its own."""
+    """What random numbers are used for. Each purpose has its own key."""
 
-    INIT = 0
-    SPLIT = 1
-    LABELS = 2
-    ORDER = 3
-    SCALES = 4
+    INIT = 0  # initial weights
+    SPLIT = 1  # which rows train, validate and test
+    LABELS = 2  # label noise
+    ORDER = 3  # batches of an epoch
+    SCALES = 4  # scales of the input features
     DROPOUT = 5
 
 
 def key_for(seed: jax.typing.ArrayLike, purpose: Purpose) -> jax.Array:
-    """The key of one seed for one purpose."""
+    """Return the random key of a seed for a purpose."""
     return jax.random.fold_in(jax.random.fold_in(jax.random.key(0), seed), purpose)

@@ -1,7 +1,7 @@
-"""Find the module of a study: in the package by name, or in any file by path.
+"""Find the module of a study: by name in the package, or by path in any file.
 
-The first line of its docstring is the question of the study. The module has the plans
-`FULL` and `SMOKE`, `study(plan)` and `write_report(folder)`.
+The first line of the module's docstring is the question of the study. The module
+defines the plans `FULL` and `SMOKE`, `study(plan)` and `write_report(folder)`.
 """
 
 import ast
@@ -18,33 +18,38 @@ from typing import Any
 from experiments.errors import UserError
 
 
-STUDIES = ("demo", "why", "tuning", "same", "bf16")  # in the order to read them
+STUDIES = ("demo", "why", "tuning", "same", "bf16")  # in reading order
 REQUIRED_NAMES = ("FULL", "SMOKE", "study", "write_report")
 PACKAGE = Path(__file__).parent
 
 
 def is_path(name: str) -> bool:
-    """Whether this is a file outside the package and not the name of a study."""
+    """Whether a word is the path of a file and not the name of a study."""
     return name.endswith(".py") or os.sep in name
 
 
 def study_module(name: str) -> ModuleType:
-    """The module of a study, from its name or the path of its file.
+    """Import the module of a study, given by its name or the path of its file.
 
     Raises:
-        UserError: there is no such study, or the file does not hold one.
+        UserError: there is no such study, or the file is not a study.
     """
     path = file_of(name)
     if _in_package(path):
         return importlib.import_module(f"experiments.studies.{path.stem}")
     module = _import_file(path)
-    if missing := _missing(module):
+    missing = _missing(module)
+    if missing:
         raise UserError(f"{name} is not a study: it has no {', no '.join(missing)}.")
     return module
 
 
 def file_of(name: str, others: Iterable[str] = ()) -> Path:
-    """The file of a study; `others` are words for the hint "Do you mean".
+    """Return the file of a study.
+
+    Args:
+        name: the name of a study, or the path of its file.
+        others: more words that the hint "Do you mean" may suggest.
 
     Raises:
         UserError: there is no such study.
@@ -55,14 +60,16 @@ def file_of(name: str, others: Iterable[str] = ()) -> Path:
     if is_path(name) and path.suffix == ".py" and path.is_file():
         return path
     if is_path(name):
-        raise UserError(f"there is no Python file {name}: give the path of a study.")
+        raise UserError(
+            f"there is no Python file {name}. Give the path of a study's file."
+        )
     similar = difflib.get_close_matches(name, [*STUDIES, *others], 1)
     if Path(f"{name}.py").is_file():
         similar = [f"{name}.py"]
     hint = f" Do you mean {similar[0]}?" if similar else ""
     raise UserError(
-        f"there is no study {name!r}.{hint} There are {', '.join(STUDIES)}, and files "
-        "of your own, such as path/to/study.py."
+        f"there is no study {name!r}.{hint} Give one of {', '.join(STUDIES)}, or the "
+        "path of your own file, such as path/to/study.py."
     )
 
 
@@ -71,71 +78,82 @@ def _in_package(path: Path) -> bool:
 
 
 def _import_file(path: Path) -> ModuleType:
-    """The module in a file, under the file's name: functions keep their full names."""
+    """Import a file as a module with the file's name.
+
+    The name of a function is part of the identity of a cell. It must not depend on how
+    the file was started.
+    """
     name = path.stem
     if not name.isidentifier() or name.startswith("__"):
         raise UserError(
-            f"{path.name}: the file of a study needs a name that Python can import, "
-            "such as my_study.py."
+            f"{path.name}: Python cannot import a file with this name. Rename it, for "
+            "example to my_study.py."
         )
-    if (hidden := _importable(name)) and not _same_file(hidden, path):
+    other = _module_origin(name)
+    if other is not None and not _is_same_file(other, path):
         raise UserError(
-            f"{path.name} has the name of another module, {name} ({hidden}): give the "
-            "file another name."
+            f"{path.name} has the same name as the module {name} ({other}). Rename the "
+            "file."
         )
     if name in sys.modules:
         return sys.modules[name]
     spec: Any = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
-    # Before it runs: dataclasses and the description of a plan look modules up there.
+    # Before the module runs, because dataclasses look up their module there.
     sys.modules[name] = module
-    if (
-        str(path.parent) not in sys.path
-    ):  # for modules next to it; last, so it hides none
+    # So that the study can import modules next to it. The folder is the last one, so
+    # it hides no other module.
+    if str(path.parent) not in sys.path:
         sys.path.append(str(path.parent))
     try:
         spec.loader.exec_module(module)
     except BaseException:
-        del sys.modules[name]
+        del sys.modules[name]  # so that the next import runs the file again
         raise
     return module
 
 
-def _importable(name: str) -> str | None:
-    """The file, or the kind, of the module that `import name` finds."""
+def _module_origin(name: str) -> str | None:
+    """Return the origin of the module that `import name` finds: a file or "built-in".
+
+    None if there is no such module. A folder without __init__.py does not count.
+    """
     try:
         spec = importlib.util.find_spec(name)
-    except ValueError:  # a module that was made without a file
-        return "made without a file"
-    return spec and spec.origin  # a folder without __init__.py has no origin
+    except ValueError:  # the module is in sys.modules, but has no spec
+        return "not from a file"
+    return None if spec is None else spec.origin
 
 
-def _same_file(origin: str, path: Path) -> bool:
+def _is_same_file(origin: str, path: Path) -> bool:
     return os.path.exists(origin) and path.samefile(origin)
 
 
 def _missing(module: ModuleType) -> list[str]:
-    """The names that a module lacks to be a study."""
-    missing = [] if (module.__doc__ or "").strip() else ["docstring with its question"]
+    """Return what a module lacks to be a study."""
+    missing = []
+    if not (module.__doc__ or "").strip():
+        missing.append("docstring with its question")
     missing += [name for name in REQUIRED_NAMES if not hasattr(module, name)]
-    plans = [name for name in ("FULL", "SMOKE") if hasattr(module, name)]
-    missing += [f"{p}.chunk" for p in plans if not hasattr(getattr(module, p), "chunk")]
+    for name in ("FULL", "SMOKE"):
+        if hasattr(module, name) and not hasattr(getattr(module, name), "chunk"):
+            missing.append(f"{name}.chunk")
     return missing
 
 
 def question_of(path: Path) -> str:
-    """The first line of a file's docstring, read without an import."""
+    """Read the first line of a file's docstring, without importing the file."""
     tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
     return (ast.get_docstring(tree) or "").partition("\n")[0]
 
 
 def list_studies() -> str:
-    """A line for each study: its name and its question."""
+    """Return a line for each study: its name and its question."""
     return _list({name: file_of(name) for name in STUDIES})
 
 
 def list_benchmarks() -> str:
-    """A line for each benchmark."""
+    """Return a line for each benchmark: its name and its question."""
     paths = sorted((PACKAGE / "benchmarks").glob("[!_]*.py"))
     return _list({path.stem: path for path in paths})
 
@@ -145,7 +163,10 @@ def _list(paths: dict[str, Path]) -> str:
 
 
 def relative_file(name: str, folder: Path) -> str | None:
-    """The file of a study outside the package, relative to its results directory."""
+    """Return the path of a study's file relative to its results directory.
+
+    None for a study of the package.
+    """
     path = file_of(name)
     if _in_package(path):
         return None
@@ -153,7 +174,8 @@ def relative_file(name: str, folder: Path) -> str | None:
 
 
 def study_of_manifest(manifest: dict[str, Any], folder: Path) -> str:
-    """The name or file of the study that made a results directory."""
-    if file := manifest.get("file"):
-        return os.path.normpath(folder.resolve() / file)
-    return manifest["study"]
+    """Return the name or the file of the study that made a results directory."""
+    file = manifest.get("file")
+    if file is None:  # a study of the package
+        return manifest["study"]
+    return os.path.normpath(folder.resolve() / file)

@@ -69,15 +69,12 @@ class Classification:
 
     def load(self) -> Labelled:
         if not 0 <= self.ema < 1:
-            raise UserError(
-                f"ema={self.ema}: write 0 (none) or a decay, such as 0.999."
-            )
+            raise UserError(f"ema={self.ema}: write 0 or a decay, such as 0.999.")
         data = self.data()
         if not self.batch <= self.train_size < len(data.pool_y):
             raise UserError(
                 f"train_size={self.train_size}: write at least batch={self.batch} and "
-                f"less than the pool's {len(data.pool_y)}, as the other examples "
-                "validate."
+                f"less than the pool's {len(data.pool_y)}; the others validate."
             )
         return data
 

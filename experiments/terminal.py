@@ -1,4 +1,4 @@
-"""Progress on the terminal: runs done, runs diverged, time left."""
+"""Progress on the terminal: finished runs, diverged runs, remaining time."""
 
 import contextlib
 import time
@@ -13,21 +13,24 @@ from experiments.engine.training import Progress
 
 SILENT = Progress(lambda _: None, lambda _: None, lambda _: None)
 SECONDS_BETWEEN_LINES = 30.0
-Show = Callable[[str, int, int], None]  # description, runs done, runs diverged
+Show = Callable[[str, int, int], None]  # description, finished runs, diverged runs
 
 
 @contextlib.contextmanager
 def progress_bar(total: int) -> Iterator[Progress]:
-    """A progress bar over all runs; lines of text if the output is not a terminal.
+    """Show a progress bar, or lines of text if the output is not a terminal.
 
-    `Interrupted` passes through with a note that says how many runs are done.
+    Each call also checks for a signal. If one was received, `Interrupted` is raised
+    with a note that says how many runs are finished.
     """
     description, done, diverged = "starting", 0.0, 0
-    with (_rich_bar if Console().is_terminal else _lines)(total) as show:
+    display = _rich_bar if Console().is_terminal else _lines
+    with display(total) as show:
 
         def refresh() -> None:
             show(description, min(round(done), total), diverged)
 
+        # These callbacks are called often, and always at a safe point.
         def set_description(text: str) -> None:
             nonlocal description
             interrupts.raise_if_interrupted()
@@ -51,7 +54,10 @@ def progress_bar(total: int) -> Iterator[Progress]:
             stop.add_note(f"while {description}, after {done:.0f} of {total} runs")
             raise
     if diverged:
-        print(f"{diverged} diverged (their loss was not finite; they count as chance)")
+        print(
+            f"Diverged runs: {diverged}. Their loss was not finite, so they get the "
+            "score of chance."
+        )
 
 
 @contextlib.contextmanager
@@ -75,15 +81,18 @@ def _rich_bar(total: int) -> Iterator[Show]:
 
 @contextlib.contextmanager
 def _lines(total: int) -> Iterator[Show]:
-    """A line at the start of each stage (a new first word) and every 30 seconds."""
-    stage, last = "", 0.0
+    """Print a line when a stage begins and every 30 seconds.
+
+    The first word of a description is its stage.
+    """
+    stage, printed_at = "", 0.0
 
     def show(description: str, done: int, diverged: int) -> None:
-        nonlocal stage, last
-        first, now = description.partition(" ")[0], time.monotonic()
-        if first == stage and now - last < SECONDS_BETWEEN_LINES:
+        nonlocal stage, printed_at
+        new_stage, now = description.partition(" ")[0], time.monotonic()
+        if new_stage == stage and now - printed_at < SECONDS_BETWEEN_LINES:
             return
-        stage, last = first, now
+        stage, printed_at = new_stage, now
         print(f"{description}: {done} of {total} runs, {diverged} diverged", flush=True)
 
     yield show

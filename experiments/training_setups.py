@@ -9,7 +9,7 @@ from experiments.models.mlp import mlp
 from experiments.tasks import Classification
 
 
-# 1437 examples train, 2000 validate, 2000 test.
+# 1437 training, 2000 validation and 2000 test examples.
 STUDENT = Classification(
     data=functools.partial(teacher.load, 3437),
     model=functools.partial(mlp, (64, 128, 10)),
@@ -18,7 +18,7 @@ STUDENT = Classification(
     batch=128,
     label_noise=0.25,
 )
-# Of scikit-learn's digits 900 train, 300 validate, 597 test.
+# scikit-learn's digits: 900 training, 300 validation and 597 test examples.
 DIGITS = Classification(
     data=digits.load,
     model=functools.partial(mlp, (64, 128, 10)),
@@ -35,7 +35,7 @@ LAYERNORM = Classification(
     batch=50,
     label_noise=0.4,
 )
-# Of Fashion-MNIST 2000 images train, 3000 validate, 5000 test.
+# Fashion-MNIST: 2000 training, 3000 validation and 5000 test images.
 FASHION = Classification(
     data=functools.partial(fashion_mnist.load, 5000, 5000),
     model=functools.partial(mlp, (784, 32, 10)),
@@ -48,18 +48,18 @@ FASHION = Classification(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DigitsPlan:
-    """Base of plans on digits: wrong training labels, an MLP with one hidden layer."""
+    """Base of plans on digits with label noise and an MLP with one hidden layer."""
 
     epochs: int
     epochs_per_segment: int
-    chunk: int  # parallel cells; another number gives other last bits
+    chunk: int  # parallel cells; another number changes the last bits
     batch: int = 50
     train_size: int = 900
     label_noise: float = 0.4
     hidden: int = 128
 
     def setup(self, dtype: str = "float32") -> Classification:
-        """Data, model and loss."""
+        """Return the data, the model and the loss."""
         return Classification(
             data=digits.load,
             model=functools.partial(mlp, (64, self.hidden, digits.CLASSES)),
@@ -73,7 +73,7 @@ class DigitsPlan:
     def config(
         self, make_optimizer: OptimizerFactory, dtype: str = "float32"
     ) -> StaticConfig:
-        """One optimizer on this setup; the learning rate is a cosine to 0."""
+        """Return the configuration of one optimizer, with a cosine schedule to 0."""
         return StaticConfig(
             self.setup(dtype),
             make_optimizer,

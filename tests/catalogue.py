@@ -17,15 +17,16 @@ import decayax as dx
 
 
 class Row(NamedTuple):
-    name: str  # the public name it stands for
-    options: str  # what sets it apart from other rows of that name
+    name: str  # the public name that it tests
+    options: str  # the difference to other rows of that name
     part: Callable[..., Any]  # (weight_decay, mask=None) -> the public transform
     optimizer: Callable[..., Any]  # (learning_rate, weight_decay, mask=None) -> whole
     reference: Callable[..., Any]  # NumPy float64: the trajectory of that optimizer
-    decays: bool = True  # False: weight_decay and mask mean nothing to it
+    decays: bool = True  # False: it ignores weight_decay and mask
     schedules: bool = True  # whether weight_decay may be a schedule
-    lands: bool = False  # emits float32 for 16-bit parameters, and stands outermost
-    relaxed: str | None = None  # the part of optax in it that is not strict-clean
+    emits_float32: bool = False  # for 16-bit parameters; it is the outermost wrapper
+    rounds_state: bool = False  # its float32 moments are rounded, so paths differ
+    built_on: str | None = None  # the part of optax whose limits it has
 
 
 def gradient_of_penalty(weight_decay, mask=None):
@@ -39,29 +40,30 @@ def gradient_of_penalty(weight_decay, mask=None):
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
-def in_chain(before, transform, after):
-    """(learning_rate, weight_decay, mask) -> before, the transform, γ, after."""
+def before_rate(transform, ref, options="", before=(), name=None, **flags) -> Row:
+    """A decay in front of the learning rate, after the stages `before`."""
 
     def optimizer(learning_rate, weight_decay, mask=None):
-        return optax.chain(
-            *before,
-            *([] if after else [transform(weight_decay, mask=mask)]),
-            optax.scale_by_learning_rate(learning_rate),
-            *([transform(weight_decay, mask=mask)] if after else []),
-        )
+        decay = transform(weight_decay, mask=mask)
+        rate = optax.scale_by_learning_rate(learning_rate)
+        return optax.chain(*before, decay, rate)
 
-    return optimizer
+    name = name or transform.__name__
+    return Row(name, options, decay_alone(transform), optimizer, ref, **flags)
 
 
-def place(transform, before, after, ref, options="", **flags) -> Row:
-    return Row(
-        name=flags.pop("name", transform.__name__),
-        options=options,
-        part=lambda weight_decay, mask=None: transform(weight_decay, mask=mask),
-        optimizer=in_chain(before, transform, after),
-        reference=ref,
-        **flags,
-    )
+def after_rate(transform, ref) -> Row:
+    """A decay behind the learning rate."""
+
+    def optimizer(learning_rate, weight_decay, mask=None):
+        rate = optax.scale_by_learning_rate(learning_rate)
+        return optax.chain(rate, transform(weight_decay, mask=mask))
+
+    return Row(transform.__name__, "", decay_alone(transform), optimizer, ref)
+
+
+def decay_alone(transform):
+    return lambda weight_decay, mask=None: transform(weight_decay, mask=mask)
 
 
 def rms(**options) -> Row:
@@ -80,167 +82,171 @@ def rms(**options) -> Row:
     return Row("scale_by_rms", label, part, optimizer, ref, decays=False)
 
 
-def around(inner, ref, options, coupled=True, relaxed=None) -> Row:
-    """with_decay around a finished optimizer, told its learning rate or not."""
+def around(inner, ref, options, with_rate=True, built_on=None) -> Row:
+    """with_decay around a finished optimizer, with or without its learning rate."""
 
     def optimizer(learning_rate, weight_decay, mask=None):
-        told = {"learning_rate": learning_rate} if coupled else {}
-        return dx.with_decay(inner(learning_rate), weight_decay, mask=mask, **told)
+        rate = {"learning_rate": learning_rate} if with_rate else {}
+        return dx.with_decay(inner(learning_rate), weight_decay, mask=mask, **rate)
 
     part = partial(optimizer, 0.5)
-    return Row("with_decay", options, part, optimizer, ref, relaxed=relaxed)
+    return Row("with_decay", options, part, optimizer, ref, built_on=built_on)
 
 
-def tracked(inner, ref, options, **flags) -> Row:
-    """track_decay around an optimizer, which it must not change."""
-
-    def optimizer(learning_rate, weight_decay, mask=None):
-        made = inner(learning_rate, weight_decay=weight_decay, mask=mask)
-        return dx.track_decay(made, every=2)
-
-    part = partial(optimizer, 0.5)
-    return Row("track_decay", options, part, optimizer, ref, **flags)
-
-
-def rounded(wrap, inner, ref, options, **flags) -> Row:
-    """A rounding wrapper, which must not change an optimizer of 32-bit parameters."""
+def wrapped(wrap, inner, ref, options, name=None, **flags) -> Row:
+    """A wrapper that must not change the trajectory of the optimizer inside."""
 
     def optimizer(learning_rate, weight_decay, mask=None):
         return wrap(inner(learning_rate, weight_decay=weight_decay, mask=mask))
 
     part = partial(optimizer, 0.5)
-    return Row(wrap.__name__, options, part, optimizer, ref, **flags)
+    return Row(name or wrap.__name__, options, part, optimizer, ref, **flags)
 
 
-def in_sixteen_bits(optimizer):
-    return dx.with_state_dtype(optimizer, "bfloat16")
+track_every_second_step = partial(dx.track_decay, every=2)
+store_in_bfloat16 = partial(dx.with_state_dtype, dtype="bfloat16")
 
 
-in_sixteen_bits.__name__ = "with_state_dtype"
+def adam_of_optax(learning_rate, weight_decay, mask=None):
+    """Adam without decayax's wrapper, which would restore dtypes by itself."""
+    return optax.chain(
+        optax.scale_by_adam(),
+        dx.decoupled_decay(weight_decay, mask=mask),
+        optax.scale_by_learning_rate(learning_rate),
+    )
 
 
-def last(transform, ref) -> Row:
+def last_stage(transform, ref) -> Row:
     """A rounding transform at the end of a chain."""
 
     def part(weight_decay, mask=None):
         return optax.chain(dx.decoupled_decay(weight_decay, mask=mask), transform())
 
     def optimizer(learning_rate, weight_decay, mask=None):
-        made = dx.sgdw(learning_rate, weight_decay=weight_decay, mask=mask)
-        return optax.chain(made, transform())
+        sgdw = dx.sgdw(learning_rate, weight_decay=weight_decay, mask=mask)
+        return optax.chain(sgdw, transform())
 
-    return Row(transform.__name__, "", part, optimizer, ref, lands=True)
+    return Row(transform.__name__, "", part, optimizer, ref, emits_float32=True)
 
 
-def pair(make, ref, relaxed=None, **options) -> Row:
-    def optimizer(learning_rate, weight_decay, mask=None):
-        return make(learning_rate, weight_decay=weight_decay, mask=mask, **options)
+def optimizers(pair, options, built_on=None) -> list[Row]:
+    """Both optimizers of a pair with the same options."""
+    rows = []
+    for make, ref in pair:
+        whole = partial(build, make, options)
+        rows.append(
+            Row(
+                name=make.__name__,
+                options=",".join(f"{key}={value}" for key, value in options.items()),
+                part=partial(whole, 0.5),
+                optimizer=whole,
+                reference=partial(ref, **options),
+                built_on=built_on,
+            )
+        )
+    return rows
 
-    label = ",".join(f"{key}={value}" for key, value in options.items())
-    return Row(
-        name=make.__name__,
-        options=label,
-        part=partial(optimizer, 0.5),
-        optimizer=optimizer,
-        reference=partial(ref, **options),
-        relaxed=relaxed,
-    )
+
+def build(make, options, learning_rate, weight_decay, mask=None):
+    return make(learning_rate, weight_decay=weight_decay, mask=mask, **options)
 
 
 ADAM = "optax.scale_by_adam"
 STDDEV = "optax.scale_by_stddev"
+SGDS = ((dx.sgd_l2, reference.sgd_l2), (dx.sgdw, reference.sgdw))
+RMSPROPS = ((dx.rmsprop_l2, reference.rmsprop_l2), (dx.rmspropw, reference.rmspropw))
+ADAMS = ((dx.adam_l2, reference.adam_l2), (dx.adamw, reference.adamw))
 
 ROWS = [
-    place(dx.add_l2_to_grad, [], False, reference.sgd_l2),
-    place(
-        gradient_of_penalty,
-        [],
-        False,
-        reference.sgd_l2,
-        name="l2_penalty",
-        schedules=False,
+    # the places
+    before_rate(dx.add_l2_to_grad, reference.sgd_l2),
+    before_rate(
+        gradient_of_penalty, reference.sgd_l2, name="l2_penalty", schedules=False
     ),
-    place(dx.decoupled_decay, [], False, reference.sgdw),
-    place(
+    before_rate(dx.decoupled_decay, reference.sgdw),
+    before_rate(
         dx.decoupled_decay,
-        [dx.scale_by_rms(0.95)],
-        False,
         partial(reference.rmspropw, decay=0.95),
         "after scale_by_rms",
+        before=[dx.scale_by_rms(0.95)],
     ),
-    place(dx.independent_decay, [], True, reference.sgd_independent),
+    after_rate(dx.independent_decay, reference.sgd_independent),
+    # the preconditioner
     rms(),
     rms(decay=0.99, eps=1e-3, initial_scale=0.5),
     rms(eps=1e-3, eps_in_sqrt=True),
     rms(decay=0.999, bias_correction=True),
-    around(optax.sgd, reference.sgdw, "sgd, told γ"),
-    around(optax.sgd, reference.sgd_independent, "sgd", coupled=False),
-    around(optax.adam, reference.adamw, "adam, told γ", relaxed=ADAM),
-    around(optax.adam, reference.adam_independent, "adam", coupled=False, relaxed=ADAM),
-    tracked(dx.sgdw, reference.sgdw, "sgdw"),
-    tracked(dx.adam_l2, reference.adam_l2, "adam_l2", relaxed=ADAM),
-    last(dx.round_stochastically, reference.sgdw),
-    last(dx.compensate_rounding, reference.sgdw),
-    rounded(dx.with_stochastic_rounding, dx.sgdw, reference.sgdw, "sgdw", lands=True),
-    rounded(
+    # wrappers
+    around(optax.sgd, reference.sgdw, "sgd, with γ"),
+    around(optax.sgd, reference.sgd_independent, "sgd", with_rate=False),
+    around(optax.adam, reference.adamw, "adam, with γ", built_on=ADAM),
+    around(
+        optax.adam,
+        reference.adam_independent,
+        "adam",
+        with_rate=False,
+        built_on=ADAM,
+    ),
+    wrapped(track_every_second_step, dx.sgdw, reference.sgdw, "sgdw", "track_decay"),
+    wrapped(
+        track_every_second_step,
+        dx.adam_l2,
+        reference.adam_l2,
+        "adam_l2",
+        "track_decay",
+        built_on=ADAM,
+    ),
+    # rounding
+    last_stage(dx.round_stochastically, reference.sgdw),
+    last_stage(dx.compensate_rounding, reference.sgdw),
+    wrapped(
+        dx.with_stochastic_rounding,
+        dx.sgdw,
+        reference.sgdw,
+        "sgdw",
+        emits_float32=True,
+    ),
+    wrapped(
         dx.with_compensation,
         dx.adamw,
         reference.adamw,
         "adamw",
-        lands=True,
-        relaxed=ADAM,
+        emits_float32=True,
+        built_on=ADAM,
     ),
-    rounded(in_sixteen_bits, dx.sgdw, reference.sgdw, "sgdw without moments"),
-    *(
-        pair(make, ref, **options)
-        for make, ref in (
-            (dx.sgd_l2, reference.sgd_l2),
-            (dx.sgdw, reference.sgdw),
-        )
-        for options in ({}, {"momentum": 0.9}, {"momentum": 0.8, "nesterov": True})
+    wrapped(
+        store_in_bfloat16,
+        adam_of_optax,
+        reference.adamw,
+        "adam",
+        "with_state_dtype",
+        rounds_state=True,
+        built_on=ADAM,
     ),
-    *(
-        pair(make, ref, **options)
-        for make, ref in (
-            (dx.rmsprop_l2, reference.rmsprop_l2),
-            (dx.rmspropw, reference.rmspropw),
-        )
-        for options in (
-            {},
-            {"momentum": 0.9, "decay": 0.95},
-            {"momentum": 0.8, "nesterov": True, "initial_scale": 1.0, "eps": 1e-3},
-            {"eps_in_sqrt": True, "eps": 1e-3, "bias_correction": True},
-            {"centered": True, "eps": 1e-2, "relaxed": STDDEV},
-        )
+    # the pairs
+    *optimizers(SGDS, {}),
+    *optimizers(SGDS, {"momentum": 0.9}),
+    *optimizers(SGDS, {"momentum": 0.8, "nesterov": True}),
+    *optimizers(RMSPROPS, {}),
+    *optimizers(RMSPROPS, {"momentum": 0.9, "decay": 0.95}),
+    *optimizers(
+        RMSPROPS,
+        {"momentum": 0.8, "nesterov": True, "initial_scale": 1.0, "eps": 1e-3},
     ),
-    *(
-        pair(make, ref, relaxed=ADAM, **options)
-        for make, ref in (
-            (dx.adam_l2, reference.adam_l2),
-            (dx.adamw, reference.adamw),
-        )
-        for options in (
-            {},
-            {"b1": 0.8, "b2": 0.95, "eps": 1e-3, "eps_root": 1e-3},
-            {"nesterov": True},
-        )
+    *optimizers(RMSPROPS, {"eps_in_sqrt": True, "eps": 1e-3, "bias_correction": True}),
+    *optimizers(RMSPROPS, {"centered": True, "eps": 1e-2}, built_on=STDDEV),
+    *optimizers(ADAMS, {}, built_on=ADAM),
+    *optimizers(
+        ADAMS, {"b1": 0.8, "b2": 0.95, "eps": 1e-3, "eps_root": 1e-3}, built_on=ADAM
     ),
+    *optimizers(ADAMS, {"nesterov": True}, built_on=ADAM),
 ]
 
 
 def parametrize(rows=ROWS):
-    """`@parametrize()`: the test once per row, strict unless the row names a part."""
-    return pytest.mark.parametrize(
-        "row",
-        [
-            pytest.param(
-                row,
-                id=f"{row.name}({row.options})",
-                marks=[pytest.mark.relaxed(row.relaxed)] if row.relaxed else [],
-            )
-            for row in rows
-        ],
-    )
+    """`@parametrize()`: the test once per row."""
+    ids = [f"{row.name}({row.options})" for row in rows]
+    return pytest.mark.parametrize("row", rows, ids=ids)
 
 
 def first_of_each(rows=ROWS) -> list[Row]:

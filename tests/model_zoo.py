@@ -7,11 +7,12 @@ stands where. Two kinds of models:
 * built by a framework (Linen, NNX, Equinox): the table repeats the model's layout, one
   entry per layer, by what that layer *is* in the source just above it;
 * written as shapes (Haiku, ports of torch): each leaf is declared with its role, as in
-  ``"probe": O(1, 1, 4)``; the name beside it decides nothing.
+  ``"probe": O(1, 1, 4)``; the name next to it decides nothing.
 
-Building a model checks its table: the paths must be exactly the leaves'; and a second
-witness that sees no names, the initial values, must agree: all ones if and only if
-"norm_scale"; kernels and embeddings random.
+No model is initialised: tracing gives paths and shapes. Building a model checks its
+table: it must have exactly the paths of the leaves. For models of a framework, the
+initial values must agree with it, too. This check sees no names: a leaf is all ones if
+and only if it is a "norm_scale"; kernels and embeddings depend on the random key.
 
 Conventions: LayerScale is "norm_scale" if named scale or gamma, "other" otherwise;
 CLS tokens, pooling probes, temperatures, LoRA factors, PReLU slopes and the state space
@@ -29,6 +30,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import Literal
 
 
 class Zoo(NamedTuple):
@@ -61,17 +63,53 @@ def paths(tree) -> dict[str, Any]:
     return named
 
 
+def _initialized(make: Callable[[jax.Array], Any], table: Any) -> tuple[Any, Any]:
+    """Shapes of the params ``make(key)`` and their roles, checked by the values."""
+    key = jax.random.key(0)
+    params = jax.eval_shape(make, key)
+    roles, values = paths(table), _constants(make, key)
+    for path, value in zip(paths(params), values, strict=True):
+        is_one = value is not None and bool(np.all(np.asarray(value) == 1))
+        assert is_one == (roles[path] == NORM), (path, roles[path])
+        assert value is None or roles[path] not in (KERNEL, EMBEDDING), path
+    return params, table
+
+
+def _constants(make: Callable[[jax.Array], Any], key: jax.Array) -> list[Any]:
+    """The value of each leaf of ``make(key)``; None if it depends on the key.
+
+    It computes the constants only. Compiling the initialisers would take seconds.
+    """
+    with jax.disable_jit():  # loops are unrolled and calls are inlined
+        closed = jax.make_jaxpr(make)(key)
+    makers = {var: eqn for eqn in closed.jaxpr.eqns for var in eqn.outvars}
+    known = dict(zip(closed.jaxpr.constvars, closed.consts, strict=True))
+    known |= dict.fromkeys(closed.jaxpr.invars)
+
+    def value(var):
+        if isinstance(var, Literal):
+            return var.val
+        if var not in known:
+            eqn = makers[var]
+            inputs = [value(x) for x in eqn.invars]
+            outputs = [None] * len(eqn.outvars)
+            if all(x is not None for x in inputs):
+                outputs = eqn.primitive.bind(*inputs, **eqn.params)
+            if not isinstance(outputs, list | tuple):
+                outputs = [outputs]
+            known.update(zip(eqn.outvars, outputs, strict=True))
+        return known[var]
+
+    return [value(var) for var in closed.jaxpr.outvars]
+
+
 @functools.cache
 def _built(build: Callable[[], tuple[Any, Any]]) -> tuple[Any, dict[str, str]]:
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         params, table = build()
     leaves, roles = paths(params), paths(table)
     assert roles.keys() == leaves.keys(), sorted(roles.keys() ^ leaves.keys())
-    for path, leaf in leaves.items():
-        value, role = np.asarray(leaf), roles[path]
-        assert role in ROLES, (path, role)
-        assert np.all(value == 1) == (role == NORM), (path, role)
-        assert np.ptp(value) > 0 or role not in (KERNEL, EMBEDDING), (path, role)
+    assert set(roles.values()) <= set(ROLES)
     return params, {path: roles[path] for path in leaves}
 
 
@@ -110,7 +148,8 @@ def _linen_class():
         scanned: bool = False
 
         @nn.compact
-        def __call__(self, tokens, image):
+        def __call__(self, image):
+            tokens = jnp.zeros((1, 3), int)
             normal = nn.initializers.normal(0.02)
             y = nn.Conv(4, (3, 3), strides=2)(image)
             y = nn.BatchNorm(use_running_average=True)(y)
@@ -143,23 +182,23 @@ LINEN_OUTSIDE = {
 # fmt: on
 
 
-def _linen_init(module, *inputs):
-    return jax.jit(module.init)(jax.random.key(0), *inputs)["params"]
+def _linen_init(module, table, *shapes):
+    inputs = [np.zeros(shape, np.float32) for shape in shapes]
+    return _initialized(lambda key: module.init(key, *inputs)["params"], table)
 
 
 @functools.cache
-def _linen_params(scanned):
-    tokens, image = jnp.zeros((1, 3), int), jnp.ones((1, 4, 4, 3))
-    return _linen_init(_linen_class()(scanned), tokens, image)
+def linen_transformer(scanned=False):
+    each = {"Block_0": LINEN_BLOCK, "Block_1": LINEN_BLOCK}
+    table = LINEN_OUTSIDE | ({"layers": LINEN_SCANNED} if scanned else each)
+    return _linen_init(_linen_class()(scanned), table, (1, 4, 4, 3))
 
 
-def linen_transformer(scanned=False, frozen=False):
+def linen_transformer_frozen():
     from flax.core import freeze
 
-    params = _linen_params(scanned)
-    each = {"Block_0": LINEN_BLOCK, "Block_1": LINEN_BLOCK}
-    blocks = {"layers": LINEN_SCANNED} if scanned else each
-    return freeze(params) if frozen else params, LINEN_OUTSIDE | blocks
+    params, table = linen_transformer()
+    return freeze(params), table
 
 
 def linen_resnet():
@@ -179,11 +218,12 @@ def linen_resnet():
             return nn.Dense(3)(x.mean((1, 2)))
 
     bare, norm = {"kernel": KERNEL}, LAYER_NORM
-    return _linen_init(ResNet(), jnp.ones((1, 4, 4, 3))), {
+    table = {
         "conv_init": DENSE, "bn_init": norm, "PReLU_0": {"negative_slope": OTHER},
         "Conv_0": bare, "BatchNorm_0": norm, "Conv_1": DENSE, "GroupNorm_0": norm,
         "conv_proj": bare, "norm_proj": norm, "InstanceNorm_0": norm, "Dense_0": DENSE,
     }  # fmt: skip
+    return _linen_init(ResNet(), table, (1, 4, 4, 3))
 
 
 def linen_lstm():
@@ -191,12 +231,13 @@ def linen_lstm():
 
     model = nn.Sequential([nn.RNN(nn.OptimizedLSTMCell(4)), nn.RNN(nn.GRUCell(4))])
     bare = {"kernel": KERNEL}
-    return _linen_init(model, jnp.ones((1, 3, 2))), {
+    table = {
         "layers_0": {"cell": dict.fromkeys(("ii", "if", "ig", "io"), bare)
                      | dict.fromkeys(("hi", "hf", "hg", "ho"), DENSE)},
         "layers_1": {"cell": dict.fromkeys(("ir", "iz", "in", "hn"), DENSE)
                      | dict.fromkeys(("hr", "hz"), bare)},
     }  # fmt: skip
+    return _linen_init(model, table, (1, 3, 2))
 
 
 def linen_partitioned():
@@ -209,14 +250,13 @@ def linen_partitioned():
         [nn.Dense(4, kernel_init=kernel), nn.LayerNorm(scale_init=scale)]
     )
     table = {"layers_0": DENSE, "layers_1": LAYER_NORM}
-    return _linen_init(model, jnp.ones((1, 3))), table
+    return _linen_init(model, table, (1, 3))
 
 
 # --- Flax NNX -------------------------------------------------------------------------
 
 
-def nnx_model(stacked=False):
-    """The model itself, for nnx.Optimizer(model, tx, wrt=nnx.Param)."""
+def nnx_model(key, stacked=False):
     from flax import nnx
 
     class Block(nnx.Module):
@@ -249,17 +289,16 @@ def nnx_model(stacked=False):
             last = nnx.LayerNorm(4, rngs=rngs), nnx.Linear(4, 3, rngs=rngs)
             self.head = nnx.Sequential(*last)
 
-    return Transformer(nnx.Rngs(0))
+    return Transformer(nnx.Rngs(key))
 
 
-def nnx_transformer(form="state", stacked=False):
+@functools.cache
+def nnx_transformer(stacked=False):
     from flax import nnx
 
-    state = nnx.state(nnx_model(stacked), nnx.Param)
-    forms = {"state": lambda s: s, "pure": nnx.as_pure, "dict": nnx.to_pure_dict}
     block = {"ln_1": LAYER_NORM, "attn": ATTENTION | QK_NORMS,
              "norm1": RMS_NORM, "mlp": [DENSE, DENSE]}  # fmt: skip
-    return forms[form](state), {
+    table = {
         "stem": DENSE, "bn": LAYER_NORM, "gn": LAYER_NORM,
         "act": {"negative_slope": OTHER}, "wte": {"embedding": EMBEDDING},
         "pos": EMBEDDING, "cls": OTHER, "temperature": OTHER,
@@ -270,12 +309,23 @@ def nnx_transformer(form="state", stacked=False):
         "head": {"layers": [LAYER_NORM, DENSE]},
     }  # fmt: skip
 
+    def make(key):
+        return nnx.state(nnx_model(key, stacked), nnx.Param)
+
+    return _initialized(make, table)
+
+
+def nnx_transformer_as(form):
+    from flax import nnx
+
+    state, table = nnx_transformer()
+    return getattr(nnx, form)(state), table
+
 
 # --- Equinox --------------------------------------------------------------------------
 
 
-def equinox_model(stacked=False):
-    """The model itself; ``eqx.filter(model, eqx.is_inexact_array)`` are its params."""
+def equinox_model(key, stacked=False):
     import equinox as eqx
 
     class Block(eqx.Module):
@@ -329,7 +379,7 @@ def equinox_model(stacked=False):
             self.kernel = eqx.nn.RMSNorm(4)
             self.head = eqx.nn.MLP(4, 3, 5, depth=1, key=next(keys))
 
-    return eqx.nn.make_with_state(Transformer)(jax.random.key(0))[0]
+    return eqx.nn.make_with_state(Transformer)(key)[0]
 
 
 def equinox_transformer(stacked=False):
@@ -343,7 +393,7 @@ def equinox_transformer(stacked=False):
              "second": {"weight": NORM}, "normalise": linear,
              "scale": linear}  # fmt: skip
     stem = [{"weight": KERNEL}, norm, {"negative_slope": OTHER}, linear, norm]
-    return eqx.filter(equinox_model(stacked), eqx.is_inexact_array), {
+    table = {
         "embed": linear, "stem": {"layers": stem}, "tokens": {"weight": EMBEDDING},
         "position_bias": {"weight": EMBEDDING}, "cls": OTHER,
         "blocks": block if stacked else [block, block],
@@ -351,21 +401,22 @@ def equinox_transformer(stacked=False):
         "head": {"layers": [linear, linear]},
     }  # fmt: skip
 
+    def make(key):
+        return eqx.filter(equinox_model(key, stacked), eqx.is_inexact_array)
+
+    return _initialized(make, table)
+
 
 # --- Written as shapes: each leaf declared with its role ------------------------------
 
 
 def _declared(tree):
     """Params and roles of a tree of Leaf."""
-    random = np.random.default_rng(0)
-    value = {NORM: np.ones, BIAS: np.zeros, OTHER: np.zeros}
 
-    def array(leaf):
-        return jnp.asarray(
-            value.get(leaf.role, random.standard_normal)(leaf.shape), "f4"
-        )
+    def shape(leaf):
+        return jax.ShapeDtypeStruct(leaf.shape, jnp.float32)
 
-    params = jax.tree.map(array, tree, is_leaf=_is_leaf)
+    params = jax.tree.map(shape, tree, is_leaf=_is_leaf)
     return params, jax.tree.map(lambda leaf: leaf.role, tree, is_leaf=_is_leaf)
 
 
@@ -554,7 +605,7 @@ def resnet_torch():
 
     norm = _norm("weight")
     block = {"conv1": conv(3), "bn1": norm, "conv2": conv(3), "bn2": norm,
-             "downsample": {"0": conv(1), "1": norm}}  # the name "1" tells nothing
+             "downsample": {"0": conv(1), "1": norm}}  # the name "1" has no meaning
     return _declared({"conv1": conv(7), "bn1": norm,
                       "layer1": {"0": block}, "fc": _dense(4, 3, "weight")})
 # fmt: on
@@ -565,14 +616,14 @@ def resnet_torch():
 _torch = dict(kernel="weight", embedding="weight")
 _BUILDERS: dict[str, Callable[[], tuple[Any, Any]]] = {
     "linen_transformer": linen_transformer,
-    "linen_transformer_frozen": partial(linen_transformer, frozen=True),
+    "linen_transformer_frozen": linen_transformer_frozen,
     "linen_scanned": partial(linen_transformer, scanned=True),
     "linen_resnet": linen_resnet,
     "linen_lstm": linen_lstm,
     "linen_partitioned": linen_partitioned,
     "nnx_transformer": nnx_transformer,
-    "nnx_transformer_pure": partial(nnx_transformer, "pure"),
-    "nnx_transformer_dict": partial(nnx_transformer, "dict"),
+    "nnx_transformer_pure": partial(nnx_transformer_as, "as_pure"),
+    "nnx_transformer_dict": partial(nnx_transformer_as, "to_pure_dict"),
     "nnx_stacked": partial(nnx_transformer, stacked=True),
     "equinox_transformer": equinox_transformer,
     "equinox_stacked": partial(equinox_transformer, stacked=True),
@@ -659,8 +710,8 @@ def main():
         roles = Counter(zoo.roles.values())
         wrong = tuple(count_wrong(zoo, mask) for mask in FOLK_MASKS.values())
         assert wrong == EXPECTED_WRONG[name], (name, wrong)
-        spared = roles[BIAS] + roles[NORM]
-        cells = [f"{d}/{spared}" + (f", -{m}" if m else "") for d, m in wrong]
+        excluded = roles[BIAS] + roles[NORM]
+        cells = [f"{d}/{excluded}" + (f", -{m}" if m else "") for d, m in wrong]
         row = f"{name:25}" + "".join(f"{roles[role]:11}" for role in ROLES)
         print(row + "".join(f"{cell:>15}" for cell in cells))
     print("n/m: of m biases and norm scales, n are decayed; -k: k kernels are not.")

@@ -6,7 +6,7 @@ each representable number to the next, n_inf for infinity. All is built on n.
 
 With E = max(floor(log2 |x|), emin) the pattern at or below |x| is
     n = (E - emin) * 2^p + floor(|x| * 2^(p - E)),
-and what floor cuts off is exact in float64.
+and what floor drops is exact in float64.
 """
 
 from typing import NamedTuple
@@ -62,16 +62,16 @@ def decode(bits, dtype):
 
 
 def split(x, f):
-    """The sign, |x|, n at or below it, and the part of a gap that is cut off."""
+    """The sign, |x|, n at or below it, and the fraction of an ulp that floor drops."""
     x = np.asarray(x).astype(np.float64)
     magnitude = np.abs(x)
     finite = np.where(np.isfinite(magnitude), magnitude, 0.0)
     _, e = np.frexp(finite)
     e = np.where(finite == 0, f.emin, np.maximum(e - 1, f.emin)).astype(np.int32)
-    gaps = np.ldexp(finite, f.p - e)
-    whole = np.floor(gaps)
+    ulps = np.ldexp(finite, f.p - e)
+    whole = np.floor(ulps)
     n = ((e.astype(np.int64) - f.emin) << f.p) + whole.astype(np.int64)
-    return np.signbit(x), magnitude, n, gaps - whole
+    return np.signbit(x), magnitude, n, ulps - whole
 
 
 def signed(negative, n, f):
@@ -107,7 +107,7 @@ def nearest_even(x, dtype):
 
 
 def ulp(x, dtype):
-    """The gap of the binade of |x|."""
+    """The ulp in the binade of |x|."""
     f = FORMATS[dtype]
     magnitude = np.abs(np.asarray(x).astype(np.float64))
     _, e = np.frexp(magnitude)
@@ -116,7 +116,7 @@ def ulp(x, dtype):
 
 
 def compensated(theta, residual, update, dtype):
-    """One step of compensated summation, the residual in 2^-16 gaps.
+    """One step of compensated summation, the residual in 2^-16 ulp.
 
     s = residual + update; theta' = nearest(theta + s); residual' = (theta - theta') + s
     """

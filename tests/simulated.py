@@ -1,6 +1,8 @@
-"""Results of studies that no training made: their blocks, with scores of a formula."""
+"""Simulated results: the groups of a study, with scores from a formula."""
 
 import json
+import os
+import signal
 
 import numpy as np
 
@@ -9,7 +11,7 @@ ARMS = ("adam", "adam_l2", "adamw", "adam_independent")
 
 
 def table_of(study, score):
-    """Every run that the stages ask for; `score(labels, cell)` is (val, test)."""
+    """Return the runs of all stages; `score(labels, cell)` is (validation, test)."""
     from experiments import cells
     from experiments.engine.config import SweepGroup
 
@@ -27,7 +29,7 @@ def _runs(group, score):
     }
     found = np.array([score(labels, hparams) for hparams in group.cells])
     validation, test = np.round(300 * found[:, 0]) / 300, found[:, 1]
-    # As the engine stores them: the shortest decimals of float32.
+    # The engine stores the shortest decimals of float32.
     validation = validation.astype(np.float32).astype(str).astype(float)
     count = len(group.cells)
     return {
@@ -41,9 +43,10 @@ def _runs(group, score):
 
 
 def valley(heights, optima=None, slope=0.0, noise=0.005):
-    """Accuracies with a top of `heights[arm]` at `optima[arm]` = (log2 λ, log2 γ).
+    """Return accuracies with the best value `heights[arm]` at `optima[arm]`.
 
-    The best log2 λ moves with log2 γ by `slope`. Both parts have the same mean.
+    An optimum is (log2 λ, log2 γ). The best log2 λ moves with log2 γ by `slope`. The
+    validation and the test part have the same mean.
     """
     optima = optima or {}
 
@@ -68,17 +71,23 @@ def valley(heights, optima=None, slope=0.0, noise=0.005):
 
 
 def store(folder, study, table):
-    """As a results directory with all that a report reads of a protocol's runs."""
+    """Write a results directory with everything that a protocol's report reads."""
     from experiments import cells, files
     from experiments.engine.describe import describe
     from experiments.engine.store import FORMAT
 
     cells.write_csv(folder / "cells.csv", table)
     manifest = {
-        **{"format": FORMAT, "study": study.name, "hash": "0123456789ab"},
-        **{"command": "made up", "plan": describe(study.plan), "chunk": 16},
-        **{"device": {"count": 2, "kind": "cpu"}, "versions": {"jax": "1"}},
-        **{"data": {}, "runs": len(table["seed"]), "seconds": {"run": 1, "compile": 1}},
+        "format": FORMAT,
+        "study": study.name,
+        "hash": "0123456789ab",
+        "command": "made up",
+        "plan": describe(study.plan),
+        "device": {"count": 2, "kind": "cpu"},
+        "versions": {"jax": "1"},
+        "data": {},
+        "runs": len(table["seed"]),
+        "seconds": {"run": 1, "compile": 1},
         "cells side by side": [16],
         "made by": [{"git_revision": "abc", "git_changed": False}],
     }
@@ -87,7 +96,7 @@ def store(folder, study, table):
 
 
 def store_measured(folder, plan, decades=None):
-    """Shrinks as the formulas say, and spreads of √v of so many decades by entry."""
+    """Write shrinks by the formulas, and spreads of √v; `decades` are by entry."""
     from experiments import files
 
     rng = np.random.default_rng(0)
@@ -97,7 +106,7 @@ def store_measured(folder, plan, decades=None):
         labels = {name: np.array(value) for name, value in labels.items()}
         file = entry.name.replace(" ", "-")
         if entry.name in plan.shrinks:
-            # The part of an L2 term that Adam's momentum lets into a step at once.
+            # The first step has a tenth of the L2 term, because of Adam's momentum.
             power = 0.1 / root_v if entry.labels["arm"] == "adam_l2" else 1 + 0 * root_v
             arrays = {"shrink": 0.01 * power, "root_v": root_v, "rate": np.array(0.01)}
             arrays |= {"rms_w": np.ones(100), "rms_g": np.ones(100)}
@@ -108,3 +117,16 @@ def store_measured(folder, plan, decades=None):
             percentiles = 10.0 ** (wide / 80 * np.arange(101) - 5)
             arrays = {"root_v_percentiles": percentiles} | labels
             files.write_arrays(folder / f"spread-{file}.npz", arrays)
+
+
+def run_shard(file, endings):
+    """End as a shard: with an exit status, or killed; `endings` has an entry per start.
+
+    The file gets a letter at each start.
+    """
+    with open(file, "a") as starts:
+        starts.write("x")
+    ending = endings[file.stat().st_size - 1]
+    if ending == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return ending

@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import importlib
+import re
 import sys
 import types
 
@@ -69,15 +70,113 @@ def test_every_import_is_followed_and_nothing_is_run(package):
     assert list(code) == sorted(code)
 
 
-def test_a_hash_is_of_the_source_file(package):
+PROGRAM = '''
+"""A module."""
+import functools
+from math import sqrt as root
+RATE, NAMES = 0.5, {"a": 1, **{}}
+
+@functools.cache
+def chain(x, factor=2, *, shift=None):
+    """A function."""
+    y = x * factor + RATE
+    return -y if y > 1 else f"{y:.3f}"
+
+class Setup:
+    """A class."""
+    size: int = 100
+
+    def load(self): return root(self.size)
+'''
+
+
+@pytest.fixture
+def hash_of(package):
+    """The hash of a module with this text, whose file alone changes."""
     package("ours.study", "")
-    path = package("ours.chains", "def chain(): pass")
+    path = package("ours.chains", PROGRAM)
     chain = importlib.import_module("ours.chains").chain
-    before = code_hashes(chain)
-    assert before["ours.chains"] == hashlib.sha256(path.read_bytes()).hexdigest()[:12]
-    path.write_text("def chain(): return 1")
-    after = code_hashes(chain)
-    assert {n for n in before if before[n] != after[n]} == {"ours.chains"}
+    first = code_hashes(chain)
+
+    def hash_of(text):
+        path.write_text(text)
+        found = code_hashes(chain)
+        assert {n for n in first if first[n] != found[n]} <= {"ours.chains"}
+        assert re.fullmatch("[0-9a-f]{12}", found["ours.chains"])
+        return found["ours.chains"]
+
+    return hash_of
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"""A module."""', '"""Another."""'),
+        ('"""A module."""\n', ""),
+        ('"""A function."""', '"""Another,\n\n    with more lines."""'),
+        ('    """A function."""\n', ""),
+        ('"""A class."""', "'A class, reworded.'"),
+        ("size: int = 100", 'size: int = 100\n    "Of the data."'),
+        ("RATE, NAMES = ", "# A comment.\nRATE, NAMES = "),
+        ("factor + RATE", "factor + RATE  # x"),
+        ("x * factor + RATE", "(x*factor\n      + RATE)"),
+        ("def load(self): return", "def load(self):\n        return"),
+        ('{"a": 1, **{}}', "{'a': 1, **{},}"),
+        ("size: int = 100", "size: int = 0x64"),
+        ("RATE, NAMES", "(RATE, NAMES)"),
+    ],
+)
+def test_docstrings_comments_and_formatting_do_not_change_a_hash(old, new, hash_of):
+    assert PROGRAM.count(old) == 1
+    assert hash_of(PROGRAM.replace(old, new)) == hash_of(PROGRAM)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("RATE, NAMES = 0.5", "RATE, NAMES = 0.25"),
+        ("size: int = 100", "size: int = 100.0"),
+        ("size: int = 100", "size: int = True"),
+        ("x * factor", "x + factor"),
+        ("x * factor + RATE", "x * (factor + RATE)"),
+        ("y > 1", "y >= 1"),
+        ("-y if", "+y if"),
+        ("factor=2", "factor=3"),
+        ("shift=None", "shift=0"),
+        ("shift=None", "shift"),
+        (", *, shift", ", shift"),
+        ("@functools.cache\n", ""),
+        ("@functools.cache", "@functools.lru_cache"),
+        ("import functools\n", "import functools, math\n"),
+        ("sqrt as root", "cbrt as root"),
+        ('{"a": 1', '{"b": 1'),
+        ("**{}", "**{'c': 2}"),
+        (":.3f", ":.4f"),
+        ("{y:.3f}", "{y!r:.3f}"),
+        ("size: int", "size: float"),
+        ("def chain", "async def chain"),
+        ("class Setup:", "class Setup(dict):"),
+    ],
+)
+def test_everything_else_changes_a_hash(old, new, hash_of):
+    assert PROGRAM.count(old) == 1
+    assert hash_of(PROGRAM.replace(old, new)) != hash_of(PROGRAM)
+
+
+def test_a_file_that_is_not_python_is_hashed_by_its_bytes(package, tmp_path):
+    """An extension module, say: it is a file next to the package's modules."""
+    package("ours.study", "")
+    package("ours.chains", "def chain(): import ours.native")
+    chain = importlib.import_module("ours.chains").chain
+    path = tmp_path / "ours" / "native.so"
+    path.write_bytes(b"\0 # 1")
+    native = types.ModuleType("ours.native")
+    native.__file__ = str(path)
+    sys.modules["ours.native"] = native  # the fixture removes it
+    before = code_hashes(chain)["ours.native"]
+    assert before == hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    path.write_bytes(b"\0 # 2")
+    assert code_hashes(chain)["ours.native"] != before
 
 
 @pytest.mark.parametrize("place", ["partial", "argument", "field", "tuple", "class"])
@@ -179,6 +278,24 @@ def test_plans_that_are_assigned_together(targets, is_code, package):
     before = code_hashes()
     path.write_text(f"A = 1\n{targets} = 1, 3\nB = 2\n")
     assert (code_hashes() != before) == is_code
+
+
+def test_a_plan_hides_no_other_statement_of_its_line(package):
+    path = package("ours.study", "FULL = 1; RATE = 2\n")
+    before = code_hashes()
+    path.write_text("FULL = 2; RATE = 2\n")
+    assert code_hashes() == before
+    path.write_text("FULL = 1; RATE = 3\n")
+    assert code_hashes() != before
+    path.write_text("RATE = 2\n")
+    assert code_hashes() == before
+
+
+def test_a_plan_inside_a_function_is_code(package):
+    path = package("ours.study", "def chain():\n    FULL = 1\n    return FULL\n")
+    before = code_hashes()
+    path.write_text("def chain():\n    FULL = 2\n    return FULL\n")
+    assert code_hashes() != before
 
 
 TYPED = """

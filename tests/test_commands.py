@@ -1,8 +1,7 @@
-"""The command line: what a person sees, and what is left when something ends it.
+"""The command line: what it prints, and which files it leaves when it ends early.
 
-`call` runs a command in this process, which is what `python -m experiments` does after
-its imports. What needs a process of its own runs the small study of `test_store.py` in
-the place of the demo.
+`call` runs a command in this process. Tests that need a subprocess replace the demo by
+the small study of `test_store.py`.
 """
 
 import errno
@@ -19,17 +18,17 @@ import time
 from pathlib import Path
 
 import pytest
+import simulated
 import test_store as small
 from test_store import (
+    assert_complete,
     assert_same,
-    assert_whole,
     cache as cache,
-    cache_folder as cache_folder,
     contents,
     files_of,
     finished as finished,
-    hidden,
     start,
+    temporary_files,
 )
 
 
@@ -40,46 +39,42 @@ pytestmark = [
 TESTS = Path(__file__).parent
 
 
-# --- The small study as the demo --------------------------------------------------
+# --- The small study instead of the demo ------------------------------------------
 
 
-def command(*arguments: str, wait: float = 0.0, largest: int | None = None) -> None:
-    """`python -m experiments`; waits after each file, writes no larger files."""
+def command(arguments: list[str], wait: float) -> None:
+    """Run `python -m experiments` with the small study; wait after each file."""
     from experiments import __main__, running
     from experiments.engine import store as stores
 
     save = stores.save
 
-    def slow(*rest):
+    def save_and_wait(*rest):
         arrays = save(*rest)
         time.sleep(wait)
         return arrays
 
-    stores.save = slow
+    stores.save = save_and_wait
     running.study_module = lambda name: small
-    if largest is not None:
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
     sys.argv = ["experiments", *arguments]
     __main__.main()
 
 
-def process(cache_folder: Path | None, *arguments: str, **options):
-    """A command in a process of its own."""
-    call = f"*{list(arguments)!r}, **{options!r}"
-    return start(f"import test_commands as t; t.command({call})", cache_folder)
+def process(*arguments: str, wait: float = 0.0):
+    """Start a command in a subprocess, with the compilation cache of its study."""
+    call = f"{list(arguments)!r}, {wait!r}"
+    return start(f"import test_commands as t; t.command({call})", None)
 
 
 @pytest.fixture
 def call(monkeypatch, capsys):
-    """Run a command here: its exit status, and the lines it says."""
+    """Run a command here. Return its exit status, its output and its error lines."""
 
     def run(*arguments):
         from experiments.__main__ import main
 
         monkeypatch.setattr("experiments.interrupts.install_handlers", lambda: None)
-        # JAX's cache belongs to the process, and so to the other tests, too.
+        # JAX's cache belongs to the process, so it would change other tests.
         monkeypatch.setattr(
             "experiments.engine.persistent_cache.use_persistent_cache",
             lambda folder: None,
@@ -98,13 +93,13 @@ def call(monkeypatch, capsys):
 
 @pytest.fixture
 def as_demo(monkeypatch, cache, finished):
-    """The small study in the place of the demo, compiled already."""
+    """The small study instead of the demo, with programs that are compiled already."""
     monkeypatch.setattr("experiments.running.study_module", lambda name: small)
     monkeypatch.setattr("experiments.engine.compilation_cache.new_cache", lambda: cache)
 
 
 def refused(answer, *words):
-    """One line that says what is wrong, and nothing done."""
+    """Assert that a command ended with one line and no output; return the line."""
     status, out, lines = answer
     assert status == 1, (status, lines)
     assert out == ""
@@ -115,17 +110,17 @@ def refused(answer, *words):
     return line
 
 
-# --- What is printed -----------------------------------------------------------------
+# --- Output -----------------------------------------------------------------------
 
 
-def test_list_says_what_each_study_asks(call):
+def test_list_prints_the_question_of_each_study(call):
     from experiments.study_files import STUDIES
 
     status, out, errors = call("list")
     assert (status, errors) == (0, [])
     lines = out.splitlines()
-    first = lines.index("Benchmarks, run by python -m experiments.benchmarks.NAME:")
-    assert lines[0] == "Studies, run by python -m experiments NAME:"
+    first = lines.index("Benchmarks (run with python -m experiments.benchmarks.NAME):")
+    assert lines[0] == "Studies (run with python -m experiments NAME):"
     assert [line.split()[0] for line in lines[1:first]] == list(STUDIES)
     names = [line.split()[0] for line in lines[first + 1 :]]
     assert names == ["aliases", "sweep", "wrappers"]
@@ -146,10 +141,10 @@ def test_every_study_has_help(name, call):
         assert f"--{option}" in text
     assert "--wait" in text
     assert "--mix-revisions" in text
-    assert "A tiny plan" in text
+    assert "Run a tiny plan" in text
 
 
-def test_help_of_the_other_commands(call):
+def test_every_other_command_has_help(call):
     for name, option in (("launch", "--retries"), ("report", "DIR")):
         status, out, errors = call(name, "--help")
         assert (status, errors) == (0, [])
@@ -164,24 +159,27 @@ def test_help_of_the_other_commands(call):
     [
         (("demo", "--smok"), ("--smok", "Do you mean --smoke?")),
         (("demo", "--chunk", "many"), ("--chunk", "many", "--help")),
-        (("demo", "--chunk", "0"), ("--chunk 0", "at least one")),
-        (("demo", "--chunk", "-3"), ("--chunk -3", "at least one")),
+        (("demo", "--chunk", "0"), ("--chunk 0: must be at least 1.",)),
+        (("demo", "--chunk", "-3"), ("--chunk -3: must be at least 1.",)),
         (("demo", "--seeds", "3"), ("--seeds 3", "10 or more")),
         (("demo", "--seeds", "some"), ("--seeds", "some")),
-        (("same", "--seeds", "8"), ("same has no final runs", "leave --seeds out")),
-        (("demo", "--shard", "2/2"), ("--shard 2/2", "0/4 to 3/4")),
-        (("demo", "--shard", "first"), ("--shard first", "i/n")),
+        (("same", "--seeds", "8"), ("same has no final runs. Leave out --seeds.",)),
+        (("demo", "--shard", "2/2"), ("--shard 2/2", "such as 0/4 or 3/4")),
+        (("demo", "--shard", "first"), ("--shard first", "write I/N")),
         (("demos",), ("no study 'demos'", "mean demo?", "demo, why, tuning")),
         (("lunch", "demo"), ("no study 'lunch'", "Do you mean launch?")),
-        (("nosuch",), ("no study 'nosuch'. There are demo, why", "path/to/study.py")),
+        (("nosuch",), ("no study 'nosuch'. Give one of demo, why", "path/to/study.py")),
         (("--smoke",), ("name a study first: demo, why", "--help")),
-        (("demo", "why"), ("demo does not take why.", "demo --help")),
-        (("list", "all"), ("list does not take all",)),
-        (("launch", "demo", "--shard", "0/2"), ("take --shard", "mean --shards?")),
+        (("demo", "why"), ("demo: unknown argument why. See", "demo --help")),
+        (("list", "all"), ("list: unknown argument all.",)),
+        (
+            ("launch", "demo", "--shard", "0/2"),
+            ("unknown argument --shard.", "mean --shards?"),
+        ),
         ((), ("name a study first: demo, why", "--help")),
         (("launch", "demos"), ("no study 'demos'", "mean demo?", "demo, why")),
         (("launch", "demo", "--cluster", "moon"), ("--cluster moon", "local or slurm")),
-        (("launch", "demo", "--shards", "0"), ("--shards 0",)),
+        (("launch", "demo", "--shards", "0"), ("--shards 0: must be at least 1.",)),
         (("launch", "demo", "--chunk", "0"), ("--chunk 0",)),
         (("report",), ("required: DIR", "report --help")),
         (
@@ -192,9 +190,9 @@ def test_help_of_the_other_commands(call):
         (("replicate", "no/such.py"), ("there is no Python file no/such.py",)),
     ],
 )
-def test_a_mistake_is_one_line(arguments, words, call, tmp_path, monkeypatch):
+def test_an_error_is_one_line(arguments, words, call, tmp_path, monkeypatch):
     def nothing(*_):
-        raise AssertionError("begun, though there is nothing to do")
+        raise AssertionError("jobs were started")
 
     if "moon" not in arguments:
         monkeypatch.setattr("experiments.engine.launch.launch_shards", nothing)
@@ -205,7 +203,7 @@ def test_a_mistake_is_one_line(arguments, words, call, tmp_path, monkeypatch):
     assert list(tmp_path.rglob("*.npz")) == []
 
 
-def test_slurm_where_there_is_none_is_one_line(call, tmp_path):
+def test_an_error_without_slurm_is_one_line(call, tmp_path):
     if shutil.which("srun") or not _has_submitit():
         pytest.skip("needs submitit, and no SLURM")
     arguments = ("launch", "demo", "--smoke", "--out", tmp_path)
@@ -218,7 +216,7 @@ def test_launch_without_submitit_names_the_extra(call, tmp_path, monkeypatch):
     refused(call(*arguments), "pip install 'decayax[cluster]'")
 
 
-def test_a_report_of_what_is_no_results_directory(call, tmp_path):
+def test_a_report_needs_a_results_directory(call, tmp_path):
     missing = tmp_path / "nowhere"
     refused(call("report", missing), str(missing), "is not a results directory")
     refused(call("report", tmp_path), str(tmp_path), "it has no manifest.json")
@@ -228,16 +226,21 @@ def test_a_report_of_what_is_no_results_directory(call, tmp_path):
     refused(call("report", tmp_path), "is not the manifest of a study")
 
 
-def test_a_report_of_an_unfinished_run_says_how_to_go_on(
+def test_a_report_of_an_unfinished_run_prints_the_resume_command(
     call, as_demo, finished, tmp_path
 ):
-    folder = tmp_path / "begun"
+    folder = tmp_path / "started"
     shutil.copytree(finished, folder)
     (folder / "cells.csv").unlink()
-    refused(call("report", folder), str(folder), "is not finished", "--resume")
+    refused(
+        call("report", folder),
+        str(folder),
+        "is not finished. Resume it with: ",
+        "--resume",
+    )
 
 
-def test_a_report_is_made_again(call, as_demo, finished, tmp_path):
+def test_a_report_is_written_again(call, as_demo, finished, tmp_path):
     folder = tmp_path / "whole"
     shutil.copytree(finished, folder)
     status, out, errors = call("report", folder)
@@ -260,12 +263,12 @@ def test_a_dry_run_writes_nothing(call, as_demo, finished, tmp_path):
     assert list(tmp_path.iterdir()) == []
     folder = tmp_path / "small" / finished.name
     for words in (
-        f"small, plan {finished.name}: at most 23 runs, 4 side by side on 2 x",
-        "tuning: 18 runs",
-        "measured: no runs",
-        "2 programs to compile; 0 of 18 different cells of tuning are there",
-        "data test_store.points: there",
-        f"results in {folder}: nothing there yet",
+        f"small, plan {finished.name}: at most 23 runs, 4 in parallel on 2 x",
+        "stage tuning: at most 18 runs",
+        "stage measured: measurements",
+        "2 programs to compile for the stage tuning; 0 of its 18 different cells",
+        "data test_store.points: found",
+        f"results in {folder}: does not exist yet",
     ):
         assert words in out
     shutil.copytree(finished.parent, folder.parent)
@@ -273,20 +276,18 @@ def test_a_dry_run_writes_nothing(call, as_demo, finished, tmp_path):
     damaged.write_bytes(damaged.read_bytes()[:100])
     before = times(tmp_path)
     out = call(*arguments)[1]
-    assert "14 of 18 different cells of tuning are there" in out
-    assert out.endswith(f"{folder}: begun\n")
+    assert "14 of its 18 different cells are stored" in out
+    assert out.endswith(f"{folder}: not finished\n")
     assert times(tmp_path) == before
     (folder / "report.md").write_text("")
     assert call(*arguments)[1].endswith(f"{folder}: finished\n")
     grown = call(*arguments, "--seeds", "20")[1]
     assert "38 runs" in grown
-    assert "14 of 18" in grown
-    assert "nothing there yet" in grown
+    assert "14 of its 18" in grown
+    assert "does not exist yet" in grown
 
 
-def test_a_finished_run_that_is_called_again_says_what_it_found(
-    call, as_demo, finished, tmp_path
-):
+def test_a_finished_run_prints_its_verdict_again(call, as_demo, finished, tmp_path):
     arguments = ("demo", "--smoke", "--out", tmp_path)
     folder = tmp_path / "small" / finished.name
     status, out, errors = call(*arguments)
@@ -309,7 +310,7 @@ def test_a_finished_run_that_is_called_again_says_what_it_found(
     ("key", "name"),
     [("versions", "jax"), ("device", "count"), ("code", "experiments.arms")],
 )
-def test_a_finished_run_of_another_kind_says_so(
+def test_a_finished_run_with_another_provenance_is_reported(
     key, name, call, as_demo, finished, tmp_path
 ):
     shutil.copytree(finished.parent, tmp_path / "small")
@@ -323,13 +324,11 @@ def test_a_finished_run_of_another_kind_says_so(
     path.write_text(json.dumps(manifest | {key: {**manifest[key], name: "0"}}))
     status, out, _ = call(*arguments)
     assert status == 0
-    assert out.startswith(f"Finished with other {key} ({name}")
+    assert out.startswith(f"These results were made with other {key} ({name}")
     assert "give another directory with --out.\nVerdict." in out
 
 
-def test_a_run_that_is_not_finished_says_how_to_go_on(
-    call, as_demo, finished, tmp_path
-):
+def test_an_unfinished_run_prints_the_resume_command(call, as_demo, finished, tmp_path):
     arguments = ("demo", "--smoke", "--out", tmp_path)
     folder = tmp_path / "small" / finished.name
     shutil.copytree(finished.parent, folder.parent)
@@ -338,17 +337,15 @@ def test_a_run_that_is_not_finished_says_how_to_go_on(
         status, out, (line,) = call(*arguments)
         assert status == 1
         assert out == ""
-        assert f"{folder} has been begun and is not finished" in line
-        words = shlex.split(line.rpartition("go on with: ")[2])
-        assert words[1:] == [
-            *("-m", "experiments", "demo", "--resume", "--smoke", "--out"),
-            str(tmp_path),
-        ]
+        assert f"{folder} has a run that is not finished. Resume it with: " in line
+        words = shlex.split(line.rpartition("Resume it with: ")[2])
+        options = ["--resume", "--smoke", "--out", str(tmp_path)]
+        assert words[1:] == ["-m", "experiments", "demo", *options]
         assert call(*words[3:])[0] == 0
         assert_same(folder, finished)
 
 
-def test_other_code_is_refused_and_mixed_if_asked_to(call, as_demo, finished, tmp_path):
+def test_other_code_is_refused_without_mix_revisions(call, as_demo, finished, tmp_path):
     arguments = ("demo", "--smoke", "--out", tmp_path, "--resume")
     shutil.copytree(finished.parent, tmp_path / "small")
     folder = tmp_path / "small" / finished.name
@@ -361,51 +358,50 @@ def test_other_code_is_refused_and_mixed_if_asked_to(call, as_demo, finished, tm
     assert manifest["mixed"] == ["code (experiments.arms)"]
 
 
-def test_going_on_at_another_revision_is_said(call, as_demo, finished, tmp_path):
+def test_resuming_at_another_revision_prints_both(call, as_demo, finished, tmp_path):
     arguments = ("demo", "--smoke", "--out", tmp_path, "--resume")
-    assert "Nothing is there to go on with: this begins it." in call(*arguments)[1]
+    assert "There is no run to resume. A new run begins." in call(*arguments)[1]
     folder = tmp_path / "small" / finished.name
     path = folder / "manifest.json"
     manifest = json.loads(path.read_text())
-    for begun, words in {
-        ("0123456789", False): "It was begun at 0123456789; this is ",
-        ("0123456789", True): "It was begun at 0123456789 with local changes; this is ",
-        (None, False): "It was begun at not in a git checkout; this is ",
+    for started, revision in {
+        ("0123456789", False): "0123456789",
+        ("0123456789", True): "0123456789 with local changes",
+        (None, False): "not in a git checkout",
     }.items():
-        there = dict(zip(("git_revision", "git_changed"), begun, strict=True))
+        there = dict(zip(("git_revision", "git_changed"), started, strict=True))
         path.write_text(json.dumps(manifest | there))
         (folder / "cells.csv").unlink()
         status, out, errors = call(*arguments)
         assert (status, errors) == (0, [])
+        words = f"Git revision when the run began: {revision}. Current revision: "
         assert words in out
     path.write_text("{")
     status, out, errors = call(*arguments)
     assert (status, errors) == (0, [])
-    assert "It was begun" not in out
-    assert "this begins it" not in out
-    assert "is missing or damaged: written again" in out
+    assert "Git revision" not in out
+    assert "A new run begins" not in out
+    assert "is missing or damaged. It is written again." in out
 
 
-def test_a_shard_says_what_is_missing_and_how_to_go_on(
+def test_a_shard_prints_the_missing_cells_and_the_resume_command(
     call, as_demo, finished, tmp_path
 ):
     arguments = ("demo", "--smoke", "--out", tmp_path, "--wait", "0")
     status, out, errors = call(*arguments, "--shard", "1/2")
     assert (status, errors) == (3, [])
-    assert "Of tuning, 9 cells of other shards are missing" in out
-    words = shlex.split(out.rpartition("go on with: ")[2])
+    assert "The stage tuning still lacks 9 cells of other shards." in out
+    words = shlex.split(out.rpartition("resume with: ")[2])
     assert words[1:4] == ["-m", "experiments", "demo"]
-    assert words[4:] == [
-        *("--resume", "--smoke", "--shard", "1/2", "--wait", "0"),
-        *("--out", str(tmp_path)),
-    ]
+    shard = ["--shard", "1/2", "--wait", "0"]
+    assert words[4:] == ["--resume", "--smoke", *shard, "--out", str(tmp_path)]
     assert call(*arguments, "--shard", "0/2")[0] == 3  # a chunk of the second stage
     assert call(*words[3:])[0] == 3
     assert call(*arguments, "--shard", "0/2")[0] == 0
     assert_same(tmp_path / "small" / finished.name, finished)
 
 
-def test_shards_wait_a_week_and_jobs_a_few_minutes(
+def test_shards_wait_a_week_and_jobs_three_minutes(
     call, as_demo, tmp_path, monkeypatch
 ):
     from experiments.engine import study as engine
@@ -434,7 +430,7 @@ def test_shards_wait_a_week_and_jobs_a_few_minutes(
 
 @pytest.fixture
 def jax_options(monkeypatch):
-    """What is set in JAX, which is left as it is."""
+    """The options that a test sets in JAX. They are recorded and not set."""
     import jax
 
     options, update = {}, jax.config.update
@@ -456,7 +452,7 @@ def test_a_compilation_cache_of_the_user_is_used(jax_options, tmp_path):
     assert jax_options == {}
 
 
-def test_compiled_programs_are_kept_by_kind_of_processor(
+def test_compiled_programs_are_stored_by_type_of_processor(
     jax_options, tmp_path, monkeypatch
 ):
     from experiments.engine import persistent_cache
@@ -495,25 +491,23 @@ def test_out_is_a_file(call, as_demo, tmp_path):
     assert path.read_text() == "a file"
 
 
-def test_the_command_that_goes_on_says_what_was_asked():
+def test_the_resume_command_has_the_options():
     from pathlib import PurePosixPath
 
     from experiments.arguments import Options
     from experiments.running import resume_command
 
-    assert shlex.split(resume_command("demo", Options()))[1:] == [
-        *("-m", "experiments", "demo", "--resume")
-    ]
+    words = shlex.split(resume_command("demo", Options()))
+    assert words[1:] == ["-m", "experiments", "demo", "--resume"]
     options = Options(smoke=True, shard="1/3", out=PurePosixPath("a b"), seeds=9)
-    assert shlex.split(resume_command("tuning", options))[4:] == [
-        *("--resume", "--smoke", "--shard", "1/3", "--out", "a b", "--seeds", "9")
-    ]
+    words = shlex.split(resume_command("tuning", options))
+    shard, out, seeds = ["--shard", "1/3"], ["--out", "a b"], ["--seeds", "9"]
+    assert words[4:] == ["--resume", "--smoke", *shard, *out, *seeds]
 
 
-def test_ctrl_c_leaves_a_directory_and_the_command_that_goes_on(
-    call, as_demo, finished, tmp_path, cache_folder
-):
-    running = process(cache_folder, "demo", "--smoke", "--out", str(tmp_path), wait=0.3)
+def test_ctrl_c_prints_the_resume_command(call, as_demo, finished, tmp_path):
+    arguments = ("demo", "--smoke", "--out", str(tmp_path))
+    running = process(*arguments, wait=0.3)
     folder = tmp_path / "small" / finished.name
     deadline = time.monotonic() + 120
     while not contents(folder):
@@ -525,48 +519,56 @@ def test_ctrl_c_leaves_a_directory_and_the_command_that_goes_on(
     assert running.returncode == 128 + signal.SIGINT
     (line,) = stderr.splitlines()
     assert re.search(
-        r"interrupted while tuning \w+, after \d+ of 23 runs ?; go on", line
+        r"interrupted while tuning \w+, after \d+ of 23 runs ?; resume", line
     )
-    assert 1 <= assert_whole(folder, finished) < 11
-    assert hidden(folder) == []
-    found = re.search(r"go on with: (.*)\. No file is left half-written\.$", line)
+    assert 1 <= assert_complete(folder, finished) < 11
+    assert temporary_files(folder) == []
+    found = re.search(r"resume with: (.*)\. No file is left half-written\.$", line)
     assert found is not None
     words = shlex.split(found[1])
     assert Path(words[0]).resolve() == Path(sys.executable).resolve()
     assert words[1:4] == ["-m", "experiments", "demo"]
-    status, _, errors = call(*words[3:])
-    assert (status, errors) == (0, [])
-    assert_same(folder, finished)
-
-
-def test_a_full_disk_is_one_line_and_shards_go_on(call, as_demo, finished, tmp_path):
-    sizes = [path.stat().st_size for path in files_of(finished)]
-    manifest, others = (finished / "manifest.json").stat().st_size, max(sizes[:6])
-    largest = (max(others, manifest) + sizes[6]) // 2
-    assert max(others, manifest) < largest < sizes[6]
-    arguments = ("demo", "--smoke", "--out", str(tmp_path))
-    full = process(None, *arguments, largest=largest)
-    stdout, stderr = full.communicate(timeout=120)
-    assert full.returncode == 1, stderr
-    (line,) = stderr.splitlines()
-    assert os.strerror(errno.EFBIG) in line
-    assert "--resume goes on" in line
-    folder = tmp_path / "small" / finished.name
-    assert assert_whole(folder, finished) == 6
-    assert hidden(folder) == []
-    entries = list((tmp_path / "compiled").glob("*/jit_segment*"))
-    assert len(entries) == 2
-    for path in entries:  # damaged entries are compiled again, without a message
+    # Two shards resume at the same time. A process compiles damaged programs again,
+    # without a message.
+    entries = list((tmp_path / "compiled").glob("*/*-cache"))
+    assert [path for path in entries if path.name.startswith("jit_segment")]
+    for path in entries:
         path.write_bytes(path.read_bytes()[:500])
-    other = process(None, *arguments, "--shard", "1/2", "--wait", "2")
-    assert call(*arguments, "--shard", "0/2", "--wait", "2")[0] == 0
+    other = process(*words[3:], "--shard", "0/2", "--wait", "2")
+    assert call(*words[3:], "--shard", "1/2", "--wait", "2")[0] == 0
     stdout, stderr = other.communicate(timeout=120)
     assert (other.returncode, stderr) == (0, "")
     assert_same(folder, finished)
 
 
+@pytest.fixture
+def limit_file_size():
+    """Set the size of the largest file that this process can write."""
+    import resource
+
+    kind = resource.RLIMIT_FSIZE
+    soft, hard = resource.getrlimit(kind)
+    yield lambda size: resource.setrlimit(kind, (size, hard))
+    resource.setrlimit(kind, (soft, hard))
+
+
+def test_a_full_disk_is_one_line(call, as_demo, finished, tmp_path, limit_file_size):
+    sizes = [path.stat().st_size for path in files_of(finished)]
+    others = max(*sizes[:6], (finished / "manifest.json").stat().st_size)
+    assert others < sizes[6]
+    limit_file_size((others + sizes[6]) // 2)
+    status, _, errors = call("demo", "--smoke", "--out", tmp_path)
+    assert status == 1
+    (line,) = errors
+    assert os.strerror(errno.EFBIG) in line
+    assert "--resume uses them" in line
+    folder = tmp_path / "small" / finished.name
+    assert assert_complete(folder, finished) == 6
+    assert temporary_files(folder) == []
+
+
 @pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
-def test_a_mistake_in_a_process_of_its_own(encoding):
+def test_an_error_in_a_subprocess(encoding):
     answer = subprocess.run(
         [sys.executable, "-W", "error", "-m", "experiments", "demo", "--smok"],
         cwd=small.ROOT,
@@ -578,7 +580,7 @@ def test_a_mistake_in_a_process_of_its_own(encoding):
     errors = answer.stderr.splitlines()
     line = refused((answer.returncode, answer.stdout, errors), "--smok")
     assert line == (
-        "experiments: python -m experiments demo does not take --smok. Do you mean "
+        "experiments: python -m experiments demo: unknown argument --smok. Do you mean "
         "--smoke? See python -m experiments demo --help."
     )
 
@@ -594,55 +596,32 @@ def _has_submitit() -> bool:
     return True
 
 
-def job(out: Path, index: int, count: int, killed: Path | None) -> int:
-    """A shard of the first stage; where `killed` is named, its first life is short."""
-    from experiments.engine import store as stores, study as engine
-    from experiments.terminal import SILENT
-
-    if killed is not None and not killed.exists():
-        save = stores.save
-
-        def last(*rest):
-            save(*rest)
-            killed.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-
-        stores.save = last
-    study = small.study(small.SMOKE)
-    study = study._replace(stages=study.stages[:1])
-    shard = engine.Shard(index, count)
-    _, missing = engine.run(study, out, "made by a job", SILENT, shard=shard, wait=0)
-    return 3 if missing else 0
-
-
 @pytest.mark.skipif(not _has_submitit(), reason="needs submitit")
-def test_a_job_that_is_killed_is_started_again(
-    tmp_path, finished, cache_folder, monkeypatch, capsys
-):
+def test_a_job_that_is_killed_is_started_again(tmp_path, monkeypatch, capsys):
+    """The jobs of submitit train nothing: their shards are tested without submitit."""
     from experiments.engine import launch
+    from experiments.exit_codes import DONE, UNFINISHED
 
     monkeypatch.setenv("PYTHONPATH", f"{TESTS}{os.pathsep}{small.ROOT}")
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(cache_folder))
-    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     monkeypatch.setattr(launch, "POLL_SECONDS", 0.05)
-    # That long submitit looks for the result of a job that has died.
-    monkeypatch.setattr("submitit.core.core.Job._results_timeout_s", 0.5)
-    killed = tmp_path / "killed"
+    # How long submitit waits for the result of a job that was killed.
+    monkeypatch.setattr("submitit.core.core.Job._results_timeout_s", 0.2)
+    # Shard 0 is killed in the first stage. It finds all cells in the second one.
+    endings = [["kill", UNFINISHED, DONE], [UNFINISHED, UNFINISHED]]
     work = [
-        functools.partial(job, tmp_path, 0, 2, killed),
-        functools.partial(job, tmp_path, 1, 2, None),
+        functools.partial(simulated.run_shard, tmp_path / str(index), tuple(each))
+        for index, each in enumerate(endings)
     ]
     queue = launch.Queue("local", None, 5)
-    launch.launch_shards(work, tmp_path / "jobs", queue, retries=1, done=0)
-    assert killed.exists()
-    assert "shard 0 failed" in capsys.readouterr().out
-    folder = tmp_path / "small" / finished.name
-    assert assert_whole(folder, finished) == 7
-    assert hidden(folder) == []
+    launch.launch_shards(work, tmp_path / "jobs", queue, retries=1, done=DONE)
+    assert [(tmp_path / str(index)).read_text() for index in (0, 1)] == ["xxx", "xx"]
+    printed = capsys.readouterr().out
+    assert printed.count("Shard 0 failed (") == 1
+    assert "Shard 1" not in printed
 
 
-class Never:
-    """An executor of jobs that end as a test says."""
+class FakeExecutor:
+    """An executor whose jobs end with the given error, or never."""
 
     def __init__(self, error=None, finished=True):
         self.error, self.finished, self.started, self.looks = error, finished, 0, 0
@@ -664,7 +643,7 @@ class Never:
 
     def done(self):
         self.looks += 1
-        assert self.looks < 20, "waited on"
+        assert self.looks < 20, "polled too often"
         return self.finished
 
     def exception(self):
@@ -687,10 +666,10 @@ def launched(monkeypatch):
     return run
 
 
-def test_a_job_that_fails_again_and_again_ends_the_launch(launched):
+def test_a_job_that_fails_too_often_ends_the_launch(launched):
     from experiments.errors import UserError
 
-    executor = Never(RuntimeError("Traceback\n\nValueError: no such thing"))
+    executor = FakeExecutor(RuntimeError("Traceback\n\nValueError: no such thing"))
     with pytest.raises(UserError, match=r"shard 0 failed 3 times.*no such.*7\.err"):
         launched(executor, retries=2)
     assert executor.started == 3
@@ -700,7 +679,7 @@ def test_ctrl_c_ends_a_launch(launched, monkeypatch):
     from experiments import interrupts
 
     monkeypatch.setattr(interrupts, "_received", [signal.SIGINT])
-    executor = Never(finished=False)
+    executor = FakeExecutor(finished=False)
     with pytest.raises(interrupts.Interrupted):
         launched(executor, retries=2)
     assert executor.cancelled

@@ -3,10 +3,8 @@
 import gzip
 import hashlib
 import importlib.util
-import random
 import struct
 import sys
-import types
 from pathlib import Path
 
 import jax
@@ -19,7 +17,6 @@ import pytest
 TEACHER = "ca4b301b796d5c636900b04b4c7b24330d9b0c960cda1e934b11e115d3bab739"
 MODULAR = "6dba9bf25b6712a80718c8fe9d70e4441278bf071b177220dc3118340b8bcaf6"
 FASHION_MNIST = "5dc9a5967769a4881cc690ac025a1994f32f20e1a039eeef5e8aa1cbb4a4801d"
-MNIST_1D_LABELS = "09b4f505e314ca114efe074ce1ff87120ce4ae2eeb376b98e39b6621a2034e46"
 pytestmark = [
     pytest.mark.needs_extras,
     pytest.mark.relaxed("the experiments run under JAX's defaults"),
@@ -51,9 +48,9 @@ def own(bare, tmp_path, monkeypatch):
 
 def refusal(kind: str, call, *arguments, **options) -> str:
     """The one line with which a call refuses."""
-    from experiments.data import data_paths
+    from experiments.errors import UserError
 
-    with pytest.raises(getattr(data_paths, kind)) as caught:
+    with pytest.raises(UserError) as caught:
         call(*arguments, **options)
     assert type(caught.value).__name__ == kind
     message = str(caught.value)
@@ -191,22 +188,6 @@ def test_missing_set_is_one_line_with_the_cure(title, bare, own):
     places = str(bare / source.name), "--data DIR", f"{source.name}/"
     for part in ("make data", HINTS[title], *places):
         assert part in message
-
-
-def test_missing_mnist1d_is_one_line_with_the_cure(bare, monkeypatch):
-    from experiments.data import data_paths, mnist1d
-
-    message = refusal("DataNotFound", mnist1d.load)
-    assert "no package mnist1d, requests, matplotlib, scipy" in message
-    assert "Run `make data`" in message
-    assert "pip install mnist1d==0.0.2.post1" in message
-
-    # All there, but importing fails.
-    monkeypatch.setattr(mnist1d, "package_folders", lambda name: [Path(name)])
-    monkeypatch.setitem(sys.modules, "mnist1d", None)
-    assert "cannot be made (" in refusal("DataNotFound", mnist1d.load)
-    assert issubclass(data_paths.DataNotFound, data_paths.DataError)
-    assert issubclass(data_paths.DataDamaged, data_paths.DataError)
 
 
 def test_folder_of_ones_own_that_is_none(own, monkeypatch):
@@ -483,36 +464,6 @@ def test_modular_refuses(options):
         modular.load(**options)
 
 
-@pytest.fixture
-def stand_in(monkeypatch):
-    """A package in MNIST-1D's place that seeds the global generators as it does."""
-    from experiments.data import mnist1d
-
-    def make_dataset(arguments):
-        random.seed(arguments)
-        np.random.seed(arguments)
-        x = np.random.standard_normal((5, 40))
-        return {"x": x[:4], "y": np.arange(4), "x_test": x[4:], "y_test": np.arange(1)}
-
-    package = types.ModuleType("mnist1d.data")
-    package.__dict__.update(make_dataset=make_dataset, get_dataset_args=lambda: 42)
-    monkeypatch.setitem(sys.modules, "mnist1d.data", package)
-    monkeypatch.setattr(mnist1d, "package_folders", lambda name: [Path(name)])
-
-
-def test_mnist1d_leaves_global_generators_alone(stand_in):
-    from experiments.data import mnist1d
-
-    before = random.getstate(), np.random.get_state()[1].tolist()
-    data = mnist1d.load()
-    assert (random.getstate(), np.random.get_state()[1].tolist()) == before
-    assert [part.shape for part in data] == [(4, 40), (4,), (1, 40), (1,)]
-    kinds = [part.dtype for part in data]
-    assert kinds == [np.float32, np.int32, np.float32, np.int32]
-    expected = np.random.RandomState(42).standard_normal((5, 40))
-    np.testing.assert_array_equal(data.pool_x, expected[:4].astype(np.float32))
-
-
 # --- Splits, batches, checksums ---------------------------------------------------
 
 
@@ -607,25 +558,3 @@ def test_genuine_shakespeare():
     assert len(found.symbols) == 84
     start = "".join(found.symbols[k] for k in found.train[:25])
     assert start == "ALL'S WELL THAT ENDS WELL"
-
-
-def test_genuine_mnist1d():
-    """Its labels bit by bit; its numbers up to what another libm rounds."""
-    from experiments.data import data_paths, mnist1d
-    from experiments.data.checksum import checksum
-
-    try:
-        mnist1d.require()
-    except data_paths.DataNotFound as missing:
-        pytest.skip(str(missing))
-    data = mnist1d.load()
-    assert data.pool_x.shape == (4000, 40)
-    assert data.test_x.shape == (1000, 40)
-    assert data.pool_x.dtype == np.float32
-    assert checksum((data.pool_y, data.test_y)) == MNIST_1D_LABELS
-    first, last = data.pool_x[0, :2], data.test_x[-1, -2:]
-    np.testing.assert_allclose(first, [-0.33200568, -0.47191036], rtol=1e-5)
-    np.testing.assert_allclose(last, [0.87773436, 1.1931518], rtol=1e-5)
-    both = np.concatenate([data.pool_x, data.test_x])
-    assert both.mean() == pytest.approx(0, abs=1e-6)
-    assert both.std() == pytest.approx(1, abs=1e-6)

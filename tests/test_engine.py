@@ -1,7 +1,7 @@
-"""The sweep engine: one program per configuration, cells that never meet, honest sums.
+"""The sweep engine: one program per configuration, independent cells, statistics.
 
-The tests of random numbers and of the update rules use digits and an MLP;
-all others the regression line of `test_store.py`, which compiles in a second.
+The tests of random numbers and of the update rules use digits and an MLP. All others
+use the linear regression of `test_store.py`, which compiles in a second.
 """
 
 import dataclasses
@@ -65,7 +65,7 @@ def config_of(setup, make_optimizer, **changes):
 
 
 def leaves(params):
-    """All parameters, named by their shape."""
+    """Return all parameters, named by their shape."""
     return {str(leaf.shape): leaf for leaf in jax.tree.leaves(params)}
 
 
@@ -75,7 +75,7 @@ def cells_of(*numbers):
 
 
 def train(cache, config, cells, extract=None, size=PARALLEL):
-    """The arrays of all chunks, one below the other, and how many there were."""
+    """Train cells in chunks of `size`: the arrays of all chunks, concatenated."""
     from experiments.engine.assignment import split_in_chunks
     from experiments.engine.config import SweepGroup
     from experiments.engine.training import train_chunk
@@ -93,7 +93,7 @@ def train(cache, config, cells, extract=None, size=PARALLEL):
 
 
 def assert_rows_equal(one, rows, other, others):
-    """Equal to the last bit; what is not a number is equal, too."""
+    """Assert that rows are equal in every bit; NaN equals NaN."""
     assert set(one) == set(other)
     for name in set(one) - {"parallel"}:
         assert one[name].dtype == other[name].dtype
@@ -116,7 +116,7 @@ def counted(hparams, eta, mask):
     return arms_named("sgdw")(hparams, eta, mask)
 
 
-def test_one_trace_and_no_compilation_however_many_cells(cache, caplog):
+def test_any_number_of_cells_is_one_trace(cache, caplog):
     config = config_of(small.Line(), counted)
     train(cache, config, cells_of((0.1, 0.0, 0)))
     before, compiled = len(CALLS), len(cache.compile_seconds)
@@ -130,7 +130,7 @@ def test_one_trace_and_no_compilation_however_many_cells(cache, caplog):
     assert not [r for r in caplog.records if "compil" in r.getMessage().lower()]
 
 
-def test_cells_are_spread_over_the_devices_and_never_meet(cache):
+def test_cells_are_spread_over_the_devices_without_collectives(cache):
     from experiments.engine import program
     from experiments.engine.compilation_cache import get_batches, get_program
     from experiments.engine.config import columns
@@ -161,7 +161,7 @@ def test_cells_are_spread_over_the_devices_and_never_meet(cache):
 @pytest.mark.parametrize(
     ("parallel", "devices"), [(1, 1), (2, 2), (3, 1), (4, 2), (7, 1), (62, 2)]
 )
-def test_a_width_is_spread_over_the_devices_that_divide_it(parallel, devices):
+def test_cells_use_the_most_devices_that_divide_their_number(parallel, devices):
     from experiments.engine.devices import spread_over_devices
 
     spread, copied = spread_over_devices(parallel)
@@ -169,7 +169,7 @@ def test_a_width_is_spread_over_the_devices_that_divide_it(parallel, devices):
     assert copied.is_fully_replicated
 
 
-def test_an_odd_width_runs_on_one_device(cache):
+def test_an_odd_number_of_cells_uses_one_device(cache):
     config = config_of(small.Line(), small.sgdw)
     cells = cells_of(*((0.1, 0.1, seed) for seed in range(7)))
     odd, even = (train(cache, config, cells, size=n) for n in (3, 4))
@@ -179,12 +179,12 @@ def test_an_odd_width_runs_on_one_device(cache):
     )
 
 
-# --- A cell is by itself ----------------------------------------------------------
+# --- Cells are independent --------------------------------------------------------
 
 GOOD = cells_of((0.1, 0.01, 3), (0.03, 0.1, 4), (0.1, 0.0, 5), (0.3, 0.01, 3))
 
 
-def test_a_run_does_not_depend_on_its_place(cache):
+def test_a_run_does_not_depend_on_its_position(cache):
     config = config_of(digits_recipe(), arms_named("sgd_l2"))
     one = train(cache, config, GOOD, leaves)
     order = [2, 0, 3, 1]
@@ -192,7 +192,7 @@ def test_a_run_does_not_depend_on_its_place(cache):
     assert_rows_equal(one, order, other, [0, 1, 2, 3])
 
 
-def test_a_grown_grid_keeps_its_cells(cache):
+def test_a_larger_grid_does_not_change_a_cell(cache):
     from experiments.engine.config import grid
 
     config = config_of(digits_recipe(), arms_named("sgd_l2"))
@@ -208,7 +208,7 @@ def test_a_grown_grid_keeps_its_cells(cache):
     assert_rows_equal(one, range(6), other, places)
 
 
-def test_neighbours_that_diverge_disturb_nobody_and_score_chance(cache):
+def test_a_diverged_cell_scores_chance_and_changes_no_other(cache):
     config = config_of(digits_recipe(), arms_named("sgd_l2"))
     good = train(cache, config, GOOD)
     assert not good["measure/diverged"].any()
@@ -229,7 +229,7 @@ def test_neighbours_that_diverge_disturb_nobody_and_score_chance(cache):
 
 
 def by_hand(rate, seed, steps=8):
-    """The losses of the line, float32: SGD with momentum under a cosine, no decay."""
+    """The losses of the regression in float32: SGD with momentum, cosine, no decay."""
     data = small.points()
     params = small.Line().task().init({"seed": seed})
     w, b = np.asarray(params["weight"]), np.float32(0)
@@ -271,18 +271,18 @@ def in_the_last_step(progress, hparams):
     return jnp.where(progress >= 7 / 8, 1e30, 0.0)
 
 
-def test_a_cell_that_its_last_step_breaks_has_diverged(cache):
+def test_a_cell_can_diverge_in_its_last_update(cache):
     config = config_of(small.Line(), small.sgd_l2, schedule=in_the_last_step)
     found = train(cache, config, cells_of((0.0, 0.0, 1), (1e30, 0.0, 2)))
     assert found["measure/diverged"].tolist() == [[False, False], [False, True]]
-    assert found["diverged_at"].tolist() == [-1, 8]  # as many as there are steps
+    assert found["diverged_at"].tolist() == [-1, 8]  # the number of steps
     assert found["measure/val_accuracy"][1, 1] == 0
 
 
-# --- Random numbers hang on the seed ----------------------------------------------
+# --- Random numbers depend on the seed only ---------------------------------------
 
 
-def test_a_seed_means_the_same_for_every_rate_strength_and_arm(cache):
+def test_a_seed_gives_the_same_start_in_every_cell_and_arm(cache):
     from experiments.engine import program
     from experiments.engine.compilation_cache import get_program
     from experiments.engine.config import columns
@@ -303,7 +303,7 @@ def test_a_seed_means_the_same_for_every_rate_strength_and_arm(cache):
         assert not shapes[shape]  # another seed: other rows and weights
 
 
-def test_without_decay_the_places_are_one_run(cache):
+def test_without_decay_l2_and_decoupled_decay_are_equal(cache):
     cells = cells_of(*((0.1, 0.0, seed) for seed in (3, 4, 5)))
     l2, decoupled = (
         train(cache, config_of(digits_recipe(), arms_named(arm)), cells)
@@ -314,7 +314,7 @@ def test_without_decay_the_places_are_one_run(cache):
     assert len(np.unique(losses)) == losses.size
 
 
-def test_batches_hang_on_seed_and_epoch_and_are_kept_apart(cache, monkeypatch):
+def test_batches_depend_on_seed_and_epoch_only(cache, monkeypatch):
     from experiments.data import labelled
     from experiments.engine import compilation_cache
     from experiments.engine.config import columns
@@ -324,7 +324,7 @@ def test_batches_hang_on_seed_and_epoch_and_are_kept_apart(cache, monkeypatch):
     made = compilation_cache.get_program(cache, config, numbers, PARALLEL)
     monkeypatch.setattr(
         compilation_cache, "MAX_CACHED_BATCHES", 2
-    )  # forgets and draws again
+    )  # drops the batches and draws again
     for epoch in (0, 1, 0):
         drawn = np.asarray(
             compilation_cache.get_batches(cache, made, numbers["seed"], epoch)
@@ -334,7 +334,7 @@ def test_batches_hang_on_seed_and_epoch_and_are_kept_apart(cache, monkeypatch):
             np.testing.assert_array_equal(rows, labelled.batches(seed, epoch, 100, 50))
 
 
-def test_every_purpose_has_random_numbers_of_its_own():
+def test_every_purpose_has_its_own_random_numbers():
     from experiments.seeds import key_for, Purpose
 
     keys = {
@@ -349,7 +349,7 @@ def test_every_purpose_has_random_numbers_of_its_own():
 
 
 def network_by_hand(place, rate, strength, seed):
-    """Four steps in float64, gradients written out; weights by shape."""
+    """Four steps in float64 with explicit gradients: the weights, by shape."""
     from experiments.data import digits, labelled
     from experiments.models.mlp import mlp
     from experiments.seeds import key_for, Purpose
@@ -387,7 +387,7 @@ def network_by_hand(place, rate, strength, seed):
     ("place", "arm"),
     [("L2", "sgd_l2"), ("coupled", "sgdw"), ("independent", "sgd_independent")],
 )
-def test_a_cell_among_others_is_what_a_loop_by_hand_does(place, arm, cache):
+def test_a_cell_equals_a_loop_by_hand(place, arm, cache):
     config = config_of(digits_recipe(), arms_named(arm))
     cells = cells_of((0.2, 0.05, 7), (0.1, 0.0, 7), (0.3, 0.02, 8))
     found = train(cache, config, cells, leaves)
@@ -397,12 +397,12 @@ def test_a_cell_among_others_is_what_a_loop_by_hand_does(place, arm, cache):
             ours = found[f"extract/{name}"][number]
             np.testing.assert_allclose(ours, leaf, rtol=1e-5, atol=2e-7)
     others = {"L2", "coupled", "independent"} - {place}
-    for other in others:  # which the tolerance tells apart
+    for other in others:  # the tolerance separates the places
         expected = network_by_hand(other, *cells[0].values())["(64, 8)"]
         assert not np.allclose(found["extract/(64, 8)"][0], expected, rtol=1e-3)
 
 
-def test_lambda_cancels_where_adam_sees_no_other_gradient(cache):
+def test_lambda_cancels_under_adam_with_l2_without_other_gradients(cache):
     cells = cells_of(*((0.01, strength, 1) for strength in (0.01, 0.1, 1.0, 10.0)))
     l2, decoupled = (
         train(cache, config_of(small.Line(), arms_named(arm)), cells, small.all_params)
@@ -412,7 +412,7 @@ def test_lambda_cancels_where_adam_sees_no_other_gradient(cache):
     idle = l2["extract/idle"]
     np.testing.assert_allclose(idle, np.broadcast_to(idle[3], (4, 2)), rtol=1e-5)
     assert (np.abs(idle - began) > 0.01).all()
-    # A step of γ_t each, as √v is as large as the moment: Σ γ_t over the cosine.
+    # Each update is γ_t, because √v equals the moment: Σ γ_t over the cosine.
     assert idle[0] == pytest.approx(began - 0.01 * 4.5, abs=0.002)
     etas = (1 + np.cos(np.pi * np.arange(8) / 8)) / 2
     for row, hparams in zip(decoupled["extract/idle"], cells, strict=True):
@@ -434,7 +434,7 @@ def plain_decoupled(hparams, eta, mask):
     return arms.scheduled(dx.sgdw, hparams, eta, mask)
 
 
-def test_under_plain_sgd_the_places_are_one_and_momentum_parts_them(cache):
+def test_l2_equals_decoupled_decay_under_plain_sgd_only(cache):
     cells = cells_of((0.1, 0.5, 1), (0.2, 1.0, 2))
     plain, other, heavy, parted = (
         train(cache, config_of(small.Line(), make_optimizer), cells, small.all_params)[
@@ -460,7 +460,7 @@ def test_the_schedule_is_a_cosine_over_all_steps(done, eta):
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 1.0])
-def test_a_warmup_rises_for_its_share_and_leaves_the_rest_to_the_schedule(share):
+def test_a_warmup_rises_and_then_follows_the_schedule(share):
     from experiments.engine.config import cosine, multiplier, warmup
 
     config = config_of(small.Line(), small.sgdw, epochs=5)
@@ -476,7 +476,7 @@ def test_a_warmup_rises_for_its_share_and_leaves_the_rest_to_the_schedule(share)
         assert float(eta(step)) == pytest.approx(expected, abs=1e-6)
 
 
-def test_the_share_of_the_warmup_is_a_number_of_the_cell(cache):
+def test_the_fraction_of_the_warmup_is_a_hyper_parameter(cache):
     from experiments.engine.config import cosine, grid, warmup
 
     schedule = functools.partial(warmup, cosine)
@@ -499,7 +499,7 @@ def test_the_share_of_the_warmup_is_a_number_of_the_cell(cache):
         np.testing.assert_allclose(weight, w, rtol=1e-5)
 
 
-def test_without_curves_the_last_measures_alone_are_taken(cache):
+def test_without_curves_only_the_last_measures_are_stored(cache):
     cells = cells_of((0.1, 0.1, 1), (1e30, 0.0, 2))
     config = config_of(small.Line(), small.sgd_l2)
     curves = train(cache, config, cells)
@@ -510,13 +510,13 @@ def test_without_curves_the_last_measures_alone_are_taken(cache):
     np.testing.assert_array_equal(once["diverged_at"], curves["diverged_at"])
 
 
-def test_a_run_ends_with_a_segment():
+def test_epochs_must_be_a_multiple_of_the_segment():
     config = config_of(small.Line(), small.sgdw, epochs=5, epochs_per_segment=2)
     with pytest.raises(ValueError, match="a multiple of epochs_per_segment"):
         _ = config.segments
 
 
-def test_segments_are_one_run(cache):
+def test_the_number_of_segments_does_not_change_a_run(cache):
     cells = cells_of((0.1, 0.1, 1), (0.03, 1.0, 2))
     config = config_of(small.Line(), small.sgd_l2, epochs=4)
     parts = train(cache, config, cells)["measure/train_loss"]
@@ -531,22 +531,21 @@ def test_cells_as_columns():
     from experiments.engine.config import columns, grid
 
     cells = grid(learning_rate=(0.1, 0.2), weight_decay=(0,), seed=range(2))
-    assert [tuple(hparams.values()) for hparams in cells] == [
-        *((0.1, 0, 0), (0.1, 0, 1), (0.2, 0, 0), (0.2, 0, 1))
-    ]
+    rows = [(0.1, 0, 0), (0.1, 0, 1), (0.2, 0, 0), (0.2, 0, 1)]
+    assert [tuple(hparams.values()) for hparams in cells] == rows
     found = columns(cells)
     kinds = {name: str(array.dtype) for name, array in found.items()}
     assert kinds["learning_rate"] == "float32"
     assert kinds["seed"] == "int32"
-    with pytest.raises(ValueError, match="need the same numbers"):
+    with pytest.raises(ValueError, match="need the same hyper-parameters"):
         columns((*cells, {"seed": 1}))
 
 
-# --- A state and random numbers of the model --------------------------------------
+# --- The state and the random numbers of a model ----------------------------------
 
 
 def draws(seed, steps):
-    """The random numbers of the steps of a seed, float64[steps, 4]."""
+    """Return the random numbers of the steps of a seed, float64[steps, 4]."""
     from experiments.seeds import key_for, Purpose
 
     key = key_for(seed, Purpose.DROPOUT)
@@ -556,7 +555,7 @@ def draws(seed, steps):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Noisy(small.Line):
-    """The gradient is random, times a count of the losses that were taken."""
+    """The gradient is random, times the number of losses so far."""
 
     def task(self):
         task = super().task()
@@ -574,7 +573,7 @@ class Noisy(small.Line):
         return task._replace(loss=loss, measure=measure, state=state)
 
 
-def test_a_loss_has_the_state_and_the_key_of_its_step(cache):
+def test_a_loss_gets_the_state_and_the_key_of_its_step(cache):
     cells = cells_of((0.1, 0.0, 1), (0.01, 0.0, 1), (0.1, 0.0, 2))
     config = config_of(Noisy(), plain_l2)
     found = train(cache, config, cells, small.all_params)
@@ -592,7 +591,7 @@ def test_a_loss_has_the_state_and_the_key_of_its_step(cache):
     )
 
 
-def test_random_numbers_are_made_where_a_loss_asks_for_them(cache):
+def test_unused_random_numbers_are_not_computed(cache):
     from experiments.engine.compilation_cache import get_program
     from experiments.engine.config import columns
 
@@ -628,7 +627,7 @@ def tracked(hparams, eta, mask):
 
 
 def decay_rate(opt_state, params):
-    """As `dx.decay_stats` has it, of all decayed weights together."""
+    """The rate of `dx.decay_stats`, of all decayed weights together."""
     sums = [opt_state.sums[name] for name in ("weight", "idle")]
     weights, *_, weights_decay, _, _ = sum(sums)
     return {"decay_rate": -weights_decay / weights, "count": opt_state.count}
@@ -649,11 +648,11 @@ def recorded_loss(opt_state, params):
     return {"train_loss": jnp.zeros(()), "diverged": jnp.zeros(())}
 
 
-def test_a_record_has_names_of_its_own(cache):
+def test_a_record_must_not_have_the_name_of_a_measure(cache):
     from experiments.errors import UserError
 
     config = config_of(small.Line(), plain_l2, record=recorded_loss)
-    names = "record: diverged, train_loss are measures of the task; return other names"
+    names = r"record: .* the names diverged, train_loss\. Return other names"
     with pytest.raises(UserError, match=names):
         train(cache, config, cells_of((0.1, 0.0, 0)))
 
@@ -678,13 +677,13 @@ def programs(cache):
 
 @pytest.fixture(scope="module")
 def by_two(cache, programs):
-    """What comes of cells side by side in pairs."""
+    """The arrays of cells that were trained in pairs."""
     return train(cache, programs[2].config, CELLS, size=2)
 
 
 @pytest.fixture
 def failing(cache, programs, monkeypatch):
-    """A cache whose segments fail if more than `fit` cells run in parallel."""
+    """Make a cache whose segments fail if more than `fit` cells run in parallel."""
 
     def prepared(fit, text):
         tried = []
@@ -709,29 +708,33 @@ def failing(cache, programs, monkeypatch):
 FULL = "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9 bytes."
 
 
-def test_where_memory_ends_cells_run_in_halves(failing, programs, by_two):
+def test_the_number_of_cells_is_halved_if_memory_is_full(failing, programs, by_two):
     cache, tried = failing(2, FULL)
     found = train(cache, programs[8].config, CELLS, size=8)
     assert_rows_equal(found, range(10), by_two, range(10))
     assert found["parallel"].tolist() == [2, 2]  # one number for each of the two chunks
-    assert tried == [8, 4, *[2] * 10]  # what fits is remembered; two segments each
+    assert tried == [
+        8,
+        4,
+        *[2] * 10,
+    ]  # the number that fits is remembered; two segments each
 
 
-def test_one_cell_that_does_not_fit_ends_the_run(failing, programs):
+def test_one_cell_that_does_not_fit_is_an_error(failing, programs):
     cache, tried = failing(0, FULL)
     with pytest.raises(jax.errors.JaxRuntimeError, match="RESOURCE_EXHAUSTED"):
         train(cache, programs[8].config, CELLS, size=2)
     assert tried == [2, 1]
 
 
-def test_other_failures_pass_through(failing, programs):
+def test_other_errors_are_raised(failing, programs):
     cache, tried = failing(0, "INTERNAL: the abacus is broken")
     with pytest.raises(jax.errors.JaxRuntimeError, match="abacus"):
         train(cache, programs[8].config, CELLS, size=2)
     assert tried == [2]
 
 
-def test_memory_is_planned_before_anything_runs(cache, programs, by_two, monkeypatch):
+def test_memory_is_checked_before_training(cache, programs, by_two, monkeypatch):
     from experiments.engine import devices, program
 
     enough = {w: devices.bytes_needed(made.segment) for w, made in programs.items()}
@@ -753,18 +756,16 @@ def test_memory_is_planned_before_anything_runs(cache, programs, by_two, monkeyp
     found = train(
         cache._replace(max_parallel={}), programs[8].config, CELLS[:2], size=2
     )
-    assert found["parallel"].tolist() == [
-        1
-    ]  # one cell is tried, whatever the plan says
+    assert found["parallel"].tolist() == [1]  # one cell is always tried
 
 
-def test_there_is_memory():
+def test_bytes_free_is_plausible():
     from experiments.engine.devices import bytes_free
 
     assert 2**20 < bytes_free() < 2**50
 
 
-# --- What a value is, as data -----------------------------------------------------
+# --- Descriptions -----------------------------------------------------------------
 
 
 class Colour(enum.Enum):
@@ -851,7 +852,7 @@ def test_a_description_changes_with_anything_in_it():
     }
 
 
-def test_a_description_is_of_values_and_not_of_their_kind_of_memory():
+def test_equal_values_have_one_description():
     from experiments.engine.describe import digest
 
     assert digest(Outer()) == digest(Outer(inner=Inner()))
@@ -862,7 +863,7 @@ def test_a_description_is_of_values_and_not_of_their_kind_of_memory():
     assert digest(range(3)) == digest((0, 1, 2))
 
 
-def test_keywords_of_a_partial_do_not_hide_what_it_calls():
+def test_a_keyword_named_call_does_not_hide_the_function():
     from experiments.engine.describe import digest
 
     one, other = (functools.partial(f, call=1) for f in (small.points, small.sgdw))
@@ -878,7 +879,7 @@ def test_keywords_of_a_partial_do_not_hide_what_it_calls():
         pytest.param(Loader(1), id="callable"),
     ],
 )
-def test_a_description_refuses_what_has_no_name_of_its_own(value):
+def test_a_function_without_a_unique_name_has_no_description(value):
     from experiments.engine.describe import digest
 
     def local():
@@ -894,7 +895,7 @@ def test_a_description_refuses_what_has_no_name_of_its_own(value):
 
 
 @pytest.mark.parametrize("value", [{1, 2}, np.ones(2), object(), b"a", Colour.RED])
-def test_a_description_refuses_what_it_does_not_know(value):
+def test_an_unknown_type_has_no_description(value):
     from experiments.engine.describe import digest
 
     with pytest.raises(TypeError, match="a plan cannot hold"):
@@ -925,7 +926,7 @@ def test_a_description_is_the_same_in_every_process():
 # --- The table of cells -----------------------------------------------------------
 
 
-def test_a_table_survives_its_file(tmp_path):
+def test_a_table_is_the_same_after_write_and_read(tmp_path):
     from experiments import cells
 
     def column(*values):
@@ -961,7 +962,7 @@ def test_a_table_survives_its_file(tmp_path):
     )
 
 
-def test_a_truth_that_one_stage_lacks_survives_its_file(tmp_path):
+def test_booleans_with_a_missing_value_are_the_same_after_write_and_read(tmp_path):
     from experiments import cells
 
     one, other = {"done": np.array([True, False])}, {"seed": np.array([3])}
@@ -970,7 +971,7 @@ def test_a_truth_that_one_stage_lacks_survives_its_file(tmp_path):
     assert again["done"].tolist() == [True, False, None]
 
 
-def test_a_table_holds_the_shortest_decimals_of_the_last_measures(tmp_path):
+def test_a_table_has_the_shortest_decimals_of_the_last_measures(tmp_path):
     from experiments import cells
 
     chunks = [
@@ -984,7 +985,7 @@ def test_a_table_holds_the_shortest_decimals_of_the_last_measures(tmp_path):
             "diverged_at": np.array([-1, 5], np.int32),
             "parallel": np.array(2),
         },
-        {"shrink": np.ones(3)},  # a measurement, and no cells
+        {"shrink": np.ones(3)},  # a measurement has no cells
         {
             "label/arm": np.array("adam"),
             "label/task": np.array("digits"),
@@ -1009,7 +1010,7 @@ def test_a_table_holds_the_shortest_decimals_of_the_last_measures(tmp_path):
 # --- Statistics -------------------------------------------------------------------
 
 
-def test_intervals_hold_the_mean_as_often_as_they_say(monkeypatch):
+def test_intervals_contain_the_mean_in_95_percent(monkeypatch):
     from experiments import statistics
 
     monkeypatch.setattr(statistics, "RESAMPLES", 999)
@@ -1024,7 +1025,7 @@ def test_intervals_hold_the_mean_as_often_as_they_say(monkeypatch):
         assert 0.925 <= np.mean(held) <= 0.975
 
 
-def test_an_interval_reaches_further_where_the_values_are_rarer():
+def test_an_interval_is_longer_on_the_side_of_the_tail():
     from experiments.statistics import estimate
 
     found = estimate([0.1, 0.2, 0.1, 0.3, 0.2, 0.1, 0.4, 0.2, 0.1, 3.0])
@@ -1038,7 +1039,7 @@ def test_an_interval_reaches_further_where_the_values_are_rarer():
         ((-1.0, -2.0, -3.0, -4.0, -0.5, -6.0, -1.5, -2.5, -3.5, -4.5), 2),
     ],
 )
-def test_p_is_of_all_flips_of_the_signs(values, as_far):
+def test_p_is_that_of_all_sign_flips(values, as_far):
     from experiments.statistics import estimate
 
     flips = itertools.product((-1, 1), repeat=10)
@@ -1049,14 +1050,14 @@ def test_p_is_of_all_flips_of_the_signs(values, as_far):
     assert p == as_far / 2**10
     assert found.mean == pytest.approx(np.mean(values))
     assert found.low < found.mean < found.high
-    assert estimate(values) == found  # nothing of it is by chance
+    assert estimate(values) == found  # it is deterministic
     turned = estimate([-value for value in values])
     assert turned.p == pytest.approx(p)
     shifted = estimate([value + 10 for value in values])
     assert shifted.low == pytest.approx(found.low + 10)
 
 
-def test_estimates_without_spread_or_from_few_values():
+def test_estimates_of_equal_few_or_infinite_values():
     from experiments.statistics import estimate
 
     assert estimate([1.0, 2.0, 3.0] * 3) == (2.0, -INF, INF, 1.0)

@@ -17,7 +17,6 @@ import decayax as dx
 equinox = pytest.importorskip("equinox")
 linen = pytest.importorskip("flax.linen")
 nnx = pytest.importorskip("flax.nnx")
-from experiments.models.conv import Conv  # noqa: E402
 from experiments.models.mlp import mlp  # noqa: E402
 from experiments.models.model import (  # noqa: E402
     from_equinox,
@@ -27,7 +26,6 @@ from experiments.models.model import (  # noqa: E402
     StatefulModel,
     with_state,
 )
-from experiments.models.resnet import resnet  # noqa: E402
 from experiments.models.transformer import transformer  # noqa: E402
 
 
@@ -43,7 +41,6 @@ DECODER = {"vocabulary": 5, "length": 6, "width": 8, "heads": 2}
 BUILDERS = {
     "mlp": functools.partial(mlp, sizes=(36, 8, 8, 3)),
     "mlp, norm": functools.partial(mlp, sizes=(36, 8, 8, 3), norm=True),
-    "resnet": functools.partial(resnet, classes=3, width=4),
     "transformer": functools.partial(transformer, **DECODER, layers=2),
     "transformer, no norm": functools.partial(
         transformer, **DECODER, layers=1, norm=False
@@ -54,7 +51,7 @@ BUILDERS = {
 quick = functools.partial(
     jax.jit, compiler_options={"xla_backend_optimization_level": 0}
 )
-NORMED = ["mlp, norm", "resnet", "transformer"]
+NORMED = ["mlp, norm", "transformer"]
 every_model = pytest.mark.parametrize("name", BUILDERS)
 
 
@@ -106,25 +103,12 @@ def linear(x, p):
     return x @ p["kernel"] + p.get("bias", 0)
 
 
-def normalise(x, p, axes):
-    x = x - x.mean(axes, keepdims=True)
-    return x / np.sqrt((x**2).mean(axes, keepdims=True) + 1e-6)
-
-
 def layer_norm(x, p):
-    return normalise(x, p, (-1,)) * p["scale"] + p["bias"] if p else x
-
-
-def group_norm(x, p):
-    groups = normalise(x.reshape(*x.shape[:3], 4, -1), p, (1, 2, 4))
-    return groups.reshape(x.shape) * p["scale"] + p["bias"]
-
-
-def convolve(x, p, stride):
-    strides, names = (stride, stride), ("NHWC", "HWIO", "NHWC")
-    x, kernel = (jnp.asarray(a, jnp.float32) for a in (x, p["kernel"]))
-    y = jax.lax.conv_general_dilated(x, kernel, strides, "SAME", None, None, names)
-    return np.asarray(y, np.float64)
+    if not p:
+        return x
+    x = x - x.mean(-1, keepdims=True)
+    x = x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6)
+    return x * p["scale"] + p["bias"]
 
 
 def mlp_reference(p, x):
@@ -132,18 +116,6 @@ def mlp_reference(p, x):
     for i, layer in p["hidden"].items():
         x = np.maximum(layer_norm(linear(x, layer), p.get("norms", {}).get(i)), 0)
     return linear(x, p["output"])
-
-
-def resnet_reference(p, x):
-    x = np.maximum(group_norm(convolve(x[..., None], p["conv"], 1), p["norm"]), 0)
-    for i, b in p["blocks"].items():
-        stride = 1 if i == 0 else 2
-        y = np.maximum(group_norm(convolve(x, b["conv1"], stride), b["norm1"]), 0)
-        y = group_norm(convolve(y, b["conv2"], 1), b["norm2"])
-        if i > 0:
-            x = group_norm(convolve(x, b["conv3"], stride), b["norm3"])
-        x = np.maximum(y + x, 0)
-    return linear(x.mean((1, 2)), p["head"])
 
 
 def attention(x, p):
@@ -178,56 +150,6 @@ def test_logits_are_what_numpy_makes_of_the_equations(name):
     reference = globals()[name.split(",")[0] + "_reference"]
     expected = reference(plain(params), np.asarray(x))
     np.testing.assert_allclose(logits(params, x), expected, rtol=1e-4, atol=1e-4)
-
-
-# --- The convolution --------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("shape", "size", "strides", "use_bias"),
-    [
-        *(((8, 8), (3, 3), 1, False), ((8, 8), (3, 3), 2, False)),
-        *(((7, 5), (3, 3), 1, True), ((7, 5), (3, 3), 2, True)),
-        *(((8, 5), (1, 1), 2, False), ((7, 8), (3, 3), 3, False)),
-        *(((5, 8), (2, 5), 1, False), ((5, 8), (2, 5), 2, True)),
-        ((1, 2), (3, 3), 2, False),
-    ],
-)
-def test_convolution_is_that_of_nnx(shape, size, strides, use_bias):
-    options = {"strides": strides, "use_bias": use_bias}
-    models = both_convolutions(3, 4, size, **options)
-    shapes, other = (jax.eval_shape(m.init, jax.random.key(0)) for m in models)
-    assert jax.tree.structure(shapes) == jax.tree.structure(other)
-    draw = np.random.default_rng(2).normal
-    params = jax.tree.map(lambda leaf: draw(size=leaf.shape).astype("f"), shapes)
-    x = draw(size=(2, *shape, 3)).astype("f")
-
-    @quick
-    def run(params, x):
-        return [
-            (m.logits(params, x), jax.grad(sines, (0, 1))(params, x, m)) for m in models
-        ]
-
-    def sines(params, x, model):
-        return jnp.sum(jnp.sin(model.logits(params, x)))
-
-    for one, other in zip(*map(jax.tree.leaves, run(params, x)), strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
-
-
-def both_convolutions(*args, **options) -> list[Model]:
-    return [
-        from_nnx(lambda rngs, layer=layer: layer(*args, **options, rngs=rngs))
-        for layer in (Conv, nnx.Conv)
-    ]
-
-
-def test_convolution_starts_as_that_of_nnx():
-    models = both_convolutions(3, 4, (3, 2))
-    start = quick(lambda key: [model.init(key) for model in models])
-    ours, theirs = start(jax.random.key(0))
-    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
-    assert jax.tree.all(jax.tree.map(np.array_equal, ours, theirs))
 
 
 # --- Models of each library, and their states ---------------------------------------
@@ -380,7 +302,7 @@ RATES = jnp.array([0.0, 3e-3, 1e-2])
 
 @functools.cache
 def trained(name):
-    """Twelve steps of AdamW at each rate: losses [rate, step], parameters, program."""
+    """Twelve steps of AdamW at each rate: losses [rate, step], parameters."""
     model, _, params, x, y = case(name)
 
     def loss(params):
@@ -403,16 +325,12 @@ def trained(name):
         return losses, params
 
     program = quick(jax.vmap(run, (0, None))).lower(RATES, params).compile()
-    losses, trained = program(RATES, params)
-    return losses, trained, program.as_text()
-
-
-CONVOLUTION = re.compile(r"= \S+ convolution\(|custom_call_target=\"[^\"]*conv", re.I)
+    return program(RATES, params)
 
 
 @pytest.mark.parametrize("name", [*NORMED, "transformer, no norm"])
 def test_every_cell_trains_at_its_own_rate(name):
-    losses, params, _ = trained(name)
+    losses, params = trained(name)
     np.testing.assert_allclose(losses[0], losses[0, 0], rtol=1e-5)
     assert np.all(losses[1:, -1] < losses[1:, 0])
     assert np.all(losses[2, -1] < losses[1, -1])
@@ -421,14 +339,6 @@ def test_every_cell_trains_at_its_own_rate(name):
     ):
         np.testing.assert_array_equal(before, after[0])
         assert not np.array_equal(before, after[1])
-
-
-def test_training_the_resnet_compiles_to_no_convolution():
-    assert not CONVOLUTION.search(trained("resnet")[-1])
-    native = both_convolutions(1, 4, (3, 3))[1]
-    shapes = jax.eval_shape(native.init, jax.random.key(0))
-    compiled = quick(native.logits).lower(shapes, IMAGES[..., None]).compile()
-    assert CONVOLUTION.search(compiled.as_text())  # so it is found where there is one
 
 
 # --- Parameters -------------------------------------------------------------------
@@ -443,28 +353,7 @@ def count(model) -> int:
     return sum(map(math.prod, sizes(model)))
 
 
-def resnet_count(classes, channels, width, blocks):
-    total = 9 * channels * width + 2 * width
-    for c in (width, 2 * width, 4 * width):
-        total += blocks * (2 * 9 * c * c + 4 * c)
-        if c > width:
-            total += (c // 2 * c + 2 * c) - 9 * c * c // 2
-    return total + 4 * width * classes + classes
-
-
-@pytest.mark.parametrize(
-    ("channels", "width", "blocks", "depth"), [(1, 8, 1, 8), (3, 16, 3, 20)]
-)
-def test_parameters_of_the_resnets(channels, width, blocks, depth):
-    shapes = sizes(resnet(10, channels, width, blocks))
-    expected = resnet_count(10, channels, width, blocks)
-    assert sum(map(math.prod, shapes)) == expected
-    assert depth != 20 or round(expected / 1e6, 2) == 0.27  # He et al., table 6
-    kernels = [shape for shape in shapes if len(shape) > 1]
-    assert sum(shape[:2] != (1, 1) for shape in kernels) == 6 * blocks + 2 == depth
-
-
-def test_parameters_of_the_others():
+def test_the_number_of_parameters():
     a, b, c = 36, 8, 3
     assert count(mlp((a, b, c))) == a * b + b + b * c + c
     assert count(mlp((a, b, c), norm=True)) == a * b + 3 * b + b * c + c
@@ -519,7 +408,6 @@ def test_the_transformer_does_not_look_ahead():
 
 
 STREAM = ("position", "token", "out", "down")
-CONVS = ("conv", "conv1", "conv2", "conv3")
 
 
 @pytest.mark.parametrize(
@@ -527,8 +415,6 @@ CONVS = ("conv", "conv1", "conv2", "conv3")
     [
         ("mlp, norm", ("hidden",), True),
         ("mlp", ("hidden",), False),
-        ("resnet", CONVS, True),
-        ("resnet", ("head",), False),
         ("transformer", STREAM, True),
         ("transformer", ("down",), False),
         ("transformer, no norm", STREAM, False),
@@ -562,7 +448,6 @@ def test_bfloat16_stays_bfloat16(name):
     ("build", "message"),
     [
         (lambda: transformer(5, 6, 9, 2, 1), "width 9 is not a multiple of 2 heads"),
-        (lambda: resnet(10, width=6), "does not divide the number of channels"),
         (
             lambda: case("transformer").logits(
                 case("transformer").params, jnp.zeros((1, 7), int)

@@ -1,6 +1,6 @@
-"""A study in a file of its own: found by its path, and named alike however it is run.
+"""A study in the user's own file: found by its path, with one name however it is run.
 
-`lion.py` is the study that experiments/README.md shows. `tiny.py` trains nothing.
+`lion.py` is the study in experiments/README.md. `tiny.py` trains nothing.
 """
 
 import json
@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from test_commands import call as call, refused
 from test_readme import BLOCK, ROOT
-from test_store import start
+from test_store import cache_folder as cache_folder, start
 
 
 pytestmark = [
@@ -25,11 +25,11 @@ pytestmark = [
     pytest.mark.relaxed("scale_by_adam; the experiments run under JAX's defaults"),
 ]
 
-# Annotations as text: a dataclass then looks its module up in sys.modules.
+# The annotations are text, so a dataclass looks up its module in sys.modules.
 TINY = '''\
 """Is one one?
 
-What follows is not the question.
+This is not the question.
 """
 
 from __future__ import annotations
@@ -74,16 +74,16 @@ if __name__ == "__main__":
 
 
 @pytest.fixture(autouse=True)
-def forgotten(monkeypatch):
-    """A test leaves no modules behind."""
+def forget_modules(monkeypatch):
+    """Remove the modules that a test has imported."""
     monkeypatch.setattr(sys, "path", list(sys.path))
     yield
     forget()
 
 
 def forget():
-    """As in a new process: nothing of a study is there."""
-    for name in ("lion", "tiny", "other", "beside"):
+    """Forget the modules of the studies, as in a new process."""
+    for name in ("lion", "tiny", "other", "neighbour"):
         if module := sys.modules.pop(name, None):
             folder = str(Path(module.__file__).parent)
             sys.path[:] = [path for path in sys.path if path != folder]
@@ -91,7 +91,7 @@ def forget():
 
 @pytest.fixture
 def lion(tmp_path):
-    """The file that experiments/README.md shows."""
+    """The study in experiments/README.md, as a file."""
     text = (ROOT / "experiments" / "README.md").read_text()
     (body,) = [body for _, body in BLOCK.findall(text) if "cli.main(__file__)" in body]
     path = tmp_path / "lion.py"
@@ -107,7 +107,7 @@ def tiny(tmp_path):
 
 
 def run_as_main(path, monkeypatch, capsys, *arguments):
-    """What `python PATH ARGUMENTS` does and prints."""
+    """Run `python PATH ARGUMENTS`. Return its exit status and output."""
     monkeypatch.setattr("experiments.interrupts.install_handlers", lambda: None)
     use_cache = "experiments.engine.persistent_cache.use_persistent_cache"
     monkeypatch.setattr(use_cache, lambda folder: None)
@@ -125,27 +125,29 @@ def results(out):
 # --- The study of the README ------------------------------------------------------
 
 
-def test_a_job_that_is_killed_goes_on(lion, tmp_path, call, monkeypatch):
-    """The job of `launch` is unpickled and killed; it goes on here, to the report."""
+def test_a_killed_job_resumes(lion, tmp_path, call, cache_folder, monkeypatch):
+    """The job of `launch` is killed in a subprocess, and then finished here."""
     out, statuses = tmp_path / "out", []
 
     def launch_shards(work, logs, queue, retries, done):
         assert logs == out / "lion" / "jobs"
         (job,) = work
         load = f"import pickle; pickle.loads({pickle.dumps(job)!r})()"
-        process = start(load, None)
+        process = start(load, cache_folder)
         deadline = time.monotonic() + 120
-        while not (there := list(out.rglob("[!.]*.npz"))):
+        stored = []
+        while not stored:
             assert process.poll() is None, process.communicate()
             assert time.monotonic() < deadline
             time.sleep(0.002)
+            stored = list(out.rglob("[!.]*.npz"))
         process.kill()
         process.communicate()
         assert process.returncode == -signal.SIGKILL
         assert not list(out.rglob("report.md"))
-        made = {path: path.stat().st_mtime_ns for path in there}
+        times = {path: path.stat().st_mtime_ns for path in stored}
         statuses.append(job())
-        assert {path: path.stat().st_mtime_ns for path in made} == made
+        assert {path: path.stat().st_mtime_ns for path in stored} == times
 
     monkeypatch.setattr("experiments.engine.launch.launch_shards", launch_shards)
     shards = ("--cluster", "local", "--shards", "1")
@@ -161,13 +163,15 @@ def test_a_job_that_is_killed_goes_on(lion, tmp_path, call, monkeypatch):
     assert manifest["runs"] == 150
     assert '"lion.lion_l2"' in json.dumps(manifest["plan"])
     assert manifest["file"] == os.path.relpath(lion, folder)
-    (report_again := folder / "report.md").unlink()
+    (folder / "report.md").unlink()
     forget()
     assert call("report", folder)[0] == 0
-    assert report_again.read_text() == report
+    assert (folder / "report.md").read_text() == report
 
 
-def test_the_same_plan_by_path_and_as_main(lion, tmp_path, call, monkeypatch, capsys):
+def test_a_file_and_a_script_have_the_same_plan(
+    lion, tmp_path, call, monkeypatch, capsys
+):
     arguments = ("--smoke", "--dry-run", "--out", tmp_path / "out")
     status, by_path, errors = call(lion, *arguments)
     assert (status, errors) == (0, [])
@@ -189,11 +193,11 @@ def test_all_options_of_a_study(tiny, tmp_path, call):
     status, printed, errors = call(tiny, "--help")
     assert (status, errors) == (0, [])
     assert "\nIs one one?\n" in printed
-    assert "What follows" not in printed
+    assert "This is not" not in printed
     status, printed, _ = call(tiny, "--shard", "0/2", "--wait", "0", "--out", out)
     assert status == 3
     assert (
-        f"go on with: {os.path.relpath(sys.executable)} -m experiments {tiny}"
+        f"resume with: {os.path.relpath(sys.executable)} -m experiments {tiny}"
         in printed
     )
     status, printed, _ = call(tiny, "--resume", "--out", out)
@@ -204,7 +208,7 @@ def test_all_options_of_a_study(tiny, tmp_path, call):
     assert plans[0].split()[2] != plans[1].split()[2]
 
 
-def test_the_manifest_says_how_it_was_run(tiny, tmp_path, monkeypatch, capsys, call):
+def test_the_manifest_has_command_and_file(tiny, tmp_path, monkeypatch, capsys, call):
     monkeypatch.chdir(tmp_path)
     for run in (
         lambda *words: run_as_main(tiny, monkeypatch, capsys, *words),
@@ -222,7 +226,7 @@ def test_the_manifest_says_how_it_was_run(tiny, tmp_path, monkeypatch, capsys, c
 def test_a_report_finds_the_file(tiny, tmp_path, call, monkeypatch):
     assert call(tiny, "--out", tmp_path / "out")[0] == 0
     moved = shutil.copytree(tmp_path, tmp_path.with_name("moved"))
-    for place in (tmp_path, moved):  # the file moves together with its results
+    for place in (tmp_path, moved):  # the file is moved with its results
         folder = results(place / "out")
         (folder / "report.md").unlink()
         forget()
@@ -235,7 +239,7 @@ def test_a_report_finds_the_file(tiny, tmp_path, call, monkeypatch):
     assert call("report", ".")[0] == 0
 
 
-def test_a_report_where_the_file_is_gone(tiny, tmp_path, call):
+def test_a_report_without_the_file_needs_study(tiny, tmp_path, call):
     out = tmp_path / "out"
     assert call(tiny, "--out", out)[0] == 0
     folder = results(out)
@@ -266,22 +270,22 @@ def test_a_study_of_the_package_by_its_path(call, tmp_path):
     assert study_files.relative_file(str(path), tmp_path) is None
 
 
-def test_modules_beside_it_are_found(tiny, tmp_path, call, monkeypatch):
-    (tmp_path / "beside.py").write_text('SAID = "One is beside."\n')
+def test_a_study_can_import_modules_next_to_it(tiny, tmp_path, call, monkeypatch):
+    (tmp_path / "neighbour.py").write_text('TEXT = "One is neighbour."\n')
     (tmp_path / "colorsys.py").write_text("raise AssertionError('hides Python's')\n")
     monkeypatch.delitem(sys.modules, "colorsys", raising=False)
-    (tmp_path / "elsewhere" / "tiny").mkdir(parents=True)  # results, say
+    (tmp_path / "elsewhere" / "tiny").mkdir(parents=True)  # such as results
     monkeypatch.syspath_prepend(tmp_path / "elsewhere")
-    text = TINY.replace('"One is one."', "beside.SAID")
+    text = TINY.replace('"One is one."', "neighbour.TEXT")
     tiny.write_text(
-        text.replace("import numpy", "import beside, colorsys\nimport numpy")
+        text.replace("import numpy", "import neighbour, colorsys\nimport numpy")
     )
     status, printed, _ = call(tiny, "--out", tmp_path)
     assert status == 0
-    assert "One is beside.\n" in printed
+    assert "One is neighbour.\n" in printed
 
 
-# --- What is not a study ----------------------------------------------------------
+# --- Files that are not a study ---------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -307,23 +311,29 @@ def test_a_module_that_is_not_a_study(text, change, missing, tiny, call, tmp_pat
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("numpy.py", ("numpy.py has the name of another module", "another name")),
-        ("sys.py", ("sys.py has the name of another module, sys (built-in)",)),
-        ("this.py", ("this.py has the name of another module",)),  # not imported yet
-        ("by_hand.py", ("by_hand.py has the name", "made without a file")),
-        ("my-study.py", ("my-study.py: ", "such as my_study.py")),
-        ("my.study.py", ("my.study.py: ", "such as my_study.py")),
-        ("__main__.py", ("__main__.py: ", "such as my_study.py")),
+        (
+            "numpy.py",
+            ("numpy.py has the same name as the module numpy", "Rename the file"),
+        ),
+        ("sys.py", ("sys.py has the same name as the module sys (built-in)",)),
+        (
+            "this.py",
+            ("this.py has the same name as the module this",),
+        ),  # not imported yet
+        ("by_hand.py", ("by_hand.py has the same name", "(not from a file)")),
+        ("my-study.py", ("my-study.py: ", "for example to my_study.py")),
+        ("my.study.py", ("my.study.py: ", "for example to my_study.py")),
+        ("__main__.py", ("__main__.py: ", "for example to my_study.py")),
     ],
 )
-def test_a_name_that_cannot_be(name, words, tiny, call, monkeypatch):
+def test_an_invalid_file_name(name, words, tiny, call, monkeypatch):
     monkeypatch.setitem(sys.modules, "by_hand", type(sys)("by_hand"))
     before = dict(sys.modules)
     refused(call(tiny.rename(tiny.with_name(name)), "--dry-run"), *words)
     assert {n: m for n, m in sys.modules.items() if n in before} == before
 
 
-def test_what_is_not_a_file(tiny, tmp_path, call, monkeypatch):
+def test_a_path_without_a_python_file(tiny, tmp_path, call, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder.py").mkdir()
     for name in ("nosuch.py", "no/such", "folder.py", "./tiny"):
@@ -332,8 +342,8 @@ def test_what_is_not_a_file(tiny, tmp_path, call, monkeypatch):
     refused(call("tiny"), "no study 'tiny'. Do you mean tiny.py?")
 
 
-def test_a_file_that_uses_jax_as_it_is_imported(tiny, tmp_path):
-    """As a script, it does so before the cores can become devices."""
+def test_a_file_that_uses_jax_during_its_import(tiny, tmp_path):
+    """A script imports the file before the cores can become devices."""
     tiny.write_text(TINY.replace("\nFULL", "\nimport jax\njax.devices()\nFULL"))
     flags = {"XLA_FLAGS": "", "PYTHONPATH": str(ROOT)}
     answer = subprocess.run(
@@ -343,16 +353,16 @@ def test_a_file_that_uses_jax_as_it_is_imported(tiny, tmp_path):
         text=True,
     )
     (line,) = answer.stderr.splitlines()
-    assert line.startswith("experiments: JAX ran before the study did")
+    assert line.startswith("experiments: JAX was used before the study started")
     assert answer.returncode == 1
     assert not (tmp_path / "out").exists()
 
 
-def test_a_file_that_fails_can_be_mended(tiny, tmp_path, call):
+def test_a_file_that_failed_is_imported_again(tiny, tmp_path, call):
     tiny.write_text(f"{TINY}\n1 / 0\n")
     with pytest.raises(ZeroDivisionError):
         call(tiny, "--out", tmp_path)
     assert "tiny" not in sys.modules
     tiny.write_text(TINY)
-    os.utime(tiny, (0, 0))  # not what Python kept of the other one
+    os.utime(tiny, (0, 0))  # so that Python does not use the old bytecode
     assert call(tiny, "--out", tmp_path)[0] == 0

@@ -101,7 +101,6 @@ def test_adamw_has_the_trajectory_of_the_installed_optax(name):
     chex.assert_trees_all_equal(ours, theirs)  # to the bit
 
 
-@pytest.mark.relaxed("optax.scale_by_adam")
 def test_adamw_keeps_a_low_precision_moment():
     params, grads = problem()
     optimizer = dx.adamw(1e-2, mu_dtype=jnp.bfloat16)
@@ -142,7 +141,6 @@ def test_without_decay_a_pair_is_the_optax_optimizer(ours, theirs, options):
         chex.assert_trees_all_close(path, plain, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.relaxed("optax.scale_by_adam")
 @pytest.mark.parametrize(("l2", "decoupled"), PAIRS)
 def test_a_pair_differs_with_decay(l2, decoupled):
     """Even SGD does, once it has momentum."""

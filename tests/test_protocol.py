@@ -1,7 +1,7 @@
-"""The protocol: lucky points, gaps, edges and ties do not decide; the better arm does.
+"""The protocol finds the better arm in spite of lucky points, gaps, edges and ties.
 
-No network is trained here. A made-up study has a true error for every point and noise
-for every seed, so it is known which arm is better.
+No network is trained here. A simulated study has a true error for every point and noise
+for every seed, so the better arm is known.
 """
 
 import json
@@ -40,11 +40,11 @@ def plan_of(*entries, **numbers):
 
 
 def run(plan, truth, rng, examples=EXAMPLES):
-    """The table of a study; `truth(arm, point, seeds, rng)` gives errors in percent."""
+    """Simulate a study: `truth(arm, point, seeds, rng)` gives errors in percent."""
     from experiments import cells, protocol
 
     table = {}
-    common = rng.normal(0, 0.7, 100)  # what a seed does to all arms
+    common = rng.normal(0, 0.7, 100)  # the effect of a seed on all arms
     for stage in protocol.stages(plan):
         made = [_rows(b, truth, common, rng, examples) for b in stage.make(table)]
         table = cells.concatenate([table, *made])
@@ -84,7 +84,7 @@ def chosen(plan, table, name):
 
 
 def smooth(at, error, width=1.5):
-    """A valley with its bottom at a point given as exponents of two."""
+    """A valley; `at` are the exponents of two of its best point."""
 
     def truth(point):
         far = sum((math.log2(x) - a) ** 2 for x, a in zip(point, at, strict=True))
@@ -97,10 +97,11 @@ def smooth(at, error, width=1.5):
 
 
 def unstable(arm, point, count, rng):
-    """Arm b is better by 1.4 points; some of its points look better and are not.
+    """Arm b is better by 1.4 points, but some of its points only look better.
 
     Beyond its ridge every second run fails. Three good runs in a row are common there,
-    and better than any run elsewhere: so a published verdict got the wrong sign.
+    and they are better than any run elsewhere. So a published verdict once had the
+    wrong sign.
     """
     decay, rate = map(math.log2, point)
     error = 7.6 if arm == "a" else 6.2
@@ -110,19 +111,19 @@ def unstable(arm, point, count, rng):
     return smooth((0, 0), error)(point) + rng.normal(0, 1, count)
 
 
-def test_the_better_arm_wins_though_a_worse_point_is_lucky():
+def test_the_better_arm_wins_despite_lucky_points():
     axes = [named("weight_decay", -3, 3), named("learning_rate", -3, 3)]
     plan = plan_of(entry("a", axes), entry("b", axes), rounds=1)
-    better, better_before = 0, 0
+    better, better_without = 0, 0
     studies = 40
     for number in range(studies):
         rng = np.random.default_rng(number)
         table = run(plan, unstable, rng)
         tests = [test_score(plan, table, name) for name in "ab"]
         better += tests[1] > tests[0]
-        better_before += before(plan, table, unstable, rng)
+        better_without += is_better_without_validation(plan, table, unstable, rng)
     assert better >= 0.95 * studies
-    assert better_before < 0.8 * studies
+    assert better_without < 0.8 * studies
 
 
 def test_score(plan, table, name):
@@ -135,8 +136,8 @@ def test_score(plan, table, name):
 test_score.__test__ = False
 
 
-def before(plan, table, truth, rng):
-    """The protocol of version 0.1: the best mean of three seeds goes on fresh seeds."""
+def is_better_without_validation(plan, table, truth, rng):
+    """A simpler protocol: the best mean of three seeds is tested on fresh seeds."""
     from experiments import protocol
 
     scores = []
@@ -146,7 +147,7 @@ def before(plan, table, truth, rng):
     return scores[1] < scores[0]
 
 
-def test_what_was_lucky_is_said():
+def test_a_lucky_choice_is_reported():
     from experiments import outcomes
 
     rng = np.random.default_rng(1)
@@ -155,7 +156,7 @@ def test_what_was_lucky_is_said():
     table = run(plan, lambda arm, p, n, rng: smooth((0,), 8)(p) + np.zeros(n), rng)
     found = outcomes.outcomes(plan, table)
     assert not any(each.lucky for each in found.values())
-    # The same table, but the choice of b was right more often in tuning than it can be.
+    # The same table, but the choice of b had an impossibly good score in tuning.
     lucky = (table["arm"] == "b") & (table["stage"] == "tuning")
     lucky &= table["learning_rate"] == chosen(plan, table, "b")[0]
     table["val_accuracy"] = np.where(lucky, 0.97, table["val_accuracy"])
@@ -166,14 +167,14 @@ def test_what_was_lucky_is_said():
     assert only.verdict.endswith("(a choice was lucky)")
     turned = plan_of(*plan.entries[::-1], rounds=1, candidates=1)
     (only,) = outcomes.compare_contrasts(turned, table)
-    assert only.lucky  # whichever entry of the contrast it is
+    assert only.lucky  # for either entry of the contrast
 
 
 # --- Gaps and edges ---------------------------------------------------------------
 
 
 def test_an_optimum_in_a_gap_of_the_coarse_grid_is_found():
-    # A ridge one step wide, which a grid in steps of 4 steps over: e02's grid did.
+    # A ridge one step wide, which lies between the points of a grid in steps of 4.
     def truth(arm, point, count, rng):
         decay, rate = map(math.log2, point)
         ridge = 6 * math.exp(-((decay + 5) ** 2)) * math.exp(-((rate + 3) ** 2) / 8)
@@ -210,7 +211,7 @@ def test_the_grid_grows_to_where_the_optimum_is(side):
     assert outcome(plan, table, "a").open == []
 
 
-def test_where_the_grid_may_grow_no_further_the_side_is_open():
+def test_a_side_at_the_bound_of_the_grid_is_open():
     axes = [named("weight_decay", -2, 2, high=3), named("learning_rate", -2, 2)]
     plan = plan_of(entry("a", axes), rounds=4)
     truth = smooth((6, 0), 5, width=8)
@@ -227,7 +228,7 @@ def outcome(plan, table, name):
 
 
 def even(points):
-    """The same score for every point, on three seeds that differ."""
+    """The same scores for every point, on three seeds."""
     return {point: np.array([60.0, 61.0, 62.0]) for point in points}
 
 
@@ -244,7 +245,7 @@ def test_a_verdict_says_that_a_choice_is_not_bracketed():
     assert only.verdict == "a clearly better (a choice is not bracketed)"
 
 
-def test_a_point_beside_a_gap_is_not_bracketed():
+def test_a_point_next_to_a_gap_is_not_bracketed():
     from experiments.search import open_sides
 
     axes = [named("weight_decay", -4, 4), named("learning_rate", -4, 4)]
@@ -260,7 +261,7 @@ def test_a_point_beside_a_gap_is_not_bracketed():
 
 
 @pytest.mark.parametrize("step", [-2, -1, 1, 2])
-def test_a_point_beside_a_better_one_is_not_bracketed(step):
+def test_a_point_next_to_a_better_one_is_not_bracketed(step):
     from experiments.search import open_sides, standard_error
 
     axes = [named("learning_rate", -3, 3)]
@@ -270,14 +271,14 @@ def test_a_point_beside_a_better_one_is_not_bracketed(step):
     assert open_sides((1.0,), scores, axes, {}) == []  # within the noise
     scores[better] = scores[better] + standard_error(scores)
     assert open_sides((1.0,), scores, axes, {}) == [f"learning_rate {side}"]
-    # More seeds have decided that it is not better.
+    # On more seeds it is not better.
     decided = {(1.0,): np.ones(9), better: np.zeros(9)}
     assert open_sides((1.0,), scores, axes, decided) == []
     decided[better] = np.full(9, 2.0)
     assert open_sides((1.0,), scores, axes, decided) == [f"learning_rate {side}"]
 
 
-def test_steps_of_ten_reach_the_values_that_were_given():
+def test_steps_of_ten_reach_the_given_values():
     from experiments.search import Axis, open_sides, points_to_add
 
     axis = Axis("learning_rate", (0.001, 0.01, 0.1, 1.0), 1e-6, 1e3, ratio=10.0)
@@ -288,7 +289,7 @@ def test_steps_of_ten_reach_the_values_that_were_given():
     assert len({round(math.log10(x), 6) for (x,) in added}) == len(added)
 
 
-def test_below_the_smallest_strength_is_none_where_none_is_tried():
+def test_zero_is_the_neighbour_below_the_smallest_value():
     from experiments.search import Axis, open_sides, points_to_add
 
     axes = [Axis("weight_decay", (0.0, 1.0, 2.0, 4.0), low=1.0, high=8.0)]
@@ -304,21 +305,21 @@ def test_below_the_smallest_strength_is_none_where_none_is_tried():
     assert points_to_add(scores, axes, 9) == [(2.0,), (4.0,)]
 
 
-def test_the_gaps_on_the_lines_through_the_best_point_come_before_its_surroundings():
+def test_gaps_on_lines_through_the_best_point_come_before_its_neighbours():
     from experiments.search import points_to_add
 
     axes = [named("weight_decay", -8, 8, 2), named("learning_rate", 0, 0)]
     scores = {(2.0**k, 1.0): np.full(3, 50.0 - abs(k)) for k in range(-8, 9, 2)}
-    wanted = points_to_add(scores, axes, 100)
+    added = points_to_add(scores, axes, 100)
     sides = [(2.0**a, 2.0**b) for a, b in ((-1, 0), (1, 0), (0, -1), (0, 1))]
-    assert wanted[:4] == sides
+    assert added[:4] == sides
     gaps = {(2.0**k, 1.0) for k in range(-7, 8, 2)}
-    place = max(wanted.index(point) for point in gaps)
-    diagonal = wanted.index((2.0, 2.0))
+    place = max(added.index(point) for point in gaps)
+    diagonal = added.index((2.0, 2.0))
     assert place < diagonal
 
 
-def test_noise_is_that_of_the_best_ten():
+def test_the_standard_error_is_that_of_the_best_ten():
     from experiments.search import standard_error
 
     scores = {(float(k),): np.array([-k - 1.0, -k, -k + 1.0]) for k in range(10)}
@@ -336,16 +337,16 @@ def test_points_within_the_noise_of_the_best_are_bracketed_too():
     axes = [named("learning_rate", -8, 8, 4)]
     scores = {(2.0**k,): np.array([50.0, 60.0, 70.0]) for k in (-8, -4, 4, 8)}
     scores |= {(1.0,): np.array([51.0, 60.0, 70.0])}
-    wanted = search.points_to_add(scores, axes, 100)
-    assert wanted[:4] == [(0.5,), (2.0,), (0.25,), (4.0,)]
-    # Then the sides of the next point within the noise, and not the gaps.
-    assert wanted[4:6] == [(2.0**-9,), (2.0**-7,)]
-    assert {(2.0**k,) for k in (3, 5, 2, 6, -5, -3)} <= set(wanted)
+    added = search.points_to_add(scores, axes, 100)
+    assert added[:4] == [(0.5,), (2.0,), (0.25,), (4.0,)]
+    # Then the sides of the next point within the noise, before the gaps.
+    assert added[4:6] == [(2.0**-9,), (2.0**-7,)]
+    assert {(2.0**k,) for k in (3, 5, 2, 6, -5, -3)} <= set(added)
     sure = {p: x if p == (1.0,) else x - 40 for p, x in scores.items()}
-    assert search.points_to_add(sure, axes, 4) == wanted[:4]
+    assert search.points_to_add(sure, axes, 4) == added[:4]
 
 
-def test_every_entry_gets_as_many_runs_on_seeds_of_its_own():
+def test_every_entry_gets_the_same_number_of_runs_and_every_stage_new_seeds():
     axes = [named("weight_decay", -2, 2, 2), named("learning_rate", -2, 2, 2)]
     plan = plan_of(entry("a", axes), entry("b", axes), rounds=3, added=5)
     truths = {"a": smooth((0, 0), 5), "b": smooth((3, 3), 5)}
@@ -383,7 +384,7 @@ def test_a_coarse_grid_that_could_step_over_an_optimum_is_refused():
     ]
 
 
-def test_screening_drops_what_was_lucky_on_three_seeds():
+def test_screening_drops_a_point_that_was_lucky_on_three_seeds():
     from experiments import protocol
 
     axes = [named("learning_rate", -3, 3)]
@@ -403,7 +404,7 @@ def test_screening_drops_what_was_lucky_on_three_seeds():
     assert protocol.ranked_by_validation(plan, each, table)[0] == (1.0,)
 
 
-def test_candidates_are_the_best_on_the_seeds_of_tuning_and_screening_together():
+def test_candidates_are_the_best_in_tuning_and_screening_together():
     from experiments import protocol
 
     each = entry("a", [named("weight_decay", 0, 1)])
@@ -425,7 +426,7 @@ def test_candidates_are_the_best_on_the_seeds_of_tuning_and_screening_together()
 
 
 def tied(*shares):
-    """One axis; validation shares of three seeds for each of its values."""
+    """One axis: the validation accuracies of three seeds for each of its values."""
     count = len(shares) * 3
     return {
         "stage": np.full(count, "tuning", object),
@@ -437,14 +438,14 @@ def tied(*shares):
     }
 
 
-def test_equal_counts_are_equal_though_their_means_of_float32_are_not():
+def test_equal_counts_are_ties_though_their_float32_means_differ():
     from experiments import protocol
 
-    # 841 right answers of 900, both times, as a table had them.
+    # Both have 841 right answers of 900, as in a real table.
     one, other = [0.93, 0.9366667, 0.9366667], [0.94, 0.9333333, 0.93]
     table = tied(other, one)
     means = [np.mean(each).round(9) for each in (other, one)]
-    assert means[0] < means[1]  # which decided before
+    assert means[0] < means[1]  # so the means would choose
     each = entry("a", [named("weight_decay", 0, 1)])
     plan = plan_of(each)
     assert protocol.ranked_by_tuning(plan, each, table) == [(1.0,), (2.0,)]
@@ -453,7 +454,7 @@ def test_equal_counts_are_equal_though_their_means_of_float32_are_not():
     assert protocol.ranked_by_tuning(plan, each, tied(other, more)) == [(2.0,), (1.0,)]
 
 
-def test_between_equals_the_smaller_value_wins_first_axis_first():
+def test_a_tie_goes_to_the_smaller_value_axis_by_axis():
     from experiments.search import rank
 
     same = {(a, b): np.ones(3) for a in (2.0, 1.0) for b in (8.0, 4.0)}
@@ -463,7 +464,7 @@ def test_between_equals_the_smaller_value_wins_first_axis_first():
 # --- Any axes, any measure --------------------------------------------------------
 
 
-def test_the_choice_is_over_whatever_numbers_the_runs_have():
+def test_any_hyper_parameter_can_be_an_axis():
     from experiments.search import Axis
 
     b2 = Axis("b2", (0.9, 0.99, 0.999), ratio=None)
@@ -480,7 +481,7 @@ def test_the_choice_is_over_whatever_numbers_the_runs_have():
     assert set(table["b2"]) == {0.9, 0.99, 0.999}
 
 
-def test_of_losses_the_smallest_wins():
+def test_the_smallest_loss_wins():
     from experiments import outcomes, protocol
 
     each = entry("a", [named("learning_rate", -2, 2)])
@@ -489,7 +490,7 @@ def test_of_losses_the_smallest_wins():
     loss = 2 + np.log2(table["learning_rate"]) ** 2 + (table["arm"] == "b")
     table |= {"val_loss": loss, "test_loss": loss + 0.1 * np.sin(table["seed"])}
     plan = plan_of(*plan.entries, rounds=0, measure=protocol.LOSS)
-    # Validation and final runs were chosen by accuracy: choose again among them.
+    # The points of validation and final runs were chosen by accuracy.
     assert protocol.ranked_by_tuning(plan, each, table)[0] == (1.0,)
     assert outcomes.final_scores(plan, each, table).max() < 0
 
@@ -510,7 +511,7 @@ def two():
     return plan, run(plan, truth, np.random.default_rng(0))
 
 
-def test_a_contrast_is_paired_by_seed_and_says_who_is_better(two):
+def test_a_contrast_is_paired_by_seed_and_names_the_better_arm(two):
     from experiments import outcomes
 
     plan, table = two
@@ -528,7 +529,7 @@ def test_a_contrast_is_paired_by_seed_and_says_who_is_better(two):
     assert (turned_only.sign, turned_only.verdict) == (-1, "a clearly better")
 
 
-def test_test_scores_choose_nothing(two):
+def test_test_scores_have_no_effect_on_the_choice(two):
     from experiments import protocol
 
     plan, table = two
@@ -546,7 +547,7 @@ def test_test_scores_choose_nothing(two):
         ) == protocol.ranked_by_validation(plan, each, table)
 
 
-def test_the_interval_with_the_choice_is_wide_where_the_choice_is_not_sure(two):
+def test_the_interval_with_the_choice_is_wide_if_the_choice_is_uncertain(two):
     from experiments import outcomes
 
     plan, table = two
@@ -554,7 +555,7 @@ def test_the_interval_with_the_choice_is_wide_where_the_choice_is_not_sure(two):
     sure = given.with_choice
     assert sure[0] == pytest.approx(given.difference.low, abs=0.4)
     assert sure[0] <= given.difference.low < given.difference.high <= sure[1]
-    # A second point of b is as good in validation, and far worse on test.
+    # A second point of b is as good in validation, but far worse on test.
     best = chosen(plan, table, "b")
     points = sorted(protocol_points(plan, table, "b"))
     other = next(point for point in points if point > best)
@@ -621,7 +622,7 @@ def test_seeds_that_choose_do_not_score():
     assert sum(map(bool, both)) < 10  # of 4999, where all ten seeds were drawn
 
 
-def test_a_difference_can_be_clear_on_as_many_seeds_as_are_asked_for():
+def test_a_difference_can_be_clear_with_the_minimum_number_of_seeds():
     from experiments.statistics import estimate, holm, LEVEL, min_seeds
 
     for count in (1, 9, 27, 33, 200):
@@ -635,7 +636,7 @@ def test_a_difference_can_be_clear_on_as_many_seeds_as_are_asked_for():
 # --- Plans and manifests ----------------------------------------------------------
 
 
-def test_entries_that_a_table_cannot_tell_apart_are_refused():
+def test_entries_with_equal_columns_are_refused():
     from experiments.protocol import stages
 
     axes = [named("learning_rate", -2, 2)]

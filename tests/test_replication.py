@@ -1,4 +1,4 @@
-"""Verdicts on seeds that nobody has used: which of them hold, and which do not."""
+"""Replication on unused seeds: which verdicts hold, and which do not."""
 
 import dataclasses
 import functools
@@ -38,7 +38,7 @@ def module():
 
 @pytest.fixture
 def finished(tmp_path):
-    """A results directory whose runs no training made."""
+    """A results directory with simulated runs."""
     from experiments.engine.study import hash_of
     from experiments.studies import demo
 
@@ -50,7 +50,7 @@ def finished(tmp_path):
 
 
 def made_now(study):
-    """Versions, device and code of numbers that this process would make."""
+    """Return the versions, device and code of this process."""
     from experiments import files
     from experiments.engine.code import code_hashes
     from experiments.engine.study import first_stage_functions
@@ -73,7 +73,7 @@ def change_code(folder, **values):
 
 
 def replicated(finished, tmp_path, heights, seeds=(1000, 1030)):
-    """The study, and its verdict with new seeds that score by these heights."""
+    """Replicate with new seeds that score by `heights`: study, verdict, report."""
     from experiments.reports.replication import study_of
 
     study, _ = study_of(module(), finished, seeds)
@@ -99,7 +99,7 @@ def test_choices_and_runners_up_run_on_the_new_seeds(finished, tmp_path):
     assert stage.runs == sum(len(group.cells) for group in groups) == 3 * 3 * 30
 
 
-def test_the_same_world_gives_the_same_verdicts(finished, tmp_path):
+def test_the_same_truth_gives_the_same_verdicts(finished, tmp_path):
     _, verdict, report = replicated(finished, tmp_path, BETTER)
     assert verdict == "Verdict. 3 of 3 verdicts hold."
     assert "on seeds 1000 to 1029" in report
@@ -113,14 +113,14 @@ def test_the_same_world_gives_the_same_verdicts(finished, tmp_path):
         ({"adamw": 0.80}, "adamw − adam_l2` does not hold: adam_l2 clearly better"),
     ],
 )
-def test_another_world_gives_other_verdicts(heights, words, finished, tmp_path):
+def test_another_truth_gives_other_verdicts(heights, words, finished, tmp_path):
     _, verdict, report = replicated(finished, tmp_path, BETTER | heights)
     assert words in verdict
     assert "3 of 3" not in verdict
     assert "| does not hold: " in report
 
 
-def test_a_null_that_is_none_any_more_does_not_hold(tmp_path):
+def test_a_difference_that_is_clear_only_now_does_not_hold(tmp_path):
     from experiments import outcomes, replication
     from experiments.statistics import holm
 
@@ -139,7 +139,7 @@ def test_a_null_that_is_none_any_more_does_not_hold(tmp_path):
 
 
 def _p_of_choices(each, new, points):
-    """Of the contrast alone, for the points chosen."""
+    """Return p of one contrast, for the chosen points."""
     from experiments.statistics import estimate
 
     total = 0.0
@@ -165,7 +165,7 @@ def _new(again, score):
     return simulated.table_of(study, score)
 
 
-def test_the_reach_is_over_all_choices_among_the_points():
+def test_the_reach_covers_all_choices_among_the_points():
     from experiments import outcomes, replication
 
     table = simulated.table_of(_even(), simulated.valley(BETTER))
@@ -190,7 +190,7 @@ def test_the_reach_is_over_all_choices_among_the_points():
     assert outcomes.compare_contrasts(plan(), table)[0].sign == 1
 
 
-def test_a_difference_that_another_choice_turns_is_not_clear():
+def test_a_difference_whose_sign_depends_on_the_choice_is_not_clear():
     from experiments import outcomes, replication
 
     table = simulated.table_of(_even(), simulated.valley(BETTER))
@@ -198,7 +198,7 @@ def test_a_difference_that_another_choice_turns_is_not_clear():
     new = _new(again, simulated.valley(BETTER))
     (first, *_) = replication.compare(plan(), table, again.points, new)
     assert (first.sign, first.outcome) == (1, "holds")
-    # A runner-up of the better arm is the worst of all.
+    # Make a runner-up of the better arm the worst point of all.
     decay, rate = again.points["unlike scales adamw"][1]
     runner = (new["arm"] == "adamw") & (new["weight_decay"] == decay)
     runner &= new["learning_rate"] == rate
@@ -215,7 +215,7 @@ def test_results_of_other_code_versions_and_devices_are_named(finished, tmp_path
 
     assert study_of(module(), finished, (1000, 1030))[1] == []
     assert "made with other" not in replicated(finished, tmp_path, BETTER)[2]
-    change_code(finished, **{"experiments.gone": "0"})  # only one of them reaches it
+    change_code(finished, **{"experiments.gone": "0"})  # only the old run used it
     assert study_of(module(), finished, (1000, 1030))[1] == []
     now = files.provenance()
     change_code(finished, **{"experiments.arms": "0"})
@@ -234,7 +234,7 @@ def test_results_of_other_code_versions_and_devices_are_named(finished, tmp_path
     assert words in report
 
 
-def test_code_is_compared_as_the_module_of_the_results_saw_it(finished, monkeypatch):
+def test_code_is_compared_for_the_module_of_the_results(finished, monkeypatch):
     from experiments.reports import replication
 
     asked = []
@@ -253,26 +253,26 @@ def test_other_code_is_refused_before_anything_runs(finished, tmp_path, monkeypa
     from experiments.engine import manifest
     from experiments.errors import UserError
 
-    begun = []
+    started = []
     monkeypatch.setattr(running, "_study_of", lambda *_: module())
-    monkeypatch.setattr(running, "run_built", lambda study, *_: begun.append(study))
+    monkeypatch.setattr(running, "run_built", lambda study, *_: started.append(study))
     options = Options(out=tmp_path)
     mixed = dataclasses.replace(options, mix_revisions=True)
 
     def replicate(options):
-        begun.clear()
+        started.clear()
         running.replicate(str(finished), (1000, 1030), options)
-        return len(begun)
+        return len(started)
 
     assert replicate(options) == 1
     change_code(finished, **{"experiments.arms": "0"})
-    words = r"with other code \(experiments.arms\): run .* with --mix-revisions"
+    words = r"with other code \(experiments.arms\). Run .* with --mix-revisions"
     with pytest.raises(UserError, match=words):
         replicate(options)
-    assert begun == []
+    assert started == []
     assert replicate(mixed) == 1
     monkeypatch.setattr(manifest, "is_finished", lambda folder: True)
-    assert replicate(options) == 1  # it shows what it found
+    assert replicate(options) == 1  # a finished one is shown
 
 
 def test_seeds_that_were_used_are_refused(finished):
@@ -328,13 +328,13 @@ def test_claims_of_a_study_without_the_protocol(tmp_path):
     assert "It was made with other code (a) and other device. So" in text
 
 
-def test_the_last_line_names_the_command_and_not_report(finished, tmp_path):
+def test_the_last_line_has_the_command(finished, tmp_path):
     report = replicated(finished, tmp_path, BETTER)[2]
     last = "Files: `cells.csv`, `manifest.json`. Made by `made up`."
     assert report.splitlines()[-1] == last
 
 
-def test_a_table_that_was_cut_is_not_replicated(finished):
+def test_a_truncated_table_is_not_replicated(finished):
     from experiments.errors import UserError
     from experiments.reports.replication import study_of
 

@@ -1,7 +1,7 @@
-"""Roles from names, owners and the bias beside: one small tree per thing to get right.
+"""Roles by names, module types and the bias of the module: a small tree per case.
 
-K kernel, E embedding, B bias, N norm scale, O other; "?" behind it: unsure, which
-``describe`` marks. The whole models are in ``model_zoo``.
+K kernel, E embedding, B bias, N norm scale, O other. A "?" follows a role that is not
+sure; ``describe`` marks it. Whole models are in ``model_zoo``.
 """
 
 import jax
@@ -28,7 +28,7 @@ CASES = {
         {"linear": {"w": v, "b": scalar}, "head": {"kernel": v, "bias": scalar}},
         "B K B K",
     ),
-    "even with nothing around": ({"w": v, "b": scalar}, "B K"),
+    "also without a module": ({"w": v, "b": scalar}, "B K"),
     "or the weight of a dense layer": ({"dense": {"weight": v}}, "K"),
     "a weight of the shape of its bias is a norm's": (
         {"post": {"weight": v, "bias": v}},
@@ -36,7 +36,7 @@ CASES = {
     ),
     "stacked too": ({"post": {"weight": A(3, 4), "bias": A(3, 4)}}, "B N"),
     "one with more axes is a layer's": ({"post": {"weight": m, "bias": v}}, "B K"),
-    "whatever the name around": (
+    "with any name of the module": (
         {"ln_like": {"w": A(2, 4, 4), "b": A(2, 4)}, "wpe": {"w": m, "b": v}},
         "B K B K",
     ),
@@ -45,7 +45,7 @@ CASES = {
         {"ada_norm": {"kernel": m}, "norm_conv": {"kernel": A(3, 3, 4, 4)}},
         "K K",
     ),
-    "the last word tells": (
+    "the last known word decides": (
         {"attn_norm": {"weight": v}, "q_norm": {"w": v}, "conv_bn": {"weight": v}},
         "N N N",
     ),
@@ -126,7 +126,7 @@ CASES = {
         " ".join("E" * 11),
     ),
     "a module for the scale": ({"pre_norm/scale": {"weights": m}}, "N"),
-    "a layer beside a table": (
+    "a layer with a table's word": (
         {"embed_proj": {"weight": m}, "patch_embed": {"w": A(3, 3, 4, 4), "b": v}},
         "K B K",
     ),
@@ -178,7 +178,7 @@ CASES = {
         "O? O? O?",
     ),
     "a layer without a bias has a matrix": ({"head": v, "q_proj": m}, "O? K"),
-    "one number is no norm scale": (
+    "one number is not a norm scale": (
         {"embed_scale": scalar, "logit_scale": A()},
         "O? O?",
     ),
@@ -235,7 +235,10 @@ CASES = {
         {("ln", "weight"): m, ("attn", "bias"): m, ("embed", "embedding"): m},
         "B E N",
     ),
-    "whatever the case": ({"Dense": {"W": m}, "Bias": v, "LN": {"Weight": m}}, "B K N"),
+    "upper and lower case": (
+        {"Dense": {"W": m}, "Bias": v, "LN": {"Weight": m}},
+        "B K N",
+    ),
 }
 
 
@@ -299,7 +302,7 @@ OWNED = {
 @pytest.mark.parametrize("case", OWNED)
 def test_roles_by_the_type_of_the_module(case):
     for name, fields, expected in OWNED[case]:
-        # An enclosing dict has no say, and neither has a list within the module.
+        # The name of the enclosing dict does not matter.
         tree = {"ln": module(name, **fields)}
         rows = masks.describe(masks.no_bias_or_norm, tree).rows
         by_field = {row.path.split("/")[-1]: row for row in rows}
@@ -317,11 +320,11 @@ def test_the_innermost_module_decides():
     assert found == {
         "inner/weight": "kernel",
         "blocks/0/weight": "kernel",
-        "blocks/1/a/weight": "kernel",  # in a dict: by the names, then the axes
+        "blocks/1/a/weight": "kernel",  # in a dict: by names, then by the axes
     }
 
 
-def test_a_tuple_with_names_is_no_module():
+def test_a_named_tuple_is_not_a_module():
     import collections
 
     LayerNorm = collections.namedtuple("LayerNorm", ["weight"])
@@ -330,7 +333,7 @@ def test_a_tuple_with_names_is_no_module():
 
 
 def test_decisions_do_not_change_under_vmap():
-    """One axis less, the same roles, wherever the role is sure."""
+    """Another axis does not change a role that is sure."""
     for tree, _ in CASES.values():
         rows = masks.describe(masks.no_bias_or_norm, tree).rows
         stacked = jax.tree.map(lambda x: A(3, *x.shape), tree)

@@ -1,4 +1,4 @@
-"""The slope of a ridge: that of the surface, with intervals that hold what they say."""
+"""The slope of a ridge: its value, and the coverage of its interval."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ LOGS = np.arange(-5, 6)
 
 
 def errors(slope, rng=None, seeds=10, noise=0.7, bend=0.4, rates=range(-2, 3)):
-    """By point (λ, γ), errors of a valley whose best λ moves with γ by this slope."""
+    """Return errors by point (λ, γ): a valley whose best λ moves with γ by `slope`."""
     rng = rng or np.random.default_rng(0)
     common = rng.normal(0, 1, seeds)
     return {
@@ -40,7 +40,7 @@ def test_the_slope_is_that_of_the_valley(slope):
     assert noisy.low < slope < noisy.high
 
 
-def test_the_interval_holds_the_slope_as_often_as_it_says():
+def test_the_interval_contains_the_slope_in_95_percent():
     from experiments.separability import fit_ridge
 
     rng = np.random.default_rng(1)
@@ -52,7 +52,7 @@ def test_the_interval_holds_the_slope_as_often_as_it_says():
 
 
 @pytest.mark.parametrize("slope", [0.25, -0.25])
-def test_a_slope_at_the_bound_is_rarely_called_separable(slope):
+def test_a_slope_at_the_bound_is_separable_in_5_percent(slope):
     from experiments.separability import fit_ridge
 
     rng = np.random.default_rng(2)
@@ -91,14 +91,14 @@ def test_p_values_are_those_of_t_tests_of_the_jackknife(slope):
     assert (found.low, found.high) == pytest.approx((low, high))
 
 
-def test_much_noise_decides_nothing():
+def test_with_much_noise_nothing_is_significant():
     from experiments.separability import fit_ridge
 
     found = fit_ridge(errors(0.1, seeds=3, noise=4.0, bend=1.0))
     assert found is None or min(found.p_separable, found.p_coupled) > 0.05
 
 
-def test_there_is_no_ridge_where_lambda_does_nothing_or_rates_are_too_few():
+def test_there_is_no_ridge_without_an_effect_of_lambda_or_with_few_rates():
     from experiments.separability import fit_ridge
 
     assert fit_ridge(errors(0.0, bend=0.0, noise=0.1)) is None
@@ -107,21 +107,21 @@ def test_there_is_no_ridge_where_lambda_does_nothing_or_rates_are_too_few():
     assert fit_ridge(errors(0.0, rates=(-1, 0, 1))) is not None
 
 
-def test_a_valley_cut_by_the_grid_does_not_pull_the_slope():
+def test_a_valley_at_the_edge_of_the_grid_is_not_used():
     from experiments.separability import fit_ridge
 
     rng = np.random.default_rng(3)
     found = []
     for _ in range(30):
         table = errors(0.5, rng, bend=0.1)
-        # The optimum is three steps off the middle of the grid.
+        # The optimum is three steps from the middle of the grid.
         table = {(d / 8, r): e for (d, r), e in table.items() if d >= 2.0**-2}
         found.append(fit_ridge(table))
     assert all(each is None for each in found)
 
 
 @pytest.mark.parametrize("side", [-1, 1])
-def test_a_valley_that_is_not_seen_whole_is_no_point_of_the_ridge(side):
+def test_an_incomplete_valley_is_not_a_point_of_the_ridge(side):
     from experiments.separability import fit_ridge
 
     whole = errors(1.0, noise=0, bend=1.0)
@@ -134,7 +134,7 @@ def test_a_valley_that_is_not_seen_whole_is_no_point_of_the_ridge(side):
     assert [x for x, _ in fit_ridge(cut).centres] == [-2, -1, 0, 1]
 
 
-def test_learning_rates_far_from_the_best_do_not_count():
+def test_bad_learning_rates_are_not_used():
     from experiments.separability import fit_ridge, GOOD
 
     table = errors(0.5, noise=0)

@@ -1,7 +1,7 @@
-"""A results directory: whole files, whoever is killed; and nothing that is not its own.
+"""A results directory: its files are complete after a crash, and no others are used.
 
-The study here is a regression line, which compiles in a second. `test_engine.py` and
-`test_commands.py` use it, too; processes of their own import it by this file's name.
+The study here is a linear regression, which compiles in a second. `test_engine.py` and
+`test_commands.py` use it, too. Subprocesses import it by the name of this file.
 """
 
 import dataclasses
@@ -58,13 +58,13 @@ def all_params(params: dict[str, Any]) -> dict[str, Any]:
 
 
 def extract_wide(params: dict[str, Any]) -> dict[str, Any]:
-    """More, so that a final chunk is the largest file."""
+    """A large array, so that a chunk of the final stage is the largest file."""
     return params | {"wide": jnp.sin(params["weight"][0] + jnp.arange(4096.0))}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Line:
-    """Least squares; `idle` are weights that no loss depends on."""
+    """Least squares. The loss does not depend on the weights `idle`."""
 
     data: Callable[[], Points] = points
     batch: int = 8
@@ -137,8 +137,7 @@ FULL = SMOKE = Plan()
 
 
 def study(plan: Plan):
-    """Per arm nine cells in three chunks; the winner on five seeds; a measurement."""
-
+    """Nine cells of each arm in three chunks; the best on five seeds; a measurement."""
     from experiments import cells
     from experiments.engine.config import cosine, grid, StaticConfig, SweepGroup
     from experiments.engine.study import Stage, Study
@@ -185,11 +184,11 @@ def write_report(folder: Path) -> str:
     return "Verdict. None, so far."
 
 
-# --- Runs of it, here and in processes of their own --------------------------------
+# --- Runs of the small study, here and in subprocesses -----------------------------
 
 
 def run(out: Path, plan: Plan = SMOKE, **options):
-    """The folder, and what is missing."""
+    """Run the small study: the folder, and the missing cells."""
     from experiments.engine import study as engine
     from experiments.terminal import SILENT
 
@@ -197,12 +196,12 @@ def run(out: Path, plan: Plan = SMOKE, **options):
 
 
 def run_and_be_killed(out: Path, file: int, share: float) -> None:
-    """Write a share of the bytes of a file, and then die."""
+    """Write a fraction of the bytes of one file, and then kill this process."""
     written = []
-    as_it_should_be = np.savez_compressed
+    savez = np.savez_compressed
 
     def write(stream, **arrays):
-        as_it_should_be(stream, **arrays)
+        savez(stream, **arrays)
         written.append(stream)
         if len(written) > file:
             stream.flush()
@@ -214,7 +213,7 @@ def run_and_be_killed(out: Path, file: int, share: float) -> None:
 
 
 def run_slowly(out: Path) -> None:
-    """Some time at every report of progress, to be killed in."""
+    """Wait at every report of progress, so that the process can be killed there."""
     from experiments.engine import study as engine
     from experiments.engine.training import Progress
 
@@ -225,9 +224,11 @@ def run_slowly(out: Path) -> None:
 
 
 def start(code: str, cache_folder: Path | None) -> subprocess.Popen:
-    """Python code in a process of its own, with this folder's modules at hand."""
+    """Start Python code in a subprocess that can import the modules of the tests."""
     paths = [str(ROOT), str(Path(__file__).parent)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    # A compilation cache that the user has set would replace the one of the study.
+    environment.pop("JAX_COMPILATION_CACHE_DIR", None)
     if cache_folder is not None:
         environment |= {
             "JAX_COMPILATION_CACHE_DIR": str(cache_folder),
@@ -245,8 +246,9 @@ def start(code: str, cache_folder: Path | None) -> subprocess.Popen:
 
 @pytest.fixture(scope="module")
 def cache_folder(tmp_path_factory):
-    """Where processes find what others have compiled."""
-    return tmp_path_factory.mktemp("compiled")
+    """The compilation cache of the subprocesses: that of the tests if there is one."""
+    given = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    return Path(given) if given else tmp_path_factory.mktemp("compiled")
 
 
 @pytest.fixture(scope="module")
@@ -258,7 +260,7 @@ def cache():
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, cache):
-    """A finished directory, which nobody may change."""
+    """A finished directory. A test must not change it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("experiments.engine.compilation_cache.new_cache", lambda: cache)
         folder, missing = run(tmp_path_factory.mktemp("finished"))
@@ -268,20 +270,20 @@ def finished(tmp_path_factory, cache):
 
 @pytest.fixture
 def quick(finished, cache, monkeypatch):
-    """Runs of this test use what has been compiled before."""
+    """The runs of a test use the programs that are compiled already."""
     monkeypatch.setattr("experiments.engine.compilation_cache.new_cache", lambda: cache)
 
 
 @pytest.fixture
 def copy(finished, tmp_path, quick):
-    """A finished study of one's own, where `run(tmp_path)` looks for it."""
+    """A copy of the finished study. A test may change it; `run(tmp_path)` uses it."""
     shutil.copytree(finished.parent, tmp_path / "small")
     return tmp_path / "small" / finished.name
 
 
 @pytest.fixture
 def trained(monkeypatch):
-    """The cells that are trained from now on, by chunk."""
+    """The cells that a test trains, by chunk."""
     from experiments.engine import session
 
     chunks, train = [], session.train_chunk
@@ -295,7 +297,7 @@ def trained(monkeypatch):
 
 
 def files_of(folder: Path) -> list[Path]:
-    """The files of a finished directory, in the order in which they are made."""
+    """Return the files of a finished directory, in the order in which they are made."""
     from experiments import cells
     from experiments.engine.assignment import (
         chunk_digest,
@@ -314,7 +316,7 @@ def files_of(folder: Path) -> list[Path]:
 
 
 def contents(folder: Path) -> dict[str, dict[str, np.ndarray]]:
-    """The arrays of every file, without its provenance."""
+    """Return the arrays of every file, without their provenance."""
     found = {}
     chunks = folder.parent / "chunks"
     for path in sorted([*chunks.glob("*.npz"), *folder.glob("*.npz")]):
@@ -324,7 +326,7 @@ def contents(folder: Path) -> dict[str, dict[str, np.ndarray]]:
 
 
 def assert_same(folder: Path, other: Path) -> None:
-    """Equal to the last bit, and the tables to the last byte."""
+    """Assert that arrays are equal in every bit and tables in every byte."""
     ours, theirs = contents(folder), contents(other)
     assert list(ours) == list(theirs)
     for file, arrays in theirs.items():
@@ -334,24 +336,23 @@ def assert_same(folder: Path, other: Path) -> None:
             np.testing.assert_array_equal(ours[file][name], array, f"{file} {name}")
     cells = "cells.csv"
     assert (folder / cells).read_bytes() == (other / cells).read_bytes()
-    assert hidden(folder) == []
+    assert temporary_files(folder) == []
 
 
-def hidden(folder: Path) -> list[Path]:
-    """What is left half-written."""
+def temporary_files(folder: Path) -> list[Path]:
+    """Return the temporary files."""
     return [*folder.glob(".*"), *(folder.parent / "chunks").glob(".*")]
 
 
-# --- What a directory holds -------------------------------------------------------
+# --- The files of a directory -----------------------------------------------------
 
 
 def test_a_finished_directory(finished):
     from experiments import cells
 
     names = {path.name for path in finished.iterdir()}
-    assert names == {
-        *("manifest.json", "cells.csv", "mean.npz", "extracted.npz", "curves.npz")
-    }
+    arrays = {"mean.npz", "extracted.npz", "curves.npz"}
+    assert names == {"manifest.json", "cells.csv"} | arrays
     *chunks, mean = files_of(finished)
     assert mean.exists()
     assert {path.name for path in chunks} == set(
@@ -359,7 +360,7 @@ def test_a_finished_directory(finished):
     )
     arrays = [contents(finished)[path.stem] for path in chunks]
     parallels = [len(each["diverged_at"]) for each in arrays]
-    assert parallels == [4, 4, 1, 4, 4, 1, 4, 1]  # what fills a chunk up is dropped
+    assert parallels == [4, 4, 1, 4, 4, 1, 4, 1]  # without the padding of a chunk
     assert arrays[2]["measure/train_loss"].shape == (1, 2)
     assert arrays[6]["extract/weight"].shape == (4, 4)
     table = cells.read_csv(finished / "cells.csv")
@@ -376,7 +377,7 @@ def test_a_finished_manifest(finished):
     manifest = json.loads((finished / "manifest.json").read_text())
     assert manifest["format"] == 2
     assert manifest["hash"] == finished.name
-    assert (manifest["runs"], manifest["files"]) == (23, 9)
+    assert manifest["runs"] == 23
     assert manifest["stages"] == {"tuning": 18, "final": 5, "measured": 0}
     assert manifest["cells side by side"] == [4]
     assert len(manifest["made by"]) == 1
@@ -385,7 +386,8 @@ def test_a_finished_manifest(finished):
     assert set(manifest["data"]) == {"test_store.points"}
     code = manifest["code"]
     assert {"test_store", "experiments.arms", "experiments.engine.program"} <= set(code)
-    assert {"decayax._sgd", "experiments.engine.training"} <= set(code)
+    assert {"experiments.engine.training", "experiments.engine.one_run"} <= set(code)
+    assert [name for name in code if name.startswith("decayax.") and "sgd" in name]
     assert not [name for name in code if name.startswith("experiments.reports")]
     seconds = [
         json.loads(np.load(path)["provenance"].item())["seconds"]
@@ -401,16 +403,16 @@ def test_progress_counts_every_run_once(tmp_path, quick):
 
     steps = []
     progress = Progress(lambda _: None, steps.append, lambda _: None)
-    for _ in range(2):  # made, then found
+    for _ in range(2):  # trained, then read
         steps.clear()
         engine.run(study(SMOKE), tmp_path, "", progress, resume=True)
         assert sum(steps) == study(SMOKE).runs == RUNS
 
 
-# --- What has more than one number for each run -----------------------------------
+# --- Arrays with more than one number for each run --------------------------------
 
 
-def test_what_is_kept_comes_in_the_order_of_the_table(finished):
+def test_extracted_arrays_are_in_the_order_of_the_table(finished):
     from experiments import cells
     from experiments.errors import UserError
 
@@ -421,9 +423,9 @@ def test_what_is_kept_comes_in_the_order_of_the_table(finished):
     np.testing.assert_array_equal(found["weight"], both)
     some = cells.extracted(finished, stage="final", seed=4)["weight"]
     np.testing.assert_array_equal(some, both[3:4])
-    with pytest.raises(UserError, match="holds no run with .*tuning"):
+    with pytest.raises(UserError, match="has no run with .*tuning"):
         cells.extracted(finished, stage="tuning")
-    with pytest.raises(UserError, match="holds no run with .*sgd_l2"):
+    with pytest.raises(UserError, match="has no run with .*sgd_l2"):
         cells.extracted(finished, stage="final", arm="sgd_l2")
 
 
@@ -433,7 +435,7 @@ def test_a_report_of_damaged_arrays_is_one_line(copy):
     from experiments.errors import UserError
 
     assert len(read_measurements(copy, "mean")) == 1
-    with pytest.raises(UserError, match=r"holds no shrink\*\.npz"):
+    with pytest.raises(UserError, match=r"has no shrink\*\.npz"):
         read_measurements(copy, "shrink")
     for name, read in (
         ("mean.npz", lambda: read_measurements(copy, "mean")),
@@ -444,7 +446,7 @@ def test_a_report_of_damaged_arrays_is_one_line(copy):
         with pytest.raises(UserError, match=f"{name} is damaged.*--resume"):
             read()
         path.unlink()
-        with pytest.raises(UserError, match="holds no (mean|extracted)"):
+        with pytest.raises(UserError, match="has no (mean|extracted)"):
             read()
 
 
@@ -475,7 +477,7 @@ def test_a_table_for_pandas(finished, tmp_path, monkeypatch):
         cells.to_pandas(finished)
 
 
-# --- A study grows: what is new is trained, and nothing else ----------------------
+# --- A larger plan trains the new cells only --------------------------------------
 
 
 def grown(**changes: Any) -> Plan:
@@ -493,7 +495,7 @@ def grown(**changes: Any) -> Plan:
         (grown(chunk=9), []),
     ],
 )
-def test_a_grown_plan_trains_what_is_new(plan, chunks, copy, tmp_path, trained):
+def test_a_larger_plan_trains_only_new_cells(plan, chunks, copy, tmp_path, trained):
     from experiments import cells
 
     before = cells.read_csv(copy / "cells.csv")
@@ -512,23 +514,23 @@ def test_a_grown_plan_trains_what_is_new(plan, chunks, copy, tmp_path, trained):
     assert manifest["cells side by side"] == [4]
 
 
-def test_a_grown_plan_has_the_rows_of_one_from_nothing(copy, tmp_path, quick):
+def test_a_larger_plan_has_the_same_rows_as_from_scratch(copy, tmp_path, quick):
     plan = grown(final_seeds=7, learning_rates=(0.003, 0.01, 0.03, 0.1))
     ours, _ = run(tmp_path, plan)
-    theirs, _ = run(tmp_path / "anew", plan)
+    theirs, _ = run(tmp_path / "scratch", plan)
     for name in ("cells.csv", "extracted.npz", "curves.npz"):
         assert (ours / name).read_bytes() == (theirs / name).read_bytes(), name
 
 
-def test_one_more_arm_trains_itself_alone(copy, tmp_path, trained, monkeypatch):
+def test_another_arm_trains_only_its_cells(copy, tmp_path, trained, monkeypatch):
     monkeypatch.setitem(ARMS, "sgd_independent", sgd_independent)
     folder, _ = run(tmp_path)
     assert folder != copy
     assert [len(each) for each in trained] == [4, 4, 1]
 
 
-def with_blocks(make: Callable[[list[Any]], list[Any]]):
-    """The small study with a first stage alone, of other blocks."""
+def with_groups(make: Callable[[list[Any]], list[Any]]):
+    """The small study with its first stage only, and with other groups."""
     whole = study(SMOKE)
     groups = make(list(whole.stages[0].make({})))
     stage = whole.stages[0]._replace(make=lambda _: groups)
@@ -542,7 +544,7 @@ def run_study(study: Any, out: Path, **options: Any):
     return engine.run(study, out, "made by a test", SILENT, **options)
 
 
-def test_a_cell_that_two_blocks_want_is_trained_once(tmp_path, quick, trained):
+def test_a_cell_of_two_groups_is_trained_once(tmp_path, quick, trained):
     from experiments import cells
     from experiments.engine import study as engine
     from experiments.engine.training import Progress
@@ -555,7 +557,7 @@ def test_a_cell_that_two_blocks_want_is_trained_once(tmp_path, quick, trained):
 
     steps = []
     progress = Progress(lambda _: None, steps.append, lambda _: None)
-    folder, _ = engine.run(with_blocks(make), tmp_path, "", progress)
+    folder, _ = engine.run(with_groups(make), tmp_path, "", progress)
     assert sum(map(len, trained)) == 18
     assert sum(steps) == pytest.approx(20)  # runs
     table = cells.read_csv(folder / "cells.csv")
@@ -564,7 +566,7 @@ def test_a_cell_that_two_blocks_want_is_trained_once(tmp_path, quick, trained):
     assert json.loads((folder / "manifest.json").read_text())["runs"] == 20
 
 
-def test_small_blocks_share_chunks(tmp_path, quick, trained):
+def test_small_groups_share_chunks(tmp_path, quick, trained):
     from experiments import cells
 
     def make(groups):
@@ -574,7 +576,7 @@ def test_small_blocks_share_chunks(tmp_path, quick, trained):
             for i in (5, 3, 0, 1, 2)
         ]
 
-    folder, _ = run_study(with_blocks(make), tmp_path)
+    folder, _ = run_study(with_groups(make), tmp_path)
     assert [len(each) for each in trained] == [4, 1]
     table = cells.read_csv(folder / "cells.csv")
     assert table["arm"].tolist() == [5, 3, 0, 1, 2]
@@ -606,7 +608,7 @@ def test_the_identity_of_a_cell():
     assert len({*first, *itertools.chain(*other)}) == 6 * 9
 
 
-def test_whole_numbers_among_others_are_those_numbers():
+def test_integers_in_a_float_column_are_floats():
     from experiments.engine.assignment import pool_cells
 
     group = study(SMOKE).stages[0].make({})[0]
@@ -636,22 +638,22 @@ def test_a_file_is_read_once(copy, monkeypatch):
     assert len(store.locations) == 23
 
 
-# --- Going on ---------------------------------------------------------------------
+# --- Resume -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("there", [0, 1, 2, 5, 6, 8])
-def test_going_on_from_a_boundary_gives_the_same_bits(there, copy, finished, tmp_path):
+@pytest.mark.parametrize("stored", [0, 1, 2, 5, 6, 8])
+def test_a_resumed_run_has_the_same_bits(stored, copy, finished, tmp_path):
     paths = files_of(copy)
     (copy / "cells.csv").unlink()
-    for path in paths[there:]:
+    for path in paths[stored:]:
         path.unlink()
-    left = {path: path.stat().st_mtime_ns for path in paths[:there]}
+    times = {path: path.stat().st_mtime_ns for path in paths[:stored]}
     assert run(tmp_path, resume=True) == (copy, None)
     assert_same(copy, finished)
-    assert {path: path.stat().st_mtime_ns for path in left} == left  # and no more
+    assert {path: path.stat().st_mtime_ns for path in times} == times  # not rewritten
 
 
-def test_going_on_fills_holes(copy, finished, tmp_path, trained):
+def test_a_resumed_run_trains_missing_chunks(copy, finished, tmp_path, trained):
     paths = files_of(copy)
     for place in (1, 5, 6):
         paths[place].unlink()
@@ -663,7 +665,7 @@ def test_going_on_fills_holes(copy, finished, tmp_path, trained):
 # --- Shards -----------------------------------------------------------------------
 
 
-def test_shards_share_the_cells_and_depend_on_the_plan_alone():
+def test_shards_share_the_cells_and_depend_on_the_plan_only():
     from experiments.engine.assignment import (
         assign_to_shard,
         ONLY_SHARD,
@@ -679,7 +681,7 @@ def test_shards_share_the_cells_and_depend_on_the_plan_alone():
         everything = [cell for each in cells for cell in each]
         assert sorted(everything) == sorted(c for pool in pools for c in pool.cells)
         assert max(map(len, cells)) - min(map(len, cells)) <= 4
-    # Whole pools where that is even: each shard compiles one of two programs.
+    # If the number of chunks is even, each of two shards compiles one program only.
     assert [len(assign_to_shard(pools, 4, Shard(i, 2))) for i in (0, 1)] == [1, 1]
 
 
@@ -691,7 +693,7 @@ def test_shards_that_do_not_wait(tmp_path, finished, quick, trained):
     assert missing == MissingCells("tuning", 9)
     assert len(contents(folder)) == 3
     assert run(tmp_path, shard=first, wait=0)[1] == missing
-    assert len(contents(folder)) == 3  # and nothing that is another's
+    assert len(contents(folder)) == 3  # no cells of the other shard
     _, missing = run(tmp_path, shard=second, wait=0)
     assert missing == MissingCells("final", 4)
     assert len(contents(folder)) == 7
@@ -727,7 +729,7 @@ def test_a_shard_waits_for_the_others(tmp_path, finished, quick, monkeypatch, tr
     options = {"shard": engine.Shard(0, 2), "wait": 60}
     folder, missing = engine.run(study(SMOKE), tmp_path, "", progress, **options)
     assert missing is None
-    assert slept == [1.0]  # the second shard has made its part of the final stage, too
+    assert slept == [1.0]  # the other shard has also trained its final cells
     assert "waiting for 9 cells of other shards" in descriptions
     assert_same(folder, finished)
     assert sum(map(len, trained)) == 23
@@ -740,10 +742,10 @@ def test_a_wait_has_an_end_and_can_be_interrupted(tmp_path, quick, monkeypatch):
 
     monkeypatch.setattr(session, "POLL_SECONDS", 0.01)
     shard = engine.Shard(0, 2)
-    begun = time.monotonic()
+    started = time.monotonic()
     _, missing = run(tmp_path, shard=shard, wait=0.1)
     assert missing == engine.MissingCells("tuning", 9)
-    assert time.monotonic() - begun >= 0.1
+    assert time.monotonic() - started >= 0.1
 
     def set_description(text):
         if text.startswith("waiting"):
@@ -755,11 +757,13 @@ def test_a_wait_has_an_end_and_can_be_interrupted(tmp_path, quick, monkeypatch):
         engine.run(study(SMOKE), tmp_path, "", progress, shard=shard)
 
 
-def test_two_that_begin_at_once(tmp_path, finished, quick, monkeypatch, capsys):
+def test_two_shards_start_at_the_same_time(
+    tmp_path, finished, quick, monkeypatch, capsys
+):
     from experiments.engine import manifest as manifests
     from experiments.engine.study import MissingCells, Shard
 
-    # The other shard writes the manifest after this one has looked for it.
+    # The other shard writes the manifest after this one has searched for it.
     look, looked = manifests.read_if_valid, []
 
     def found_in(folder):
@@ -787,20 +791,20 @@ def test_a_shard(text):
 @pytest.mark.parametrize(
     "text", ["4/4", "-1/4", "1", "1/", "/2", "0/0", "a/b", "1/2/3"]
 )
-def test_no_shard(text):
+def test_an_invalid_shard(text):
     from experiments.engine.study import parse_shard
     from experiments.errors import UserError
 
-    with pytest.raises(UserError, match=r"write i/n with 0 <= i < n") as error:
+    with pytest.raises(UserError, match=r"write I/N with 0 <= I < N") as error:
         parse_shard(text)
     assert f"--shard {text}:" in str(error.value)
 
 
-# --- Killed -----------------------------------------------------------------------
+# --- Killed processes -------------------------------------------------------------
 
 
-def assert_whole(folder: Path, reference: Path) -> int:
-    """Every file that has a name of its own is whole; how many there are."""
+def assert_complete(folder: Path, reference: Path) -> int:
+    """Assert that all files but temporary ones are complete; return their number."""
     found, whole = contents(folder), contents(reference)
     for file, arrays in found.items():
         for name, array in arrays.items():
@@ -810,14 +814,14 @@ def assert_whole(folder: Path, reference: Path) -> int:
     return len(found)
 
 
-def test_killed_while_it_writes(tmp_path, finished, quick, cache_folder):
+def test_killed_while_writing(tmp_path, finished, quick, cache_folder):
     code = f"import pathlib, test_store; out = pathlib.Path({str(tmp_path)!r}); "
     process = start(code + "test_store.run_and_be_killed(out, 4, 0.5)", cache_folder)
     _, stderr = process.communicate(timeout=120)
     assert process.returncode == -signal.SIGKILL, stderr
     folder = tmp_path / "small" / finished.name
-    assert assert_whole(folder, finished) == 4
-    (half,) = hidden(folder)  # what the killed one was writing
+    assert assert_complete(folder, finished) == 4
+    (half,) = temporary_files(folder)  # the file that the killed process was writing
     assert half.name.startswith(f".{files_of(finished)[4].name}.")
     assert half.stat().st_size > 100
     run(tmp_path, resume=True)
@@ -837,12 +841,12 @@ def test_killed_at_any_moment(tmp_path, finished, quick, cache_folder):
     time.sleep(moment)
     process.kill()
     process.communicate(timeout=60)
-    assert assert_whole(folder, finished) >= 1, moment
+    assert assert_complete(folder, finished) >= 1, moment
     run(tmp_path, resume=True)
     assert_same(folder, finished)
 
 
-def test_what_dead_processes_left_goes_and_what_the_living_write_stays(copy, tmp_path):
+def test_temporary_files_of_killed_processes_are_removed(copy, tmp_path):
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     host = platform.node() or "here"
@@ -850,7 +854,7 @@ def test_what_dead_processes_left_goes_and_what_the_living_write_stays(copy, tmp
         f"chunks/.0123456789ab.npz.{host}-{dead.pid}.part": False,
         f"{copy.name}/.cells.csv.{host}-{dead.pid}.part": False,
         f"chunks/.0123456789ab.npz.{host}-{os.getpid()}.part": True,
-        # Another machine's.
+        # Of another machine.
         f"{copy.name}/.mean.npz.other-{host}x-{dead.pid}.part": True,
         f"chunks/.0123456789ab.npz.other-{dead.pid}.part": True,
         f"{copy.name}/.notes": True,
@@ -861,13 +865,13 @@ def test_what_dead_processes_left_goes_and_what_the_living_write_stays(copy, tmp
     assert {name: (copy.parent / name).exists() for name in names} == names
 
 
-# --- Not its own, or damaged ------------------------------------------------------
+# --- Foreign and damaged files ----------------------------------------------------
 
 
-def problem_of(
+def error_of(
     out: Path, *words: str, plan: Plan = SMOKE, resume: bool = True, **options: Any
 ) -> str:
-    """The one line that a run ends in."""
+    """Return the one-line error of a run, which must have these words."""
     from experiments.errors import UserError
 
     with pytest.raises(UserError) as error:
@@ -879,27 +883,27 @@ def problem_of(
     return text
 
 
-def test_a_folder_of_something_else(tmp_path, finished, quick):
+def test_a_folder_with_foreign_files_is_refused(tmp_path, finished, quick):
     folder = tmp_path / "small" / finished.name
     folder.mkdir(parents=True)
     (folder / "thesis.tex").write_text("years of work")
     (folder / "report.md").write_text("months of work")
-    words = ("holds thesis.tex and no manifest.json", "--out")
-    problem_of(tmp_path, str(folder), *words)
+    words = ("has the file thesis.tex and no valid manifest.json", "--out")
+    error_of(tmp_path, str(folder), *words)
     (folder / "manifest.json").write_text("{")
-    problem_of(tmp_path, str(folder), *words)
+    error_of(tmp_path, str(folder), *words)
     assert len(list(folder.iterdir())) == 3
     assert (folder / "manifest.json").read_text() == "{"
 
 
-def test_chunks_among_somebody_elses_files(copy, tmp_path):
+def test_a_foreign_file_among_the_chunks_is_refused(copy, tmp_path):
     path = copy.parent / "chunks" / "thesis.npz"
     path.write_bytes(b"years of work")
-    problem_of(tmp_path, str(path), "is not a file of a study", "--out")
+    error_of(tmp_path, str(path), "is not a file of a study", "--out")
     assert path.read_bytes() == b"years of work"
 
 
-def test_a_folder_with_hidden_files_only_is_free(tmp_path, finished, quick):
+def test_a_folder_with_only_hidden_files_counts_as_empty(tmp_path, finished, quick):
     for name in (finished.name, "chunks"):
         folder = tmp_path / "small" / name
         folder.mkdir(parents=True)
@@ -907,10 +911,10 @@ def test_a_folder_with_hidden_files_only_is_free(tmp_path, finished, quick):
     assert run(tmp_path)[1] is None
 
 
-def test_a_directory_that_has_been_begun(copy, tmp_path, trained):
+def test_a_started_directory_needs_resume(copy, tmp_path, trained):
     before = {path: path.stat().st_mtime_ns for path in copy.parent.rglob("*")}
-    words = (str(copy), "has been begun", "made by a test --resume", "--out")
-    problem_of(tmp_path, *words, resume=False)
+    words = (str(copy), "already has a run", "made by a test --resume", "--out")
+    error_of(tmp_path, *words, resume=False)
     after = {path: path.stat().st_mtime_ns for path in copy.parent.rglob("*")}
     assert after == before
     assert trained == []
@@ -921,10 +925,10 @@ def change_manifest(folder: Path, **values: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
-def test_the_directory_of_another_plan(copy, tmp_path):
+def test_the_directory_of_another_plan_is_refused(copy, tmp_path):
     change_manifest(copy, hash="0123456789ab", study="other")
     words = ("belongs to another plan", "other 0123456789ab", copy.name, "--out")
-    problem_of(tmp_path, str(copy), *words)
+    error_of(tmp_path, str(copy), *words)
     assert len(contents(copy)) == 11
 
 
@@ -938,11 +942,11 @@ def test_a_manifest_that_is_missing_or_damaged_is_written_again(
     path.unlink()
     if text is not None:
         path.write_bytes(text.encode("latin1"))
-    problem_of(tmp_path, "has been begun", resume=False)
+    error_of(tmp_path, "already has a run", resume=False)
     assert run(tmp_path, resume=True) == (copy, None)
     assert trained == []
     assert capsys.readouterr().out.splitlines() == [
-        f"{path} is missing or damaged: written again."
+        f"{path} is missing or damaged. It is written again."
     ]
     ours, theirs = (json.loads((f / path.name).read_text()) for f in (copy, finished))
     assert ours == theirs
@@ -955,16 +959,16 @@ def test_a_manifest_that_is_missing_or_damaged_is_written_again(
             '{"start_url": "/"}',
             ("is not the manifest of a study", "format, hash, study"),
         ),
-        ('{"format": 2}', ("is not the manifest of a study", "it lacks hash, study")),
+        ('{"format": 2}', ("is not the manifest of a study", "it has no hash, study")),
         (
             '{"format": 1, "study": "small", "hash": ""}',
-            ("format 1", "reads 2", "--out"),
+            ("format 1", "reads format 2", "--out"),
         ),
     ],
 )
-def test_the_manifest_of_something_else(text, words, copy, tmp_path):
+def test_a_foreign_manifest_is_refused(text, words, copy, tmp_path):
     (copy / "manifest.json").write_text(text)
-    problem_of(tmp_path, str(copy / "manifest.json"), *words)
+    error_of(tmp_path, str(copy / "manifest.json"), *words)
     assert (copy / "manifest.json").read_text() == text
     assert len(contents(copy)) == 11
 
@@ -977,11 +981,11 @@ def emptied(data: bytes) -> bytes:
     return b""
 
 
-def no_archive(data: bytes) -> bytes:
+def zeroed(data: bytes) -> bytes:
     return b"\0" * len(data)
 
 
-@pytest.mark.parametrize("change", [truncated, emptied, no_archive])
+@pytest.mark.parametrize("change", [truncated, emptied, zeroed])
 def test_damage_is_found_before_anything_is_trained(
     change, copy, finished, tmp_path, trained, capsys, monkeypatch
 ):
@@ -1007,11 +1011,11 @@ def test_damage_is_found_before_anything_is_trained(
     assert len(lines) == 2
     for path, line in zip(damaged, lines, strict=True):
         assert line.startswith(f"{path} is damaged (")
-        assert line.endswith("): removed, and made again.")
+        assert line.endswith("). It is removed and made again.")
     assert_same(copy, finished)
 
 
-def test_a_flipped_byte_is_seen_or_without_effect(copy, capsys):
+def test_a_flipped_byte_is_detected_or_has_no_effect(copy, capsys):
     from experiments.engine import store as stores
 
     path = files_of(copy)[2]
@@ -1036,7 +1040,7 @@ def test_a_flipped_byte_is_seen_or_without_effect(copy, capsys):
     assert all(line.startswith(str(path)) for line in lines)
 
 
-def test_a_damaged_size_is_damage_and_not_a_lack_of_memory(tmp_path):
+def test_a_damaged_size_is_not_a_memory_error(tmp_path):
     from experiments import files
 
     path = tmp_path / "a.npz"
@@ -1050,7 +1054,7 @@ def test_a_damaged_size_is_damage_and_not_a_lack_of_memory(tmp_path):
 
 
 def rewrite(path: Path, **changes: Any) -> None:
-    """Other arrays in a file; None removes one."""
+    """Replace arrays in a file; None removes one."""
     with np.load(path) as stored:
         arrays = {name: stored[name] for name in stored.files} | changes
     arrays = {n: np.asarray(x) for n, x in arrays.items() if x is not None}
@@ -1062,8 +1066,8 @@ def rewrite(path: Path, **changes: Any) -> None:
     [
         ({"config": None}, "is not a chunk of cells"),
         ({"provenance": None}, "is not a chunk of cells"),
-        ({"config": "0123456789ab"}, "holds other cells than its name says"),
-        ({"cell/seed": [1, 0, 0, 0]}, "holds other cells than its name says"),
+        ({"config": "0123456789ab"}, "has a name that does not match its cells"),
+        ({"cell/seed": [1, 0, 0, 0]}, "has a name that does not match its cells"),
         ({"cell/seed": [0, 0, 0]}, "is damaged (zip() argument"),
     ],
 )
@@ -1087,18 +1091,22 @@ def test_a_renamed_chunk_is_not_used(copy, finished, tmp_path, trained):
 def test_a_measurement_of_another_plan_is_made_again(copy, finished, tmp_path, capsys):
     rewrite(copy / "mean.npz", plan="0123456789ab", mean=7.0)
     run(tmp_path, resume=True)
-    assert "mean.npz belongs to another plan: removed" in capsys.readouterr().out
+    assert "mean.npz belongs to another plan. It is removed" in capsys.readouterr().out
     assert_same(copy, finished)
 
 
-def test_a_chunk_of_another_format_is_left_alone(copy, tmp_path):
+def test_a_chunk_of_another_format_is_not_removed(copy, tmp_path):
     path = files_of(copy)[3]
     rewrite(path, format=3)
-    problem_of(tmp_path, str(path), "has format 3, this program reads 2", "--out")
+    error_of(
+        tmp_path, str(path), "has format 3, but this program reads format 2", "--out"
+    )
     assert path.exists()
 
 
-def test_what_another_process_has_just_replaced_is_not_removed(copy, monkeypatch):
+def test_a_file_that_another_process_has_just_replaced_is_not_removed(
+    copy, monkeypatch
+):
     from experiments import files
     from experiments.engine import store as stores
 
@@ -1125,7 +1133,7 @@ def test_what_another_process_has_just_replaced_is_not_removed(copy, monkeypatch
     assert path.name in store.chunks
 
 
-def test_of_two_files_with_one_cell_the_smaller_name_wins(copy, tmp_path):
+def test_two_files_with_one_cell_the_smaller_name_wins(copy, tmp_path):
     from experiments.engine import store as stores
 
     path = files_of(copy)[0]
@@ -1147,10 +1155,10 @@ def test_of_two_files_with_one_cell_the_smaller_name_wins(copy, tmp_path):
         expected = (name, 0) if name < path.name else (path.name, row)
         assert here.locations[cell] == expected
     assert smaller == {True, False}
-    anew = stores.Store(copy, path.parent, copy.name, {}, {}, {})
-    stores.read_new_files(anew)
-    assert anew.locations == here.locations
-    # The manifest counts the files that were used, as a process that came later does.
+    reread = stores.Store(copy, path.parent, copy.name, {}, {}, {})
+    stores.read_new_files(reread)
+    assert reread.locations == here.locations
+    # The manifest lists the files that were used, as in a later process.
     folder, _ = run(tmp_path, resume=True)
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["cells side by side"] == [4, 8]
@@ -1174,7 +1182,7 @@ def test_a_file_that_another_one_replaced_is_not_in_the_manifest(
     assert json.loads((copy / "manifest.json").read_text()) == before
 
 
-# --- Made by others ---------------------------------------------------------------
+# --- Other code, versions, devices or data ----------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -1186,7 +1194,7 @@ def test_a_file_that_another_one_replaced_is_not_in_the_manifest(
         ("jax_threefry_partitionable", False),
     ],
 )
-def test_a_setting_of_jax_is_another_device(name, value):
+def test_a_jax_setting_is_part_of_the_device(name, value):
     from experiments import files
     from experiments.engine.manifest import differences
 
@@ -1220,13 +1228,15 @@ def change_provenance(path: Path, key: str, **values: Any) -> None:
         ("code", "experiments.arms", "0123456789ab", 8),
     ],
 )
-def test_cells_made_in_another_way(key, name, value, file, copy, tmp_path, trained):
-    files_of(copy)[0].unlink()  # there is something to train
+def test_cells_with_another_provenance_are_refused_or_mixed(
+    key, name, value, file, copy, tmp_path, trained
+):
+    files_of(copy)[0].unlink()  # so that there is a cell to train
     change_provenance(files_of(copy)[file], key, **{name: value})
     words = [f"with other {key} ({name}", "--out", "--mix-revisions"]
     words += [] if key == "code" else [f"{value}, now "]
-    problem_of(tmp_path, *words)
-    stage = 0 if file == 1 else 4  # what comes before is trained
+    error_of(tmp_path, *words)
+    stage = 0 if file == 1 else 4  # the earlier stage is trained
     assert sum(map(len, trained)) == stage
     folder, missing = run(tmp_path, resume=True, mix_revisions=True)
     assert missing is None
@@ -1238,21 +1248,21 @@ def test_cells_made_in_another_way(key, name, value, file, copy, tmp_path, train
         each["other code"] for each in manifest["made by"] if "other code" in each
     ]
     assert others == ([{name: value}] if key == "code" else [])
-    problem_of(tmp_path, *words)  # once more
+    error_of(tmp_path, *words)  # mixing has changed no file
 
 
 @pytest.mark.parametrize("key", ["versions", "device", "data", "code"])
-def test_a_directory_begun_in_another_way(key, copy, tmp_path, trained):
+def test_a_directory_started_with_another_provenance(key, copy, tmp_path, trained):
     for path in files_of(copy):
         path.unlink()
     value = json.loads((copy / "manifest.json").read_text())[key]
     name = next(iter(value))
     change_manifest(copy, **{key: {**value, name: "other"}})
-    problem_of(
-        tmp_path, f"{copy} was begun with other {key} ({name}", "--mix-revisions"
+    error_of(
+        tmp_path, f"{copy} was started with other {key} ({name}", "--mix-revisions"
     )
     change_manifest(copy, **{key: None})
-    problem_of(tmp_path, f"{copy} was begun with other {key} (", "--out")
+    error_of(tmp_path, f"{copy} was started with other {key} (", "--out")
     assert trained == []
     assert run(tmp_path, resume=True, mix_revisions=True) == (copy, None)
 
@@ -1266,9 +1276,7 @@ def sgdw(hparams, eta, mask):
 """
 
 
-def test_code_that_was_edited_between_begin_and_resume(
-    tmp_path, quick, trained, monkeypatch
-):
+def test_code_that_was_edited_before_resuming(tmp_path, quick, trained, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     path = tmp_path / "edited_chains.py"
 
@@ -1282,13 +1290,14 @@ def test_code_that_was_edited_between_begin_and_resume(
 
     edit("2")
     folder, _ = run(tmp_path, shard=Shard(1, 2), wait=0)
-    begun, count = json.loads((folder / "manifest.json").read_text()), len(trained)
+    first = json.loads((folder / "manifest.json").read_text())
+    count = len(trained)
     edit("55555")
     words = ("with other code (edited_chains)", "--out", "--mix-revisions")
-    problem_of(tmp_path, str(folder), *words)
-    problem_of(tmp_path, *words, plan=grown(final_seeds=6))  # which has no manifest yet
+    error_of(tmp_path, str(folder), *words)
+    error_of(tmp_path, *words, plan=grown(final_seeds=6))  # it has no manifest yet
     path.write_text(path.read_text() + "\n# no comment\n")
-    problem_of(tmp_path, *words)
+    error_of(tmp_path, *words)
     assert len(trained) == count
     monkeypatch.delitem(sys.modules, path.stem)
     edit("55555")
@@ -1298,13 +1307,13 @@ def test_code_that_was_edited_between_begin_and_resume(
     ours, others = manifest["made by"]
     if "other code" in ours:
         ours, others = others, ours
-    # Git sees nothing of it.
+    # The file is not in git, so the revision is the same.
     assert ours == {n: x for n, x in others.items() if n != "other code"}
-    assert {n: begun[n] for n in ours} == ours
+    assert {n: first[n] for n in ours} == ours
     assert list(others["other code"]) == ["edited_chains"]
-    problem_of(tmp_path, *words)
-    edit("2")  # as it was begun: now the cells made since are the others
-    problem_of(tmp_path, *words)
+    error_of(tmp_path, *words)
+    edit("2")  # the first version again: now the later cells have other code
+    error_of(tmp_path, *words)
 
 
 # --- The hash of a plan -----------------------------------------------------------

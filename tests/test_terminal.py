@@ -8,13 +8,13 @@ pytestmark = pytest.mark.needs_extras
 
 @pytest.fixture
 def clock(monkeypatch):
-    """Seconds that a test moves on."""
+    """A clock that a test advances."""
     now = [1000.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
     return now
 
 
-def test_a_line_where_a_stage_begins_and_every_half_minute(capsys, clock):
+def test_a_line_when_a_stage_begins_and_every_half_minute(capsys, clock):
     from experiments.terminal import progress_bar
 
     def lines():
@@ -43,16 +43,16 @@ def test_a_line_where_a_stage_begins_and_every_half_minute(capsys, clock):
         clock[0] += 30
         progress.set_description("final teacher adamw")
         assert lines() == ["final teacher adamw: 1095 of 1095 runs, 3 diverged"]
-    message = "3 diverged (their loss was not finite; they count as chance)"
-    assert lines() == [message]
+    message = "Diverged runs: 3. Their loss was not finite, so they get the score of "
+    assert lines() == [f"{message}chance."]
 
 
-def test_nothing_is_said_of_no_divergence(capsys):
+def test_no_message_without_divergence(capsys):
     from experiments.terminal import progress_bar
 
     with progress_bar(2) as progress:
         progress.advance(2)
-    assert "diverged (" not in capsys.readouterr().out
+    assert "Diverged runs" not in capsys.readouterr().out
 
 
 def test_a_bar_on_a_terminal(capsys, monkeypatch):
@@ -70,11 +70,11 @@ def test_a_bar_on_a_terminal(capsys, monkeypatch):
     assert "1 diverged," in text
     assert "7/24" in text
     assert "7 of 24" not in text
-    assert "1 diverged (their loss was not finite" in text
+    assert "Diverged runs: 1. Their loss was not finite" in text
 
 
 @pytest.mark.parametrize("terminal", [True, False])
-def test_an_interrupt_says_how_far_it_came(terminal, capsys, monkeypatch):
+def test_an_interrupt_has_a_note_with_the_finished_runs(terminal, capsys, monkeypatch):
     from experiments import interrupts
     from experiments.terminal import progress_bar
 
@@ -89,4 +89,4 @@ def test_an_interrupt_says_how_far_it_came(terminal, capsys, monkeypatch):
         received.append(2)
         progress.advance(1)
     assert stop.value.__notes__ == ["while tuning sgd, after 7 of 24 runs"]
-    assert "diverged (" not in capsys.readouterr().out
+    assert "Diverged runs" not in capsys.readouterr().out

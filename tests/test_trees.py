@@ -79,14 +79,14 @@ def test_a_mask_function_may_be_partial(partial):
     assert decayed({"a": ones(3), "b": ones((2, 3))}, partial(mask, 2)) == [0.0, 1.0]
 
 
-def test_holes_of_a_mask_are_no_entries():
+def test_none_and_masked_nodes_of_a_mask_are_not_entries():
     params = {"w": jnp.ones(2), "b": None, "c": optax.MaskedNode()}
     mask = {"w": True, "b": None, "c": optax.MaskedNode()}
     assert decayed(params, mask, grads={**params, "w": jnp.zeros(2)}) == [1.0]
 
 
-def test_what_lies_below_a_masked_node_counts_as_matchable():
-    """Inside partition one mask serves every group, also one that it spares."""
+def test_a_path_below_a_masked_node_counts_as_matchable():
+    """Inside partition one mask serves all groups, also one that it excludes."""
     params = {"a": optax.MaskedNode(), "b": jnp.ones(2)}
     mask = {"a": {"kernel": True, "bias": False}, "b": False}
     assert decayed(params, mask, grads=params) == [1.0]  # the update itself
@@ -110,7 +110,7 @@ def test_a_leaf_named_value_is_not_a_box():
         assert decayed(params, mask) == [1.0, 0.0]
 
 
-def test_a_box_beside_a_tree_keeps_its_path():
+def test_a_box_next_to_a_tree_keeps_its_path():
     class Node(NamedTuple):
         value: Any
         child: Any

@@ -1,9 +1,12 @@
-"""What decay an optimizer really applies: followed, read, judged and told.
+"""What decay an optimizer really applies.
 
-`plan` says what to follow, `probe` follows it under `noise`, `measure` and `readings`
-make rates of it, `findings` judges them, and `report` tells; `clues` looks for what was
-asked for.
+`audit` is the public function. `plan` decides what to measure, `probe` runs the
+optimizer on numbers from `draws`, `measure` and `readings` turn the runs into rates,
+`findings` judges the rates, and `report` prints them. `declared` looks up the strength
+that the optimizer was given.
 """
 
 from decayax._audit.audit import audit as audit
+from decayax._audit.findings import Finding as Finding
+from decayax._audit.leaf import LeafAudit as LeafAudit
 from decayax._audit.report import Audit as Audit

@@ -1,39 +1,46 @@
-r"""What decay an optimizer really applies, found by using it.
+r"""What decay an optimizer really applies, measured by running it.
 
-The optimizer is followed as a black box (`probe`) under gradients of several sizes and
-weights of several sizes (`measure`); where the rates differ tells the mode
+The optimizer is a black box (`probe`). It runs under gradients of several sizes and on
+weights of several sizes (`measure`). The differences of the rates show the mode
 (`findings`).
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import optax
 
-from decayax._audit.clues import clues
-from decayax._audit.findings import find, mode_of, NONE, not_auditable
+from decayax._audit.declared import declared_decay
+from decayax._audit.findings import find, not_auditable
 from decayax._audit.leaf import LeafAudit
-from decayax._audit.measure import measure, probes_of, Readings, survival
-from decayax._audit.plan import Missing, Plan, plan_of
+from decayax._audit.measure import (
+    measure,
+    probes_of,
+    Readings,
+    surviving_fractions,
+)
+from decayax._audit.modes import mode_of, NONE
+from decayax._audit.plan import make_plan, NotAuditable, ProbePlan
 from decayax._audit.readings import Reading, Setting
 from decayax._audit.report import Audit
-from decayax._kernel import is_optimizer
-from decayax._strength import as_strength, brief
-from decayax._tree import show
+from decayax._core.paths import path_str
+from decayax._core.strength import as_strength, short_repr
+from decayax._transforms.kernel import is_optimizer
 
 
 NAME = "audit"
-WEIGHT_SCALES = (0.1, 10.0)  # beside 1
-Factory = Callable[[float], optax.GradientTransformation]
+WEIGHT_SCALES = (0.1, 10.0)  # measured in addition to 1
+Optimizer: TypeAlias = optax.GradientTransformation | optax.MultiSteps
+Factory: TypeAlias = Callable[[float], Optimizer]
 
 
 def audit(
-    optimizer: optax.GradientTransformation | optax.MultiSteps | Factory,
-    params: Any,
+    optimizer: Optimizer | Factory,
+    params: optax.Params,
     *,
     learning_rate: float = 1e-3,
-    gradients: Any = None,
+    gradients: optax.Updates | None = None,
     gradient_scales: Sequence[float] = (0.01, 1.0, 100.0),
     steps: int = 200,
     seeds: int = 2,
@@ -44,48 +51,56 @@ def audit(
     r"""What decay an optimizer really applies to each parameter.
 
     .. math::
-        \mathrm{rate} = 1 - \mathrm{kept}^{1/T}, \qquad
-        \mathrm{kept} = \frac{\mathrm d\theta_T}{\mathrm d\theta_0}
+        \mathrm{rate} = 1 - \mathrm{retention}^{1/T}, \qquad
+        \mathrm{retention} = \frac{\mathrm d\theta_T}{\mathrm d\theta_0}
         \;\text{ with the gradients } g_1 \ldots g_T \text{ held fixed}
 
-    The optimizer is used as a black box, on weights and gradients drawn anew: normal,
-    the weights of each leaf of its own size. Each rate is the mean over gradients g and
-    −g. It is measured twice, by differentiating every step and by comparing two runs
-    from (1 ± 0.1)θ₀, which also sees signs, gates and rounding. Gradients and weights
-    of other sizes tell the mode of each leaf, the most serious one that holds:
+    The optimizer is a black box. It runs on random normal weights and gradients; the
+    weights of each leaf have the size of the parameter. Each rate is the mean over
+    gradients g and −g. It is measured in two ways: by differentiating every step, and
+    from the difference of two runs that start at (1 ± 0.1)θ₀. The second way also sees
+    signs, gates and rounding.
 
-    ``growth``, a negative rate; ``gradient-dependent``, as L2 is behind a
-    preconditioner; ``scale-dependent``, by the size of the weights, as with a trust
-    ratio; ``uniform``; ``none``.
+    Gradients and weights of other sizes show the mode of each leaf. If several hold,
+    the first of these is reported:
+
+    - ``growth``: the rate is negative.
+    - ``gradient-dependent``: the rate varies with the gradients, as for L2 before a
+      preconditioner.
+    - ``scale-dependent``: the rate varies with the size of the weights, as with a trust
+      ratio.
+    - ``uniform``: the rate is the same for all of these.
+    - ``none``: there is no decay.
 
     Args:
-        optimizer: any ``optax.GradientTransformation``, ``optax.MultiSteps``, or a
-            factory, learning rate -> optimizer, which also reveals whether the rate
-            follows the learning rate.
+        optimizer: any Optax optimizer, or a factory, learning rate -> optimizer. A
+            factory also shows whether the rate follows the learning rate.
         params: the parameters, or their ``jax.ShapeDtypeStruct``s. They are not
-            changed; of their values only the root mean square of each leaf is used.
-        learning_rate: > 0, what a factory is called with, and with half of it.
-        gradients: gradients as an example; leaves that are 0 throughout, or None, get
-            no gradient in the audit either. None: all leaves get some.
-        gradient_scales: standard deviations of the gradients; the rate that is
-            reported is that of the middle one.
+            changed. Only the root mean square of each leaf's values is used.
+        learning_rate: > 0. A factory is called with it and with half of it.
+        gradients: example gradients. Leaves that are None, or 0 in all elements, get
+            zero gradients in the audit. None: all leaves get gradients.
+        gradient_scales: standard deviations of the gradients, > 0. The reported rate is
+            that of the middle one.
         steps: :math:`T \ge 1`.
-        seeds: > 0, gradient sequences of the middle scale.
-        weight_decay: the strength that was asked for, if it cannot be seen from the
-            optimizer: if it is not 0 and nothing decays, that is a finding.
-        extra_args: further keywords for ``optimizer.update``; a ``value`` of 1 is made
-            up where one is needed. Without its objective an optimizer with a line
-            search is not auditable.
-        sample: whether to follow a few weights of each leaf only. None: if the
-            optimizer treats each weight for itself.
+        seeds: the number of gradient sequences at the middle scale, >= 1.
+        weight_decay: the strength that the optimizer was given, if the audit cannot
+            find it. If it is not 0 and nothing decays, that is a finding.
+        extra_args: further keyword arguments for ``optimizer.update``. If ``value`` is
+            needed and not given, the audit passes 1/(1 + step). An optimizer with a
+            line search is not auditable without its objective.
+        sample: True measures a few weights of each leaf only; False measures all. None:
+            a sample if the optimizer treats each weight on its own.
 
     Returns:
-        An audit: ``print`` it for a table; ``.leaves`` and ``.findings`` are plain
-        data; ``.check()`` raises on serious findings. Rates are per call of ``update``.
+        An :class:`Audit`. ``print`` it for a table. ``.leaves`` and ``.findings`` are
+        plain data, and ``.check()`` raises on serious findings. Rates are per call of
+        ``update``.
 
     Raises:
-        TypeError, ValueError: no optimizer, a leaf that is no array, numbers out of
-            range; what the optimizer itself raises.
+        TypeError: ``optimizer`` is not an optimizer, or a leaf is not an array.
+        ValueError: a number is out of its range. Errors of the optimizer itself are
+            raised unchanged.
 
     Example:
         >>> import decayax as dx, jax.numpy as jnp, optax
@@ -95,75 +110,86 @@ def audit(
         parameter  dtype    mode     rate/step  half-life
         bias       float32  none     0          never
         kernel     float32  uniform  0.0001     6931 steps
-        followed over 200 steps on every weight
-        nothing to find fault with
+        measured over 200 steps on every weight
+        no problems found
 
     Reference:
-        The sensitivity of the trajectory to its start; for decoupled decay it is the
-        factor :math:`(1 - \gamma\lambda)^T` of Loshchilov and Hutter,
-        https://arxiv.org/abs/1711.05101, equation 1.
+        For decoupled decay the retention is the factor :math:`(1 - \gamma\lambda)^T` of
+        Loshchilov and Hutter, https://arxiv.org/abs/1711.05101, equation 1.
     """
     _check(learning_rate, gradient_scales, steps, seeds, weight_decay, extra_args)
-    middle = sorted(gradient_scales)[len(gradient_scales) // 2]
-    main = Setting(0, middle, 1.0)
-    settings = [
-        *(main._replace(gradient_scale=scale) for scale in gradient_scales),
-        *(main._replace(seed=seed) for seed in range(1, seeds)),
-        *(main._replace(weight_scale=scale) for scale in WEIGHT_SCALES),
-    ]
-    made = _made(optimizer, learning_rate)
-    # The parts of Optax need not be clean under the caller's strict promotion.
+    main, settings = _settings(gradient_scales, seeds)
+    built = _build(optimizer, learning_rate)
+    # The caller may have strict promotion on, which parts of Optax do not support.
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         try:
-            plan = plan_of(made, params, gradients, extra_args, sample, steps)
-        except Missing as missing:
-            return Audit((), (not_auditable(str(missing)),), steps, False, False)
+            plan = make_plan(built, params, gradients, extra_args, sample, steps)
+        except NotAuditable as reason:
+            return Audit((), (not_auditable(str(reason)),), steps, False, False)
         probes = probes_of(plan)
         readings = measure(plan, probes, settings)
         leaves = _leaves(plan, main, readings)
         decaying = [leaf.mode != NONE for leaf in leaves]
-        kept = survival(plan, probes.difference, main, decaying)
-        leaves = [x._replace(survives=s) for x, s in zip(leaves, kept, strict=True)]
-        if made is not optimizer:
-            slower = plan._replace(optimizer=_made(optimizer, learning_rate / 2))
+        fractions = surviving_fractions(plan, probes.difference, main, decaying)
+        leaves = [
+            leaf._replace(surviving_fraction=fraction)
+            for leaf, fraction in zip(leaves, fractions, strict=True)
+        ]
+        if built is not optimizer:  # it is a factory
+            slower = plan._replace(optimizer=_build(optimizer, learning_rate / 2))
             half = measure(slower, probes_of(slower), [main])[main]
             leaves = _with_learning_rate(leaves, readings[main], half)
-    findings = find(leaves, clues(made), weight_decay)
+    findings = find(leaves, declared_decay(built), weight_decay)
     return Audit(tuple(leaves), findings, steps, plan.elementwise, plan.sampled)
 
 
-def _leaves(plan: Plan, main: Setting, readings: Readings) -> list[LeafAudit]:
-    """What is reported of each leaf, from its readings."""
+def _settings(
+    gradient_scales: Sequence[float], seeds: int
+) -> tuple[Setting, list[Setting]]:
+    """The setting whose rate is reported, and all settings."""
+    middle = sorted(gradient_scales)[len(gradient_scales) // 2]
+    main = Setting(seed=0, gradient_scale=middle, weight_scale=1.0)
+    return main, [
+        *(main._replace(gradient_scale=scale) for scale in gradient_scales),
+        *(main._replace(seed=seed) for seed in range(1, seeds)),
+        *(main._replace(weight_scale=scale) for scale in WEIGHT_SCALES),
+    ]
+
+
+def _leaves(plan: ProbePlan, main: Setting, readings: Readings) -> list[LeafAudit]:
+    """The report of each leaf, without what takes further runs."""
     leaves = []
     for index, path in enumerate(plan.paths):
-        shape, reading = plan.given[path], readings[main][index]
-        own = {setting: found[index] for setting, found in readings.items()}
+        own = {setting: of_leaves[index] for setting, of_leaves in readings.items()}
+        reading = own[main]
         mode = mode_of(main, own, plan.elementwise)
+        by_gradient_scale = tuple(
+            (setting.gradient_scale, r.rate)
+            for setting, r in sorted(own.items())
+            if setting.seed == main.seed and setting.has_own_size
+        )
+        by_weight_scale = tuple(
+            (setting.weight_scale, r.rate)
+            for setting, r in sorted(own.items())
+            if setting._replace(weight_scale=main.weight_scale) == main
+        )
         leaves.append(
             LeafAudit(
-                path=show(path),
-                shape=tuple(shape.shape),
-                dtype=str(shape.dtype),
+                path=path_str(path),
+                shape=tuple(plan.shapes[path].shape),
+                dtype=str(plan.shapes[path].dtype),
                 role=plan.roles[path],
                 mode=mode,
                 rate=0.0 if mode == NONE else reading.rate,
                 spread=(reading.low, reading.high),
-                intended=reading.intended,
-                realised=reading.realised,
-                by_gradient_scale=tuple(
-                    (setting.gradient_scale, r.rate)
-                    for setting, r in sorted(own.items())
-                    if setting.seed == main.seed and setting.is_plain
-                ),
-                by_weight_scale=tuple(
-                    (setting.weight_scale, r.rate)
-                    for setting, r in sorted(own.items())
-                    if setting[:2] == main[:2]
-                ),
+                rate_from_jvp=reading.rate_from_jvp,
+                rate_from_difference=reading.rate_from_difference,
+                by_gradient_scale=by_gradient_scale,
+                by_weight_scale=by_weight_scale,
                 over_time=tuple(reading.over_time),
                 follows_learning_rate=None,
-                survives=None,
-                answers=reading.moved,
+                surviving_fraction=None,
+                depends_on_gradient=reading.depends_on_gradient,
             )
         )
     return leaves
@@ -172,18 +198,20 @@ def _leaves(plan: Plan, main: Setting, readings: Readings) -> list[LeafAudit]:
 def _with_learning_rate(
     leaves: list[LeafAudit], full: list[Reading], half: list[Reading]
 ) -> list[LeafAudit]:
-    """What half the learning rate does to the rates, where there are any."""
+    """The leaves with `follows_learning_rate`, from the rates at γ and at γ/2."""
     return [
         leaf
-        if leaf.mode == NONE or not of_full.significant
-        else leaf._replace(follows_learning_rate=_follows(of_half.rate / of_full.rate))
-        for leaf, of_full, of_half in zip(leaves, full, half, strict=True)
+        if leaf.mode == NONE or not at_full.significant
+        else leaf._replace(follows_learning_rate=_follows(at_half.rate / at_full.rate))
+        for leaf, at_full, at_half in zip(leaves, full, half, strict=True)
     ]
 
 
 def _follows(ratio: float) -> bool | None:
-    """Of half the learning rate: half the rate, the same, or neither."""
-    return True if 0.45 < ratio < 0.55 else False if ratio > 0.95 else None
+    """Whether half the learning rate gives half the rate; None if neither."""
+    if 0.45 < ratio < 0.55:
+        return True
+    return False if ratio > 0.95 else None
 
 
 def _check(
@@ -194,37 +222,41 @@ def _check(
     weight_decay: Any,
     extra_args: Any,
 ) -> None:
+    """Raise if an argument of `audit` is out of its range."""
     if not isinstance(gradient_scales, Sequence) or not gradient_scales:
         raise TypeError(
-            f"{NAME}: gradient_scales must be some numbers > 0, got "
-            f"{brief(gradient_scales)}. Write (0.01, 1.0, 100.0)."
+            f"{NAME}: gradient_scales must be a sequence of numbers > 0, got "
+            f"{short_repr(gradient_scales)}. Pass (0.01, 1.0, 100.0)."
         )
-    scales = [("a gradient scale", scale) for scale in gradient_scales]
+    scales = [("each of gradient_scales", scale) for scale in gradient_scales]
     for label, value in [("learning_rate", learning_rate), *scales]:
-        if as_strength(NAME, label, value, "Write a number > 0.") == 0.0:
-            raise ValueError(f"{NAME}: {label} must be > 0, got {value}.")
+        if as_strength(NAME, label, value, "Pass a number > 0.") == 0.0:
+            raise ValueError(
+                f"{NAME}: {label} must be > 0, got {value}. Pass a number > 0."
+            )
     for label, value in {"steps": steps, "seeds": seeds}.items():
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ValueError(
-                f"{NAME}: {label} must be a whole number >= 1, got {brief(value)}."
+                f"{NAME}: {label} must be an integer >= 1, got {short_repr(value)}."
             )
     if weight_decay is not None:
         as_strength(NAME, "weight_decay", weight_decay)
     if not isinstance(extra_args, dict | None):
         raise TypeError(
-            f"{NAME}: extra_args must be the keywords of optimizer.update as a dict, "
-            f"got {brief(extra_args)}."
+            f"{NAME}: extra_args must be a dict of keyword arguments for "
+            f"optimizer.update, got {short_repr(extra_args)}. Pass for example "
+            '{"value": loss}.'
         )
 
 
-def _made(optimizer: Any, learning_rate: float) -> Any:
-    """The optimizer itself, or what the factory makes."""
+def _build(optimizer: Any, learning_rate: float) -> Any:
+    """The optimizer itself, or the one that the factory builds."""
     if is_optimizer(optimizer):
         return optimizer
-    made = optimizer(learning_rate) if callable(optimizer) else optimizer
-    if not is_optimizer(made):
+    built = optimizer(learning_rate) if callable(optimizer) else optimizer
+    if not is_optimizer(built):
         raise TypeError(
             f"{NAME}: optimizer must be an optax.GradientTransformation or a function "
-            f"from a learning rate to one, got {brief(made)}."
+            f"learning_rate -> optimizer, got {short_repr(built)}."
         )
-    return made
+    return built

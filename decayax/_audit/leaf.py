@@ -3,40 +3,75 @@
 import math
 from typing import NamedTuple
 
-from decayax._rate_times import half_life_steps_from_rate
+from decayax.rates._timescales import half_life_steps_from_rate
 
 
 class LeafAudit(NamedTuple):
-    """What decay one parameter gets."""
+    """The decay of one parameter (one leaf of the params), measured by ``audit``.
+
+    All rates are per call of ``update``: a rate r multiplies the weights by 1 − r.
+    Negative rates are growth.
+
+    Attributes:
+        path: the keys from the root to the leaf, joined by "/".
+        shape: of the parameter; a sample of it may have been measured.
+        dtype: of the parameter, such as "bfloat16".
+        role: "kernel", "embedding", "bias", "norm_scale" or "other", as in
+            ``masks.by_role``.
+        mode: "none", "uniform", "scale-dependent", "gradient-dependent" or "growth";
+            see ``audit``.
+        rate: the rate at the middle gradient scale. It is 0 if the mode is "none", and
+            else the more reliable of the two rates below.
+        spread: the 5 % and the 95 % quantile of the rates of single weights; nan if
+            the leaf has no weights.
+        rate_from_jvp: the rate by differentiating every step. nan if the optimizer has
+            no derivative, or if the derivative is NaN.
+        rate_from_difference: the rate from the difference of two runs. nan if the runs
+            overflow.
+        by_gradient_scale: pairs (standard deviation of the gradients, rate).
+        by_weight_scale: pairs (factor on the size of the weights, rate).
+        over_time: the rate of every step.
+        follows_learning_rate: True if half the learning rate gives half the rate, False
+            if it gives the same rate. None for anything else: no decay, another ratio,
+            or ``audit`` got an optimizer and not a factory.
+        surviving_fraction: the fraction of the rate that remains after rounding to the
+            dtype; 1 is all of it. nan if the weights overflow. None if the dtype has 32
+            bits or more, if nothing decays, or if the rounding noise is too large.
+        depends_on_gradient: whether the updates depend on the gradients at all. False
+            for a frozen leaf.
+    """
 
     path: str
     shape: tuple[int, ...]
     dtype: str
     role: str
-    mode: str  # "none", "uniform", "scale-dependent", "gradient-dependent", "growth"
-    rate: float  # per step, at the middle gradient scale
-    spread: tuple[float, float]  # of single weights, 5 % and 95 %
-    intended: float  # by the derivative; nan where it has none
-    realised: float  # by the difference of two runs
-    by_gradient_scale: tuple[tuple[float, float], ...]  # (scale, rate)
-    by_weight_scale: tuple[tuple[float, float], ...]  # (times the weights' size, rate)
-    over_time: tuple[float, ...]  # the rate of every step
-    follows_learning_rate: bool | None  # None: not known, or no decay
-    survives: float | None  # share of the rate that 16 bits keep; None: not known
-    answers: bool  # whether the updates depend on the gradients at all
+    mode: str
+    rate: float
+    spread: tuple[float, float]
+    rate_from_jvp: float
+    rate_from_difference: float
+    by_gradient_scale: tuple[tuple[float, float], ...]
+    by_weight_scale: tuple[tuple[float, float], ...]
+    over_time: tuple[float, ...]
+    follows_learning_rate: bool | None
+    surviving_fraction: float | None
+    depends_on_gradient: bool
 
     @property
     def timescale_steps(self) -> float:
-        """1/rate; inf without decay, nan for growth."""
+        """The timescale 1/rate in steps; inf without decay, nan for growth."""
         if self.rate == 0.0:
             return math.inf
         return 1.0 / self.rate if self.rate > 0.0 else math.nan
 
     @property
     def half_life_steps(self) -> float:
-        """The steps after which half is left; inf without decay, nan for growth."""
+        """The half-life in steps; inf without decay, 0 from rate 1 on, nan for growth.
+
+        After one half-life, half of a weight is left if its gradients are 0.
+        """
         if self.rate >= 1.0:
             return 0.0
-        # Of nothing but a rate in [0, 1) there is a half-life.
-        known = self.rate >= 0.0
-        return half_life_steps_from_rate(self.rate) if known else math.nan
+        # The comparison is False for nan too; the conversion would refuse nan.
+        decays = self.rate >= 0.0
+        return half_life_steps_from_rate(self.rate) if decays else math.nan

@@ -1,14 +1,15 @@
-r"""Whole trajectories: how the result of T steps depends on the initial weights.
+r"""Runs over T steps: how the weights depend on the initial weights.
 
-With the gradients g_1 ... g_T held fixed, the share of the initial weights that is
+The gradients g_1 ... g_T are held fixed. The fraction of the initial weights that is
 left after t steps is
 
-    kept_t = 1 + Σ_{s ≤ t} dΔ_s/dθ₀          rate = 1 − kept_T^{1/T}
+    retention_t = 1 + Σ_{s ≤ t} dΔ_s/dθ₀        rate = 1 − retention_T^{1/T}
 
-where dΔ_s is the change of the s-th update when θ₀ becomes (1 + h)θ₀: its derivative
-at h = 0, or the difference of two runs with ±h. The derivative is summed over updates,
-not read from the parameters, in which 1 − 1e-8 would be 1. The difference also sees
-what a derivative does not: signs, gates, rounding.
+where dΔ_s is the change of the s-th update when θ₀ becomes (1 + h)θ₀. There are two
+probes: one differentiates at h = 0 (JVPs), the other takes the difference of two runs
+with ±h. The JVPs are summed over the updates and not read from the parameters, where
+1 − 1e-8 would round to 1. The difference also sees what a derivative misses: signs,
+gates and rounding.
 """
 
 import functools
@@ -20,245 +21,228 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jaxtyping import Array, Float
 
-from decayax._audit.noise import count, normal, shaped, steps_at_once
-from decayax._dtypes import cast_like, compute_dtype, is_inexact
-from decayax._halves import joined, split
-from decayax._tree import flatten, is_hole, Path
+from decayax._audit.draws import (
+    count_numbers,
+    cut_into_leaves,
+    normal,
+    steps_per_call,
+)
+from decayax._audit.trace import (
+    first_weights,
+    norm_ratio,
+    Trace,
+    trace_of_step,
+    TRACED_PER_LEAF,
+)
+from decayax._core.dtypes import cast_like, compute_dtype, is_inexact
+from decayax._core.paths import flatten_with_path, is_masked_leaf, Path
+from decayax._jaxpr.dependence import ExtraArgs
+from decayax._jaxpr.partition import combine, partition
 
 
-SHOWN = 256  # weights of each leaf that are followed one by one
-NUDGE = 0.1  # h of the difference: curvature enters as h², rounding as 1/h
+# h of the difference. The curvature of the update adds an error of order h², rounding
+# one of order 1/h.
+PERTURBATION = 0.1
 
 
-class Run(NamedTuple):
-    """What to follow: an optimizer, its other arguments, leaves without gradient."""
+class ProbedOptimizer(NamedTuple):
+    """An optimizer and everything that its updates need except params and gradients."""
 
     optimizer: Any  # with init and update
-    extra_args: Callable[[Any], dict[str, Any]]  # step -> keywords
-    still: frozenset[Path] = frozenset()
-
-
-class Trace(NamedTuple):
-    """What became of one leaf, after each step.
-
-    While it is followed that of all leaves is one, (L,) or their weights in a row, as
-    many small results take long to compile and to fetch.
-    """
-
-    lost: Any  # (T,) kept − 1, by regression on the initial weights
-    size: Any  # (T,) ‖dΔ_t‖/‖dθ_t‖
-    each: Any  # (T, n) kept − 1 of n single weights
-    coarse: Any = None  # (T,) ‖θ_t‖/‖dθ_0‖; of the difference only
-    weights: Any = None  # (T, n) the n weights themselves; of the difference only
-
-
-def gradients(run: Run, params: Any, numbers: Any, scale: Any) -> Any:
-    """The gradients that normal numbers make; 0 for still leaves and integers."""
-    flat, treedef = flatten(params)
-    noise = shaped(numbers, [leaf for _, leaf in flat])
-
-    def scaled(path: Path, param: Any, noise: Any) -> Any:
-        if is_hole(param):
-            return param
-        if path in run.still or not is_inexact(param):
-            return jnp.zeros_like(param)
-        return (jnp.asarray(scale, noise.real.dtype) * noise).astype(param.dtype)
-
-    return treedef.unflatten(
-        scaled(*leaf, x) for leaf, x in zip(flat, noise, strict=True)
-    )
-
-
-def follow(
-    probe: "Probe", params: Any, key: jax.Array, scale: float, steps: int
-) -> list[Trace]:
-    """The traces of all inexact leaves, in order, over a number of steps."""
-    carry = probe.start(params)
-    parts = []
-    size = count(jax.tree.leaves(params))
-    chunk = steps_at_once(size)
-    for first in range(0, steps, chunk):
-        times = np.arange(first, first + chunk, dtype=np.int32)
-        noise = normal(key, times, size)
-        carry, part = probe.advance(carry, params, noise, np.float32(scale), times)
-        parts.append(jax.device_get(part))
-    whole = jax.tree.map(lambda *x: np.concatenate(x)[:steps].astype(float), *parts)
-    counts = [min(leaf.size, SHOWN) for leaf in split(params).live]
-    ends = list(itertools.accumulate(counts, initial=0))
-    return [
-        Trace(
-            whole.lost[:, i],
-            whole.size[:, i],
-            whole.each[:, a:b],
-            None if whole.coarse is None else whole.coarse[:, i],
-            None if whole.weights is None else whole.weights[:, a:b],
-        )
-        for i, (a, b) in enumerate(itertools.pairwise(ends))
-    ]
+    extra_args: ExtraArgs
+    zero_gradient: frozenset[Path] = frozenset()  # leaves whose gradients are 0
 
 
 class Probe(NamedTuple):
-    """A way to follow the weights: jitted once, used for all keys and scales."""
+    """One way to measure: compiled once, used for all seeds and gradient scales."""
 
-    start: Callable[[Any], Any]
+    start: Callable[[optax.Params], Any]  # params -> carry
+    # (carry, initial params, numbers, gradient scale, step indices) -> carry, trace
     advance: Callable[..., tuple[Any, Trace]]
 
 
-def _compiled(start: Callable[..., Any], step: Callable[..., Any]) -> Probe:
-    def advance(carry: Any, initial: Any, noise: jax.Array, scale: Any, times: Any):
-        follow = functools.partial(step, split(initial).live, scale)
-        return jax.lax.scan(follow, carry, (noise, times))
+def follow(
+    probe: Probe, params: optax.Params, key: jax.Array, scale: float, steps: int
+) -> list[Trace]:
+    """Run a probe; return the traces of all inexact leaves, in order.
+
+    Args:
+        probe: one of the two below.
+        params: the initial weights.
+        key: of the gradients.
+        scale: standard deviation of the gradients; its sign flips them.
+        steps: T >= 1.
+    """
+    carry = probe.start(params)
+    parts = []
+    size = count_numbers(jax.tree.leaves(params))
+    chunk = steps_per_call(size)
+    for first in range(0, steps, chunk):
+        times = np.arange(first, first + chunk, dtype=np.int32)
+        numbers = normal(key, times, size)
+        carry, part = probe.advance(carry, params, numbers, np.float32(scale), times)
+        parts.append(jax.device_get(part))
+    # The last chunk may run too far: cut the result to the number of steps.
+    whole = jax.tree.map(lambda *x: np.concatenate(x)[:steps].astype(float), *parts)
+    counts = [min(leaf.size, TRACED_PER_LEAF) for leaf in partition(params).inexact]
+    bounds = itertools.pairwise(itertools.accumulate(counts, initial=0))
+    return [
+        Trace(
+            change=whole.change[:, i],
+            relative_step=whole.relative_step[:, i],
+            per_weight=whole.per_weight[:, start:end],
+            magnitude=None if whole.magnitude is None else whole.magnitude[:, i],
+            weights=None if whole.weights is None else whole.weights[:, start:end],
+        )
+        for i, (start, end) in enumerate(bounds)
+    ]
+
+
+def jvp_probe(probed: ProbedOptimizer) -> Probe:
+    """The probe that differentiates every step in the direction of θ₀."""
+
+    def start(params):
+        split = partition(params)
+
+        def init(inexact):
+            state = probed.optimizer.init(combine(params, inexact, split.static))
+            return partition(state).inexact
+
+        _, state_tangents = jax.jvp(init, (split.inexact,), (split.inexact,))
+        change = [jnp.zeros_like(x) for x in split.inexact]
+        state = probed.optimizer.init(params)
+        return params, state, split.inexact, state_tangents, change
+
+    def step(initial, scale, carry, drawn):
+        params, state, tangents, state_tangents, change = carry
+        numbers, time = drawn
+        grads = gradients(probed, params, numbers, scale)
+        split, split_state = partition(params), partition(state)
+
+        def update(inexact, state_inexact):
+            params_now = combine(params, inexact, split.static)
+            state_now = combine(state, state_inexact, split_state.static)
+            updates, new_state = _update(probed, params_now, state_now, grads, time)
+            new = partition(new_state)
+            return (_inexact(updates, params), new.inexact), (updates, new.static)
+
+        primals = split.inexact, split_state.inexact
+        (_, new_inexact), (update_tangents, state_tangents), (updates, new_static) = (
+            jax.jvp(update, primals, (tangents, state_tangents), has_aux=True)
+        )
+        change = [c + d for c, d in zip(change, update_tangents, strict=True)]
+        trace = trace_of_step(
+            initial=initial, change=change, step=update_tangents, before=tangents
+        )
+        tangents = [t + d for t, d in zip(tangents, update_tangents, strict=True)]
+        params = optax.apply_updates(params, updates)
+        state = combine(state, new_inexact, new_static)
+        return (params, state, tangents, state_tangents, change), trace
+
+    return _compile(start, step)
+
+
+def difference_probe(probed: ProbedOptimizer) -> Probe:
+    """The probe that takes the difference of two runs, from (1 ± h)θ₀."""
+
+    def start(params):
+        split = partition(params)
+        runs = []
+        for h in (PERTURBATION, -PERTURBATION):
+            inexact = [(x + h * x).astype(x.dtype) for x in split.inexact]
+            moved = _as_stored(combine(params, inexact, split.static))
+            runs.append((moved, probed.optimizer.init(moved)))
+        return tuple(runs), _difference(*runs)
+
+    def step(initial, scale, carry, drawn):
+        del initial  # the first difference takes its place
+        runs, first = carry
+        numbers, time = drawn
+        grads = gradients(probed, runs[0][0], numbers, scale)
+        before = _difference(*runs)
+        new_runs = []
+        for params, state in runs:
+            updates, state = _update(probed, params, state, grads, time)
+            params = _as_stored(optax.apply_updates(params, updates))
+            new_runs.append((params, state))
+        after = _difference(*new_runs)
+        trace = trace_of_step(
+            initial=first,
+            change=[now - then for now, then in zip(after, first, strict=True)],
+            step=[now - then for now, then in zip(after, before, strict=True)],
+            before=before,
+        )
+        weights = partition(new_runs[0][0]).inexact
+        wide = [jnp.asarray(x, compute_dtype(x)) for x in weights]
+        trace = trace._replace(
+            magnitude=norm_ratio(wide, first),
+            weights=first_weights([x.real for x in weights]),
+        )
+        return (tuple(new_runs), first), trace
+
+    return _compile(start, step)
+
+
+def _compile(start: Callable[..., Any], step: Callable[..., Any]) -> Probe:
+    def advance(carry, initial, numbers, scale, times):
+        body = functools.partial(step, partition(initial).inexact, scale)
+        return jax.lax.scan(body, carry, (numbers, times))
 
     return Probe(jax.jit(start), jax.jit(advance))
 
 
-def derivative(run: Run) -> Probe:
-    """The probe that differentiates every step."""
+def gradients(
+    probed: ProbedOptimizer,
+    params: optax.Params,
+    numbers: Float[Array, " n"],
+    scale: jax.typing.ArrayLike,
+) -> Any:
+    """Normal numbers as gradients: 0 for integers and for leaves without gradient."""
+    flat, treedef = flatten_with_path(params)
+    noise = cut_into_leaves(numbers, [leaf for _, leaf in flat])
 
-    def start(params: Any) -> Any:
-        whole = split(params)
+    def gradient(path: Path, param: Any, noise: Any) -> Any:
+        if is_masked_leaf(param):
+            return param
+        if path in probed.zero_gradient or not is_inexact(param):
+            return jnp.zeros_like(param)
+        return (jnp.asarray(scale, noise.real.dtype) * noise).astype(param.dtype)
 
-        def init(live: list[Any]) -> list[Any]:
-            return split(run.optimizer.init(joined(params, live, whole.rest))).live
-
-        _, moved = jax.jvp(init, (whole.live,), (whole.live,))
-        nothing = [jnp.zeros_like(x) for x in whole.live]
-        return params, run.optimizer.init(params), whole.live, moved, nothing
-
-    def step(initial, scale, carry, drawn):
-        params, state, moving, moving_state, lost = carry
-        numbers, time = drawn
-        grads = gradients(run, params, numbers, scale)
-        whole, held = split(params), split(state)
-
-        def update(live, live_state):
-            now = joined(params, live, whole.rest)
-            updates, new = _update(
-                run, now, joined(state, live_state, held.rest), grads, time
-            )
-            new = split(new)
-            return (_inexact(updates, params), new.live), (updates, new.rest)
-
-        (_, new_live), (change, moving_state), (updates, new_rest) = jax.jvp(
-            update, (whole.live, held.live), (moving, moving_state), has_aux=True
-        )
-        lost = [x + d for x, d in zip(lost, change, strict=True)]
-        trace = _traced(initial, lost, change, moving)
-        moving = [m + d for m, d in zip(moving, change, strict=True)]
-        params = optax.apply_updates(params, updates)
-        state = joined(state, new_live, new_rest)
-        return (params, state, moving, moving_state, lost), trace
-
-    return _compiled(start, step)
+    return treedef.unflatten(
+        gradient(path, param, x) for (path, param), x in zip(flat, noise, strict=True)
+    )
 
 
-def difference(run: Run) -> Probe:
-    """The probe that compares two runs, from (1 + h)θ₀ and (1 − h)θ₀."""
+def _as_stored(params: optax.Params) -> optax.Params:
+    """Parameters rounded to their own dtypes, as in memory.
 
-    def start(params: Any) -> Any:
-        whole = split(params)
-        sides = []
-        for h in (NUDGE, -NUDGE):
-            live = [(x + h * x).astype(x.dtype) for x in whole.live]
-            moved = _stored(joined(params, live, whole.rest))
-            sides.append((moved, run.optimizer.init(moved)))
-        return tuple(sides), _apart(*sides)
-
-    def step(initial, scale, carry, drawn):
-        sides, at_first = carry
-        numbers, time = drawn
-        grads = gradients(run, sides[0][0], numbers, scale)
-        before = _apart(*sides)
-        moved = []
-        for params, state in sides:
-            updates, state = _update(run, params, state, grads, time)
-            moved.append((_stored(optax.apply_updates(params, updates)), state))
-        after = _apart(*moved)
-        lost = [now - first for now, first in zip(after, at_first, strict=True)]
-        change = [now - was for now, was in zip(after, before, strict=True)]
-        live = split(moved[0][0]).live
-        weights = _row([x.real for x in live])
-        trace = _traced(at_first, lost, change, before)
-        coarse = _ratio([jnp.asarray(x, compute_dtype(x)) for x in live], at_first)
-        return (tuple(moved), at_first), trace._replace(coarse=coarse, weights=weights)
-
-    return _compiled(start, step)
-
-
-def _stored(params: Any) -> Any:
-    """Parameters as they are stored.
-
-    Else XLA may measure them before it rounds: a cast to 16 bits and back is none.
+    Without the barrier, XLA may remove a cast to 16 bits and back, and the probe would
+    see parameters that are not rounded.
     """
     return jax.lax.optimization_barrier(params)
 
 
 def _update(
-    run: Run, params: Any, state: Any, grads: Any, time: Any
+    probed: ProbedOptimizer, params: Any, state: Any, grads: Any, time: Any
 ) -> tuple[Any, Any]:
-    """The updates, and the new state in the dtypes of the old."""
-    updates, new = run.optimizer.update(grads, state, params, **run.extra_args(time))
-    return updates, jax.tree.map(cast_like, new, state)
+    """The updates, and the new state in the dtypes of the old one."""
+    extra_args = probed.extra_args(time)
+    updates, new_state = probed.optimizer.update(grads, state, params, **extra_args)
+    return updates, jax.tree.map(cast_like, new_state, state)
 
 
-def _inexact(updates: Any, params: Any) -> list[Any]:
+def _inexact(updates: optax.Updates, params: optax.Params) -> list[Any]:
     """The updates of the inexact parameters, in order."""
     pairs = zip(jax.tree.leaves(updates), jax.tree.leaves(params), strict=True)
-    return [u for u, p in pairs if is_inexact(p)]
+    return [update for update, param in pairs if is_inexact(param)]
 
 
-def _apart(up: Any, down: Any) -> list[jax.Array]:
-    """The difference of two runs' parameters, in float32 or wider."""
-    wide = [
-        [jnp.asarray(x, compute_dtype(x)) for x in split(side[0]).live]
-        for side in (up, down)
-    ]
-    return [a - b for a, b in zip(*wide, strict=True)]
-
-
-def _traced(
-    initial: list[jax.Array],
-    lost: list[jax.Array],
-    change: list[jax.Array],
-    moving: list[jax.Array],
-) -> Trace:
-    """The trace of all leaves in one step.
-
-    Args:
-        initial: dθ₀.
-        lost: dθ_t − dθ₀.
-        change: dΔ_t.
-        moving: dθ_t, to which it is added.
-    """
-    first, last = _row(initial), _row(lost)
-    return Trace(
-        lost=_over_leaves(_dot, initial, lost) / _over_leaves(_dot, initial, initial),
-        size=_ratio(change, moving),
-        each=_product(first, last) / _product(first, first),
+def _difference(plus: Any, minus: Any) -> list[jax.Array]:
+    """The difference of the parameters of two runs, in float32 or wider."""
+    plus_wide, minus_wide = (
+        [jnp.asarray(x, compute_dtype(x)) for x in partition(params).inexact]
+        for params, _ in (plus, minus)
     )
-
-
-def _ratio(above: list[jax.Array], below: list[jax.Array]) -> jax.Array:
-    """Of the norms of each leaf, in a row."""
-    return jnp.sqrt(_over_leaves(_dot, above, above) / _over_leaves(_dot, below, below))
-
-
-def _over_leaves(f: Callable[..., jax.Array], *leaves: list[jax.Array]) -> jax.Array:
-    """A number of each leaf, in a row."""
-    numbers = [f(*x) for x in zip(*leaves, strict=True)]
-    return jnp.stack(numbers) if numbers else jnp.zeros(0)
-
-
-def _row(leaves: list[jax.Array]) -> jax.Array:
-    """The first weights of every leaf, in a row."""
-    few = [leaf.reshape(-1)[:SHOWN] for leaf in leaves]
-    return jnp.concatenate(few) if few else jnp.zeros(0)
-
-
-def _product(a: jax.Array, b: jax.Array) -> jax.Array:
-    return (a.conj() * b).real
-
-
-def _dot(a: jax.Array, b: jax.Array) -> jax.Array:
-    return jnp.sum(_product(a, b))
+    return [a - b for a, b in zip(plus_wide, minus_wide, strict=True)]

@@ -1,181 +1,199 @@
-r"""From traces to rates: what one leaf does under one kind of gradients.
+r"""From traces to rates: what one leaf does under one kind of gradients and weights.
 
-rate = 1 − kept_n^{1/n}, where n is T or, if that comes first, the step at which less
-than a fifth is left: 1 − kept would lose the digits of what remains.
+    rate = 1 − retention_n^{1/n}
+
+where retention_n is the fraction of the initial weights that is left after n steps. n
+is the number of all steps T, or the first step after which less than a fifth is left.
+Later, retention − 1 has lost the digits of the retention.
 """
 
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 
-from decayax._audit.probe import Trace
+from decayax._audit.trace import AnyArray, Trace
 
 
-LEFT = 0.2
-FEW = 16  # weights
+MIN_RETENTION = 0.2  # the rate is read at the first step with a smaller retention
+FEW_WEIGHTS = 16  # a smaller leaf has too few weights for a spread
 EPS = float(np.finfo(np.float32).eps)
 
 
 class Setting(NamedTuple):
-    """The kind of gradients and weights that a leaf was followed under."""
+    """The kind of gradients and weights in a run."""
 
     seed: int
-    gradient_scale: float
+    gradient_scale: float  # standard deviation of the gradients
     weight_scale: float  # times the leaf's own size
 
     @property
-    def is_plain(self) -> bool:
-        """Whether the weights have their own size."""
+    def has_own_size(self) -> bool:
+        """Whether the weights have the size of the parameters."""
         return self.weight_scale == 1.0
 
 
 class Reading(NamedTuple):
-    """The rate of one leaf under one setting."""
+    """The rate of one leaf under one setting, estimated in two ways."""
 
-    intended: float  # by the derivative; nan where it has none
-    realised: float  # by the difference
-    noises: tuple[float, float]  # of the two: a rate below it is none
-    low: float  # of single weights, 5 % ...
-    high: float  # ... and 95 %
-    each: np.ndarray  # (n,) the rates of single weights
-    over_time: np.ndarray  # (T,)
-    moved: bool  # whether the leaf answered to the gradients
-
-    @property
-    def jumps(self) -> bool:
-        """Whether derivative and difference disagree by more than a third."""
-        gap = abs(self.intended - self.realised)
-        largest = max(abs(self.intended), abs(self.realised))
-        return bool(gap > max(largest / 3, self.noises[1]))
+    rate_from_jvp: float  # nan if there is no derivative
+    rate_from_difference: float
+    # Detection thresholds of the two estimates; a smaller rate counts as zero.
+    thresholds: tuple[float, float]
+    low: float  # 5 % quantile of the rates of single weights
+    high: float  # 95 % quantile
+    per_weight: np.ndarray  # (n,) rates of single weights
+    over_time: np.ndarray  # (T,) rate of every step
+    depends_on_gradient: bool
 
     @property
-    def blind(self) -> bool:
-        """Whether the derivative cannot be believed, which has more digits."""
-        return bool(np.isnan(self.intended)) or self.jumps
+    def disagrees(self) -> bool:
+        """Whether the two estimates differ by more than a third."""
+        gap = abs(self.rate_from_jvp - self.rate_from_difference)
+        largest = max(abs(self.rate_from_jvp), abs(self.rate_from_difference))
+        return bool(gap > max(largest / 3, self.thresholds[1]))
+
+    @property
+    def derivative_unreliable(self) -> bool:
+        """Whether the derivative misses something; else it has more digits."""
+        return bool(np.isnan(self.rate_from_jvp)) or self.disagrees
 
     @property
     def rate(self) -> float:
-        """The rate to believe."""
-        return self.realised if self.blind else self.intended
+        """The more reliable of the two rates."""
+        if self.derivative_unreliable:
+            return self.rate_from_difference
+        return self.rate_from_jvp
 
     @property
-    def noise(self) -> float:
-        """A rate below this is none."""
-        return self.noises[int(self.blind)]
+    def threshold(self) -> float:
+        """The detection threshold of `rate`."""
+        of_jvp, of_difference = self.thresholds
+        return of_difference if self.derivative_unreliable else of_jvp
 
     @property
     def significant(self) -> bool:
-        """Whether there is a rate at all."""
-        return abs(self.rate) > self.noise
+        """Whether the rate differs from zero."""
+        return abs(self.rate) > self.threshold
 
 
-def rates_of(lost: np.ndarray) -> np.ndarray:
-    """The rates per step, from kept − 1 after each step: (T, ...) -> (...)."""
-    few = ~(lost > LEFT - 1.0)
-    n = np.where(few.any(0), few.argmax(0) + 1, len(lost))
-    at_end = np.take_along_axis(lost, n[None] - 1, axis=0)[0]
+def rates_of(
+    change: Float[np.ndarray, " steps *weights"],
+) -> Float[np.ndarray, "*weights"]:
+    """The rates per step, from retention − 1 after each step."""
+    small = change <= MIN_RETENTION - 1.0
+    n = np.where(small.any(0), small.argmax(0) + 1, len(change))
+    at_n = np.take_along_axis(change, n[None] - 1, axis=0)[0]
     with np.errstate(all="ignore"):
-        exponential = -np.expm1(np.log1p(at_end) / n)
-        # Through 0 in one step: a rate of 1 or more. In several: no exponential decay.
-        rates = np.where(at_end > -1.0, exponential, -at_end / n)
-    return np.where(np.isfinite(at_end), rates, np.nan)
+        exponential = -np.expm1(np.log1p(at_n) / n)
+        # A retention of 0 or less has no n-th root that is a rate below 1. Take the
+        # mean loss per step; in one step it is the rate itself.
+        rates = np.where(at_n > -1.0, exponential, -at_n / n)
+    return np.where(np.isfinite(at_n), rates, np.nan)
 
 
-def read(
-    derivative: list[Trace] | None, difference: list[Trace], count: int
+def reading_of(
+    jvp_traces: list[Trace] | None, difference_traces: list[Trace], count: int
 ) -> Reading:
-    """The reading of one leaf from its traces under gradients g and under −g.
+    """The reading of one leaf from its traces under gradients g and −g.
 
-    Without a derivative, or where it is nan, the difference says all. ``count`` weights
-    were followed in all.
+    Args:
+        jvp_traces: of the derivative; None if the optimizer has none. If their rate is
+            nan they are ignored.
+        difference_traces: of the two runs.
+        count: number of weights in the leaf that were measured.
     """
-    realised = _measured(difference, count)
-    intended = realised if derivative is None else _measured(derivative, count)
-    known = derivative is not None and not np.isnan(intended.rate)
-    best = intended if known else realised
+    difference = _estimate(difference_traces, count)
+    jvp = difference if jvp_traces is None else _estimate(jvp_traces, count)
+    has_jvp = jvp_traces is not None and not np.isnan(jvp.rate)
+    best = jvp if has_jvp else difference
+    with_g, with_minus_g = difference_traces
     return Reading(
-        intended=intended.rate if known else np.nan,
-        realised=realised.rate,
-        noises=(intended.noise, realised.noise),
+        rate_from_jvp=jvp.rate if has_jvp else np.nan,
+        rate_from_difference=difference.rate,
+        thresholds=(jvp.threshold, difference.threshold),
         low=best.low,
         high=best.high,
-        each=best.each,
+        per_weight=best.per_weight,
         over_time=best.over_time,
-        moved=not np.array_equal(difference[0].weights, difference[1].weights),
+        depends_on_gradient=not np.array_equal(with_g.weights, with_minus_g.weights),
     )
 
 
-class Measured(NamedTuple):
-    """What one of the two probes says."""
+class Estimate(NamedTuple):
+    """The rates that one of the two probes gives."""
 
     rate: float
-    noise: float
+    threshold: float
     low: float
     high: float
-    each: np.ndarray
+    per_weight: np.ndarray
     over_time: np.ndarray
 
 
-def _measured(traces: list[Trace], count: int) -> Measured:
-    lost = _mean([trace.lost for trace in traces])
-    each = _mean([trace.each for trace in traces])
-    rate, rates = float(rates_of(lost)), rates_of(each)
-    finite = rates[np.isfinite(rates)]
+def _estimate(traces: list[Trace], count: int) -> Estimate:
+    change = _mean([trace.change for trace in traces])
+    rate = float(rates_of(change))
+    per_weight = rates_of(_mean([trace.per_weight for trace in traces]))
+    finite = per_weight[np.isfinite(per_weight)]
     low, high = np.quantile(finite, [0.05, 0.95]) if len(finite) else (np.nan, np.nan)
-    size = np.concatenate([trace.size for trace in traces])
-    size = size[np.isfinite(size)]
-    beside = max(np.mean(np.square(size)) - rate**2, 0.0) if len(size) else 0.0
-    coarse = max(
-        (np.nanmax(t.coarse, initial=0.0) for t in traces if t.coarse is not None),
-        default=0.0,
+    steps = np.concatenate([trace.relative_step for trace in traces])
+    steps = steps[np.isfinite(steps)]
+    # The mean square of the steps minus that of the decay: what else changes.
+    noise_term = max(np.mean(np.square(steps)) - rate**2, 0.0) if len(steps) else 0.0
+    magnitudes = [t.magnitude for t in traces if t.magnitude is not None]
+    magnitude = max((np.nanmax(m, initial=0.0) for m in magnitudes), default=0.0)
+    threshold = detection_threshold(
+        spread=float(high - low),
+        noise_term=float(noise_term),
+        magnitude=float(magnitude),
+        count=count,
+        steps=len(change),
     )
-    return Measured(
-        rate=rate,
-        noise=noise_of(
-            float(high - low), float(beside), float(coarse), count, len(lost)
-        ),
-        low=float(low),
-        high=float(high),
-        each=rates,
-        over_time=_over_time(lost),
-    )
+    over_time = _rate_of_each_step(change)
+    return Estimate(rate, threshold, float(low), float(high), per_weight, over_time)
 
 
-def noise_of(
-    spread: float, beside: float, coarse: float, count: int, steps: int
+def detection_threshold(
+    *, spread: float, noise_term: float, magnitude: float, count: int, steps: int
 ) -> float:
-    """What a rate must exceed to be one.
+    """The rate below which a rate counts as zero: the sum of three errors.
 
-    Three standard errors of the regression, from the spread of single weights (90 % of
-    a normal distribution lie within 3.29 standard deviations); and of the rounding of
-    float32: of a derivative in what changes with the weights beside the decay, of a
-    difference in the weights of the two runs, the more the further they went.
-
-    A leaf of few weights has no spread to speak of. There steps in proportion to the
-    weights' size, s times as large, leave some s² behind when those of g and −g are
-    averaged, and these add up over the steps.
+    - Regression: three standard errors, from the spread of single weights. 90 % of a
+      normal distribution lie within 3.29 standard deviations.
+    - Rounding to float32: three standard errors. A derivative rounds whatever changes
+      in addition to the decay. A difference rounds the weights of the two runs, and
+      more so the further they have moved.
+    - Leaves of few weights, which have no reliable spread: a step in proportion to the
+      weights, s times their size, leaves about s² after averaging over g and −g. These
+      errors add up over the steps.
 
     Args:
-        spread: from 5 % to 95 % of the rates of single weights.
-        beside: mean square of the changes per step beside the decay.
-        coarse: largest size of the weights over that of the first difference; 0 of a
-            derivative.
-        count: weights in the leaf.
-        steps: followed.
+        spread: from the 5 % to the 95 % quantile of the rates of single weights.
+        noise_term: mean square of the relative changes per step that are not decay.
+        magnitude: largest norm of the weights over the norm of the first difference; 0
+            for a derivative.
+        count: number of weights in the leaf.
+        steps: number of steps.
     """
     regression = 3.0 * (spread / 3.29) / np.sqrt(max(count, 1))
-    of_two = EPS * coarse / np.sqrt(max(count, 1))
-    rounding = 3.0 * (of_two or min(np.sqrt(beside), EPS)) / np.sqrt(steps)
-    mirrored = 2.0 * beside * np.sqrt(steps) if count < FEW else 0.0
-    return float(1e-10 + np.nan_to_num(regression + rounding + mirrored))
+    if magnitude:
+        rounding_per_step = EPS * magnitude / np.sqrt(max(count, 1))
+    else:
+        rounding_per_step = min(np.sqrt(noise_term), EPS)
+    rounding = 3.0 * rounding_per_step / np.sqrt(steps)
+    few_weights = 2.0 * noise_term * np.sqrt(steps) if count < FEW_WEIGHTS else 0.0
+    return float(1e-10 + np.nan_to_num(regression + rounding + few_weights))
 
 
-def _over_time(lost: np.ndarray) -> np.ndarray:
-    before = np.concatenate([[0.0], lost[:-1]])
+def _rate_of_each_step(
+    change: Float[np.ndarray, " steps"],
+) -> Float[np.ndarray, " steps"]:
+    before = np.concatenate([[0.0], change[:-1]])
     with np.errstate(all="ignore"):
-        return (before - lost) / (1.0 + before)
+        return (before - change) / (1.0 + before)
 
 
-def _mean(arrays: list[np.ndarray]) -> np.ndarray:
+def _mean(arrays: list[AnyArray]) -> np.ndarray:
     with np.errstate(all="ignore"):
         return np.mean(np.stack(arrays), axis=0)

@@ -5,109 +5,121 @@ import html
 import math
 from collections.abc import Collection
 
-from decayax._audit.findings import Finding, GRADIENT, NONE
+from decayax._audit.findings import Finding
 from decayax._audit.leaf import LeafAudit
-from decayax._table import aligned
+from decayax._audit.modes import GRADIENT_DEPENDENT, NONE
+from decayax._core.table import aligned
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Audit:
-    """What decay an optimizer really applies; prints as a table with findings."""
+    """What decay an optimizer really applies: the result of ``audit``.
+
+    ``print`` it for a table with the findings; notebooks show it as HTML.
+
+    Attributes:
+        leaves: the decay of each inexact parameter, in the order of the params. Empty
+            if the optimizer is not auditable.
+        findings: problems, serious ones first. Empty if there are none.
+        steps: the number of steps that were measured.
+        elementwise: whether each weight's update depends on this weight only. False if
+            the optimizer is not auditable.
+        sampled: whether only a sample of each leaf was measured, and not all weights.
+    """
 
     leaves: tuple[LeafAudit, ...]
-    findings: tuple[Finding, ...]  # most serious first
+    findings: tuple[Finding, ...]
     steps: int
-    elementwise: bool  # each weight's update is its own
-    sampled: bool  # followed on some weights of each leaf
+    elementwise: bool
+    sampled: bool
 
     def check(self, allow: Collection[str] = ()) -> None:
-        """Raise a ValueError for serious findings, at the head of a training script.
+        """Raise a ValueError for serious findings. Call it before training.
 
         Args:
-            allow: kinds of findings that are meant, such as "gradient-dependent" for
-                an L2 term on purpose.
+            allow: kinds of findings that are intended, such as "gradient-dependent"
+                for an L2 term.
         """
         serious = [f for f in self.findings if f.serious and f.kind not in allow]
         if serious:
-            kinds = ", ".join(
-                repr(kind) for kind in dict.fromkeys(f.kind for f in serious)
-            )
-            raise ValueError(
-                "\n".join(["audit:", *map(str, serious)])
-                + f"\nIf this is meant, write check(allow=[{kinds}])."
-            )
+            # dict.fromkeys removes duplicates and keeps the order.
+            kinds = ", ".join(map(repr, dict.fromkeys(f.kind for f in serious)))
+            lines = [
+                "audit: the decay has serious problems.",
+                *map(str, serious),
+                f"If this is intended, write check(allow=[{kinds}]).",
+            ]
+            raise ValueError("\n".join(lines))
 
     def __str__(self) -> str:
-        return "\n".join([*aligned(self._cells()), self._how(), *self._said()])
+        lines = [*aligned(self._table()), self._method(), *self._finding_lines()]
+        return "\n".join(lines)
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        header, *rows = self._cells()
+        header, *rows = self._table()
 
         def line(cells: tuple[str, ...], tag: str) -> str:
             inner = "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in cells)
             return f"<tr>{inner}</tr>"
 
         body = "".join(line(row, "td") for row in rows)
-        said = "".join(f"<li>{html.escape(text)}</li>" for text in self._said())
+        findings = "".join(
+            f"<li>{html.escape(text)}</li>" for text in self._finding_lines()
+        )
         return (
             f"<table><thead>{line(header, 'th')}</thead><tbody>{body}</tbody></table>"
-            f"<p>{html.escape(self._how())}</p><ul>{said}</ul>"
+            f"<p>{html.escape(self._method())}</p><ul>{findings}</ul>"
         )
 
-    def _cells(self) -> list[tuple[str, ...]]:
-        """The header and a row for every leaf, without columns that say nothing."""
-        scales = (
-            [scale for scale, _ in self.leaves[0].by_gradient_scale]
-            if self.leaves
-            else []
-        )
-        varied = any(leaf.mode == GRADIENT for leaf in self.leaves)
-        known = any(leaf.follows_learning_rate is not None for leaf in self.leaves)
-        narrow = any(leaf.survives is not None for leaf in self.leaves)
+    def _table(self) -> list[tuple[str, ...]]:
+        """The header and a row for every leaf; optional columns only if needed."""
+        scales = [s for s, _ in self.leaves[0].by_gradient_scale] if self.leaves else []
+        varied = any(leaf.mode == GRADIENT_DEPENDENT for leaf in self.leaves)
+        factory = any(leaf.follows_learning_rate is not None for leaf in self.leaves)
+        rounded = any(leaf.surviving_fraction is not None for leaf in self.leaves)
         header = ["parameter", "dtype", "mode", "rate/step", "half-life"]
         header += [f"at |g|={scale:g}" for scale in scales] if varied else []
-        header += ["follows lr"] if known else []
-        header += ["survives"] if narrow else []
+        header += ["follows lr"] if factory else []
+        header += ["survives"] if rounded else []
         table = [tuple(header)]
         for leaf in self.leaves:
             none = leaf.mode == NONE
             row = [leaf.path, leaf.dtype, leaf.mode]
-            row += ["0", "never"] if none else [_rate(leaf.rate), _steps(leaf)]
+            row += ["0", "never"] if none else [_rate(leaf.rate), _half_life(leaf)]
             if varied:
                 row += ["" if none else _rate(r) for _, r in leaf.by_gradient_scale]
-            if known:
-                row += [
-                    {True: "yes", False: "no", None: ""}[leaf.follows_learning_rate]
-                ]
-            if narrow:
-                row += [_share(leaf.survives)]
+            if factory:
+                yes_no = {True: "yes", False: "no", None: ""}
+                row += [yes_no[leaf.follows_learning_rate]]
+            if rounded:
+                row += [_percent(leaf.surviving_fraction)]
             table.append(tuple(row))
         return table
 
-    def _how(self) -> str:
-        whole = "a sample of each leaf" if self.sampled else "every weight"
-        return f"followed over {self.steps} steps on {whole}"
+    def _method(self) -> str:
+        weights = "a sample of each leaf" if self.sampled else "every weight"
+        return f"measured over {self.steps} steps on {weights}"
 
-    def _said(self) -> list[str]:
+    def _finding_lines(self) -> list[str]:
         if not self.findings:
-            return ["nothing to find fault with"]
+            return ["no problems found"]
         return [f"{'!' if f.serious else '-'} {f}" for f in self.findings]
 
 
-def _share(share: float | None) -> str:
-    if share is None:
+def _percent(fraction: float | None) -> str:
+    if fraction is None:
         return ""
-    return f"{max(share, 0.0):.0%}" if math.isfinite(share) else "overflows"
+    return f"{max(fraction, 0.0):.0%}" if math.isfinite(fraction) else "overflows"
 
 
 def _rate(rate: float) -> str:
     return f"{rate:.3g}"
 
 
-def _steps(leaf: LeafAudit) -> str:
+def _half_life(leaf: LeafAudit) -> str:
     if leaf.rate < 0:
-        doubled = math.log(2.0) / math.log1p(-leaf.rate)
-        return f"doubles in {doubled:.3g}"
+        doubling = math.log(2.0) / math.log1p(-leaf.rate)
+        return f"doubles in {doubling:.3g}"
     return f"{leaf.half_life_steps:.4g} steps"

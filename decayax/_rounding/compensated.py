@@ -1,79 +1,89 @@
-r"""Compensated summation: what rounding cuts off a step is kept, and added to the next.
+r"""Compensated summation: the rounding error of a step is added to the next step.
 
     s = θ + (ρ + Δ)        θ ← ⟦s⟧        ρ ← s − ⟦s⟧
 
-The residual ρ is at most half a gap of θ, so that 16 bits hold it as a whole number of
-65536ths of the gap: together with θ as many digits as float32, for bfloat16 and float16
-alike. (In bfloat16 itself ρ would stop taking up steps below 2^{-17} of the weight, in
-float16 it would be 0 for weights below 2^{-13}.)
+⟦·⟧ is round-to-nearest and ρ the residual. It is at most half an ulp of θ, so an int16
+holds it in units of 2^{-16} ulp. Weight and residual together are as accurate as
+float32, for bfloat16 and float16. (A bfloat16 residual would not change under updates
+below 2^{-17} of the weight; a float16 residual would be 0 for weights below 2^{-13}.)
 """
+
+from __future__ import annotations
 
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Float, Float32, Int16
 
-from decayax._kernel import map_leaves
+from decayax._core.paths import flatten_with_path, Path, path_str
 from decayax._rounding.grid import (
     binade_of,
-    in_gaps,
-    in_numbers,
-    landing,
-    nearest,
+    from_ulps,
+    round_to_nearest,
+    rounded_update,
+    to_ulps,
     two_sum,
 )
-from decayax._rounding.leaves import around, checked, is_rounded
-from decayax._tree import flatten, Path, show
+from decayax._rounding.leaves import check_params, is_rounded, with_rounding
+from decayax._transforms.kernel import map_leaves
 
 
-PARTS = 2.0**16  # of a gap
-MOST = 2.0**15 - 1.0  # half a gap, as far as an int16 goes
+UNITS_PER_ULP = 2.0**16  # the unit of a residual is 2^-16 ulp
+MAX_RESIDUAL = 2.0**15 - 1.0  # the largest int16: half an ulp, less one unit
 
 
 class CompensationState(NamedTuple):
     """The state of ``compensate_rounding``."""
 
-    residual: Any  # int16 like each parameter, in 2^-16 gaps; 0 where it is not rounded
+    residual: Any  # int16 like each parameter, in 2^-16 ulp; 0 where it is not rounded
 
 
-def compensated(
-    param: jax.Array, residual: jax.Array, step: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+def compensate(
+    param: Float[Array, "*shape"],
+    residual: Int16[Array, "*shape"],
+    update: Float[Array, "*shape"],
+) -> tuple[Float32[Array, "*shape"], Int16[Array, "*shape"]]:
     """The update that lands on the nearest number, and the new residual."""
     dtype = param.dtype
-    theta, step = (jnp.asarray(x, jnp.float32) for x in (param, step))
-    gaps = residual.astype(jnp.float32) / PARTS
-    held = in_numbers(gaps, binade_of(theta, dtype), dtype)
-    total = two_sum(theta, jnp.where(jnp.isfinite(theta), held, 0.0) + step)
-    target = nearest(total, dtype)
-    off = (total.rounded - target) + total.rest
-    parts = in_gaps(off, binade_of(target, dtype), dtype) * PARTS
-    kept = jnp.where(jnp.isfinite(parts), jnp.clip(jnp.round(parts), -MOST, MOST), 0.0)
-    return landing(target, theta, step), kept.astype(jnp.int16)
+    theta = jnp.asarray(param, jnp.float32)
+    step = jnp.asarray(update, jnp.float32)
+
+    ulps = residual.astype(jnp.float32) / UNITS_PER_ULP
+    rho = from_ulps(ulps, binade_of(theta, dtype), dtype)
+    total = two_sum(theta, jnp.where(jnp.isfinite(theta), rho, 0.0) + step)
+    target = round_to_nearest(total, dtype)
+
+    error = (total.rounded - target) + total.error
+    units = to_ulps(error, binade_of(target, dtype), dtype) * UNITS_PER_ULP
+    bounded = jnp.clip(jnp.round(units), -MAX_RESIDUAL, MAX_RESIDUAL)
+    new_residual = jnp.where(jnp.isfinite(units), bounded, 0.0).astype(jnp.int16)
+    return rounded_update(target, theta, step), new_residual
 
 
 def compensate_rounding() -> optax.GradientTransformationExtraArgs:
-    r"""The last stage of a chain for 16-bit parameters: nothing of a step is lost.
+    r"""Last stage of a chain for 16-bit parameters: round to nearest, keep the error.
 
     .. math:: s = \theta + (\rho + \Delta), \qquad
         \Delta \leftarrow \llbracket s\rrbracket - \theta, \qquad
         \rho \leftarrow s - \llbracket s\rrbracket
 
-    It emits float32, so that ``optax.apply_updates`` lands on the nearest 16-bit number
-    exactly; nothing may come after it. The stages before it see what they are given:
-    for steps with all their digits give float32 gradients, or write
+    The updates leave as float32, so that ``optax.apply_updates`` lands on the nearest
+    16-bit number exactly. Nothing may follow it in the chain. (Do not use
+    ``equinox.apply_updates``: the parameters would become float32.) The stages before
+    it see the gradients as they are; pass float32 gradients for exact updates, or use
     :func:`with_compensation`.
 
     Returns:
-        A transform of updates of any shape and dtype: float32 for bfloat16 and float16
-        parameters; for others as they came. Its state is the residual, an int16 for
-        each weight, in 65536ths of the gap (0 where nothing is rounded). Parameters
-        that anything else changes meanwhile are off by half a gap at most.
+        A transform whose updates are float32 for bfloat16 and float16 parameters, and
+        pass unchanged for others. Its state is the residual, an int16 per weight in
+        units of 2^-16 ulp. If anything else changes the parameters between two steps,
+        they are wrong by at most half an ulp.
 
     Raises:
-        TypeError: complex or 8-bit parameters.
-        ValueError: no params; other shapes; the state of other parameters.
+        TypeError: a parameter is complex or has 8 bits.
+        ValueError: ``params`` is missing; the state belongs to other parameters.
 
     Example:
         >>> import decayax as dx, jax.numpy as jnp, optax
@@ -91,37 +101,42 @@ def compensate_rounding() -> optax.GradientTransformationExtraArgs:
 
     Reference:
         Kahan, *Further remarks on reducing truncation errors*, CACM 8 (1965); for
-        16-bit weights Zamirai et al., https://arxiv.org/abs/2010.06192, Algorithm 3.
-        There the residual is a bfloat16.
+        16-bit weights Zamirai et al., https://arxiv.org/abs/2010.06192, Algorithm 3,
+        with a bfloat16 residual.
     """
     name = "compensate_rounding"
-    return checked(name, _compensated(name))
+    return check_params(name, _compensate_rounding(name))
 
 
-def _compensated(name: str) -> optax.GradientTransformationExtraArgs:
-    def init(params: Any) -> CompensationState:
+def _compensate_rounding(name: str) -> optax.GradientTransformationExtraArgs:
+    def init(params: optax.Params) -> CompensationState:
         residual = jax.tree.map(lambda p: jnp.zeros_like(p, jnp.int16), params)
         return CompensationState(residual)
 
-    def update(updates, state, params=None, **extra_args):
+    def update(
+        updates: optax.Updates,
+        state: Any,
+        params: optax.Params | None = None,
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, CompensationState]:
         del extra_args
-        flat, treedef = flatten(state.residual)
+        flat, treedef = flatten_with_path(state.residual)
         residuals = dict(flat)
 
-        def rounded(path: Path, update: Any, param: Any) -> Any:
+        def compensate_leaf(path: Path, update: Any, param: Any) -> Any:
             if not is_rounded(param):
                 return update
             residual = residuals.get(path)
             if residual is None or jnp.shape(residual) != jnp.shape(param):
                 raise ValueError(
-                    f"{name}: the state holds no residual for {show(path)} of shape "
-                    f"{jnp.shape(param)}: it is that of other parameters. Call init on "
-                    "these."
+                    f"{name}: the state has no residual for {path_str(path)} of shape "
+                    f"{jnp.shape(param)}: it belongs to other parameters. Call init "
+                    "on these."
                 )
-            update, residuals[path] = compensated(param, residual, update)
+            update, residuals[path] = compensate(param, residual, update)
             return update
 
-        updates = map_leaves(name, rounded, updates, params)
+        updates = map_leaves(name, compensate_leaf, updates, params)
         return updates, CompensationState(treedef.unflatten(residuals.values()))
 
     return optax.GradientTransformationExtraArgs(init, update)
@@ -130,33 +145,37 @@ def _compensated(name: str) -> optax.GradientTransformationExtraArgs:
 def with_compensation(
     optimizer: optax.GradientTransformation,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""An optimizer of whose steps, and decay, nothing is lost in 16-bit parameters.
+    r"""An optimizer for 16-bit weights: it adds each rounding error to the next step.
 
     .. math:: s = \theta + (\rho + \Delta), \qquad
         \Delta \leftarrow \llbracket s\rrbracket - \theta, \qquad
         \rho \leftarrow s - \llbracket s\rrbracket
 
-    The optimizer is shown gradients and parameters in float32 and keeps its state in
-    float32 (for 16 bits see :func:`with_state_dtype`). Two further bytes per weight
-    make the sum of all steps as exact as in float32, without randomness. Stands
-    **outermost**: around ``optax.apply_if_finite``, ``MultiSteps`` and the like, and
-    around :func:`track_decay`, which it would blind.
+    The optimizer sees gradients and parameters in float32 and keeps its state in
+    float32 (for a 16-bit state see :func:`with_state_dtype`). Two more bytes per weight
+    make the sum of all updates as accurate as in float32, without random numbers.
+
+    It must be the **outermost** wrapper: outside ``optax.apply_if_finite``,
+    ``MultiSteps`` and the like, and outside :func:`track_decay`, which would only see
+    the rounded update and report NaN.
 
     Args:
-        optimizer: any finished optimizer, ours or not.
+        optimizer: any finished optimizer.
 
     Returns:
-        An optimizer whose updates are float32 where the parameters have 16 bits, so
-        that ``optax.apply_updates`` lands on numbers of their dtype exactly. Leaves of
-        32 bits and more get the optimizer's own updates.
+        An optimizer whose updates are float32 for 16-bit parameters, so that
+        ``optax.apply_updates`` lands on numbers of their dtype exactly. (Do not use
+        ``equinox.apply_updates``: the parameters would become float32.) Wider
+        parameters get the optimizer's own updates.
 
     Raises:
-        TypeError: no finished optimizer; complex or 8-bit parameters.
-        ValueError: no params; other shapes; the state of other parameters.
+        TypeError: ``optimizer`` is not a finished optimizer; a parameter is complex or
+            has 8 bits.
+        ValueError: ``params`` is missing; the state belongs to other parameters.
 
     Example:
         >>> import decayax as dx, jax, jax.numpy as jnp, optax
-        >>> def kept(optimizer, steps=100):
+        >>> def train(optimizer, steps=100):
         ...     def step(_, carry):
         ...         params, state = carry
         ...         updates, state = optimizer.update(0 * params, state, params)
@@ -166,7 +185,7 @@ def with_compensation(
         ...     params, _ = jax.lax.fori_loop(0, steps, step, carry)
         ...     return params
         >>> adamw = optax.adamw(1e-3, weight_decay=0.1)
-        >>> print(kept(adamw), kept(dx.with_compensation(adamw)))  # 0.99005
+        >>> print(train(adamw), train(dx.with_compensation(adamw)))  # exact: 0.99005
         [1] [0.988281]
 
     Reference:
@@ -174,4 +193,4 @@ def with_compensation(
         https://arxiv.org/abs/2010.06192, Algorithm 3.
     """
     name = "with_compensation"
-    return around(name, optimizer, _compensated(name))
+    return with_rounding(name, optimizer, _compensate_rounding(name))

@@ -1,128 +1,151 @@
-r"""The numbers of a 16-bit format near a sum, found in float32 arithmetic.
+r"""Rounding to a 16-bit format, calculated in float32.
 
-With p stored digits (7 in bfloat16, 10 in float16) and e = max(⌊log₂|x|⌋, e_min) the
-neighbours of x are one gap apart:
+With p stored digits (7 in bfloat16, 10 in float16) and e = max(⌊log₂|x|⌋, e_min), the
+representable numbers around x are one ulp apart:
 
-    gap = 2^{e−p}        n = x/gap to the nearest integer        d = x/gap − n
+    ulp = 2^{e−p}        n = x/ulp, rounded to an integer        d = x/ulp − n
 
-The nearest is n·gap. Rounding at random takes the one on the side of d with probability
-|d|, so that the mean is x. The sum x = s + r of a weight and its step is known beyond
-float32: s is its float32 value and r what that cut off, so that |d| is right for steps
-of any size, where s alone loses those below 2^{-24} of the weight.
+Round-to-nearest returns n·ulp. Stochastic rounding returns the neighbour on the side of
+d with probability |d|, so that the mean is x. The sum x = s + r of a weight and its
+update is known beyond float32: s is its float32 value and r the rounding error of s. So
+|d| is right for updates of any size; s alone loses updates below 2^{-24} of the weight.
 
-Nothing is cast: in one compiled program XLA may take a cast to 16 bits and back for
-none at all.
+There is no cast to 16 bits and back: inside one compiled program XLA may remove both.
 """
+
+from __future__ import annotations
 
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Array, Float32, UInt32
 
 
-EXPONENT = 0x7F800000  # its bits in a float32
-RANDOM_BITS = 31  # an int32, the widest that CPUs compare fast
+EXPONENT_MASK = 0x7F800000  # the exponent bits of a float32
+RANDOM_BITS = 31  # non-negative in an int32, the widest type that CPUs compare fast
 
 
 class Sum(NamedTuple):
     """A sum as two float32 numbers."""
 
-    rounded: jax.Array
-    rest: jax.Array
+    rounded: jax.Array  # the float32 number
+    error: jax.Array  # exact sum − rounded
 
 
-class Place(NamedTuple):
-    """Where a sum lies among the numbers of a format."""
+class Ulps(NamedTuple):
+    """A number in ulps of a format: x = (n + offset)·ulp."""
 
-    n: jax.Array  # the nearest, in gaps
-    offset: jax.Array  # d, in gaps
-    binade: jax.Array  # 2^e; the gap itself may be too small for float32
+    n: jax.Array  # the nearest integer
+    offset: jax.Array  # d, in [-1/2, 1/2]
+    binade: jax.Array  # 2^e; the ulp itself may underflow in float32
 
 
-def two_sum(a: jax.Array, b: jax.Array) -> Sum:
-    """A + b, and exactly what float32 cuts off of it (Knuth, TAOCP 2, 4.2.2)."""
+def two_sum(a: Float32[Array, "*shape"], b: Float32[Array, "*shape"]) -> Sum:
+    """Add two float32 numbers; the rounding error is exact (Knuth, TAOCP 2, 4.2.2)."""
     total = a + b
-    b_seen = total - a
-    return Sum(total, (a - (total - b_seen)) + (b - b_seen))
+    b_part = total - a
+    a_part = total - b_part
+    return Sum(rounded=total, error=(a - a_part) + (b - b_part))
 
 
-def place_of(x: Sum, dtype: jax.typing.DTypeLike) -> Place:
-    """The nearest number of a format, and how far off the sum is."""
+def in_ulps(x: Sum, dtype: jax.typing.DTypeLike) -> Ulps:
+    """Split a sum into a whole number of ulps and an offset."""
     binade = binade_of(x.rounded, dtype)
-    scaled = in_gaps(x.rounded, binade, dtype)
+    scaled = to_ulps(x.rounded, binade, dtype)
     n = lax.round(scaled, lax.RoundingMethod.TO_NEAREST_EVEN)
-    return Place(n, (scaled - n) + in_gaps(x.rest, binade, dtype), binade)
+    offset = (scaled - n) + to_ulps(x.error, binade, dtype)
+    return Ulps(n, offset, binade)
 
 
-def binade_of(x: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:
-    """2^e, where e is at least the format's smallest exponent."""
+def binade_of(
+    x: Float32[Array, "*shape"], dtype: jax.typing.DTypeLike
+) -> Float32[Array, "*shape"]:
+    """2^e, where e is at least the smallest exponent of the format."""
     smallest = (int(jnp.finfo(dtype).minexp) + 127) << 23
-    bits = lax.bitcast_convert_type(x, jnp.int32) & jnp.int32(EXPONENT)
+    bits = lax.bitcast_convert_type(x, jnp.int32) & jnp.int32(EXPONENT_MASK)
     bits = jnp.maximum(bits, jnp.int32(smallest))
     return lax.bitcast_convert_type(bits, jnp.float32)
 
 
-def in_gaps(x: jax.Array, binade: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:
-    """X over the gap of a binade, x·2^{1−e}·2^{p−1}: 2^−e may be too small."""
+def to_ulps(
+    x: Float32[Array, "*shape"],
+    binade: Float32[Array, "*shape"],
+    dtype: jax.typing.DTypeLike,
+) -> Float32[Array, "*shape"]:
+    """x/ulp. It multiplies by 2^{1−e}·2^{p−1}, because 2^{−e} may underflow."""
     bits = lax.bitcast_convert_type(binade, jnp.int32)
-    inverse = lax.bitcast_convert_type(jnp.int32(EXPONENT) - bits, jnp.float32)
+    # Subtracting from the exponent bits of infinity, 2^128, gives the bits of 2^{1−e}.
+    inverse = lax.bitcast_convert_type(jnp.int32(EXPONENT_MASK) - bits, jnp.float32)
     return x * inverse * 2.0 ** (jnp.finfo(dtype).nmant - 1)
 
 
-def in_numbers(
-    n: jax.Array, binade: jax.Array, dtype: jax.typing.DTypeLike
-) -> jax.Array:
-    """N gaps of a binade, in float32."""
+def from_ulps(
+    n: Float32[Array, "*shape"],
+    binade: Float32[Array, "*shape"],
+    dtype: jax.typing.DTypeLike,
+) -> Float32[Array, "*shape"]:
+    """n·ulp in float32."""
     return n * 2.0 ** -jnp.finfo(dtype).nmant * binade
 
 
-def nearest(x: Sum, dtype: jax.typing.DTypeLike) -> jax.Array:
+def round_to_nearest(x: Sum, dtype: jax.typing.DTypeLike) -> Float32[Array, "*shape"]:
     """The nearest number of a format, ties to even, in float32."""
-    place = place_of(x, dtype)
-    return _or_itself(in_numbers(place.n, place.binade, dtype), x)
+    ulps = in_ulps(x, dtype)
+    return _keep_nonfinite(from_ulps(ulps.n, ulps.binade, dtype), x)
 
 
-def at_random(x: Sum, bits: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:
-    """One of the two neighbours in a format, with the mean x, in float32.
+def stochastic_round(
+    x: Sum, bits: UInt32[Array, "*shape"], dtype: jax.typing.DTypeLike
+) -> Float32[Array, "*shape"]:
+    """One of the two neighbours in a format, with mean x, in float32.
 
     Args:
-        x: the sum. NaN and infinity stay; beyond the largest finite number the
-            neighbour is the next of the grid, which is infinity in the format.
-        bits: uint32, uniform.
+        x: the sum. NaN and infinity pass. Above the largest finite number the upper
+            neighbour is the next multiple of the ulp, which is infinity in the format.
+        bits: uniform random bits.
         dtype: bfloat16 or float16.
     """
-    place = place_of(x, dtype)
+    ulps = in_ulps(x, dtype)
     info = jnp.finfo(dtype)
-    # Below a power of two the gap is half as wide: in bfloat16 1 - 1e-9 stands between
-    # 1 and 1 - 2^-8, not 1 - 2^-7. There the rounded sum is 1, only its rest is below.
-    at_border = (jnp.abs(place.n) == 2.0**info.nmant) & (
-        place.binade > float(info.tiny)
-    )
-    inward = at_border & (place.offset * place.n < 0.0)
-    step = jnp.where(inward, 0.5, 1.0)
-    chance = jnp.abs(place.offset) / step
+    # Below a power of two the ulp is half as large: the bfloat16 neighbours of 1 - 1e-9
+    # are 1 and 1 - 2^-8, not 1 - 2^-7. The float32 sum is 1; only its error is below.
+    is_power_of_two = jnp.abs(ulps.n) == 2.0**info.nmant
+    is_normal = ulps.binade > float(info.tiny)
+    is_below = ulps.offset * ulps.n < 0.0
+    spacing = jnp.where(is_power_of_two & is_normal & is_below, 0.5, 1.0)
+    probability = jnp.abs(ulps.offset) / spacing
     drawn = (bits >> (32 - RANDOM_BITS)).astype(jnp.int32)
-    moves = drawn < (chance * 2.0**RANDOM_BITS).astype(jnp.int32)
-    n = place.n + jnp.where(moves, jnp.sign(place.offset) * step, 0.0)
-    return _or_itself(in_numbers(n, place.binade, dtype), x)
+    moves = drawn < (probability * 2.0**RANDOM_BITS).astype(jnp.int32)
+    n = ulps.n + jnp.where(moves, jnp.sign(ulps.offset) * spacing, 0.0)
+    return _keep_nonfinite(from_ulps(n, ulps.binade, dtype), x)
 
 
-def _or_itself(y: jax.Array, x: Sum) -> jax.Array:
-    return jnp.where(jnp.isfinite(x.rounded), y, x.rounded)
+def _keep_nonfinite(
+    rounded: Float32[Array, "*shape"], x: Sum
+) -> Float32[Array, "*shape"]:
+    return jnp.where(jnp.isfinite(x.rounded), rounded, x.rounded)
 
 
 @jax.custom_jvp
-def landing(target: jax.Array, param: jax.Array, step: jax.Array) -> jax.Array:
-    """The update that takes a parameter to its target, in float32.
+def rounded_update(
+    target: Float32[Array, "*shape"],
+    param: Float32[Array, "*shape"],
+    update: Float32[Array, "*shape"],
+) -> Float32[Array, "*shape"]:
+    """The update that moves a parameter exactly to its rounded target.
 
-    NaN and infinity have no way back: there it is the step itself; -0 stays what it is.
-    Its derivative is that of the step, as if nothing were rounded.
+    If parameter or target is NaN or infinite, it is the given update. -0 stays -0. The
+    derivative is that of the given update, as if nothing were rounded.
     """
-    there = jnp.where(target == param, 0.0 * step, target - param)
-    return jnp.where(jnp.isfinite(param + step), there, step)
+    # 0 · update keeps the sign of a zero update: -0 + (-0) is -0, but -0 + 0 is +0.
+    exact = jnp.where(target == param, 0.0 * update, target - param)
+    return jnp.where(jnp.isfinite(param + update), exact, update)
 
 
-@landing.defjvp
-def _as_the_step(primals, tangents):
-    return landing(*primals), tangents[2]
+@rounded_update.defjvp
+def _straight_through(primals, tangents):
+    target, param, update = primals
+    _, _, update_tangent = tangents
+    return rounded_update(target, param, update), update_tangent

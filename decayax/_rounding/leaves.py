@@ -1,91 +1,81 @@
-"""Which leaves are rounded, and what an optimizer around which they are sees."""
+"""Which leaves are rounded, and how a rounding stage is put around an optimizer."""
+
+from __future__ import annotations
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import optax
 
-from decayax._dtypes import dtype_of, is_inexact, widened
-from decayax._kernel import is_optimizer, require_params
-from decayax._strength import brief
-from decayax._tree import flatten, is_hole, Path, show
+from decayax._core.dtypes import dtype_of, is_inexact
+from decayax._core.paths import is_masked_leaf, leaves_with_path, path_str
+from decayax._core.strength import short_repr
+from decayax._transforms.kernel import is_optimizer, require_params
+from decayax._transforms.precision import cast_around
 
 
 SIXTEEN_BITS = (jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float16))
 
 
 def is_rounded(leaf: Any) -> bool:
-    """Whether a leaf has 16 bits; floats of 32 and more need no cure."""
+    """Whether a leaf has 16 bits; wider leaves are not rounded."""
     return dtype_of(leaf) in SIXTEEN_BITS
 
 
-def require_known(name: str, params: Any) -> None:
-    """Raise for parameters that can be neither rounded nor passed."""
-    for path, leaf in flatten(params)[0]:
-        if not is_hole(leaf) and is_inexact(leaf):
-            _require_known(name, path, leaf)
-
-
-def _require_known(name: str, path: Path, leaf: Any) -> None:
-    dtype = dtype_of(leaf)
-    few = jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 16
-    if few or jnp.issubdtype(dtype, jnp.complexfloating):
-        raise TypeError(
-            f"{name}: the parameter {show(path)} has dtype {dtype}; it rounds to "
-            "bfloat16 and float16 only. Wrap the optimizer of the other parameters, "
-            "with optax.partition."
-        )
+def require_supported_dtypes(name: str, params: optax.Params | None) -> None:
+    """Raise if a parameter is complex or has fewer than 16 bits."""
+    for path, leaf in leaves_with_path(params):
+        if is_masked_leaf(leaf) or not is_inexact(leaf):
+            continue
+        dtype = dtype_of(leaf)
+        is_complex = jnp.issubdtype(dtype, jnp.complexfloating)
+        if is_complex or jnp.finfo(dtype).bits < 16:
+            raise TypeError(
+                f"{name}: the parameter {path_str(path)} has dtype {dtype}; it rounds "
+                "to bfloat16 and float16 only. Use optax.partition to wrap the "
+                "optimizer of the other parameters."
+            )
 
 
 def require_optimizer(name: str, optimizer: Any) -> None:
-    """Raise unless it is a finished optimizer."""
+    """Raise unless the value is a finished optimizer."""
     if not is_optimizer(optimizer):
         raise TypeError(
             f"{name}: takes a finished optimizer such as optax.adamw(1e-3), got "
-            f"{brief(optimizer)}."
+            f"{short_repr(optimizer)}."
         )
 
 
-def checked(
+def check_params(
     name: str, transform: optax.GradientTransformationExtraArgs
 ) -> optax.GradientTransformationExtraArgs:
-    """A transform that looks at the parameters before anything happens to them."""
+    """Check the dtypes of the parameters before each call of the transform."""
 
-    def init(params):
-        require_known(name, params)
+    def init(params: optax.Params) -> optax.OptState:
+        require_supported_dtypes(name, params)
         return transform.init(params)
 
-    def update(updates, state, params=None, **extra_args):
+    def update(
+        updates: optax.Updates,
+        state: Any,
+        params: optax.Params | None = None,
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, optax.OptState]:
         require_params(name, params)
-        require_known(name, params)
+        require_supported_dtypes(name, params)
         return transform.update(updates, state, params, **extra_args)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def around(
-    name: str, optimizer: Any, last: optax.GradientTransformationExtraArgs
+def with_rounding(
+    name: str,
+    optimizer: optax.GradientTransformation,
+    rounding: optax.GradientTransformationExtraArgs,
 ) -> optax.GradientTransformationExtraArgs:
-    """An optimizer shown float32, and a last stage that rounds its steps."""
+    """Run an optimizer in float32 and round its updates in a last stage."""
     require_optimizer(name, optimizer)
-    return checked(name, optax.chain(shown_wide(optimizer), last))
-
-
-def shown_wide(optimizer: Any) -> optax.GradientTransformationExtraArgs:
-    """An optimizer that is shown 16-bit gradients and parameters as float32.
-
-    Its updates leave as it gives them, so that the last stage has all their digits.
-    """
-    inner = optax.with_extra_args_support(optimizer)
-
-    def wide(tree: Any) -> Any:
-        return jax.tree.map(widened, tree)
-
-    def init(params):
-        return inner.init(wide(params))
-
-    def update(updates, state, params=None, **extra_args):
-        return inner.update(wide(updates), state, wide(params), **extra_args)
-
-    return optax.GradientTransformationExtraArgs(init, update)
+    in_float32 = cast_around(
+        optimizer, widen_updates=True, widen_params=True, restore_updates=False
+    )
+    return check_params(name, optax.chain(in_float32, rounding))

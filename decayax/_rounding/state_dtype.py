@@ -1,10 +1,12 @@
-r"""Moments in 16 bits, rounded at random so that slow averages keep moving.
+r"""Moments in 16 bits, rounded stochastically so that slow averages keep moving.
 
     v ← ⟦βv + (1 − β)g²⟧
 
-Rounded to the nearest, an average with β = 0.999 that should fall by a thousandth in
-bfloat16 stays where it is.
+With round-to-nearest, a bfloat16 average with β = 0.999 stays where it is: a change by
+a thousandth is less than half an ulp.
 """
+
+from __future__ import annotations
 
 from typing import Any, NamedTuple
 
@@ -12,18 +14,21 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from decayax._dtypes import cast_like, dtype_of
-from decayax._kernel import advanced
-from decayax._rounding.grid import at_random, Sum
+from decayax._core.dtypes import dtype_of
+from decayax._core.paths import flatten_with_path
+from decayax._core.strength import short_repr
+from decayax._rounding.grid import stochastic_round, Sum
 from decayax._rounding.leaves import require_optimizer
-from decayax._rounding.noise import (
-    key_of,
-    key_of_step,
+from decayax._rounding.random_bits import (
+    key_from_seed,
     random_bits,
     require_seed,
     STATE,
+    step_key,
+    StepKey,
 )
-from decayax._strength import brief
+from decayax._transforms.kernel import increment
+from decayax._transforms.precision import cast_around
 
 
 class StateDtypeState(NamedTuple):
@@ -38,31 +43,33 @@ def with_state_dtype(
     optimizer: optax.GradientTransformation,
     dtype: jax.typing.DTypeLike,
     *,
-    seed: jax.typing.ArrayLike = 0,
+    seed: int | jax.Array = 0,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""An optimizer that keeps its moments in 16 bits, right on average.
+    r"""An optimizer that stores its moments in bfloat16, rounded stochastically.
 
     .. math:: S_t \leftarrow q_t, \qquad
         q_t \in \{\lfloor S_t\rfloor, \lceil S_t\rceil\}, \qquad \mathrm E\,q_t = S_t
 
-    Goes inside :func:`with_stochastic_rounding` or :func:`with_compensation`:
+    Put it inside :func:`with_stochastic_rounding` or :func:`with_compensation`:
     ``with_compensation(with_state_dtype(optax.adamw(1e-3), jnp.bfloat16))`` needs 8
-    bytes per weight.
+    bytes per weight. Put it inside :func:`track_decay` too; outside, it would round the
+    measurements.
 
     Args:
         optimizer: any finished optimizer.
-        dtype: ``jnp.bfloat16``. float16 is refused: it ends at 6e-8, above usual
-            squared gradients.
-        seed: of the random numbers, a whole number in [0, 2^64).
+        dtype: ``jnp.bfloat16``. float16 raises: its smallest number, 6e-8, is larger
+            than usual squared gradients.
+        seed: as for :func:`round_stochastically`.
 
     Returns:
-        An optimizer that calculates with its state in float32 and stores the float32
-        arrays of it (those of one axis or more) in ``dtype``, rounded at random. Around
-        :func:`track_decay` it would round what that has measured: put it inside.
+        An optimizer that sees gradients, parameters and its own state in float32. It
+        stores float32 arrays with at least one axis in ``dtype``. Updates keep the
+        gradients' dtypes.
 
     Raises:
-        TypeError: no finished optimizer, another dtype, a seed that is no whole number.
-        ValueError: a seed out of its range.
+        TypeError: ``optimizer`` is not a finished optimizer; another dtype; the seed is
+            not an integer.
+        ValueError: the seed is out of its range.
 
     Example:
         >>> import decayax as dx, jax, jax.numpy as jnp, optax
@@ -70,52 +77,60 @@ def with_state_dtype(
         >>> state = adam.init(jnp.ones(3))
         >>> print(state.inner[0].nu.dtype)
         bfloat16
-
-    Reference:
-        The rounding of :func:`round_stochastically`.
     """
     name = "with_state_dtype"
     require_optimizer(name, optimizer)
     require_seed(name, seed)
     if not any(dtype == known for known in (jnp.bfloat16, "bfloat16")):
         raise TypeError(
-            f"{name}: dtype must be jnp.bfloat16, got {brief(dtype)}. (float16 ends at "
-            "6e-8, above usual squared gradients: their average would be 0, and Adam "
-            "divide by eps.)"
+            f"{name}: dtype must be jnp.bfloat16, got {short_repr(dtype)}. (Usual "
+            "squared gradients are below 6e-8, the smallest float16: their average "
+            "would be 0, and Adam would divide by eps.)"
         )
-    narrow = jnp.dtype(jnp.bfloat16)
-    inner = optax.with_extra_args_support(optimizer)
+    in_float32 = cast_around(optimizer, widen_updates=True, widen_params=True)
 
-    def init(params: Any) -> StateDtypeState:
-        state = jax.tree.map(
-            lambda x: x.astype(narrow) if _is_array(x, jnp.float32) else x,
-            inner.init(params),
-        )
-        return StateDtypeState(jnp.zeros((), jnp.int32), key_of(seed), state)
+    def init(params: optax.Params) -> StateDtypeState:
+        inner = _cast_arrays(in_float32.init(params), jnp.float32, jnp.bfloat16)
+        return StateDtypeState(jnp.zeros((), jnp.int32), key_from_seed(seed), inner)
 
-    def update(updates, state, params=None, **extra_args):
-        stored, treedef = jax.tree.flatten(state.inner)
-        wide = [x.astype(jnp.float32) if _is_array(x, narrow) else x for x in stored]
-        updates, new = inner.update(
-            updates, treedef.unflatten(wide), params, **extra_args
-        )
-
-        key = key_of_step(state.key, STATE, state.count)
-
-        def narrowed(leaf: int, old: Any, new: Any) -> Any:
-            if not (_is_array(old, narrow) and _is_array(new, jnp.float32)):
-                return cast_like(new, old)
-            bits = random_bits(key, leaf, new.shape)
-            return at_random(Sum(new, jnp.zeros_like(new)), bits, narrow).astype(narrow)
-
-        pairs = zip(stored, treedef.flatten_up_to(new), strict=True)
-        kept = treedef.unflatten(
-            narrowed(leaf, *pair) for leaf, pair in enumerate(pairs)
-        )
-        return updates, StateDtypeState(advanced(state.count), state.key, kept)
+    def update(
+        updates: optax.Updates,
+        state: Any,
+        params: optax.Params | None = None,
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, StateDtypeState]:
+        inner = _cast_arrays(state.inner, jnp.bfloat16, jnp.float32)
+        updates, inner = in_float32.update(updates, inner, params, **extra_args)
+        key = step_key(state.key, STATE, state.count)
+        inner = _round_arrays(inner, state.inner, key)
+        return updates, StateDtypeState(increment(state.count), state.key, inner)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
+def _cast_arrays(
+    state: optax.OptState, old: jax.typing.DTypeLike, new: jax.typing.DTypeLike
+) -> optax.OptState:
+    """Cast the arrays of one dtype to another."""
+    return jax.tree.map(lambda x: x.astype(new) if _is_array(x, old) else x, state)
+
+
+def _round_arrays(
+    new_state: optax.OptState, old_state: optax.OptState, key: StepKey
+) -> optax.OptState:
+    """Round the arrays that the old state holds in bfloat16; others pass."""
+    old_leaves, treedef = flatten_with_path(old_state)
+    new_leaves = list(treedef.flatten_up_to(new_state))
+    for number, (_, old) in enumerate(old_leaves):
+        if _is_array(old, jnp.bfloat16):
+            new = new_leaves[number]
+            bits = random_bits(key, number, new.shape)
+            exact = Sum(rounded=new, error=jnp.zeros_like(new))
+            rounded = stochastic_round(exact, bits, jnp.bfloat16)
+            new_leaves[number] = rounded.astype(jnp.bfloat16)
+    return treedef.unflatten(new_leaves)
+
+
 def _is_array(leaf: Any, dtype: jax.typing.DTypeLike) -> bool:
-    return jnp.ndim(leaf) > 0 and dtype_of(leaf) == dtype
+    # Scalars are hyper-parameters and counters; their memory does not matter.
+    return dtype_of(leaf) == dtype and jnp.ndim(leaf) > 0

@@ -1,28 +1,31 @@
-r"""Stochastic rounding: a step that lands on a neighbour at random, right on average.
+r"""Stochastic rounding: a weight moves to a random neighbour whose mean is exact.
 
-    θ ← ⌈θ + Δ⌉ with probability (θ + Δ − ⌊θ + Δ⌋)/gap, else ⌊θ + Δ⌋        E θ = θ + Δ
+    θ ← ⌈θ + Δ⌉ with probability (θ + Δ − ⌊θ + Δ⌋)/ulp, else ⌊θ + Δ⌋        E θ = θ + Δ
 
-Rounded to the nearest, a step of less than half a gap is none: in bfloat16, whose gap
-is a 128th to a 256th of the weight, that is every step of a usual decay.
+With round-to-nearest, an update smaller than half an ulp leaves the weight unchanged.
+The bfloat16 ulp is 1/128 to 1/256 of the weight; a usual decay is far smaller.
 """
+
+from __future__ import annotations
 
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Float, Float32, UInt32
 
-from decayax._kernel import advanced, map_leaves
-from decayax._rounding.grid import at_random, landing, two_sum
-from decayax._rounding.leaves import around, checked, is_rounded
-from decayax._rounding.noise import (
-    key_of,
-    key_of_step,
+from decayax._core.paths import leaves_with_path, Path
+from decayax._rounding.grid import rounded_update, stochastic_round, two_sum
+from decayax._rounding.leaves import check_params, is_rounded, with_rounding
+from decayax._rounding.random_bits import (
+    key_from_seed,
     random_bits,
     require_seed,
+    step_key,
     WEIGHTS,
 )
-from decayax._tree import flatten, Path
+from decayax._transforms.kernel import increment, map_leaves
 
 
 class StochasticRoundingState(NamedTuple):
@@ -32,31 +35,45 @@ class StochasticRoundingState(NamedTuple):
     key: jax.Array  # uint32 (2,), of the seed; it never changes
 
 
+def round_at_random(
+    param: Float[Array, "*shape"],
+    update: Float[Array, "*shape"],
+    bits: UInt32[Array, "*shape"],
+) -> Float32[Array, "*shape"]:
+    """The update that lands on a random neighbour of θ + Δ, with mean θ + Δ."""
+    theta = jnp.asarray(param, jnp.float32)
+    step = jnp.asarray(update, jnp.float32)
+    target = stochastic_round(two_sum(theta, step), bits, param.dtype)
+    return rounded_update(target, theta, step)
+
+
 def round_stochastically(
-    *, seed: jax.typing.ArrayLike = 0
+    *, seed: int | jax.Array = 0
 ) -> optax.GradientTransformationExtraArgs:
-    r"""The last stage of a chain for 16-bit parameters: steps are right on average.
+    r"""Last stage of a chain for 16-bit parameters: round each update at random.
 
     .. math:: \Delta \leftarrow q - \theta, \qquad
         q \in \{\lfloor\theta+\Delta\rfloor, \lceil\theta+\Delta\rceil\},
         \qquad \mathrm E\,q = \theta + \Delta
 
-    It emits float32, so that ``optax.apply_updates`` lands on q exactly; nothing may
-    come after it. The stages before it see what they are given: for steps with all
-    their digits give float32 gradients, or write :func:`with_stochastic_rounding`.
+    The updates leave as float32, so that ``optax.apply_updates`` lands on q exactly.
+    Nothing may follow it in the chain. (Do not use ``equinox.apply_updates``: the
+    parameters would become float32.) The stages before it see the gradients as they
+    are; pass float32 gradients for exact updates, or use
+    :func:`with_stochastic_rounding`.
 
     Args:
-        seed: of the random numbers, a whole number in [0, 2^64). The same seed gives
-            the same steps, however jit cuts arrays over devices; replicas under
-            ``vmap`` or ``shard_map`` need seeds of their own.
+        seed: an integer in [0, 2^64). The same seed gives the same updates, with any
+            sharding under ``jit``. Replicas under ``vmap`` or ``shard_map`` need
+            different seeds.
 
     Returns:
-        A transform of updates of any shape and dtype: float32 for bfloat16 and float16
-        parameters; for others as they came. Its state is a counter and a key.
+        A transform whose updates are float32 for bfloat16 and float16 parameters, and
+        pass unchanged for others. Its state is a counter and a key.
 
     Raises:
-        TypeError: complex or 8-bit parameters; a seed that is no whole number.
-        ValueError: no params; other shapes; a seed out of its range.
+        TypeError: a parameter is complex or has 8 bits; the seed is not an integer.
+        ValueError: ``params`` is missing; the seed is out of its range.
 
     Example:
         >>> import decayax as dx, jax, jax.numpy as jnp, optax
@@ -66,8 +83,8 @@ def round_stochastically(
         ... )
         >>> grads = jnp.zeros(100_000, jnp.float32)
         >>> updates, _ = optimizer.update(grads, optimizer.init(params), params)
-        >>> landed = optax.apply_updates(params, updates)
-        >>> print(landed.dtype, f"{1 - landed.astype(jnp.float32).mean():.0e}")
+        >>> new_params = optax.apply_updates(params, updates)
+        >>> print(new_params.dtype, f"{1 - new_params.astype(jnp.float32).mean():.0e}")
         bfloat16 1e-04
 
     Reference:
@@ -76,70 +93,75 @@ def round_stochastically(
         Algorithm 2.
     """
     name = "round_stochastically"
-    return checked(name, _rounded_at_random(name, seed))
+    return check_params(name, _round_stochastically(name, seed))
 
 
-def _rounded_at_random(
-    name: str, seed: jax.typing.ArrayLike
+def _round_stochastically(
+    name: str, seed: int | jax.Array
 ) -> optax.GradientTransformationExtraArgs:
     require_seed(name, seed)
 
-    def init(params: Any) -> StochasticRoundingState:
-        return StochasticRoundingState(jnp.zeros((), jnp.int32), key_of(seed))
+    def init(params: optax.Params) -> StochasticRoundingState:
+        del params
+        return StochasticRoundingState(jnp.zeros((), jnp.int32), key_from_seed(seed))
 
-    def update(updates, state, params=None, **extra_args):
+    def update(
+        updates: optax.Updates,
+        state: Any,
+        params: optax.Params | None = None,
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, StochasticRoundingState]:
         del extra_args
-        number = {path: i for i, (path, _) in enumerate(flatten(params)[0])}
-        key = key_of_step(state.key, WEIGHTS, state.count)
+        leaf_number = {path: i for i, (path, _) in enumerate(leaves_with_path(params))}
+        key = step_key(state.key, WEIGHTS, state.count)
 
-        def rounded(path: Path, update: Any, param: Any) -> Any:
+        def round_leaf(path: Path, update: Any, param: Any) -> Any:
             if not is_rounded(param):
                 return update
-            bits = random_bits(key, number[path], jnp.shape(param))
-            theta, step = (jnp.asarray(x, jnp.float32) for x in (param, update))
-            target = at_random(two_sum(theta, step), bits, param.dtype)
-            return landing(target, theta, step)
+            bits = random_bits(key, leaf_number[path], jnp.shape(param))
+            return round_at_random(param, update, bits)
 
-        updates = map_leaves(name, rounded, updates, params)
-        return updates, state._replace(count=advanced(state.count))
+        updates = map_leaves(name, round_leaf, updates, params)
+        return updates, state._replace(count=increment(state.count))
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
 def with_stochastic_rounding(
-    optimizer: optax.GradientTransformation, *, seed: jax.typing.ArrayLike = 0
+    optimizer: optax.GradientTransformation, *, seed: int | jax.Array = 0
 ) -> optax.GradientTransformationExtraArgs:
-    r"""An optimizer whose steps, and decay, survive 16-bit parameters, on average.
+    r"""An optimizer for 16-bit weights: it rounds each update at random.
 
     .. math:: \Delta \leftarrow q - \theta, \qquad
         q \in \{\lfloor\theta+\Delta\rfloor, \lceil\theta+\Delta\rceil\},
         \qquad \mathrm E\,q = \theta + \Delta
 
-    The optimizer is shown gradients and parameters in float32 and keeps its state in
-    float32 (for 16 bits see :func:`with_state_dtype`); the step is then rounded at
-    random. No further memory is needed; a weight makes a random walk of the size of
-    its gap. Stands **outermost**: around ``optax.apply_if_finite``, ``MultiSteps`` and
-    the like, and around :func:`track_decay`, which it would blind.
+    The optimizer sees gradients and parameters in float32 and keeps its state in
+    float32 (for a 16-bit state see :func:`with_state_dtype`). Stochastic rounding needs
+    no other memory. Its noise is a random walk with steps of one ulp.
+
+    It must be the **outermost** wrapper: outside ``optax.apply_if_finite``,
+    ``MultiSteps`` and the like, and outside :func:`track_decay`, which would only see
+    the rounded update and report NaN.
 
     Args:
-        optimizer: any finished optimizer, ours or not.
-        seed: of the random numbers, a whole number in [0, 2^64). The same seed gives
-            the same steps, however jit cuts arrays over devices; replicas under
-            ``vmap`` or ``shard_map`` need seeds of their own.
+        optimizer: any finished optimizer.
+        seed: as for :func:`round_stochastically`.
 
     Returns:
-        An optimizer whose updates are float32 where the parameters have 16 bits, so
-        that ``optax.apply_updates`` lands on numbers of their dtype exactly. Leaves of
-        32 bits and more get the optimizer's own updates.
+        An optimizer whose updates are float32 for 16-bit parameters, so that
+        ``optax.apply_updates`` lands on numbers of their dtype exactly. (Do not use
+        ``equinox.apply_updates``: the parameters would become float32.) Wider
+        parameters get the optimizer's own updates.
 
     Raises:
-        TypeError: no finished optimizer; complex or 8-bit parameters; a seed that is
-            no whole number.
-        ValueError: no params; other shapes; a seed out of its range.
+        TypeError: ``optimizer`` is not a finished optimizer; a parameter is complex or
+            has 8 bits; the seed is not an integer.
+        ValueError: ``params`` is missing; the seed is out of its range.
 
     Example:
         >>> import decayax as dx, jax, jax.numpy as jnp, optax
-        >>> def kept(optimizer, steps=100):
+        >>> def train(optimizer, steps=100):
         ...     def step(_, carry):
         ...         params, state = carry
         ...         updates, state = optimizer.update(0 * params, state, params)
@@ -149,7 +171,7 @@ def with_stochastic_rounding(
         ...     params, _ = jax.lax.fori_loop(0, steps, step, carry)
         ...     return f"{params.astype(jnp.float32).mean():.3f}"
         >>> adamw = optax.adamw(1e-3, weight_decay=0.1)
-        >>> print(kept(adamw), kept(dx.with_stochastic_rounding(adamw)))  # 0.99005
+        >>> print(train(adamw), train(dx.with_stochastic_rounding(adamw)))  # 0.99005
         1.000 0.990
 
     Reference:
@@ -157,4 +179,4 @@ def with_stochastic_rounding(
         https://arxiv.org/abs/2010.06192, Algorithm 2.
     """
     name = "with_stochastic_rounding"
-    return around(name, optimizer, _rounded_at_random(name, seed))
+    return with_rounding(name, optimizer, _round_stochastically(name, seed))

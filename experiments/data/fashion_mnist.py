@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.data import data_paths, formats, pixels
+from experiments.data import data_paths, formats
 from experiments.data.labelled import Labelled
 
 
@@ -37,7 +37,9 @@ def load(
     """The first rows of the official parts; float32[N, 28, 28]."""
     folder = data_paths.find_folder(SOURCE)
     train, t10k = (_part(folder, name, check) for name in ("train", "t10k"))
-    return pixels.labelled(train, t10k, pool_size, test_size)
+    pool_x, pool_y = _first_rows(train, pool_size, "pool_size")
+    test_x, test_y = _first_rows(t10k, test_size, "test_size")
+    return Labelled(pool_x, pool_y, test_x, test_y)
 
 
 def _part(folder: Path, name: str, check: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -49,6 +51,18 @@ def _part(folder: Path, name: str, check: bool) -> tuple[np.ndarray, np.ndarray]
             f"{len(labels)} labels for {len(images)} images",
         )
     return images, labels
+
+
+def _first_rows(
+    part: tuple[np.ndarray, np.ndarray], size: int | None, name: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """The first rows of a part, scaled to [0, 1]; None takes all."""
+    images, labels = part
+    if size is not None and not 0 < size <= len(labels):
+        raise ValueError(f"{name}={size}: there are 1 to {len(labels)} rows to take.")
+    x = images[:size].astype(np.float32, order="C")  # cut first: less memory
+    x /= 255
+    return x, labels[:size].astype(np.int32)
 
 
 def _array(path: Path, axes: int, check: bool) -> np.ndarray:

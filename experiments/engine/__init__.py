@@ -1,18 +1,19 @@
-"""The sweep engine: a whole grid as few compiled programs, in files that survive.
+"""The sweep engine: train a grid of runs with few compiled programs.
 
-describe           a value as data, which gives a plan its hash
-code               a hash of each module that a function can reach
+describe           a value as plain data, which gives a plan its hash
+code               a hash of every module that a function can reach
 config             what is compiled once (StaticConfig), and its cells (SweepGroup)
-devices            every CPU core as a device; the memory that a program may take
+devices            every CPU core as a device; the memory that a program may use
 persistent_cache   compiled programs on disk
-program            one StaticConfig compiled: start, a segment of training, measures
+one_run            one run as pure functions: train some epochs, measure
+program            one StaticConfig, compiled for many cells in parallel
 compilation_cache  compiled programs in memory
-training           the cells of a chunk in parallel; halved if memory runs out
-assignment         the cells that a stage needs, each once, and those of a shard
-manifest           what a directory says about itself; provenance
-store              cells that all plans of a study share, and a directory for each plan
-rows               from stored cells to rows of the table
-session            a process that trains, measures or waits
+training           the cells of a chunk in parallel; fewer at once if memory is full
+assignment         which cells a stage needs, each once, and which a shard trains
+manifest           the description of a results directory; provenance
+store              files: cells that all plans of a study share, a directory per plan
+rows               from stored cells to the rows of the table
+session            one process that trains, measures, and waits for other shards
 study              stages, one after another
 preview            what a run would do
 launch             shards as jobs

@@ -1,8 +1,9 @@
 """Which cells a stage needs, each once, and which of them a shard trains.
 
-The identity of a cell is what its numbers depend on: its `StaticConfig`, what its group
-extracts, and its hyper-parameters. Labels and the size of a chunk are not part of it.
-So a larger grid, more seeds, one more arm or another chunk size train new cells only.
+The identity of a cell is a hash of everything that decides its numbers: its
+`StaticConfig`, the arrays that its group extracts, and its hyper-parameters. Labels and
+the chunk size are not part of it. So a larger grid, more seeds, another arm or another
+chunk size train the new cells only.
 """
 
 import hashlib
@@ -19,7 +20,7 @@ Item = TypeVar("Item")
 
 
 class Shard(NamedTuple):
-    """This process trains the cells of every `count`-th chunk."""
+    """A process that trains the cells of every `count`-th chunk, from `index` on."""
 
     index: int
     count: int
@@ -29,59 +30,66 @@ ONLY_SHARD = Shard(0, 1)
 
 
 def parse_shard(text: str) -> Shard:
-    """From "0/4" to the first of four.
+    """Parse "0/4", the first of four shards.
 
     Raises:
-        UserError: the text is something else.
+        UserError: the text has another form.
     """
     index, _, count = text.partition("/")
     if index.isdecimal() and count.isdecimal() and int(index) < int(count):
         return Shard(int(index), int(count))
-    raise UserError(f"--shard {text}: write i/n with 0 <= i < n, such as 0/4 to 3/4.")
+    raise UserError(f"--shard {text}: write I/N with 0 <= I < N, such as 0/4 or 3/4.")
 
 
 class CellPool(NamedTuple):
     """The cells that one program trains, of all groups of a stage."""
 
-    config: str  # digest of the group's config and extract
-    group: SweepGroup  # the first one that has these cells
-    cells: dict[str, HParams]  # by digest, in the order of the plan
-    rows: dict[str, int]  # by digest: rows of the table; more than 1 if groups share it
+    config: str  # hash of the group's config and extract
+    group: SweepGroup  # the first group with these cells
+    cells: dict[str, HParams]  # by hash, in the order of the plan
+    rows: dict[str, int]  # by hash: how many rows of the table show the cell
 
 
 def config_digest(group: SweepGroup) -> str:
-    """The digest of what all cells of a group have in common."""
+    """Return the hash of what all cells of a group have in common."""
     return digest({"config": group.config, "extract": group.extract})
 
 
 def cell_digest(config: str, hparams: HParams) -> str:
-    """The identity of a cell; its numbers as `python_hparams` returns them."""
+    """Return the identity of a cell; `hparams` are as `python_hparams` returns them."""
     text = json.dumps([config, sorted(hparams.items())])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def chunk_digest(cells: Sequence[str]) -> str:
-    """The name of the file with these cells."""
+    """Return the name of the file with these cells."""
     return hashlib.sha256(" ".join(cells).encode()).hexdigest()[:12]
 
 
 def python_hparams(group: SweepGroup) -> list[dict[str, Any]]:
-    """The cells as Python numbers: a column is int if all of its values are."""
+    """Return the cells as Python numbers: int if all values of a column are, or float.
+
+    Their text is part of the identity of a cell, so 1 and 1.0 must not differ.
+    """
     if not group.cells:
         return []
-    whole = {n: x.dtype.kind == "i" for n, x in columns(group.cells).items()}
+    types = {
+        name: int if column.dtype.kind == "i" else float
+        for name, column in columns(group.cells).items()
+    }
     return [
-        {n: int(hparams[n]) if whole[n] else float(hparams[n]) for n in whole}
+        {name: convert(hparams[name]) for name, convert in types.items()}
         for hparams in group.cells
     ]
 
 
 def pool_cells(groups: Sequence[SweepGroup]) -> list[CellPool]:
-    """The cells of all groups, pooled by program."""
+    """Collect the cells of all groups, by the program that trains them."""
     found: dict[tuple[Any, ...], CellPool] = {}
     for group in groups:
         config = config_digest(group)
         for hparams in python_hparams(group):
+            # The dtypes decide the program, too.
             types = sorted((name, type(x).__name__) for name, x in hparams.items())
             pool = found.setdefault(
                 (config, *types), CellPool(config, group, cells={}, rows={})
@@ -93,7 +101,7 @@ def pool_cells(groups: Sequence[SweepGroup]) -> list[CellPool]:
 
 
 def split_in_chunks(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
-    """Consecutive slices of at most `size` items."""
+    """Split a sequence into slices of `size` items; the last one may be shorter."""
     for first in range(0, len(items), size):
         yield items[first : first + size]
 
@@ -101,22 +109,23 @@ def split_in_chunks(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]
 def assign_to_shard(
     pools: Sequence[CellPool], size: int, shard: Shard
 ) -> list[CellPool]:
-    """The cells that a shard trains, including those that are stored already.
+    """Return the cells that a shard trains, including those that are stored already.
 
-    It depends on the plan only, so two shards never train the same cell. Chunks are
-    dealt round-robin: first the first chunk of each pool, then the second of each.
-    More seeds append to the pools, so their chunks are dealt evenly, too.
+    The result depends on the plan only, so two shards never train the same cell. Chunks
+    are assigned round-robin: the first chunk of each pool, then the second one of each,
+    and so on. More seeds are at the end of the pools, so their chunks are spread over
+    all shards, too.
     """
     chunks = [list(split_in_chunks(list(pool.cells), size)) for pool in pools]
-    dealt = sorted(
-        (number, place)
-        for place, each in enumerate(chunks)
-        for number in range(len(each))
+    order = sorted(
+        (number, index)
+        for index, pool_chunks in enumerate(chunks)
+        for number in range(len(pool_chunks))
     )
-    mine: dict[int, list[str]] = {}
-    for number, place in dealt[shard.index :: shard.count]:
-        mine.setdefault(place, []).extend(chunks[place][number])
+    assigned: dict[int, list[str]] = {}  # by index of the pool
+    for number, index in order[shard.index :: shard.count]:
+        assigned.setdefault(index, []).extend(chunks[index][number])
     return [
-        pools[place]._replace(cells={cell: pools[place].cells[cell] for cell in cells})
-        for place, cells in sorted(mine.items())
+        pools[index]._replace(cells={cell: pools[index].cells[cell] for cell in cells})
+        for index, cells in sorted(assigned.items())
     ]

@@ -1,4 +1,4 @@
-"""What a process has loaded and compiled so far, in memory: each thing once."""
+"""Data and compiled programs of one process, in memory: each is made once."""
 
 import time
 from collections.abc import Callable
@@ -12,28 +12,28 @@ from experiments.engine.config import Data, HParams, StaticConfig, TrainingSetup
 from experiments.engine.describe import describe, digest
 
 
-MAX_CACHED_BATCHES = 256  # of a seed and segment, for the next chunk
+MAX_CACHED_BATCHES = 256  # entries: the batches of one seed in one segment
 
 
 class CompilationCache(NamedTuple):
-    """Caches that live as long as a process; keys are descriptions."""
+    """Caches that live as long as a process. The keys are hashes of descriptions."""
 
     data: dict[str, Data]
     compiled_tasks: dict[tuple[Any, ...], program.CompiledTask]
     programs: dict[tuple[Any, ...], program.Program]
     extractors: dict[tuple[Any, ...], Callable[..., Any]]
-    max_parallel: dict[str, int]  # by config: as many cells as fit into memory
-    batches: dict[tuple[Any, ...], Any]  # by setup, seed and epoch
+    max_parallel: dict[str, int]  # by config: the number of cells that fit into memory
+    batches: dict[tuple[Any, ...], Any]  # by setup, segment and seed
     compile_seconds: list[float]
 
 
 def new_cache() -> CompilationCache:
-    """An empty cache."""
+    """Return an empty cache."""
     return CompilationCache({}, {}, {}, {}, {}, {}, [])
 
 
 def load_data(cache: CompilationCache, setup: TrainingSetup) -> Data:
-    """The data of a setup, loaded once."""
+    """Return the data of a setup. They are loaded once."""
     key = digest(setup)
     if key not in cache.data:
         cache.data[key] = setup.load()
@@ -43,7 +43,7 @@ def load_data(cache: CompilationCache, setup: TrainingSetup) -> Data:
 def get_program(
     cache: CompilationCache, config: StaticConfig, numbers: HParams, parallel: int
 ) -> program.Program:
-    """The program of a configuration, for `parallel` cells or as many as fit."""
+    """Return a configuration's program, for `parallel` cells or as many as fit."""
     parallel = allowed_parallel(cache, config, parallel)
     compiled = _get_compiled(cache, config, numbers, parallel)
     while parallel > 1 and _bytes_needed(compiled) > devices.bytes_free():
@@ -55,24 +55,26 @@ def get_program(
 def allowed_parallel(
     cache: CompilationCache, config: StaticConfig, parallel: int
 ) -> int:
-    """`parallel`, or the smaller number that memory has allowed so far."""
+    """Return `parallel`, or the smaller number that fitted into memory before."""
     return min(parallel, cache.max_parallel.get(digest(config), parallel))
 
 
 def _bytes_needed(compiled: program.Program) -> int:
-    """Of each device, by the part of a program that needs most."""
+    """Return the memory on each device that the largest part of a program needs."""
     task = compiled.compiled_task
-    parts = compiled.segment, task.measure, task.prepare, compiled.record
+    parts = (compiled.segment, task.measure, task.prepare, compiled.record)
     return max(devices.bytes_needed(part) for part in parts if part is not None)
 
 
 def halve_parallel(cache: CompilationCache, config: StaticConfig, parallel: int) -> int:
     """Halve the number of parallel cells of this configuration, from now on.
 
-    Each device gets as many cells as the others: an odd number would use fewer devices.
+    The result is a multiple of the number of devices if it is large enough. Otherwise
+    fewer devices would be used.
     """
     half, count = parallel // 2, jax.local_device_count()
-    half = half // count * count or half
+    if half >= count:
+        half = half // count * count
     cache.max_parallel[digest(config)] = half
     return half
 
@@ -83,19 +85,24 @@ def get_batches(
     seeds: np.ndarray,
     first_epoch: int,
 ) -> Any:
-    """The batches of a segment for cells with these seeds: [cells, steps, ...]."""
+    """Return the batches of a segment for cells with these seeds: [cells, steps, ...].
+
+    The batches of a seed are drawn once, for all cells and all optimizers.
+    """
     config, task = compiled.config, compiled.compiled_task
     segment = digest(config.setup), config.epochs_per_segment, first_epoch
     drawn = []
     for seed in seeds:
-        if (key := (*segment, int(seed))) not in cache.batches:
+        key = (*segment, int(seed))
+        if key not in cache.batches:
             if len(cache.batches) >= MAX_CACHED_BATCHES:
                 cache.batches.clear()
             batches = task.draw(np.int32(seed), np.int32(first_epoch), task.data)
             cache.batches[key] = jax.device_get(batches)
         drawn.append(cache.batches[key])
     stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *drawn)
-    return jax.device_put(stacked, devices.spread_over_devices(task.parallel)[0])
+    sharded, _ = devices.spread_over_devices(task.parallel)
+    return jax.device_put(stacked, sharded)
 
 
 def get_extractor(
@@ -104,7 +111,7 @@ def get_extractor(
     config: StaticConfig,
     parallel: int,
 ) -> Callable[..., Any]:
-    """`extract` over the parameters of many cells, compiled once."""
+    """Return `extract` over the parameters of many cells. It is compiled once."""
     key = (str(describe(extract)), digest(config.setup), parallel)
     return cache.extractors.setdefault(key, jax.jit(jax.vmap(extract)))
 
@@ -112,7 +119,9 @@ def get_extractor(
 def _get_compiled(
     cache: CompilationCache, config: StaticConfig, numbers: HParams, parallel: int
 ) -> program.Program:
-    begun = time.perf_counter()
+    """Return the program for exactly `parallel` cells."""
+    started = time.perf_counter()
+    # The values are traced, so only names and dtypes decide the program.
     dtypes = tuple(sorted((n, str(x.dtype)) for n, x in numbers.items()))
     epochs = config.epochs_per_segment
     task_key = (digest(config.setup), epochs, dtypes, parallel)
@@ -128,5 +137,5 @@ def _get_compiled(
     if key not in cache.programs:
         task = cache.compiled_tasks[task_key]
         cache.programs[key] = program.compile_program(task, config, numbers)
-        cache.compile_seconds.append(time.perf_counter() - begun)
+        cache.compile_seconds.append(time.perf_counter() - started)
     return cache.programs[key]

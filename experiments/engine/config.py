@@ -1,8 +1,8 @@
 """What is compiled once (`StaticConfig`), and the cells that share it (`SweepGroup`).
 
-A cell is one run: a dict of hyper-parameters, among them `learning_rate`,
-`weight_decay` and `seed`. They are traced, so all cells of a `StaticConfig` are runs of
-one compiled program.
+A cell is one run. It is a dict of hyper-parameters, among them `learning_rate`,
+`weight_decay` and `seed`. They are traced, so one compiled program trains all cells of
+a `StaticConfig`.
 """
 
 import itertools
@@ -16,11 +16,11 @@ import optax
 
 
 Params = Any
-State = Any  # what a model has besides its parameters, such as running statistics
-Data = Any  # shared by all runs
-RunData = Any  # of one run: row numbers of its split, never a copy of the data
+State = Any  # of a model, besides its parameters; for example running statistics
+Data = Any  # all runs share it
+RunData = Any  # of one run: the row numbers of its split, not a copy of the data
 Measures = dict[str, jax.Array]  # scalars by name
-HParams = Mapping[str, Any]  # numbers; with a leading axis, or batch-traced: many runs
+HParams = Mapping[str, Any]  # numbers of one run; arrays or tracers for many runs
 Schedule = Callable[[jax.Array, HParams], jax.Array]  # progress in [0, 1], hparams -> η
 Multiplier = Callable[[jax.typing.ArrayLike], jax.Array]  # step -> η in [0, 1]
 # hparams, η, mask -> the optimizer, built inside the traced function
@@ -28,30 +28,31 @@ OptimizerFactory = Callable[[HParams, Multiplier, Any], optax.GradientTransforma
 
 
 class Task(NamedTuple):
-    """What is trained, as pure functions. Random numbers depend on the seed only.
+    """A model, its data and its loss, as pure functions.
 
-    A loss gets the random key of its step; the compiler removes a key that is not used.
-    Use `stateless_task` for a model without state.
+    Random numbers depend on the seed only. A loss gets the random key of its step; the
+    compiler removes a key that is not used. Use `stateless_task` for a model without
+    state.
     """
 
     init: Callable[[HParams], Params]
     run_data: Callable[[HParams, Data], RunData]
-    # seed, epoch, data -> [steps, ...], the row numbers that each step uses. The order
-    # depends on the seed only, not on the other hyper-parameters.
+    # seed, epoch, data -> row numbers [steps, ...] that each step uses. The order does
+    # not depend on the other hyper-parameters.
     batches: Callable[..., Any]
-    # params, state, batch, key, run_data, data -> scalar, the state after this step
+    # params, state, batch, key, run_data, data -> scalar, state after the step
     loss: Callable[..., tuple[jax.Array, State]]
     measure: Callable[..., Measures]  # params, state, run_data, data -> scalars
-    mask: Callable[[Params], Any]  # params -> which of them decay
+    mask: Callable[[Params], Any]  # params -> mask of the weights that decay
     steps_per_epoch: int
-    chance: Mapping[str, float]  # the score of a diverged run, by measure
-    state: Callable[[HParams, Params], State]  # with the initial parameters
+    chance: Mapping[str, float]  # the scores of a diverged run, by measure
+    state: Callable[[HParams, Params], State]  # initial state, from initial parameters
 
 
 def stateless_task(
     *, loss: Callable[..., jax.Array], measure: Callable[..., Measures], **fields: Any
 ) -> Task:
-    """A task whose model has parameters and no state.
+    """Make a task whose model has no state.
 
     Args:
         loss: params, batch, run_data, data -> scalar.
@@ -78,32 +79,32 @@ def stateless_task(
 
 
 class TrainingSetup(Protocol):
-    """A frozen dataclass that describes what is trained, and can build it."""
+    """A frozen dataclass that describes a task and builds it."""
 
     @property
     def data(self) -> Callable[[], Data]:
-        """The loader of the data; its description names them in the manifest."""
+        """The loader of the data. The manifest has its description."""
         ...
 
     def load(self) -> Data:
-        """The data, as a tree of NumPy arrays."""
+        """Load the data as a tree of NumPy arrays."""
         ...
 
     def task(self) -> Task:
-        """The pure functions."""
+        """Build the pure functions."""
         ...
 
 
 class StaticConfig(NamedTuple):
-    """Everything that decides a compiled program."""
+    """The values that decide a compiled program."""
 
     setup: TrainingSetup
     make_optimizer: OptimizerFactory
     epochs: int
     epochs_per_segment: int
     schedule: Schedule
-    curves: bool = False  # measure after every segment; if not, after the last one
-    # the optimizer's state, params -> scalars, which are measured with the task's
+    curves: bool = False  # true: measure after every segment, not only the last one
+    # optimizer state, params -> scalars that are stored with the measures of the task
     record: Callable[[Any, Params], Measures] | None = None
 
     @property
@@ -111,34 +112,38 @@ class StaticConfig(NamedTuple):
         """The number of segments."""
         segments, remainder = divmod(self.epochs, self.epochs_per_segment)
         if remainder:
-            raise ValueError("epochs must be a multiple of epochs_per_segment")
+            raise ValueError(
+                "StaticConfig: epochs must be a multiple of epochs_per_segment, got "
+                f"{self.epochs} and {self.epochs_per_segment}."
+            )
         return segments
 
 
 class SweepGroup(NamedTuple):
-    """Cells of one static configuration; `labels` are their columns of cells.csv."""
+    """Cells of one static configuration. `labels` become columns of cells.csv."""
 
     labels: Mapping[str, str]  # stage, arm, ...
     config: StaticConfig
     cells: tuple[HParams, ...]
-    # params -> arrays of the trained run that are stored
+    # trained parameters -> arrays that are stored
     extract: Callable[[Params], dict[str, jax.Array]] | None = None
 
 
 def cosine(progress: jax.Array, hparams: HParams) -> jax.Array:
-    """From 1 to 0."""
+    """Return ½ (1 + cos(π progress)): from 1 to 0."""
     return 0.5 * (1 + jnp.cos(jnp.pi * progress))
 
 
 def constant(progress: jax.Array, hparams: HParams) -> jax.Array:
-    """Always 1."""
+    """Return 1."""
     return jnp.ones_like(progress)
 
 
 def warmup(schedule: Schedule, progress: jax.Array, hparams: HParams) -> jax.Array:
-    """From 0 to 1 in the fraction `warmup` of the run, then `schedule`.
+    """Rise from 0 to 1 in the fraction `warmup` of the run, then follow `schedule`.
 
-    For a static configuration: `functools.partial(warmup, cosine)`.
+    The fraction is a hyper-parameter. In a static configuration write
+    `functools.partial(warmup, cosine)`.
     """
     fraction = hparams["warmup"]
     after = schedule((progress - fraction) / (1 - fraction), hparams)
@@ -146,7 +151,7 @@ def warmup(schedule: Schedule, progress: jax.Array, hparams: HParams) -> jax.Arr
 
 
 def grid(**axes: Any) -> tuple[HParams, ...]:
-    """Every combination of the axes' values; the last axis varies fastest."""
+    """Return every combination of the axes' values. The last axis varies fastest."""
     values = itertools.product(*axes.values())
     return tuple(dict(zip(axes, combination, strict=True)) for combination in values)
 
@@ -154,7 +159,7 @@ def grid(**axes: Any) -> tuple[HParams, ...]:
 def multiplier(
     config: StaticConfig, steps_per_epoch: int, hparams: HParams
 ) -> Multiplier:
-    """η of a step, counted from 0."""
+    """Return the function from a step, counted from 0, to η."""
     steps = config.epochs * steps_per_epoch
 
     def of_step(step: jax.typing.ArrayLike) -> jax.Array:
@@ -164,12 +169,16 @@ def multiplier(
 
 
 def columns(cells: tuple[HParams, ...]) -> dict[str, np.ndarray]:
-    """Cells as arrays: integers as int32, other numbers as float32."""
+    """Stack cells into arrays: integers become int32, other numbers float32."""
     names = list(cells[0])
     if any(list(hparams) != names for hparams in cells):
-        raise ValueError(f"cells of one group need the same numbers: {names}")
-    found = {name: np.asarray([hparams[name] for hparams in cells]) for name in names}
-    return {
-        name: values.astype(np.int32 if values.dtype.kind in "iu" else np.float32)
-        for name, values in found.items()
-    }
+        raise ValueError(
+            "SweepGroup: all cells need the same hyper-parameters in the same order; "
+            f"the first cell has {', '.join(names)}."
+        )
+    found = {}
+    for name in names:
+        values = np.asarray([hparams[name] for hparams in cells])
+        is_integer = values.dtype.kind in "iu"  # signed or unsigned
+        found[name] = values.astype(np.int32 if is_integer else np.float32)
+    return found

@@ -1,4 +1,8 @@
-"""What a value is, as plain data: a plan has a hash, and a reader can read it."""
+"""Describe a value as plain data.
+
+The description of a plan is stored in its manifest, and the hash of the plan is the
+hash of its description.
+"""
 
 import dataclasses
 import functools
@@ -11,11 +15,11 @@ import numpy as np
 
 
 def describe(value: Any) -> Any:
-    """Dataclasses, tuples, functions and their `partial`s as JSON-able data.
+    """Turn dataclasses, tuples, functions and `partial`s into data that JSON can store.
 
     Raises:
-        TypeError: for what has no name of its own, such as a lambda or a function
-            made inside another: two of them would look alike.
+        TypeError: the value has no description. A lambda or a function inside another
+            function has no unique name, so two of them would have one description.
     """
     if value is None or isinstance(value, bool | int | float | str):
         return value
@@ -27,20 +31,24 @@ def describe(value: Any) -> Any:
     if isinstance(value, functools.partial):
         call = {"call": describe(value.func), "with": describe(list(value.args))}
         return call | {"named": _described(value.keywords)}
-    if isinstance(value, tuple) and (fields := getattr(value, "_fields", None)):
-        named = dict(zip(fields, value, strict=True))
+    names = getattr(value, "_fields", ())
+    if isinstance(value, tuple) and names:  # a NamedTuple
+        named = dict(zip(names, value, strict=True))
         return {"is": _name(type(value))} | _described(named)
     if isinstance(value, dict):
         return _described(value)
     if isinstance(value, list | tuple | range):
         return [describe(item) for item in value]
-    if callable(value):
+    if callable(value):  # a function or a class
         return _name(value)
-    raise TypeError(f"a plan cannot hold {value!r}: it has no description")
+    raise TypeError(
+        f"a plan cannot hold {value!r}. Use numbers, text, lists, dicts, NamedTuples, "
+        "dataclasses, and functions at the top of a module."
+    )
 
 
 def digest(value: Any) -> str:
-    """Twelve hex digits that change with anything in the description."""
+    """Return the hash of the description, as twelve hex digits."""
     text = json.dumps(describe(value), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -50,14 +58,19 @@ def _described(items: dict[Any, Any]) -> dict[str, Any]:
 
 
 def _name(value: Any) -> str:
-    """Where a function or class is found: what is not found there has no name."""
-    module, name = (getattr(value, x, "") for x in ("__module__", "__qualname__"))
+    """Return the full name of a function or class.
+
+    Raises:
+        TypeError: the value is not found under its name.
+    """
+    module = getattr(value, "__module__", "")
+    name = getattr(value, "__qualname__", "")
     found = sys.modules.get(module)
     for part in name.split("."):
         found = getattr(found, part, None)
     if found is not value:
         raise TypeError(
-            f"a plan cannot hold {name or value!r}: give it a name at the top of a "
-            "module, and its numbers with functools.partial"
+            f"a plan cannot hold {name or value!r}. Define it at the top of a module, "
+            "and pass its numbers with functools.partial."
         )
     return f"{module}.{name}"

@@ -1,4 +1,4 @@
-"""Devices: every CPU core is one, and how much memory a program may take of each."""
+"""Devices: every CPU core is a device. How much memory a program may use on each."""
 
 import os
 from typing import Any
@@ -9,31 +9,40 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from experiments.errors import UserError
 
 
-MEMORY_SHARE = 0.7  # of a device, for a program; the runtime needs the other part
+MEMORY_SHARE = 0.7  # of a device's memory for a program; the runtime needs some, too
 
 
 def use_all_cores() -> None:
-    """Make every CPU core a device; before JAX is used for the first time.
+    """Make every CPU core a device. Call it before JAX is used for the first time.
+
+    A number of devices in `XLA_FLAGS` takes precedence.
 
     Raises:
-        UserError: JAX has been used.
+        UserError: JAX has been used already.
     """
     if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-        cores = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))
         try:
-            jax.config.update("jax_num_cpu_devices", len(cores(0)))
+            jax.config.update("jax_num_cpu_devices", _count_cores())
         except RuntimeError:
             raise UserError(
-                "JAX ran before the study did, so the CPU cores cannot become devices "
-                "any more: at the top of the study's file use NumPy, not jax.numpy."
+                "JAX was used before the study started, so the CPU cores cannot become "
+                "devices. At the top of the study's file, use NumPy instead of "
+                "jax.numpy."
             ) from None
 
 
-def spread_over_devices(parallel: int) -> tuple[NamedSharding, NamedSharding]:
-    """Shardings of the cell axis and of what all cells share.
+def _count_cores() -> int:
+    """Return the number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # Linux: a container may have fewer cores
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
-    Local devices only: processes never wait for one another. The cells are spread over
-    the largest number of devices that divides `parallel`.
+
+def spread_over_devices(parallel: int) -> tuple[NamedSharding, NamedSharding]:
+    """Return the sharding of the cell axis, and that of data that all cells share.
+
+    Only local devices are used, so processes never wait for each other inside a
+    program. The number of devices is the largest one that divides `parallel`.
     """
     devices = jax.local_devices()
     count = max(n for n in range(1, len(devices) + 1) if parallel % n == 0)
@@ -47,7 +56,7 @@ def spread_over_devices(parallel: int) -> tuple[NamedSharding, NamedSharding]:
 
 
 def bytes_needed(compiled: Any) -> int:
-    """Memory of a program on each device, as its compiler reports it; 0 if unknown."""
+    """Return a program's memory on each device, from XLA's report; 0 if unknown."""
     analysis = compiled.memory_analysis()
     if analysis is None:
         return 0
@@ -60,21 +69,22 @@ def bytes_needed(compiled: Any) -> int:
 
 
 def bytes_free() -> float:
-    """The memory that a program may take of each device; CPU devices share theirs.
+    """Return the memory that a program may use on each device.
 
-    A share of all memory, not of the memory that is free now: the number of parallel
-    cells decides the last bits, and must be the same when a run is resumed.
+    It is a fraction of the total memory, not of the memory that is free now. The number
+    of parallel cells changes the last bits, so it must be the same when a run resumes.
     """
     devices = jax.local_devices()
-    if stats := devices[0].memory_stats():
+    stats = devices[0].memory_stats()  # None or empty on a CPU
+    if stats:
         return MEMORY_SHARE * stats["bytes_limit"]
     try:
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):
         return float("inf")
-    return MEMORY_SHARE * memory / len(devices)
+    return MEMORY_SHARE * memory / len(devices)  # the CPU devices share the memory
 
 
 def out_of_memory(error: Exception) -> bool:
-    """Whether the runtime reports that a device's memory is full."""
+    """Whether an error of the runtime says that a device's memory is full."""
     return "RESOURCE_EXHAUSTED" in str(error)

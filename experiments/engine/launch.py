@@ -1,8 +1,8 @@
-"""Shards as jobs: processes on this machine or a SLURM cluster's, by submitit.
+"""Run shards as jobs, on this machine or on a SLURM cluster, with submitit.
 
-A job that fails or is killed is started again and trains the cells that are missing; a
-job that the cluster requeues does so by itself. When all shards are done with a stage,
-they are started for the next one.
+A job that fails or is killed is started again, and trains the cells that are missing.
+So does a job that the cluster requeues. When all shards have finished a stage, they are
+started again for the next one.
 """
 
 import dataclasses
@@ -15,12 +15,12 @@ from experiments import interrupts
 from experiments.errors import UserError
 
 
-POLL_SECONDS = 0.5
+POLL_SECONDS = 0.5  # between two looks at the jobs
 
 
 @dataclasses.dataclass(frozen=True)
 class Queue:
-    """Where jobs run, and what each requests; None is the default of the cluster."""
+    """Where jobs run, and what each requests. None: the default of the cluster."""
 
     cluster: str  # "local" or "slurm"
     partition: str | None
@@ -32,16 +32,16 @@ class Queue:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One shard's work, which the cluster may requeue at any time."""
+    """The work of one shard. The cluster may requeue it at any time."""
 
     work: Callable[[], int]
 
     def __call__(self) -> int:
-        """The exit status of the shard."""
+        """Run the shard and return its exit status."""
         return self.work()
 
     def checkpoint(self) -> Any:
-        """The job that submitit requeues: the same one, as finished cells are files."""
+        """Return the job that submitit requeues: the same one, as cells are files."""
         import submitit
 
         return submitit.helpers.DelayedSubmission(self)
@@ -54,7 +54,14 @@ def launch_shards(
     retries: int,
     done: int,
 ) -> None:
-    """Run all shards until one of them returns `done`: then all cells are stored.
+    """Run all shards until one of them returns `done`. Then all cells are stored.
+
+    Args:
+        work: the function of each shard, which returns an exit status.
+        logs: the folder of the jobs' output.
+        queue: where the jobs run.
+        retries: how often a failed shard is started again.
+        done: the exit status of a shard that has found all cells.
 
     Raises:
         UserError: submitit is missing, or a shard failed more often than `retries`.
@@ -63,7 +70,7 @@ def launch_shards(
     failed = [0] * len(work)
     statuses: list[int | None] = [None]
     while done not in statuses:
-        with executor.batch():  # on a cluster, one array
+        with executor.batch():  # one job array on a cluster
             jobs = [executor.submit(Job(each)) for each in work]
         statuses = [None] * len(work)
         try:
@@ -71,7 +78,7 @@ def launch_shards(
                 interrupts.raise_if_interrupted()
                 time.sleep(POLL_SECONDS)
                 _poll(executor, jobs, work, statuses, failed, retries)
-        except BaseException:
+        except BaseException:  # Ctrl-C, too
             for job in jobs:
                 job.cancel()
             raise
@@ -85,29 +92,36 @@ def _poll(
     failed: list[int],
     retries: int,
 ) -> None:
-    """Store the exit statuses of finished shards; start failed shards again."""
+    """Store the exit statuses of finished shards, and start failed shards again."""
     for index, job in enumerate(jobs):
         if statuses[index] is not None or not job.done():
             continue
-        if (error := job.exception()) is None:
+        error = job.exception()
+        if error is None:
             statuses[index] = job.result()
             continue
         failed[index] += 1
         if failed[index] > retries:
             raise UserError(
-                f"shard {index} failed {failed[index]} times ({_reason(error)}); its "
+                f"shard {index} failed {failed[index]} times ({_reason(error)}). Its "
                 f"output is in {job.paths.stderr}."
             )
-        print(f"shard {index} failed ({_reason(error)}): started again", flush=True)
+        print(f"Shard {index} failed ({_reason(error)}) and starts again.", flush=True)
         jobs[index] = executor.submit(Job(work[index]))
 
 
 def _reason(error: BaseException) -> str:
-    """The last line of the job's traceback, or the first of submitit's message."""
+    """Return the last line of the job's traceback, else the first of the message.
+
+    submitit's message contains the job's log; "-----" ends the traceback.
+    """
     message, _, log = str(error).partition("Traceback")
     trace, _, _ = log.partition("-----")
-    lines = [line.strip() for line in (trace or message).splitlines() if line.strip()]
-    return lines[-1 if trace else 0] if lines else type(error).__name__
+    text = trace if trace else message
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    return lines[-1] if trace else lines[0]
 
 
 def _executor(logs: Path, queue: Queue) -> Any:
@@ -115,11 +129,11 @@ def _executor(logs: Path, queue: Queue) -> Any:
         import submitit
     except ModuleNotFoundError:
         raise UserError(
-            "launch needs submitit: pip install 'decayax[cluster]' (in a checkout: "
-            "pip install -e '.[cluster]')."
+            "launch needs submitit. Install it with: pip install 'decayax[cluster]' "
+            "(in a checkout: pip install -e '.[cluster]')."
         ) from None
     if queue.cluster not in ("local", "slurm"):
-        raise UserError(f"--cluster {queue.cluster}: write local or slurm.")
+        raise UserError(f"--cluster {queue.cluster}: must be local or slurm.")
     try:
         executor = submitit.AutoExecutor(folder=logs, cluster=queue.cluster)
     except RuntimeError as error:

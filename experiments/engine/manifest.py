@@ -1,4 +1,8 @@
-"""The manifest of a results directory, and the provenance of its numbers."""
+"""The manifest of a results directory, and the provenance of its numbers.
+
+The manifest is a JSON file that describes the run. The provenance of a number is the
+code, the versions, the devices and the data that made it.
+"""
 
 import json
 import re
@@ -16,16 +20,17 @@ from experiments.errors import UserError
 
 
 FORMAT = 2  # of the manifest and of the chunk files
-PROVENANCE = ("versions", "device", "data", "code")  # equal bits need all of them equal
+# Two runs give the same bits only if all of these are equal.
+PROVENANCE = ("versions", "device", "data", "code")
 WITHOUT_DATA = ("versions", "device", "code")  # known before the data are loaded
 OUR_FILES = re.compile(r"manifest\.json|cells\.csv(\.gz)?|report\.md|.*\.png|.*\.npz")
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a results directory.
+    """Read the manifest of a results directory.
 
     Raises:
-        UserError: there is no manifest, or it is damaged.
+        UserError: there is no manifest, it is damaged, or it is not that of a study.
     """
     path = folder / "manifest.json"
     try:
@@ -36,32 +41,35 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         ) from None
     except ValueError as error:
         raise UserError(
-            f"{path} is damaged ({error}): run the study with --resume, which writes "
+            f"{path} is damaged ({error}). Run the study with --resume, which writes "
             "it again."
         ) from None
 
 
 def read_if_valid(folder: Path) -> dict[str, Any] | None:
-    """The manifest; None if it is missing or damaged and has to be written.
+    """Read the manifest. None if it is missing or damaged and must be written.
 
     Raises:
-        UserError: there are files that no study wrote.
+        UserError: the folder has files that no study wrote, or the manifest is not that
+            of a study.
     """
+    # Read first: another process may write the manifest and more files at any time.
     names = [each.name for each in sorted(folder.glob("[!.]*"))]
     try:
         return _parse(folder / "manifest.json")
     except (FileNotFoundError, ValueError):
         pass
-    if foreign := [name for name in names if not OUR_FILES.fullmatch(name)]:
+    foreign = [name for name in names if not OUR_FILES.fullmatch(name)]
+    if foreign:
         raise UserError(
-            f"{folder} holds {foreign[0]} and no manifest.json that can be read, so it "
-            "is not a results directory: give another one with --out."
+            f"{folder} has the file {foreign[0]} and no valid manifest.json, so it is "
+            "not a results directory. Give another directory with --out."
         )
     return None
 
 
-def is_begun(folder: Path) -> bool:
-    """Whether a directory has any files."""
+def is_started(folder: Path) -> bool:
+    """Whether a directory has files, except for hidden ones."""
     return any(folder.glob("[!.]*"))
 
 
@@ -71,23 +79,26 @@ def is_finished(folder: Path) -> bool:
         manifest = read_manifest(folder)
     except UserError:
         return False
-    there = any(folder.glob("cells.csv*")) and (folder / "report.md").exists()
-    return "made by" in manifest and there
+    has_table = any(folder.glob("cells.csv*"))  # or cells.csv.gz
+    has_report = (folder / "report.md").exists()
+    # "made by" is written after the last run.
+    return "made by" in manifest and has_table and has_report
 
 
 def _parse(path: Path) -> dict[str, Any]:
     manifest = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(manifest, dict):
-        raise ValueError(f"it holds a {type(manifest).__name__}")
-    if lacking := {"format", "study", "hash"} - set(manifest):
+        raise ValueError(f"it is a {type(manifest).__name__} and not an object")
+    missing = {"format", "study", "hash"} - set(manifest)
+    if missing:
         raise UserError(
-            f"{path} is not the manifest of a study: it lacks "
-            f"{', '.join(sorted(lacking))}."
+            f"{path} is not the manifest of a study: it has no "
+            f"{', '.join(sorted(missing))}."
         )
     if manifest["format"] != FORMAT:
         raise UserError(
-            f"{path} has format {manifest['format']}, this program reads {FORMAT}: "
-            "run the study again, with another --out."
+            f"{path} has format {manifest['format']}, but this program reads format "
+            f"{FORMAT}. Run the study again with another --out."
         )
     return manifest
 
@@ -96,7 +107,7 @@ def _parse(path: Path) -> dict[str, Any]:
 
 
 def data_name(setup: TrainingSetup) -> str:
-    """The loader of a setup's data, as text."""
+    """Return the description of a setup's data loader, as text."""
     loader = describe(setup.data)
     return loader if isinstance(loader, str) else json.dumps(loader)
 
@@ -108,14 +119,14 @@ def current_provenance(
     setups: Iterable[TrainingSetup],
     sources: Sources,
 ) -> dict[str, Any]:
-    """Code, versions, devices and data of numbers that are made now.
+    """Return the code, versions, devices and data of numbers that are made now.
 
     Args:
-        cache: holds the loaded data.
+        cache: has the loaded data.
         study: the module of the study.
-        values: what makes the numbers, such as a static configuration.
-        setups: their data are listed.
-        sources: the modules that have been read.
+        values: the functions that make the numbers, or values that contain them.
+        setups: the setups whose data are listed.
+        sources: the modules that have been read already.
     """
     distinct = {digest(setup): setup for setup in setups}
     return {
@@ -131,7 +142,7 @@ def current_provenance(
 def differences(
     then: dict[str, Any], now: dict[str, Any], keys: Sequence[str] = PROVENANCE
 ) -> list[str]:
-    """What differs between two provenances, in words; of code, the modules."""
+    """Describe each difference between two provenances. For code, list the modules."""
     found = []
     for key in keys:
         old, new = then.get(key) or {}, now[key]
@@ -145,8 +156,11 @@ def differences(
 
 
 def mixing_error(what: str, other: Sequence[str]) -> UserError:
-    """An error that names what differs, and what to do about it."""
+    """Return the error for files with another provenance.
+
+    `what` is the beginning of the sentence, such as "DIR was started".
+    """
     return UserError(
-        f"{what} with other {' and other '.join(other)}: start again with another "
-        "--out, or use the stored files with --mix-revisions."
+        f"{what} with other {' and other '.join(other)}. Start again with another "
+        "--out, or use the stored files anyway with --mix-revisions."
     )

@@ -1,4 +1,4 @@
-"""Compiled programs on disk: a process finds those that others have compiled."""
+"""Compiled programs on disk, so that a program is compiled by one process only."""
 
 import platform
 import warnings
@@ -10,33 +10,34 @@ from experiments.engine.describe import digest
 
 
 CPU_INFO = Path("/proc/cpuinfo")
-FEATURES = ("flags", "features")  # on x86 and on ARM
+FEATURES = ("flags", "features")  # the names of the line on x86 and on ARM
 
 
 def use_persistent_cache(folder: Path) -> None:
-    """Use a folder as JAX's compilation cache, unless the user has chosen one.
+    """Use a folder as JAX's compilation cache, unless the user has set one.
 
-    The folder can be on a disk that different machines share. Each kind of processor
-    has a subfolder, as compiled code may use instructions that another one lacks.
+    Machines may share the folder. Each type of processor has its own subfolder, because
+    compiled code may use instructions that another processor does not have.
     """
     if jax.config.values["jax_compilation_cache_dir"] is not None:
         return
-    # Absolute, because the process may change its directory.
+    # An absolute path, because the process may change its working directory.
     path = folder.resolve() / processor_digest()
     jax.config.update("jax_compilation_cache_dir", str(path))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    # An entry that cannot be read is compiled again; one that cannot be written is
-    # lost.
+    # JAX warns about a damaged entry and about a full disk. In both cases the program
+    # is compiled again later, so the user need not do anything.
     message = "Error (reading|writing) persistent compilation cache entry"
     warnings.filterwarnings("ignore", message=message)
 
 
 def processor_digest() -> str:
-    """Twelve hex digits that change with the machine's type and its instructions."""
+    """Return a hash of the machine's type and the processor's instructions."""
     return digest([platform.system(), platform.machine(), _features()])
 
 
 def _features() -> list[str]:
+    """Return the instruction sets of the first core, else the processor's name."""
     try:
         lines = CPU_INFO.read_text(encoding="utf-8").splitlines()
     except OSError:

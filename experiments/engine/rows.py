@@ -1,4 +1,4 @@
-"""From stored cells to rows of the table: labels, and the order of the plan."""
+"""From stored cells to the rows of the table, with labels and in the plan's order."""
 
 import collections
 import itertools
@@ -12,41 +12,49 @@ from experiments.engine.store import Arrays, Store
 
 
 def table_rows(store: Store, groups: Sequence[SweepGroup]) -> list[Arrays]:
-    """The cells of the groups in their order, each item from one file.
+    """Read the cells of the groups, in their order.
 
     Returns:
-        The arrays of the file for these cells, with `label/NAME` of the group, `epoch`
-        of the measures, and `file` and `row`: where they are stored.
+        A list of parts. A part has cells of one group that are next to each other in
+        the plan and are stored in one file. Its arrays are those of the file for these
+        cells, and `label/NAME` of the group, `epoch` of the measures, `file` and `row`.
     """
-    return [rows for group in groups for rows in _rows_of(store, group)]
+    return [part for group in groups for part in _parts(store, group)]
 
 
-def _rows_of(store: Store, group: SweepGroup) -> Iterator[Arrays]:
+def _parts(store: Store, group: SweepGroup) -> Iterator[Arrays]:
     config = config_digest(group)
-    cells = python_hparams(group)
-    located = [(store.locations[cell_digest(config, hp)], hp) for hp in cells]
-    for name, same_file in itertools.groupby(located, lambda each: each[0][0]):
-        rows, hparams = zip(*((row, hp) for (_, row), hp in same_file), strict=True)
+    cells = [
+        (*store.locations[cell_digest(config, hparams)], hparams)
+        for hparams in python_hparams(group)
+    ]
+    for file, same_file in itertools.groupby(cells, lambda cell: cell[0]):
+        # From triples (file, row, hyper-parameters) to columns.
+        _, rows, hparams = zip(*same_file, strict=True)
         row = np.array(rows)
         part = {f"label/{n}": np.array(text) for n, text in group.labels.items()}
         part |= {f"cell/{n}": np.array([hp[n] for hp in hparams]) for n in hparams[0]}
-        for each, array in store.chunks[name].items():
-            if each.startswith(("measure/", "extract/")) or each == "diverged_at":
-                part[each] = array[row]
+        for name, array in store.chunks[file].items():
+            if name.startswith(("measure/", "extract/")) or name == "diverged_at":
+                part[name] = array[row]
+        # With curves a cell has several measurements at equal distances.
         count = part["measure/diverged"].shape[1]
         epoch = np.arange(1, count + 1) * group.config.epochs // count
-        yield part | {"epoch": epoch, "file": np.array(name), "row": row}
+        yield part | {"epoch": epoch, "file": np.array(file), "row": row}
 
 
 def files_used(
     rows: Sequence[Arrays], store: Store, names: Sequence[str]
 ) -> list[tuple[Arrays, float]]:
-    """The files with these names, each with the fraction of its cells that is used."""
+    """Return the files with these names, and the fraction of each that is used."""
+    # A set, because two groups may use one cell.
     cells = {(part["file"].item(), row) for part in rows for row in part["row"]}
     counts = collections.Counter(name for name, _ in cells)
-    return [
-        (chunk, counts[name] / len(chunk["diverged_at"]))
-        if (chunk := store.chunks.get(name)) is not None
-        else (store.measurements[name], 1.0)
-        for name in names
-    ]
+    found: list[tuple[Arrays, float]] = []
+    for name in names:
+        if name in store.chunks:
+            chunk = store.chunks[name]
+            found.append((chunk, counts[name] / len(chunk["diverged_at"])))
+        else:
+            found.append((store.measurements[name], 1.0))
+    return found

@@ -1,16 +1,17 @@
 """The files of a study: cells that all its plans share, and a directory for each plan.
 
     OUT/STUDY/chunks/0123456789ab.npz   cells of one program: measures, provenance
-    OUT/STUDY/HASH/manifest.json        the plan and its hash, and its provenance
+    OUT/STUDY/HASH/manifest.json        the plan, its hash and its provenance
     OUT/STUDY/HASH/shrink-adamw.npz     a measurement, which trains no cell
     OUT/STUDY/HASH/cells.csv            a row for each run, made from the cells
     OUT/STUDY/HASH/extracted.npz        arrays that a study extracts from its runs
     OUT/STUDY/HASH/curves.npz           measures after each segment
     OUT/STUDY/HASH/report.md, *.png     made from the files of HASH only
 
-A file is written under a temporary name and then renamed, so it is complete; a killed
-process loses only the file that it was writing. Processes on many machines may share
-the directories; merging is reading. All files are read once, before any training.
+A file is written under a temporary name and then renamed, so every file is complete. A
+killed process loses only the file that it was writing. Processes on many machines may
+share the directories without any other communication. All stored files are read once,
+before any training.
 """
 
 import json
@@ -32,53 +33,63 @@ from experiments.engine.training import Measurement
 from experiments.errors import UserError
 
 
-CHUNKS = "chunks"  # the folder, beside those of the plans
+CHUNKS = "chunks"  # the folder of the cells, next to the folders of the plans
 CHUNK_FILE = re.compile(r"[0-9a-f]{12}\.npz")
-DERIVED = (EXTRACTED, CURVES)  # written from the cells at the end
+DERIVED = (EXTRACTED, CURVES)  # made from the cells; they are not measurements
 Arrays = dict[str, np.ndarray]
 
 
 class Store(NamedTuple):
-    """What has been read so far."""
+    """The stored files that have been read so far."""
 
     folder: Path  # of the plan
-    chunk_folder: Path  # of all plans of the study
+    chunk_folder: Path  # of the study
     plan_hash: str
-    chunks: dict[str, Arrays]  # by file
-    locations: dict[str, tuple[str, int]]  # of each cell, by digest: file and row
+    chunks: dict[str, Arrays]  # by file name
+    locations: dict[str, tuple[str, int]]  # by hash of a cell: its file and row
     measurements: dict[str, Arrays]  # by name
 
 
 def open_store(
     folder: Path, manifest: dict[str, Any], resume: bool, mix_revisions: bool = False
 ) -> Store:
-    """Begin the directory of a plan or resume it, and read the files in it.
+    """Start or resume the directory of a plan, and read the stored files.
 
     Raises:
-        UserError: the directory belongs to another plan or to no study, it was begun
-            with other code, versions, devices or data and `mix_revisions` is false, or
-            it has been begun and `resume` is false.
+        UserError: the directory belongs to another plan or to no study; it was started
+            already and `resume` is false; or it was started with other code, versions,
+            devices or data and `mix_revisions` is false.
     """
-    store = Store(folder, folder.parent / CHUNKS, manifest["hash"], {}, {}, {})
-    begun = manifests.is_begun(folder)  # read first: another process may begin it now
+    store = Store(
+        folder,
+        chunk_folder=folder.parent / CHUNKS,
+        plan_hash=manifest["hash"],
+        chunks={},
+        locations={},
+        measurements={},
+    )
+    # Checked before the manifest is read, because another shard may write it now.
+    started = manifests.is_started(folder)
     found = manifests.read_if_valid(folder)
     if found is not None and found["hash"] != manifest["hash"]:
         raise UserError(
             f"{folder} belongs to another plan ({found['study']} {found['hash']}, not "
-            f"{manifest['hash']}): give another directory with --out."
+            f"{manifest['hash']}). Give another directory with --out."
         )
-    if begun and not resume:
+    if started and not resume:
         raise UserError(
-            f"{folder} has been begun: go on with {manifest['command']} --resume, or "
-            "give another directory with --out."
+            f"{folder} already has a run. Give another directory with --out, or resume "
+            f"the run with: {manifest['command']} --resume"
         )
     if found is None:
         path = folder / "manifest.json"
-        if begun:
-            print(f"{path} is missing or damaged: written again.", flush=True)
+        if started:
+            print(f"{path} is missing or damaged. It is written again.", flush=True)
         files.write_json(path, manifest)
-    elif not mix_revisions and (other := manifests.differences(found, manifest)):
-        raise manifests.mixing_error(f"{folder} was begun", other)
+    elif not mix_revisions:
+        other = manifests.differences(found, manifest)
+        if other:
+            raise manifests.mixing_error(f"{folder} was started", other)
     for each in (folder, store.chunk_folder):
         files.remove_abandoned(each)
     read_new_files(store)
@@ -89,28 +100,30 @@ def open_store(
 
 
 def read_new_files(store: Store) -> None:
-    """Read the files that are new; remove damaged ones with a message.
+    """Read the files that are new. Remove damaged ones and print a message.
 
     Raises:
-        UserError: there is a file that no study wrote.
+        UserError: no study wrote one of the files.
     """
     for path in sorted(store.chunk_folder.glob("[!.]*")):
         if not CHUNK_FILE.fullmatch(path.name):
             raise UserError(
-                f"{path} is not a file of a study: move it elsewhere, or give another "
+                f"{path} is not a file of a study. Move it elsewhere, or give another "
                 "directory with --out."
             )
-        if path.name not in store.chunks and (arrays := _read_or_remove(path)):
-            _index(store, path.name, arrays)
+        if path.name not in store.chunks:
+            arrays = _read_or_remove(path)
+            if arrays is not None:
+                _index(store, path.name, arrays)
     for path in sorted(store.folder.glob("[!.]*.npz")):
-        if path.name in DERIVED or path.stem in store.measurements:
-            continue
-        if arrays := _read_or_remove(path, store.plan_hash):
-            store.measurements[path.stem] = arrays
+        if path.name not in DERIVED and path.stem not in store.measurements:
+            arrays = _read_or_remove(path, store.plan_hash)
+            if arrays is not None:
+                store.measurements[path.stem] = arrays
 
 
 def stored_cells(chunk_folder: Path) -> set[str]:
-    """The digests of the stored cells, for a preview: nothing is removed."""
+    """Return the hashes of the stored cells, for a preview. Nothing is removed."""
     found: set[str] = set()
     for path in chunk_folder.glob("[!.]*.npz"):
         try:
@@ -123,7 +136,11 @@ def stored_cells(chunk_folder: Path) -> set[str]:
 
 
 def _read_or_remove(path: Path, plan_hash: str | None = None) -> Arrays | None:
-    """The arrays of a chunk, or of a measurement of this plan; None if damaged."""
+    """Read a chunk, or a measurement of the plan. Remove it if it is not valid.
+
+    Returns:
+        The arrays; None if the file was removed.
+    """
     try:
         before = path.stat()
     except FileNotFoundError:
@@ -142,25 +159,25 @@ def _read_or_remove(path: Path, plan_hash: str | None = None) -> Arrays | None:
 
 
 def _find_fault(path: Path, arrays: Arrays, plan_hash: str | None) -> str | None:
-    """What is wrong with a file whose bytes are complete."""
+    """Return what is wrong with a file whose bytes are undamaged, or None."""
     if plan_hash is not None:
-        signed = arrays.get("plan") == np.array(plan_hash) and "provenance" in arrays
-        return None if signed else "belongs to another plan"
+        is_ours = arrays.get("plan") == np.array(plan_hash) and "provenance" in arrays
+        return None if is_ours else "belongs to another plan"
     if not {"format", "config", "provenance", "diverged_at"} <= set(arrays):
         return "is not a chunk of cells"
     if arrays["format"] != FORMAT:
         raise UserError(
-            f"{path} has format {arrays['format']}, this program reads {FORMAT}: give "
-            "another directory with --out."
+            f"{path} has format {arrays['format']}, but this program reads format "
+            f"{FORMAT}. Give another directory with --out."
         )
     if path.name != _file_name(_cells(arrays)):
-        return "holds other cells than its name says"
+        return "has a name that does not match its cells"
     return None
 
 
 def _remove(path: Path, fault: str, before: os.stat_result) -> None:
     """Remove a file, unless another process has just replaced it."""
-    print(f"{path} {fault}: removed, and made again.", flush=True)
+    print(f"{path} {fault}. It is removed and made again.", flush=True)
     try:
         now = path.stat()
     except FileNotFoundError:
@@ -174,7 +191,7 @@ def _one_line(error: Exception) -> str:
 
 
 def _cells(arrays: Arrays) -> list[str]:
-    """The digests of the cells of a chunk, by row."""
+    """Return the hashes of the cells of a chunk, by row."""
     numbers = {
         name.removeprefix("cell/"): array.tolist()
         for name, array in arrays.items()
@@ -190,14 +207,15 @@ def _file_name(cells: Sequence[str]) -> str:
 
 
 def _index(store: Store, name: str, arrays: Arrays) -> None:
-    """Add a chunk. If two files have one cell, the smaller file name wins.
+    """Add a chunk. If two files have the same cell, the smaller file name wins.
 
-    The last digits differ if the files were made with different numbers of parallel
-    cells, and all processes must use the same file, in whichever order they read.
+    The last digits of the two differ if different numbers of cells were trained in
+    parallel. So all processes must use the same file, whatever the order in which they
+    read the files.
     """
     store.chunks[name] = arrays
     for row, cell in enumerate(_cells(arrays)):
-        location = name, row
+        location = (name, row)
         store.locations[cell] = min(store.locations.get(cell, location), location)
 
 
@@ -205,10 +223,10 @@ def _index(store: Store, name: str, arrays: Arrays) -> None:
 
 
 def save(path: Path, arrays: Arrays, provenance: dict[str, Any]) -> Arrays:
-    """Write a file atomically; returns its arrays."""
-    signed = arrays | {"provenance": np.array(json.dumps(provenance))}
-    files.write_arrays(path, signed)
-    return signed
+    """Write arrays and their provenance to a file. Return what was written."""
+    stored = arrays | {"provenance": np.array(json.dumps(provenance))}
+    files.write_arrays(path, stored)
+    return stored
 
 
 def save_cells(
@@ -218,7 +236,15 @@ def save_cells(
     arrays: Arrays,
     provenance: dict[str, Any],
 ) -> None:
-    """Write trained cells of a configuration, for this plan and all others."""
+    """Write trained cells of a configuration, for all plans of the study.
+
+    Args:
+        store: the store.
+        config: the hash that the cells have in common, see `config_digest`.
+        cells: hyper-parameters by hash, in the order of the arrays' rows.
+        arrays: the arrays of `train_chunk`.
+        provenance: their provenance.
+    """
     numbers = list(cells.values())
     columns = {f"cell/{n}": np.array([c[n] for c in numbers]) for n in numbers[0]}
     head = {"format": np.array(FORMAT), "config": np.array(config)}
@@ -230,31 +256,31 @@ def save_cells(
 def save_measurement(
     store: Store, measurement: Measurement, arrays: Arrays, provenance: dict[str, Any]
 ) -> None:
-    """Write a measurement, which belongs to this plan only."""
-    signed = arrays | {"plan": np.array(store.plan_hash)}
+    """Write a measurement. It belongs to this plan only."""
+    with_plan = arrays | {"plan": np.array(store.plan_hash)}
     path = store.folder / f"{measurement.name}.npz"
-    store.measurements[measurement.name] = save(path, signed, provenance)
+    store.measurements[measurement.name] = save(path, with_plan, provenance)
 
 
-# --- Using it ---------------------------------------------------------------------
+# --- Use --------------------------------------------------------------------------
 
 
 def stored_provenance(arrays: Arrays) -> dict[str, Any]:
-    """The code, versions, devices and data that made a file."""
+    """Return the code, versions, devices and data that made a file."""
     return json.loads(arrays["provenance"].item())
 
 
 def read_measurements(folder: Path, prefix: str) -> list[Arrays]:
-    """The measurements whose names start with `prefix`, in order, for a report.
+    """Read the measurements whose names start with `prefix`, sorted, for a report.
 
     Raises:
-        UserError: there are none, or one is damaged.
+        UserError: there is no such measurement, or one is damaged.
     """
     paths = sorted(folder.glob(f"{prefix}*.npz"))
     if not paths:
         raise UserError(
-            f"{folder} holds no {prefix}*.npz, which this report is made from: run the "
-            "study again."
+            f"{folder} has no {prefix}*.npz, which the report needs. Delete report.md "
+            "and run the study with --resume."
         )
     return [_read_for_report(path) for path in paths]
 
@@ -264,6 +290,6 @@ def _read_for_report(path: Path) -> Arrays:
         return files.read_arrays(path)
     except ValueError as error:
         raise UserError(
-            f"{path} is damaged ({error}): delete it and report.md, and run the study "
-            "again with --resume."
+            f"{path} is damaged ({error}). Delete it and report.md, then run the study "
+            "with --resume."
         ) from None

@@ -1,7 +1,7 @@
 """A study: stages of cells that are trained, and of measurements.
 
-A study asks one question. Its stages run one after another, because a stage may need
-the results of those before it; the cells of one stage are independent.
+A study asks one question. Its stages run one after another, because a stage may depend
+on the results of earlier stages. The cells of one stage are independent.
 """
 
 from collections.abc import Callable, Sequence
@@ -34,27 +34,27 @@ WEEK = 7 * 24 * 3600.0  # seconds
 
 
 class Stage(NamedTuple):
-    """Groups of cells that are trained, and measurements."""
+    """Groups of cells, and measurements, that may run at the same time."""
 
     name: str
-    runs: int  # at most; a measurement is not a run
-    # from the table of the stages before
+    runs: int  # the number of runs, at most; a measurement is not a run
+    # the table of the earlier stages -> the items of this stage
     make: Callable[[cells.Table], Sequence[SweepGroup | Measurement]]
 
 
 class Study(NamedTuple):
-    """One question: what runs, and how its report is written."""
+    """One question: the runs that answer it, and the report."""
 
     name: str
-    plan: Any  # frozen dataclass: all numbers that decide the results, and `chunk`
+    plan: Any  # frozen dataclass with all numbers that decide the results, and `chunk`
     stages: tuple[Stage, ...]
-    report: Callable[[Path], str]  # writes report and figures; returns the verdict
+    report: Callable[[Path], str]  # writes report and figures, returns the verdict
     setups: tuple[TrainingSetup, ...] = ()  # of measurements
-    file: str | None = None  # outside the package: its path relative to the results
+    file: str | None = None  # of a study outside the package, relative to the results
 
     @property
     def runs(self) -> int:
-        """Of all stages."""
+        """The number of runs of all stages, at most."""
         return sum(stage.runs for stage in self.stages)
 
     @property
@@ -64,7 +64,7 @@ class Study(NamedTuple):
 
 
 def hash_of(study: Study) -> str:
-    """A hash that changes with any number of the plan and any cell of stage one."""
+    """Return a hash of all numbers of the plan and all cells of the first stage."""
     first = [
         describe(item) if isinstance(item, SweepGroup) else item.name
         for item in study.stages[0].make({})
@@ -73,18 +73,18 @@ def hash_of(study: Study) -> str:
 
 
 def folder_of(study: Study, out: Path) -> Path:
-    """The results directory of this plan."""
+    """Return the results directory of the plan."""
     return out / study.name / hash_of(study)
 
 
 def setups_of(study: Study) -> list[TrainingSetup]:
-    """The setups of the first stage, and those that the study lists."""
+    """Return the setups of the first stage, and those that the study lists."""
     groups = [g for g in study.stages[0].make({}) if isinstance(g, SweepGroup)]
     return [group.config.setup for group in groups] + list(study.setups)
 
 
 def first_stage_functions(study: Study) -> list[Any]:
-    """The functions that the first stage calls, or values that hold them."""
+    """Return the functions of the first stage, or values that contain them."""
     return [
         (item.config, item.extract) if isinstance(item, SweepGroup) else item.measure
         for item in study.stages[0].make({})
@@ -97,7 +97,7 @@ def new_manifest(
     command: str,
     sources: Sources | None = None,
 ) -> dict[str, Any]:
-    """What is known before the first run. Loads the data to add their checksums."""
+    """Make the manifest at the start of a run. Loads the data for their checksums."""
     return {
         "format": manifests.FORMAT,
         "study": study.name,
@@ -112,7 +112,6 @@ def new_manifest(
             {} if sources is None else sources,
         ),
         "plan": describe(study.plan),
-        "chunk": study.plan.chunk,
         "stages": {stage.name: stage.runs for stage in study.stages},
         "runs": study.runs,
     }
@@ -132,23 +131,24 @@ def run(
     """Train the missing cells of this shard, stage by stage.
 
     Args:
-        study: what runs; its results go to `out`.
+        study: the study.
         out: the directory of all studies.
         command: the command line, for the manifest.
-        progress: called as the runs advance.
-        resume: go on with a directory that has been begun.
-        shard: the cells that this process trains; it waits for the others.
-        wait: for how many seconds at most, in each stage.
+        progress: callbacks that report progress.
+        resume: use the files of a directory that has a run already.
+        shard: decides which cells this process trains. It waits for the others.
+        wait: the longest wait for other shards in a stage, in seconds.
         mix_revisions: use cells that other code, versions, devices or data made.
 
     Returns:
-        The results directory, and what other shards have not finished. If that is
-        None, the directory has its table and its final manifest.
+        The results directory, and the cells that other shards have not finished. If
+        these are None, the directory has its table and its final manifest.
     """
     cache, sources = compilation_cache.new_cache(), Sources()
     folder = folder_of(study, out)
     progress.set_description("loading the data")
     manifest = new_manifest(study, cache, command, sources)
+    # Another shard may have started the directory.
     resume = resume or shard.count > 1
     store = stores.open_store(folder, manifest, resume, mix_revisions)
     session = Session(
@@ -164,9 +164,9 @@ def run(
     rows: list[stores.Arrays] = []
     for stage in study.stages:
         items = stage.make(cells.from_chunks(rows))
-        made = run_stage(session, stage.name, items)
-        if isinstance(made, MissingCells):
-            return folder, made
-        rows += made
+        result = run_stage(session, stage.name, items)
+        if isinstance(result, MissingCells):
+            return folder, result
+        rows += result
     write_results(session, rows)
     return folder, None

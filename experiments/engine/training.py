@@ -1,8 +1,9 @@
-"""Train the cells of a chunk in parallel: one chunk is one file.
+"""Train the cells of a chunk in parallel. A chunk becomes one file.
 
-A chunk with fewer cells is padded with copies, which are dropped later: a smaller batch
-would need a program of its own. If a chunk does not fit into memory, the number of
-parallel cells is halved.
+A program has a fixed number of cells. A smaller chunk is padded with copies of its last
+cell, which are dropped after training, because a smaller batch would need another
+compilation. If a chunk does not fit into memory, the number of parallel cells is
+halved.
 """
 
 from collections.abc import Callable
@@ -18,15 +19,15 @@ from experiments.engine.devices import out_of_memory
 
 
 class Progress(NamedTuple):
-    """Callbacks that report progress; each call may raise `Interrupted`."""
+    """Callbacks that report progress. Each call may raise `Interrupted`."""
 
-    set_description: Callable[[str], None]  # what is being done
-    advance: Callable[[float], None]  # by how many runs
-    count_diverged: Callable[[int], None]  # how many more runs have diverged
+    set_description: Callable[[str], None]  # the current work
+    advance: Callable[[float], None]  # number of runs, may be a fraction
+    count_diverged: Callable[[int], None]  # number of new diverged runs
 
 
 class Measurement(NamedTuple):
-    """Something that is measured and not trained, in one call and into one file."""
+    """A measurement that trains no cell of the table: one call makes one file."""
 
     name: str
     measure: Callable[[CompilationCache, Progress], dict[str, np.ndarray]]
@@ -42,10 +43,10 @@ def train_chunk(
     """Train the cells, `size` in parallel or as many as fit into memory.
 
     Returns:
-        `measure/NAME` [cells, measured] for every measure, after every segment with
-        curves and after the last one without, `diverged_at` [cells],
-        `extract/NAME` [cells, ...] for the arrays that the group extracts, and
-        `parallel`, the number of cells that ran in parallel.
+        `measure/NAME` [cells, times] for every measure: after every segment with
+        curves, else after the last one. `diverged_at` [cells]. `extract/NAME`
+        [cells, ...] for the arrays that the group extracts. `parallel`, the number of
+        cells that were trained in parallel.
     """
     parts: list[dict[str, np.ndarray]] = []
     while cells:
@@ -64,8 +65,9 @@ def train_chunk(
             compilation_cache.halve_parallel(cache, group.config, parallel)
         else:
             cells = cells[parallel:]
-    joined = {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
-    return joined | {"parallel": np.asarray(joined.pop("parallel").min())}
+    joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    # The number may have been halved between two parts.
+    return joined | {"parallel": np.asarray(joined["parallel"].min())}
 
 
 def _train_parallel(
@@ -75,8 +77,10 @@ def _train_parallel(
     cells: tuple[HParams, ...],
     progress: Progress,
 ) -> dict[str, np.ndarray]:
+    """Train at most as many cells as the program has."""
     task, config, count = compiled.compiled_task, compiled.config, len(cells)
-    padded = columns(cells + cells[-1:] * (task.parallel - count))
+    padding = (cells[-1],) * (task.parallel - count)
+    padded = columns(cells + padding)
     hparams, run_data, carry = program.start(compiled, padded)
     measured: list[dict[str, np.ndarray]] = []
     for segment in range(config.segments):
@@ -95,15 +99,23 @@ def _train_parallel(
         for name in measured[0]
     }
     steps = config.epochs * task.task.steps_per_epoch
-    at = np.asarray(carry.diverged_at)
-    # The last update can break the weights after all losses were finite.
-    at = np.where(diverged & (at == program.NEVER), steps, at)
-    arrays["diverged_at"] = at.astype(np.int32)
-    if group.extract:
+    arrays["diverged_at"] = _diverged_at(carry, diverged, steps)
+    if group.extract is not None:
         extract = compilation_cache.get_extractor(
             cache, group.extract, config, task.parallel
         )
         extracted = extract(carry.params)
         arrays |= {f"extract/{name}": np.asarray(x) for name, x in extracted.items()}
-    arrays = {name: array[:count] for name, array in arrays.items()}
+    arrays = {name: array[:count] for name, array in arrays.items()}  # no padding
     return arrays | {"parallel": np.array([task.parallel], np.int32)}
+
+
+def _diverged_at(carry: program.Carry, diverged: np.ndarray, steps: int) -> np.ndarray:
+    """Return the step at which each cell diverged, int32[cells]; -1 for never.
+
+    It is `steps` if all losses were finite, but the weights after the last update are
+    not.
+    """
+    recorded = np.asarray(carry.diverged_at)
+    in_last_update = diverged & (recorded == program.NEVER)
+    return np.where(in_last_update, steps, recorded).astype(np.int32)

@@ -47,7 +47,7 @@ def provenance_table(manifest: dict[str, Any]) -> str:
     rows = {
         "command": f"`{manifest['command']}`",
         "plan": manifest["hash"],
-        "cells in parallel": f"{parallel} (plan: {manifest['chunk']})",
+        "cells in parallel": f"{parallel} (plan: {manifest['plan']['chunk']})",
         "device": f"{device['count']} × {device['kind']}",
         "runs": str(manifest["runs"]),
         "seconds": f"{seconds['run']:.0f}, compilation {seconds['compile']:.0f}",

@@ -1,0 +1,1 @@
+"""What all other folders use: leaf paths, dtypes, checked strengths, text tables."""

@@ -1,0 +1,58 @@
+"""Dtypes: arithmetic happens in float32 or wider; results keep the caller's dtypes."""
+
+import numbers
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+def compute_dtype(*leaves: Any) -> Any:
+    """The dtype for arithmetic on these leaves.
+
+    It is float32, or the wider or complex dtype that one of the leaves has.
+    """
+    dtypes = [dtype_of(leaf) for leaf in leaves]
+    wide = [d for d in dtypes if not jnp.issubdtype(d, jnp.floating) or _is_wide(d)]
+    # Strict promotion would refuse to combine, for example, float32 and float64.
+    with jax.numpy_dtype_promotion("standard"):
+        return jnp.result_type(jnp.float32, *wide)
+
+
+def _is_wide(dtype: Any) -> bool:
+    return jnp.finfo(dtype).bits > 32
+
+
+def dtype_of(leaf: Any) -> Any:
+    """The dtype that JAX gives to a leaf; for a non-numeric leaf its Python type."""
+    if isinstance(leaf, numbers.Number):
+        return jnp.result_type(leaf)
+    dtype = getattr(leaf, "dtype", type(leaf))
+    numeric = jnp.issubdtype(dtype, jnp.number)
+    return jax.dtypes.canonicalize_dtype(dtype) if numeric else dtype
+
+
+def is_inexact(leaf: Any) -> bool:
+    """Whether the leaf holds real or complex floating-point numbers."""
+    return jnp.issubdtype(dtype_of(leaf), jnp.inexact)
+
+
+def cast_like(new: Any, old: Any) -> Any:
+    """Cast ``new`` to the dtype of ``old``; without a copy if it has that dtype."""
+    dtype = dtype_of(old)
+    return new if dtype_of(new) == dtype else jnp.asarray(new).astype(dtype)
+
+
+def to_float32(leaf: Any) -> Any:
+    """Cast a float of 16 bits or fewer to float32; leave any other leaf unchanged."""
+    if not is_inexact(leaf):
+        return leaf
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        dtype = compute_dtype(leaf)
+        return jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=leaf.sharding)
+    return jnp.asarray(leaf, compute_dtype(leaf))
+
+
+def strip_weak_type(leaf: Any) -> Any:
+    """Drop JAX's weak type, so that the dtype is the same after the first update."""
+    return jnp.asarray(leaf, leaf.dtype) if isinstance(leaf, jax.Array) else leaf

@@ -1,0 +1,148 @@
+"""Strengths: one number λ ≥ 0, as a float, a 0-d array, a tracer or a schedule.
+
+A value that is concrete while the program is traced is checked and becomes a Python
+float. A traced value passes through unchanged; the code never branches on it.
+"""
+
+import math
+import numbers
+import reprlib
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import jax
+import jax.core
+import jax.numpy as jnp
+import numpy as np
+
+from decayax._core.dtypes import compute_dtype
+
+
+# A real number or a 0-d array of one.
+Scalar: TypeAlias = float | np.number | np.ndarray | jax.Array
+Schedule: TypeAlias = Callable[[Any], jax.typing.ArrayLike]  # step -> value
+ScalarOrSchedule: TypeAlias = Scalar | Schedule
+# A checked strength: a float if the value is concrete, else an array or a tracer.
+Strength: TypeAlias = float | jax.Array
+
+STRENGTH_HINT = "Pass a number >= 0, such as 0.01, or 0.0 for no decay."
+NUMBER_HINT = "Pass one number >= 0."
+
+
+def as_strength(
+    name: str, argument: str, value: Any, hint: str | None = None
+) -> Strength:
+    """Check one strength.
+
+    Args:
+        name: public name of the function, for the error.
+        argument: the argument's name, for the error.
+        value: what the user passed.
+        hint: what to pass instead, for the error. None: the hints for a weight decay.
+
+    Returns:
+        A Python float if the value is concrete; the 0-d array itself if it is a tracer
+        or is distributed over several processes.
+
+    Raises:
+        TypeError: not a real number (booleans, strings, None, containers).
+        ValueError: not 0-d, negative, NaN or infinite.
+    """
+    must = f"{name}: {argument} must be"
+    require_real(must, value, hint or STRENGTH_HINT)
+    shape = getattr(value, "shape", ())
+    if shape != ():
+        per_parameter = "For one strength per parameter, pass mask= a tree of numbers."
+        raise ValueError(
+            f"{must} one number, got an array of shape {shape}. {hint or per_parameter}"
+        )
+    if isinstance(value, jax.Array) and not is_concrete(value):
+        return value
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"{must} finite, got {number}. {hint or STRENGTH_HINT}")
+    if number < 0:
+        sign = f"Pass {-number}; the transform applies the minus sign itself."
+        raise ValueError(f"{must} >= 0, got {number}. {hint or sign}")
+    return number
+
+
+def require_real(must: str, value: Any, hint: str) -> None:
+    """Raise a TypeError unless the value is a real number or an array of them.
+
+    Args:
+        must: beginning of the error: "adamw: weight_decay must be".
+        value: what the user passed.
+        hint: end of the error: what to pass instead.
+    """
+    if isinstance(value, bool | np.bool_):
+        raise TypeError(f"{must} a number, got the boolean {value}. {hint}")
+    if not isinstance(value, numbers.Real | np.generic | np.ndarray | jax.Array):
+        raise TypeError(f"{must} a number, got {short_repr(value)}. {hint}")
+    dtype = getattr(value, "dtype", np.dtype(float))
+    if not any(jnp.issubdtype(dtype, kind) for kind in (jnp.floating, jnp.integer)):
+        raise TypeError(f"{must} a real number, got an array of dtype {dtype}. {hint}")
+
+
+def as_average_rate(name: str, argument: str, value: Any) -> Strength:
+    """Check the decay rate β of a moving average: a number in [0, 1)."""
+    hint = "Pass a number in [0, 1), such as 0.9."
+    rate = as_strength(name, argument, value, hint)
+    if isinstance(rate, float) and rate >= 1.0:
+        raise ValueError(
+            f"{name}: {argument} must be < 1, got {rate}. {hint} "
+            "(optax.inject_hyperparams rounds 0.999 to 1 if the parameters are "
+            "bfloat16: pass it hyperparam_dtype=jnp.float32.)"
+        )
+    return rate
+
+
+def strength_at(
+    name: str,
+    argument: str,
+    value: ScalarOrSchedule,
+    step: jax.Array | None,
+    hint: str | None = None,
+) -> Strength:
+    """The checked strength at a step: the value itself, or the schedule's value."""
+    if callable(value):
+        scheduled = f"the value of the {argument} schedule"
+        return as_strength(name, scheduled, value(step), hint)
+    return as_strength(name, argument, value, hint)
+
+
+def lr_scaled_strength(
+    name: str, learning_rate: ScalarOrSchedule, weight_decay: ScalarOrSchedule
+) -> ScalarOrSchedule:
+    """The strength γ_tλ_t; a schedule if one of the two is a schedule."""
+
+    def at(step: jax.Array | None) -> Strength:
+        gamma = strength_at(name, "learning_rate", learning_rate, step, NUMBER_HINT)
+        return times(gamma, strength_at(name, "weight_decay", weight_decay, step))
+
+    return at if callable(learning_rate) or callable(weight_decay) else at(None)
+
+
+def times(a: Strength, b: Strength) -> Strength:
+    """The product of two strengths; a float if both are concrete."""
+    if isinstance(a, float) and isinstance(b, float):
+        return a * b
+    dtype = compute_dtype(*(x for x in (a, b) if not isinstance(x, float)))
+    return jnp.asarray(a, dtype) * jnp.asarray(b, dtype)
+
+
+def is_zero(strength: Strength) -> bool:
+    """Whether the strength is concrete and 0."""
+    return isinstance(strength, float) and strength == 0.0
+
+
+def is_concrete(value: Any) -> bool:
+    """Whether this process can read the value now: not traced, fully addressable."""
+    if isinstance(value, jax.core.Tracer):
+        return False
+    return not isinstance(value, jax.Array) or value.is_fully_addressable
+
+
+def short_repr(value: Any) -> str:
+    """A value and its type in a few words, for an error."""
+    return f"{reprlib.repr(value)} of type {type(value).__name__}"

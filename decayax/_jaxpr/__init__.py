@@ -1,0 +1,1 @@
+"""Jaxpr analysis: how the updates of an optimizer depend on the parameters."""

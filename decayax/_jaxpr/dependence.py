@@ -1,0 +1,159 @@
+"""How an optimizer treats weights, read from its jaxpr without running it.
+
+- `is_elementwise`: does the update of a weight depend on that weight only?
+- `same_operations`: does the optimizer run the same program on smaller shapes?
+- `update_dependencies`: does a derivative show how the updates depend on the params?
+
+`dataflow` propagates the dependencies.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+from jax.extend import core
+
+from decayax._jaxpr.dataflow import (
+    Dependency,
+    ELEMENTWISE_INPUT,
+    fixed_point,
+    INDEPENDENT,
+    Kind,
+    propagate,
+    subjaxprs,
+)
+
+
+ExtraArgs = Callable[[Any], dict[str, Any]]  # step -> keywords of `update`
+
+
+def trace_update(
+    optimizer: optax.GradientTransformation, params: optax.Params, extra_args: ExtraArgs
+) -> core.ClosedJaxpr:
+    """The jaxpr of one update, (gradients, state, params) -> (updates, state).
+
+    Args:
+        optimizer: any Optax optimizer, or an object with ``init`` and ``update``.
+        params: arrays or ``jax.ShapeDtypeStruct``s.
+        extra_args: step -> further keywords of ``update``.
+    """
+    # Annotated, because optax's type of `update` does not admit extra arguments.
+    update_fn: Callable[..., Any] = optimizer.update
+
+    def update(gradients: Any, state: Any, params: Any) -> Any:
+        return update_fn(gradients, state, params, **extra_args(0))
+
+    state = jax.eval_shape(optimizer.init, params)
+    return jax.make_jaxpr(update)(params, state, params)
+
+
+def is_elementwise(
+    optimizer: optax.GradientTransformation,
+    params: optax.Params,
+    program: core.ClosedJaxpr,
+) -> bool:
+    """Whether each update depends on its own weight only.
+
+    "Its own weight" includes the gradient and the state of that weight, in all steps.
+
+    Args:
+        optimizer: as for :func:`trace_update`.
+        params: as for :func:`trace_update`.
+        program: the result of :func:`trace_update`.
+    """
+    data = [ELEMENTWISE_INPUT] * len(jax.tree.leaves(params))
+    state = propagate(jax.make_jaxpr(optimizer.init)(params).jaxpr, data)
+
+    def update(state: list[Dependency]) -> list[Dependency]:
+        return propagate(program.jaxpr, [*data, *state, *data])
+
+    def next_state(state: list[Dependency]) -> list[Dependency]:
+        outputs = update(state)
+        return outputs[len(outputs) - len(state) :]
+
+    outputs = update(fixed_point(next_state, state))
+    updates = outputs[: len(outputs) - len(state)]
+    return all(dep.kind != Kind.MIXED for dep in updates)
+
+
+def same_operations(first: core.ClosedJaxpr, second: core.ClosedJaxpr) -> bool:
+    """Whether two programs run the same operations with the same scalar constants.
+
+    The programs may have inputs of different shapes. A program with an array constant
+    is never the same as another one, because the array may depend on the shape.
+    """
+    signature = op_signature(first)
+    return signature is not None and signature == op_signature(second)
+
+
+def op_signature(program: core.ClosedJaxpr) -> list[tuple[Any, ...]] | None:
+    """The operations of a program in order, with scalar constants but without shapes.
+
+    None if the program holds an array constant.
+    """
+    signature = _op_signature(program.jaxpr, program.consts)
+    has_arrays = any(None in operation for operation in signature)
+    return None if has_arrays else signature
+
+
+def _op_signature(jaxpr: core.Jaxpr, consts: Sequence[Any]) -> list[tuple[Any, ...]]:
+    """One tuple for each constant and operation, of inner programs too."""
+    signature: list[tuple[Any, ...]] = [(_scalar_str(const),) for const in consts]
+    for eqn in jaxpr.eqns:
+        literals = [x.val for x in eqn.invars if isinstance(x, core.Literal)]
+        signature.append((eqn.primitive.name, *map(_scalar_str, literals)))
+        if eqn.primitive.name == "iota":  # counts rows: its values depend on the shape
+            signature.append((eqn.params["shape"],))
+        for inner in subjaxprs(eqn):
+            signature += _op_signature(inner, ())
+    return signature
+
+
+def _scalar_str(value: Any) -> str | None:
+    """A scalar as text; None for an array."""
+    return str(value) if np.shape(value) == () else None
+
+
+class UpdateDependencies(NamedTuple):
+    """How the updates of one step depend on the params of that step."""
+
+    updates: list[Dependency]  # one for each leaf of the updates
+    has_jvp: bool  # False if the step contains a jax.custom_vjp, which has no JVP
+
+
+def update_dependencies(
+    step: Callable[[Any, Any], Any], state: optax.OptState, params: optax.Params
+) -> UpdateDependencies:
+    """How each update of ``step(state, params) -> (updates, state)`` depends on params.
+
+    An update is also nondifferentiable if it depends on a state that was made from
+    earlier params: a derivative at fixed state does not show that dependence.
+    """
+    program, (updates, _) = jax.make_jaxpr(step, return_shape=True)(state, params)
+    data = [ELEMENTWISE_INPUT] * len(jax.tree.leaves(params))
+    num_updates = len(jax.tree.leaves(updates))
+
+    def next_state(state: list[Dependency]) -> list[Dependency]:
+        new = propagate(program.jaxpr, [*state, *data])[num_updates:]
+        # In the next step this state is fixed, but it has seen the params.
+        return [
+            Dependency(
+                Kind.CONSTANT, dep.nondifferentiable or dep.kind != Kind.CONSTANT
+            )
+            for dep in new
+        ]
+
+    old_state = fixed_point(next_state, [INDEPENDENT] * len(jax.tree.leaves(state)))
+    outputs = propagate(program.jaxpr, [*old_state, *data])
+    return UpdateDependencies(outputs[:num_updates], _has_jvp(program.jaxpr))
+
+
+def _has_jvp(jaxpr: core.Jaxpr) -> bool:
+    """Whether no part of a program defines its derivative by ``jax.custom_vjp``."""
+    return all(
+        not eqn.primitive.name.startswith("custom_vjp_call")
+        and all(map(_has_jvp, subjaxprs(eqn)))
+        for eqn in jaxpr.eqns
+    )

@@ -1,0 +1,1 @@
+"""The matched pairs: each optimizer is a chain of the transforms."""

@@ -1,0 +1,167 @@
+"""Adam with L2, which √v̂ divides, and with decoupled decay, which it does not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import optax
+
+from decayax._core.strength import Scalar, ScalarOrSchedule
+from decayax._optimizers.stages import adam_stage, chain_in_float32, learning_rate_stage
+from decayax._transforms.places import add_l2_to_grad, decoupled_decay
+from decayax.masks._resolve import MaskOrFn
+
+
+def adam_l2(
+    learning_rate: ScalarOrSchedule,
+    b1: Scalar = 0.9,
+    b2: Scalar = 0.999,
+    eps: Scalar = 1e-8,
+    eps_root: Scalar = 0.0,
+    mu_dtype: Any | None = None,
+    weight_decay: ScalarOrSchedule = 1e-4,
+    mask: MaskOrFn = None,
+    *,
+    nesterov: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Adam with L2 in the gradient: torch's ``Adam(weight_decay)``.
+
+    .. math::
+        d_t = g_t + \lambda_t\theta_t, \qquad
+        \theta_{t+1} = \theta_t
+            - \gamma_t \frac{\hat m_t(d)}{\sqrt{\hat v_t(d)} + \epsilon}
+
+    The penalty enters both moments. Weights with large gradients hardly decay; the
+    decay of a weight with zero gradient does not depend on :math:`\lambda`. Use it to
+    compare with :func:`adamw`, and to port recipes that used it.
+
+    Complex gradients: :math:`v` is the average of :math:`|g|^2`, as in optax. torch
+    treats real and imaginary parts as two weights; wrap the optimizer in
+    ``optax.contrib.split_real_and_imaginary`` for that.
+
+    Args:
+        learning_rate: :math:`\gamma_t \ge 0`, a value or a schedule (step -> value).
+        b1: :math:`\beta_1` in [0, 1), per step.
+        b2: :math:`\beta_2` in [0, 1), per step.
+        eps: :math:`\epsilon \ge 0`, in units of a gradient, outside the root.
+        eps_root: added to :math:`\hat v` inside the root; >= 0. With 0, derivatives
+            through Optax's root are NaN where weight and gradient are 0. Use
+            ``eps_root > 0`` for meta-gradients.
+        mu_dtype: dtype of :math:`m`; None: that of the parameters.
+        weight_decay: :math:`\lambda`, as for :func:`add_l2_to_grad`.
+        mask: which parameters decay, as for :func:`decoupled_decay`.
+        nesterov: Nesterov's momentum (NAdam).
+
+    Returns:
+        An optimizer that keeps the dtypes of gradients and state; it calculates 16-bit
+        leaves in float32.
+
+    Example:
+        >>> import optax, decayax as dx, jax.numpy as jnp
+        >>> for weight_decay in (1e-4, 1e-2, 1.0):  # a weight without gradient
+        ...     opt, params = dx.adam_l2(1e-3, weight_decay=weight_decay), jnp.ones(1)
+        ...     state = opt.init(params)
+        ...     for _ in range(100):
+        ...         updates, state = opt.update(jnp.zeros(1), state, params)
+        ...         params = optax.apply_updates(params, updates)
+        ...     print(f"{params[0]:.3f}")
+        0.902
+        0.902
+        0.902
+
+    Reference:
+        Loshchilov and Hutter, https://arxiv.org/abs/1711.05101, Algorithm 2 with the
+        decay of line 6; Kingma and Ba, https://arxiv.org/abs/1412.6980, Algorithm 1.
+    """
+    name = "adam_l2"
+    return chain_in_float32(
+        add_l2_to_grad(weight_decay, mask=mask),
+        adam_stage(
+            name,
+            b1=b1,
+            b2=b2,
+            eps=eps,
+            eps_root=eps_root,
+            mu_dtype=mu_dtype,
+            nesterov=nesterov,
+        ),
+        learning_rate_stage(name, learning_rate),
+    )
+
+
+def adamw(
+    learning_rate: ScalarOrSchedule,
+    b1: Scalar = 0.9,
+    b2: Scalar = 0.999,
+    eps: Scalar = 1e-8,
+    eps_root: Scalar = 0.0,
+    mu_dtype: Any | None = None,
+    weight_decay: ScalarOrSchedule = 1e-4,
+    mask: MaskOrFn = None,
+    *,
+    nesterov: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Adam with decoupled weight decay: a drop-in for ``optax.adamw``.
+
+    .. math::
+        \theta_{t+1} = (1 - \gamma_t\lambda_t)\,\theta_t
+            - \gamma_t \frac{\hat m_t(g)}{\sqrt{\hat v_t(g)} + \epsilon}
+
+    Signature and defaults are those of ``optax.adamw``. On float32 parameters with the
+    default ``mu_dtype`` the trajectory is the same to the bit. In addition:
+
+    - Masks have multipliers, fit by path, and raise if they match nothing.
+    - Strengths are checked, and dtypes never change.
+    - The state tree does not depend on the type of strength, learning rate or mask.
+
+    So the state differs from optax's: it has three counters (Adam's is
+    ``state[0].count``), and a checkpoint of one does not load into the other.
+
+    Args:
+        learning_rate: :math:`\gamma_t \ge 0`, a value or a schedule (step -> value).
+        b1: :math:`\beta_1` in [0, 1), per step.
+        b2: :math:`\beta_2` in [0, 1), per step.
+        eps: :math:`\epsilon \ge 0`, in units of a gradient, outside the root.
+        eps_root: added to :math:`\hat v` inside the root; >= 0. With 0, derivatives
+            through Optax's root are NaN where :math:`\hat v` is 0 and depends on the
+            variable. Use ``eps_root > 0`` for meta-gradients.
+        mu_dtype: dtype of :math:`m`; None: that of the parameters.
+        weight_decay: :math:`\lambda`, as for :func:`decoupled_decay`. The paper does
+            not multiply it by :math:`\gamma`; torch does.
+        mask: which parameters decay, as for :func:`decoupled_decay`. Optax reads 0.5 as
+            True; here it is a multiplier.
+        nesterov: Nesterov's momentum (NAdam).
+
+    Returns:
+        An optimizer, as for :func:`adam_l2`, which also describes complex gradients.
+
+    Example:
+        >>> import optax, decayax as dx, jax.numpy as jnp
+        >>> for weight_decay in (1e-4, 1e-2, 1.0):  # a weight without gradient
+        ...     opt, params = dx.adamw(1e-3, weight_decay=weight_decay), jnp.ones(1)
+        ...     state = opt.init(params)
+        ...     for _ in range(100):
+        ...         updates, state = opt.update(jnp.zeros(1), state, params)
+        ...         params = optax.apply_updates(params, updates)
+        ...     print(f"{params[0]:.3f}")
+        1.000
+        0.999
+        0.905
+
+    Reference:
+        Loshchilov and Hutter, https://arxiv.org/abs/1711.05101, Algorithm 2 (AdamW).
+    """
+    name = "adamw"
+    return chain_in_float32(
+        adam_stage(
+            name,
+            b1=b1,
+            b2=b2,
+            eps=eps,
+            eps_root=eps_root,
+            mu_dtype=mu_dtype,
+            nesterov=nesterov,
+        ),
+        decoupled_decay(weight_decay, mask=mask),
+        learning_rate_stage(name, learning_rate),
+    )

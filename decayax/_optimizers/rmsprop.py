@@ -1,0 +1,160 @@
+"""RMSprop with L2, which √V divides, and with decoupled decay, which it does not."""
+
+from __future__ import annotations
+
+import optax
+
+from decayax._core.strength import Scalar, ScalarOrSchedule
+from decayax._optimizers.stages import (
+    chain_in_float32,
+    learning_rate_stage,
+    momentum_stage,
+    rmsprop_stage,
+)
+from decayax._transforms.places import add_l2_to_grad, decoupled_decay
+from decayax.masks._resolve import MaskOrFn
+
+
+def rmsprop_l2(
+    learning_rate: ScalarOrSchedule,
+    decay: Scalar = 0.9,
+    eps: Scalar = 1e-8,
+    initial_scale: Scalar = 0.0,
+    eps_in_sqrt: bool = False,
+    centered: bool = False,
+    momentum: Scalar | None = None,
+    nesterov: bool = False,
+    bias_correction: bool = False,
+    weight_decay: ScalarOrSchedule = 1e-4,
+    mask: MaskOrFn = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""RMSprop with L2 in the gradient: torch's ``RMSprop(weight_decay)``.
+
+    .. math::
+        d_t = g_t + \lambda_t\theta_t, \qquad
+        V_t = \beta V_{t-1} + (1-\beta)\,|d_t|^2, \qquad
+        \theta_{t+1} = \theta_t - \gamma_t \frac{d_t}{\sqrt{V_t} + \epsilon}
+
+    Each weight shrinks by its own :math:`\gamma_t\lambda_t/(\sqrt{V_t}+\epsilon)`.
+    Weights with large gradients decay least; a weight with zero gradient decays at a
+    rate that does not depend on :math:`\lambda`. In :func:`rmspropw` all weights decay
+    at the same rate.
+
+    Args:
+        learning_rate: :math:`\gamma_t \ge 0`, a value or a schedule (step -> value).
+        decay: :math:`\beta`, as for :func:`scale_by_rms`.
+        eps: :math:`\epsilon`, as for :func:`scale_by_rms`.
+        initial_scale: :math:`V_0`, as for :func:`scale_by_rms`.
+        eps_in_sqrt: divide by :math:`\sqrt{V+\epsilon}`; optax has True, torch False.
+        centered: divide by the standard deviation: :math:`V` minus the square of the
+            mean gradient. The result is NaN where rounding makes that negative.
+        momentum: :math:`\mu` in [0, 1) on the divided gradient, or None. The learning
+            rate is applied after it, as in torch; ``optax.rmsprop`` applies it before.
+        nesterov: Nesterov's momentum.
+        bias_correction: use :math:`V_t/(1-\beta^t)`, as Adam does.
+        weight_decay: :math:`\lambda`, as for :func:`add_l2_to_grad`.
+        mask: which parameters decay, as for :func:`decoupled_decay`.
+
+    Returns:
+        An optimizer that keeps the dtypes of gradients and state; it calculates 16-bit
+        leaves in float32.
+
+    Example:
+        >>> import optax, decayax as dx, jax.numpy as jnp
+        >>> opt, params = dx.rmsprop_l2(0.01, weight_decay=0.01), jnp.ones(2)
+        >>> state, grads = opt.init(params), jnp.array([0.1, 10.0])
+        >>> for t in range(200):  # gradients +-0.1 and +-10, with alternating sign
+        ...     updates, state = opt.update((-1) ** t * grads, state, params)
+        ...     params = optax.apply_updates(params, updates)
+        >>> print([f"{x:.3f}" for x in params])  # large gradients: hardly any decay
+        ['0.814', '0.984']
+
+    Reference:
+        Tieleman and Hinton, *Lecture 6.5, RMSprop*, Coursera 2012, with the L2 term of
+        Loshchilov and Hutter, https://arxiv.org/abs/1711.05101, Algorithm 2, line 6.
+    """
+    name = "rmsprop_l2"
+    return chain_in_float32(
+        add_l2_to_grad(weight_decay, mask=mask),
+        rmsprop_stage(
+            name,
+            decay=decay,
+            eps=eps,
+            initial_scale=initial_scale,
+            eps_in_sqrt=eps_in_sqrt,
+            centered=centered,
+            bias_correction=bias_correction,
+        ),
+        momentum_stage(name, momentum, nesterov),
+        learning_rate_stage(name, learning_rate),
+    )
+
+
+def rmspropw(
+    learning_rate: ScalarOrSchedule,
+    decay: Scalar = 0.9,
+    eps: Scalar = 1e-8,
+    initial_scale: Scalar = 0.0,
+    eps_in_sqrt: bool = False,
+    centered: bool = False,
+    momentum: Scalar | None = None,
+    nesterov: bool = False,
+    bias_correction: bool = False,
+    weight_decay: ScalarOrSchedule = 1e-4,
+    mask: MaskOrFn = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""RMSprop with decoupled weight decay: all weights decay at the same rate.
+
+    .. math::
+        V_t = \beta V_{t-1} + (1-\beta)\,|g_t|^2, \qquad
+        \theta_{t+1} = (1 - \gamma_t\lambda_t)\,\theta_t
+            - \gamma_t \frac{g_t}{\sqrt{V_t} + \epsilon}
+
+    The decay enters neither :math:`V` nor the momentum. Arguments and defaults are
+    those of :func:`rmsprop_l2`.
+
+    Args:
+        learning_rate: :math:`\gamma_t \ge 0`, a value or a schedule (step -> value).
+        decay: :math:`\beta`, as for :func:`scale_by_rms`.
+        eps: :math:`\epsilon`, as for :func:`scale_by_rms`.
+        initial_scale: :math:`V_0`, as for :func:`scale_by_rms`.
+        eps_in_sqrt: as for :func:`rmsprop_l2`.
+        centered: as for :func:`rmsprop_l2`.
+        momentum: as for :func:`rmsprop_l2`.
+        nesterov: Nesterov's momentum.
+        bias_correction: use :math:`V_t/(1-\beta^t)`, as Adam does.
+        weight_decay: :math:`\lambda`, as for :func:`decoupled_decay`.
+        mask: which parameters decay, as for :func:`decoupled_decay`.
+
+    Returns:
+        An optimizer, as for :func:`rmsprop_l2`.
+
+    Example:
+        >>> import optax, decayax as dx, jax.numpy as jnp
+        >>> opt, params = dx.rmspropw(0.01, weight_decay=0.01), jnp.ones(2)
+        >>> state, grads = opt.init(params), jnp.array([0.1, 10.0])
+        >>> for t in range(200):  # gradients +-0.1 and +-10, with alternating sign
+        ...     updates, state = opt.update((-1) ** t * grads, state, params)
+        ...     params = optax.apply_updates(params, updates)
+        >>> print([f"{x:.3f}" for x in params])  # the same decay for both
+        ['0.967', '0.967']
+
+    Reference:
+        Loshchilov and Hutter, https://arxiv.org/abs/1711.05101, Algorithm 2, line 12,
+        with RMSprop's preconditioner in place of Adam's.
+    """
+    name = "rmspropw"
+    return chain_in_float32(
+        rmsprop_stage(
+            name,
+            decay=decay,
+            eps=eps,
+            initial_scale=initial_scale,
+            eps_in_sqrt=eps_in_sqrt,
+            centered=centered,
+            bias_correction=bias_correction,
+        ),
+        momentum_stage(name, momentum, nesterov),
+        decoupled_decay(weight_decay, mask=mask),
+        learning_rate_stage(name, learning_rate),
+    )

@@ -1,0 +1,120 @@
+"""SGD with L2 (`sgd_l2`) and with decoupled decay (`sgdw`).
+
+Without momentum the two are identical, with momentum they differ.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import optax
+
+from decayax._core.strength import Scalar, ScalarOrSchedule
+from decayax._optimizers.stages import (
+    chain_in_float32,
+    learning_rate_stage,
+    momentum_stage,
+)
+from decayax._transforms.places import add_l2_to_grad, decoupled_decay
+from decayax.masks._resolve import MaskOrFn
+
+
+def sgd_l2(
+    learning_rate: ScalarOrSchedule,
+    momentum: Scalar | None = None,
+    nesterov: bool = False,
+    accumulator_dtype: Any | None = None,
+    weight_decay: ScalarOrSchedule = 1e-4,
+    mask: MaskOrFn = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""SGD with L2 regularisation in the gradient: torch's ``SGD(weight_decay)``.
+
+    .. math::
+        m_t = (g_t + \lambda_t\theta_t) + \mu\, m_{t-1}, \qquad
+        \theta_{t+1} = \theta_t - \gamma_t m_t
+
+    The decay passes through the momentum. In steady state a weight shrinks
+    :math:`1/(1-\mu)` times faster than under :func:`sgdw`, to first order in
+    :math:`\gamma\lambda`. Without momentum the two are identical.
+
+    Args:
+        learning_rate: :math:`\gamma_t \ge 0`, a value or a schedule (step -> value).
+        momentum: :math:`\mu` in [0, 1), or None.
+        nesterov: step along :math:`g_t + \lambda\theta_t + \mu m_t`.
+        accumulator_dtype: dtype of :math:`m`; None: that of the parameters.
+        weight_decay: :math:`\lambda`, as for :func:`add_l2_to_grad`.
+        mask: which parameters decay, as for :func:`decoupled_decay`.
+
+    Returns:
+        An optimizer that keeps the dtypes of gradients and state; it calculates 16-bit
+        leaves in float32.
+
+    Example:
+        >>> import optax, decayax as dx, jax.numpy as jnp
+        >>> opt = dx.sgd_l2(0.1, momentum=0.9, weight_decay=0.1)
+        >>> params, state = jnp.array([1.0]), opt.init(jnp.array([1.0]))
+        >>> for _ in range(20):  # the penalty gives the only gradient
+        ...     updates, state = opt.update(jnp.zeros(1), state, params)
+        ...     params = optax.apply_updates(params, updates)
+        >>> print(params)
+        [0.11782215]
+
+    Reference:
+        Loshchilov and Hutter, https://arxiv.org/abs/1711.05101, Algorithm 1 with the
+        decay of line 6; the learning rate is applied after the momentum, as in torch.
+    """
+    name = "sgd_l2"
+    return chain_in_float32(
+        add_l2_to_grad(weight_decay, mask=mask),
+        momentum_stage(name, momentum, nesterov, accumulator_dtype),
+        learning_rate_stage(name, learning_rate),
+    )
+
+
+def sgdw(
+    learning_rate: ScalarOrSchedule,
+    momentum: Scalar | None = None,
+    nesterov: bool = False,
+    accumulator_dtype: Any | None = None,
+    weight_decay: ScalarOrSchedule = 1e-4,
+    mask: MaskOrFn = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""SGD with decoupled weight decay, which does not enter the momentum.
+
+    .. math::
+        m_t = g_t + \mu\, m_{t-1}, \qquad
+        \theta_{t+1} = (1 - \gamma_t\lambda_t)\,\theta_t - \gamma_t m_t
+
+    Arguments and defaults are those of :func:`sgd_l2`.
+
+    Args:
+        learning_rate: :math:`\gamma_t \ge 0`, a value or a schedule (step -> value).
+        momentum: :math:`\mu` in [0, 1), or None.
+        nesterov: step along :math:`g_t + \mu m_t`.
+        accumulator_dtype: dtype of :math:`m`; None: that of the parameters.
+        weight_decay: :math:`\lambda`, as for :func:`decoupled_decay`. The paper does
+            not multiply it by :math:`\gamma`.
+        mask: which parameters decay, as for :func:`decoupled_decay`.
+
+    Returns:
+        An optimizer, as for :func:`sgd_l2`.
+
+    Example:
+        >>> import optax, decayax as dx, jax.numpy as jnp
+        >>> opt = dx.sgdw(0.1, momentum=0.9, weight_decay=0.1)
+        >>> params, state = jnp.array([1.0]), opt.init(jnp.array([1.0]))
+        >>> for _ in range(20):  # no gradient: (1 - 0.1 * 0.1) ** 20
+        ...     updates, state = opt.update(jnp.zeros(1), state, params)
+        ...     params = optax.apply_updates(params, updates)
+        >>> print(params)
+        [0.8179069]
+
+    Reference:
+        Loshchilov and Hutter, https://arxiv.org/abs/1711.05101, Algorithm 1 (SGDW).
+    """
+    name = "sgdw"
+    return chain_in_float32(
+        momentum_stage(name, momentum, nesterov, accumulator_dtype),
+        decoupled_decay(weight_decay, mask=mask),
+        learning_rate_stage(name, learning_rate),
+    )

@@ -1,0 +1,223 @@
+"""The kernel: the one place that checks, casts, masks and builds a transform.
+
+A pull is ``update ← leaf(update, θ, λ_t·multiplier)`` over every leaf, with a counter
+for the schedule of λ. A family of decays supplies the leaf function only; the place in
+the chain is the user's choice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Inexact
+
+from decayax._core.dtypes import (
+    cast_like,
+    compute_dtype,
+    dtype_of,
+    is_inexact,
+)
+from decayax._core.paths import (
+    flatten_with_path,
+    is_masked_leaf,
+    leaves_with_path,
+    Path,
+    path_str,
+)
+from decayax._core.strength import (
+    as_strength,
+    is_zero,
+    ScalarOrSchedule,
+    Strength,
+    strength_at,
+    times,
+)
+from decayax.masks._resolve import MaskOrFn, resolve_nonzero_mask
+
+
+# (update, parameter, rate) -> update, on arrays of one dtype.
+LeafPull = Callable[
+    [Inexact[Array, "*shape"], Inexact[Array, "*shape"], Inexact[Array, ""]],
+    Inexact[Array, "*shape"],
+]
+
+EXCLUDE_HINT = "Exclude it with False in mask=, or replace it with None."
+
+
+class DecayState(NamedTuple):
+    """State of every decay; it does not depend on the type of strength or mask."""
+
+    count: jax.Array  # int32[]: updates so far; a schedule reads it, then it advances
+
+
+def pull(
+    name: str, leaf: LeafPull, weight_decay: ScalarOrSchedule, mask: MaskOrFn
+) -> optax.GradientTransformationExtraArgs:
+    """Build the transform ``update ← leaf(update, θ, λ_t·multiplier)``.
+
+    Args:
+        name: its public name, for errors.
+        leaf: the rule for one leaf.
+        weight_decay: λ, a strength or a schedule of it.
+        mask: which parameters decay, and the multiplier of each.
+    """
+    if not callable(weight_decay):
+        weight_decay = as_strength(name, "weight_decay", weight_decay)
+
+    def init(params: optax.Params) -> DecayState:
+        # A wrong mask or parameter raises here, before training. A schedule has no
+        # value yet: 1 replaces it, because 0 would accept every parameter.
+        strength = 1.0 if callable(weight_decay) else weight_decay
+        rate_by_path(name, strength, mask, params)
+        return DecayState(count=jnp.zeros([], jnp.int32))
+
+    # Here and below `state` is Any, because optax's OptState cannot be narrowed.
+    def update(
+        updates: optax.Updates,
+        state: Any,
+        params: optax.Params | None = None,
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, DecayState]:
+        del extra_args
+        params = require_params(name, params)
+        strength = strength_at(name, "weight_decay", weight_decay, state.count)
+        rates = rate_by_path(name, strength, mask, params)
+
+        def apply_rate(path: Path, update: Any, param: Any) -> Any:
+            if path not in rates:  # rate 0 is the identity, bit for bit
+                return update
+            return _apply_leaf(name, leaf, path, update, param, rates[path])
+
+        updates = map_leaves(name, apply_rate, updates, params)
+        return updates, DecayState(count=increment(state.count))
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _apply_leaf(
+    name: str, leaf: LeafPull, path: Path, update: Any, param: Any, rate: Strength
+) -> Any:
+    """Apply the leaf function in float32 or wider; keep the update's dtype."""
+    require_inexact(name, "update", path, update)
+    if jnp.iscomplexobj(param) and not jnp.iscomplexobj(update):
+        raise TypeError(
+            f"{name}: the update {path_str(path)} is real, but its parameter is "
+            "complex. Pass the gradients of these same parameters."
+        )
+    dtype = compute_dtype(update, param)
+    wide_update = jnp.asarray(update, dtype)
+    wide_param = jnp.asarray(param, dtype)
+    wide_rate = jnp.asarray(rate, dtype)
+    return cast_like(leaf(wide_update, wide_param, wide_rate), update)
+
+
+def rate_by_path(
+    name: str, strength: Strength, mask: MaskOrFn, params: optax.Params
+) -> dict[Path, Strength]:
+    """λ·multiplier by path, for the parameters that decay.
+
+    A rate that is known to be 0 is left out. All other parameters must be
+    floating-point.
+    """
+    rates = {
+        path: times(strength, multiplier)
+        for path, multiplier in resolve_nonzero_mask(name, mask, params).items()
+    }
+    rates = {path: rate for path, rate in rates.items() if not is_zero(rate)}
+    for path, param in leaves_with_path(params):
+        if path in rates:
+            require_inexact(name, "parameter", path, param)
+    return rates
+
+
+def map_leaves(
+    name: str,
+    f: Callable[[Path, Any, Any], Any],
+    updates: optax.Updates,
+    params: optax.Params | None,
+) -> optax.Updates:
+    """Map ``f(path, update, parameter) -> update`` over all leaves.
+
+    None and MaskedNode in the updates pass unchanged.
+    """
+
+    def with_param(path: Path, update: Any, param: Any) -> tuple[Any, Any]:
+        return f(path, update, param), param
+
+    return map_leaf_pairs(name, with_param, updates, params)[0]
+
+
+def map_leaf_pairs(
+    name: str,
+    f: Callable[[Path, Any, Any], tuple[Any, Any]],
+    updates: optax.Updates,
+    others: Any,
+) -> tuple[optax.Updates, Any]:
+    """Map ``f(path, update, other) -> (update, other)`` over all leaves: two trees.
+
+    ``others`` is a tree like the updates: parameters or moments. Where the updates hold
+    None or MaskedNode, both leaves pass unchanged.
+    """
+    flat, treedef = flatten_with_path(updates)
+    try:
+        flat_others = treedef.flatten_up_to(others)
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"{name}: updates and parameters are different trees: "
+            f"{str(error)[:300]}. Pass the gradients of these same parameters."
+        ) from None
+    new_updates, new_others = [], []
+    for (path, update), other in zip(flat, flat_others, strict=True):
+        if not is_masked_leaf(update):
+            _require_same_shape(name, path, update, other)
+            update, other = f(path, update, other)
+        new_updates.append(update)
+        new_others.append(other)
+    return treedef.unflatten(new_updates), treedef.unflatten(new_others)
+
+
+def _require_same_shape(name: str, path: Path, update: Any, param: Any) -> None:
+    missing = is_masked_leaf(param) or not jax.tree_util.all_leaves([param])
+    if missing or np.shape(update) != np.shape(param):
+        raise ValueError(
+            f"{name}: the update of {path_str(path)} has shape {np.shape(update)}, its "
+            f"parameter {'is missing' if missing else np.shape(param)}. Pass the "
+            "gradients of these same parameters."
+        )
+
+
+def is_optimizer(value: Any) -> bool:
+    """Whether the value is an optimizer, and not a function that makes one."""
+    has_methods = hasattr(value, "init") and hasattr(value, "update")
+    return has_methods and not isinstance(value, type)
+
+
+def require_params(name: str, params: optax.Params | None) -> optax.Params:
+    """The parameters; raise if the update was called without them."""
+    if params is None:
+        raise ValueError(
+            f"{name}: needs the parameters, got params=None. "
+            "Write optimizer.update(grads, state, params)."
+        )
+    return params
+
+
+def require_inexact(
+    name: str, kind: str, path: Path, leaf: Any, hint: str = EXCLUDE_HINT
+) -> None:
+    """Raise unless the leaf holds floating-point numbers."""
+    if not is_inexact(leaf):
+        raise TypeError(
+            f"{name}: the {kind} {path_str(path)} has dtype {dtype_of(leaf)}, which is "
+            f"not a floating-point dtype. {hint}"
+        )
+
+
+def increment(count: jax.Array) -> jax.Array:
+    """Add 1 to the counter, which saturates at the largest int32."""
+    return jnp.asarray(optax.safe_increment(count))

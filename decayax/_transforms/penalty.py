@@ -1,0 +1,68 @@
+r"""The penalty whose gradient is L2 regularisation: ½λ‖θ‖²."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from decayax._core.dtypes import compute_dtype
+from decayax._core.paths import leaves_with_path, path_str
+from decayax._core.strength import as_strength, Scalar
+from decayax._transforms.kernel import rate_by_path
+from decayax.masks._resolve import MaskOrFn
+
+
+def l2_penalty(
+    params: optax.Params, weight_decay: Scalar, *, mask: MaskOrFn = None
+) -> jax.Array:
+    r"""The L2 penalty for a loss; its gradient is what :func:`add_l2_to_grad` adds.
+
+    .. math:: \tfrac12\,\lambda \sum_i m_i \|\theta_i\|^2
+
+    Args:
+        params: real parameters of any structure; None and ``MaskedNode`` are skipped.
+        weight_decay: :math:`\lambda`, as for :func:`add_l2_to_grad`, but not a
+            schedule: a loss has no step.
+        mask: :math:`m`, as for :func:`decoupled_decay`.
+
+    Returns:
+        A 0-d array, float32 or wider.
+
+    Raises:
+        TypeError: ``weight_decay`` is a schedule; a parameter that counts is complex.
+
+    Example:
+        >>> import jax, decayax as dx, jax.numpy as jnp
+        >>> params = {"w": jnp.array([3.0, 4.0]), "b": jnp.array([1.0])}
+        >>> print(dx.l2_penalty(params, 0.1, mask={"w": True, "b": False}))
+        1.25
+        >>> print(jax.grad(dx.l2_penalty)(params, 0.1)["w"])  # 0.1 * w
+        [0.3 0.4]
+
+    Reference:
+        Krogh and Hertz, *A simple weight decay can improve generalization*, NeurIPS
+        1991, equation 1.
+    """
+    name = "l2_penalty"
+    if params is None:
+        raise ValueError(f"{name}: needs the parameters, got None.")
+    if callable(weight_decay):
+        raise TypeError(
+            f"{name}: weight_decay must be a number, got a schedule; a loss has no "
+            "step. Write l2_penalty(params, schedule(step))."
+        )
+    strength = as_strength(name, "weight_decay", weight_decay)
+    rates = rate_by_path(name, strength, mask, params)
+    decayed = [(path, leaf) for path, leaf in leaves_with_path(params) if path in rates]
+    dtype = compute_dtype(*(leaf for _, leaf in decayed))
+    total = jnp.zeros([], dtype)
+    for path, leaf in decayed:
+        if jnp.iscomplexobj(leaf):
+            raise TypeError(
+                f"{name}: the parameter {path_str(path)} is complex; the gradient of "
+                "the penalty is not unique there. Pass its real and imaginary parts."
+            )
+        rate = jnp.asarray(rates[path], dtype)
+        total += 0.5 * rate * jnp.sum(jnp.square(jnp.asarray(leaf, dtype)))
+    return total

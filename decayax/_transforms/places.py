@@ -1,0 +1,225 @@
+"""The three places of a decay: the formula is the same, its place decides its effect.
+
+    g ──[g + λθ]──▶ preconditioner ──[u + λθ]──▶ × (−γ_t) ──[Δ − λθ]──▶ θ + Δ
+        L2                           decoupled              independent
+
+L2 passes through the preconditioner and the learning rate, decoupled decay through the
+learning rate only, independent decay through neither. `with_decay` adds decoupled decay
+to a finished optimizer: it acts in the third place, with the rate γ_tλ.
+"""
+
+from __future__ import annotations
+
+import optax
+from jaxtyping import Array, Inexact
+
+from decayax._core.strength import (
+    lr_scaled_strength,
+    ScalarOrSchedule,
+    short_repr,
+)
+from decayax._transforms.kernel import is_optimizer, pull
+from decayax._transforms.precision import cast_around
+from decayax.masks._resolve import MaskOrFn
+
+
+def plus_decay(
+    update: Inexact[Array, "*shape"],
+    param: Inexact[Array, "*shape"],
+    rate: Inexact[Array, ""],
+) -> Inexact[Array, "*shape"]:
+    """Return u + λθ, for updates that the learning rate will negate."""
+    return update + rate * param
+
+
+def minus_decay(
+    update: Inexact[Array, "*shape"],
+    param: Inexact[Array, "*shape"],
+    rate: Inexact[Array, ""],
+) -> Inexact[Array, "*shape"]:
+    """Return Δ − λθ, for finished updates."""
+    return update - rate * param
+
+
+def add_l2_to_grad(
+    weight_decay: ScalarOrSchedule, *, mask: MaskOrFn = None
+) -> optax.GradientTransformationExtraArgs:
+    r"""L2 regularisation: add the gradient of :math:`\tfrac12\lambda\|\theta\|^2`.
+
+    .. math:: g_t \leftarrow g_t + \lambda_t\, m\, \theta_t
+
+    Put it **first** in the chain, on the raw gradient. Clipping, momentum and the
+    preconditioner then treat the penalty as part of the loss. Under RMSprop and Adam a
+    weight shrinks by :math:`\gamma_t\lambda/(\sqrt v+\epsilon)` per step: weights with
+    large gradients decay least. ``torch.optim.Adam`` and ``torch.optim.RMSprop`` call
+    this ``weight_decay``.
+
+    Args:
+        weight_decay: :math:`\lambda`, as for :func:`decoupled_decay`, but in units of
+            gradient per weight.
+        mask: :math:`m`, as for :func:`decoupled_decay`.
+
+    Example:
+        >>> import optax, decayax as dx, jax.numpy as jnp
+        >>> opt = optax.chain(dx.add_l2_to_grad(0.1), optax.scale(-0.5))
+        >>> params, grads = jnp.array([2.0, -4.0]), jnp.array([0.0, 1.0])
+        >>> updates, _ = opt.update(grads, opt.init(params), params)
+        >>> print(updates)  # -0.5 * (g + 0.1 * params)
+        [-0.1 -0.3]
+
+    Reference:
+        Hanson and Pratt, *Comparing biases for minimal network construction with
+        back-propagation*, NeurIPS 1988; Loshchilov and Hutter,
+        https://arxiv.org/abs/1711.05101, Algorithm 2, line 6 (the L2 form).
+    """
+    return pull("add_l2_to_grad", plus_decay, weight_decay, mask)
+
+
+def decoupled_decay(
+    weight_decay: ScalarOrSchedule, *, mask: MaskOrFn = None
+) -> optax.GradientTransformationExtraArgs:
+    r"""Decoupled weight decay, times the learning rate: the decay of torch's AdamW.
+
+    .. math:: u_t \leftarrow u_t + \lambda_t\, m\, \theta_t
+
+    Put it **after the preconditioner and before the learning rate**. The step becomes
+    :math:`\theta \leftarrow (1-\gamma_t\lambda_t m)\,\theta - \gamma_t u_t`: all
+    weights shrink by the same fraction, with any gradient.
+
+    Args:
+        weight_decay: :math:`\lambda \ge 0`. A weight loses the fraction
+            :math:`\gamma_t\lambda` per step. A float, a 0-d array, a tracer, or a
+            schedule (step -> value; the first step is 0).
+        mask: which parameters decay, and how much: a tree (or prefix) of bools or
+            multipliers :math:`m \ge 0`, or a function of the parameters that returns
+            one. The function sees shapes and dtypes, not values. None: all parameters.
+
+    Returns:
+        A transform that keeps the dtypes of the updates. It calculates 16-bit leaves
+        in float32. Its state is one counter.
+
+    Raises:
+        TypeError: a strength or multiplier is not a real number; a parameter that
+            decays is not floating-point.
+        ValueError: a strength or multiplier is negative, not finite or not 0-d; the
+            mask does not fit the parameters or selects none; ``params`` is missing;
+            updates and parameters have different shapes.
+
+    Example:
+        >>> import optax, decayax as dx, jax.numpy as jnp
+        >>> rmspropw = optax.chain(
+        ...     dx.scale_by_rms(), dx.decoupled_decay(0.1), optax.scale(-0.01)
+        ... )
+        >>> params, grads = jnp.array([2.0, -4.0]), jnp.zeros(2)
+        >>> updates, _ = rmspropw.update(grads, rmspropw.init(params), params)
+        >>> print(updates)  # zero gradient: -0.01 * 0.1 * params
+        [-0.002  0.004]
+
+    Reference:
+        Loshchilov and Hutter, *Decoupled weight decay regularization*,
+        https://arxiv.org/abs/1711.05101, Algorithm 2, line 12. The paper multiplies
+        :math:`\lambda` by the schedule only; here the learning rate multiplies it, as
+        in torch and optax. For the paper's decay see :func:`independent_decay`.
+    """
+    return pull("decoupled_decay", plus_decay, weight_decay, mask)
+
+
+def independent_decay(
+    weight_decay: ScalarOrSchedule, *, mask: MaskOrFn = None
+) -> optax.GradientTransformationExtraArgs:
+    r"""Weight decay independent of the learning rate: the decay of the AdamW paper.
+
+    .. math:: \Delta_t \leftarrow \Delta_t - \lambda_t\, m\, \theta_t
+
+    Put it **last** in the chain, on the finished update. The step becomes
+    :math:`\theta \leftarrow (1-\lambda_t m)\,\theta + \Delta_t`; the learning rate does
+    not change the decay. To follow the paper under a learning-rate schedule
+    :math:`\gamma_t = \alpha\eta_t`, pass the schedule :math:`\lambda\eta_t`.
+
+    Args:
+        weight_decay: :math:`\lambda`, as for :func:`decoupled_decay`, but a weight
+            loses the fraction :math:`\lambda` per step, so it is much smaller.
+        mask: :math:`m`, as for :func:`decoupled_decay`.
+
+    Example:
+        >>> import optax, decayax as dx, jax.numpy as jnp
+        >>> opt = optax.chain(optax.sgd(0.5), dx.independent_decay(0.01))
+        >>> params, grads = jnp.array([2.0, -4.0]), jnp.array([0.0, 1.0])
+        >>> updates, _ = opt.update(grads, opt.init(params), params)
+        >>> print(updates)  # -0.5 * g - 0.01 * params
+        [-0.02 -0.46]
+
+    Reference:
+        Loshchilov and Hutter, *Decoupled weight decay regularization*,
+        https://arxiv.org/abs/1711.05101, Algorithm 2, line 12 (:math:`\eta_t\lambda`).
+    """
+    return pull("independent_decay", minus_decay, weight_decay, mask)
+
+
+def with_decay(
+    optimizer: optax.GradientTransformation,
+    weight_decay: ScalarOrSchedule,
+    *,
+    learning_rate: ScalarOrSchedule | None = None,
+    mask: MaskOrFn = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Decoupled weight decay around any finished optimizer.
+
+    .. math:: \Delta_t \leftarrow \Delta_t - \gamma_t\lambda_t\, m\, \theta_t
+
+    :math:`\Delta_t` is the optimizer's own update. With the optimizer's learning rate
+    the result is the same as :func:`decoupled_decay` in the right place of its chain;
+    without a learning rate it is :func:`independent_decay` after the optimizer.
+
+    Put ``with_decay`` *inside* wrappers that skip, average or accumulate steps
+    (``MultiSteps``, ``apply_if_finite``, schedule-free), so that a weight decays only
+    in the steps that are applied. A ``MultiSteps`` object raises; ``with_decay`` cannot
+    see one inside a chain. An optimizer with a decay of its own (``adamw``, ``lion``,
+    ...) would decay twice.
+
+    Args:
+        optimizer: a finished optimizer, whose updates are added to the parameters.
+        weight_decay: :math:`\lambda`, as for :func:`decoupled_decay` with a learning
+            rate, as for :func:`independent_decay` without.
+        learning_rate: :math:`\gamma_t`, the same value or schedule as in the optimizer.
+            None: 1.
+        mask: :math:`m`, as for :func:`decoupled_decay`.
+
+    Returns:
+        The optimizer with decay. Updates keep the gradients' dtypes and the state its
+        own, also where the optimizer alone would change them.
+
+    Raises:
+        TypeError: ``optimizer`` is a ``MultiSteps`` object, or a function that makes an
+            optimizer.
+
+    Example:
+        >>> import optax, decayax as dx, jax.numpy as jnp
+        >>> opt = dx.with_decay(optax.radam(0.01), 0.1, learning_rate=0.01)
+        >>> params, grads = jnp.array([2.0, -4.0]), jnp.zeros(2)
+        >>> updates, _ = opt.update(grads, opt.init(params), params)
+        >>> print(updates)  # zero gradient: -0.01 * 0.1 * params
+        [-0.002  0.004]
+
+    Reference:
+        Loshchilov and Hutter, *Decoupled weight decay regularization*,
+        https://arxiv.org/abs/1711.05101, Algorithm 2, line 12.
+    """
+    name = "with_decay"
+    # MultiSteps(...).gradient_transformation() is a tuple of its bound methods.
+    owner = getattr(getattr(optimizer, "update", None), "__self__", optimizer)
+    if isinstance(owner, optax.MultiSteps):
+        raise TypeError(
+            f"{name}: got a MultiSteps object; outside of it, every mini-step would "
+            "decay. Put the decay inside: MultiSteps(with_decay(optimizer, ...), k)."
+        )
+    if not is_optimizer(optimizer):
+        raise TypeError(
+            f"{name}: takes a finished optimizer such as optax.radam(1e-3), "
+            f"got {short_repr(optimizer)}."
+        )
+    if learning_rate is None:
+        rate = weight_decay
+    else:
+        rate = lr_scaled_strength(name, learning_rate, weight_decay)
+    return cast_around(optax.chain(optimizer, pull(name, minus_decay, rate, mask)))

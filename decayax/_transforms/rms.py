@@ -1,0 +1,190 @@
+r"""RMSprop's preconditioner: divide by the root of a moving average of g².
+
+.. math:: V \leftarrow \beta V + (1-\beta)\,|g|^2, \qquad u = g / (\sqrt V + \epsilon)
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Inexact, Int
+
+from decayax._core.dtypes import (
+    cast_like,
+    compute_dtype,
+    dtype_of,
+    is_inexact,
+    to_float32,
+)
+from decayax._core.paths import Path
+from decayax._core.strength import (
+    as_average_rate,
+    as_strength,
+    NUMBER_HINT,
+    Scalar,
+    Strength,
+)
+from decayax._transforms.kernel import increment, map_leaf_pairs, require_inexact
+
+
+class ScaleByRmsState(NamedTuple):
+    """State of :func:`scale_by_rms`, the same for all its options."""
+
+    count: jax.Array  # int32[]: updates so far
+    nu: optax.Updates  # V: shapes and dtypes of the parameters, real for complex ones
+
+
+def rms_step(
+    grad: Inexact[Array, "*shape"],
+    nu: Float[Array, "*shape"],
+    count: Int[Array, ""],
+    *,
+    decay: Strength,
+    eps: Strength,
+    eps_in_sqrt: bool,
+    bias_correction: bool,
+) -> tuple[Inexact[Array, "*shape"], Float[Array, "*shape"]]:
+    """V ← βV + (1 − β)|g|² and u = g/(√V̂ + ε), where V̂ is V or V/(1 − βᵗ)."""
+    nu = second_moment(grad, nu, decay)
+    unbiased = bias_corrected(nu, decay, count) if bias_correction else nu
+    return direction(grad, unbiased, eps, eps_in_sqrt), nu
+
+
+def second_moment(
+    grad: Inexact[Array, "*shape"], nu: Float[Array, "*shape"], decay: Strength
+) -> Float[Array, "*shape"]:
+    """V ← βV + (1 − β)|g|²."""
+    square = jnp.real(grad * jnp.conj(grad))
+    dtype = compute_dtype(square, nu)
+    gain = jnp.asarray(1.0 - decay, dtype)
+    return jnp.asarray(decay, dtype) * nu.astype(dtype) + gain * square.astype(dtype)
+
+
+def direction(
+    grad: Inexact[Array, "*shape"],
+    nu: Float[Array, "*shape"],
+    eps: Strength,
+    eps_in_sqrt: bool,
+) -> Inexact[Array, "*shape"]:
+    """u = g/(√V + ε), or g/√(V + ε)."""
+    dtype = compute_dtype(grad, nu)
+    epsilon = jnp.asarray(eps, nu.dtype)
+    scale = root(nu + epsilon) if eps_in_sqrt else root(nu) + epsilon
+    return grad.astype(dtype) / scale.astype(dtype)
+
+
+def root(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """√x with derivative 0 at 0, which a weight with λθ = g = 0 needs."""
+    positive = x > 0
+    # The inner `where` matters: the derivative of √ at 0 is inf, and 0 · inf is NaN.
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1)), 0)
+
+
+def bias_corrected(
+    nu: Float[Array, "*shape"], decay: Strength, count: Int[Array, ""]
+) -> Float[Array, "*shape"]:
+    """V̂ = V/(1 − βᵗ), with 1 − βᵗ = −expm1(t·log β): no cancellation for β near 1."""
+    if isinstance(decay, float):
+        log_decay = math.log(decay) if decay > 0.0 else -math.inf
+    else:
+        log_decay = jnp.log(jnp.asarray(decay, nu.dtype))
+    return nu / -jnp.expm1(count.astype(nu.dtype) * log_decay)
+
+
+def scale_by_rms(
+    decay: Scalar = 0.9,
+    eps: Scalar = 1e-8,
+    *,
+    initial_scale: Scalar = 0.0,
+    eps_in_sqrt: bool = False,
+    bias_correction: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+    r"""RMSprop's preconditioner, with ε outside the root as in torch.
+
+    .. math::
+        V_t = \beta V_{t-1} + (1-\beta)\,|g_t|^2, \qquad
+        u_t = \frac{g_t}{\sqrt{V_t} + \epsilon}
+
+    Put :func:`add_l2_to_grad` before it for RMSprop with L2. Put
+    :func:`decoupled_decay` after it for RMSprop with decoupled decay, which torch and
+    optax do not have. With ``bias_correction=True`` the chain with
+    :func:`decoupled_decay` is AdamW with :math:`\beta_1 = 0`.
+
+    Complex gradients: :math:`V` is the average of :math:`|g|^2`, as in optax. torch
+    treats real and imaginary parts as two weights; wrap the optimizer in
+    ``optax.contrib.split_real_and_imaginary`` for that.
+
+    Args:
+        decay: :math:`\beta` in [0, 1), per step.
+        eps: :math:`\epsilon \ge 0`, in units of a gradient (of its square if
+            ``eps_in_sqrt``). It bounds the step where gradients vanish.
+        initial_scale: :math:`V_0 \ge 0` for every weight; torch uses 0.
+        eps_in_sqrt: divide by :math:`\sqrt{V+\epsilon}` instead. False here and in
+            torch; ``optax.scale_by_rms`` has True.
+        bias_correction: use :math:`V_t/(1-\beta^t)`, as Adam does.
+
+    Returns:
+        A transform that keeps the dtypes of the updates. It calculates 16-bit leaves
+        in float32. Its state is a counter and :math:`V` in the parameters' dtypes; the
+        step uses :math:`V` before it is rounded to them. A 16-bit :math:`V` is not
+        accurate: in bfloat16 it hardly falls for :math:`\beta` near 1, and in float16
+        it overflows for gradients beyond 800.
+
+    Example:
+        >>> import optax, decayax as dx, jax.numpy as jnp
+        >>> opt = optax.chain(dx.scale_by_rms(decay=0.75), optax.scale(-0.1))
+        >>> params, grads = jnp.zeros(2), jnp.array([1e-3, -1e3])
+        >>> updates, _ = opt.update(grads, opt.init(params), params)
+        >>> print(updates)  # scale-free: -0.1 * g / sqrt(0.25 * g**2)
+        [-0.199996  0.2     ]
+
+    Reference:
+        Tieleman and Hinton, *Lecture 6.5, RMSprop*, Coursera 2012; bias correction:
+        Kingma and Ba, https://arxiv.org/abs/1412.6980, Section 3.
+    """
+    name = "scale_by_rms"
+    beta = as_average_rate(name, "decay", decay)
+    epsilon = as_strength(name, "eps", eps, NUMBER_HINT)
+    start = as_strength(name, "initial_scale", initial_scale, NUMBER_HINT)
+
+    def init(params: optax.Params) -> ScaleByRmsState:
+        nu = jax.tree.map(lambda param: _initial_moment(param, start), params)
+        return ScaleByRmsState(count=jnp.zeros([], jnp.int32), nu=nu)
+
+    def update(
+        updates: optax.Updates,
+        state: Any,
+        params: optax.Params | None = None,
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, ScaleByRmsState]:
+        del params, extra_args
+        count = increment(state.count)
+
+        def step(path: Path, grad: Any, nu: jax.Array) -> tuple[Any, jax.Array]:
+            hint = "Replace it with None, or exclude it with optax.masked."
+            require_inexact(name, "gradient", path, grad, hint)
+            direction, new_nu = rms_step(
+                to_float32(grad),
+                nu,
+                count,
+                decay=beta,
+                eps=epsilon,
+                eps_in_sqrt=eps_in_sqrt,
+                bias_correction=bias_correction,
+            )
+            return cast_like(direction, grad), cast_like(new_nu, nu)
+
+        updates, nu = map_leaf_pairs(name, step, updates, state.nu)
+        return updates, ScaleByRmsState(count=count, nu=nu)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _initial_moment(param: Any, scale: Strength) -> jax.Array:
+    dtype = dtype_of(param) if is_inexact(param) else jnp.float32
+    real_dtype = jnp.finfo(dtype).dtype
+    return jnp.full_like(param, scale, dtype=real_dtype)

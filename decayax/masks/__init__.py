@@ -1,0 +1,28 @@
+"""What decays: masks by role or by path, and what they decide.
+
+A mask gives every parameter a multiplier m of the decay: True, False, or a number ≥ 0.
+A mask of this module is a function of the parameters, for ``mask=`` of any decayax
+transform and for ``optax.masked``. It raises an error for a rule that matches no
+parameter, and ``describe`` shows the reason for each decision:
+
+    optimizer = dx.adamw(1e-3, weight_decay=0.1, mask=dx.masks.no_bias_or_norm)
+    print(dx.masks.describe(dx.masks.no_bias_or_norm, params))
+"""
+
+from decayax.masks._by_path import by_path as by_path
+from decayax.masks._by_role import (
+    by_role as by_role,
+    no_bias_or_norm as no_bias_or_norm,
+)
+from decayax.masks._combine import (
+    all_of as all_of,
+    any_of as any_of,
+    invert as invert,
+    scale as scale,
+)
+from decayax.masks._describe import (
+    describe as describe,
+    Description as Description,
+    Row as Row,
+)
+from decayax.masks._mask import Decision as Decision, Mask as Mask

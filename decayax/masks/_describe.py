@@ -1,0 +1,151 @@
+"""A mask's decisions as a table and as plain data."""
+
+from __future__ import annotations
+
+import dataclasses
+import html
+import math
+from typing import NamedTuple
+
+import numpy as np
+import optax
+
+from decayax._core.dtypes import dtype_of
+from decayax._core.paths import is_masked_leaf, leaves_with_path, path_str
+from decayax._core.strength import is_zero, Strength
+from decayax._core.table import aligned, html_table
+from decayax.masks._mask import check_mask, decide
+from decayax.masks._resolve import MaskOrFn, require_parameters
+from decayax.masks._roles import roles
+
+
+HEADER = ("parameter", "shape", "dtype", "role", "multiplier", "rule")
+
+
+class Row(NamedTuple):
+    """One parameter and the decision for it."""
+
+    path: str
+    shape: tuple[int, ...]
+    dtype: str
+    role: str
+    sure: bool  # False: the role is a guess from the number of axes, or "other"
+    multiplier: Strength
+    rule: str  # why the mask decides so
+
+    @property
+    def size(self) -> int:
+        """How many numbers the parameter holds."""
+        return math.prod(self.shape)
+
+    @property
+    def excluded(self) -> bool:
+        """Whether its multiplier is concrete and 0."""
+        return is_zero(self.multiplier)
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Description:
+    """All parameters with their decisions. It prints as a table."""
+
+    rows: tuple[Row, ...]
+
+    @property
+    def decayed(self) -> int:
+        """How many numbers decay."""
+        return sum(row.size for row in self.rows if not row.excluded)
+
+    @property
+    def excluded(self) -> int:
+        """How many numbers do not decay."""
+        return sum(row.size for row in self.rows if row.excluded)
+
+    def __str__(self) -> str:
+        table = aligned(self._cells(), right=[HEADER.index("multiplier")])
+        return "\n".join([*table, *self._notes()])
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        """The same for a notebook."""
+        notes = "".join(f"<p>{html.escape(note)}</p>" for note in self._notes())
+        return html_table(self._cells()) + notes
+
+    def _cells(self) -> list[tuple[str, ...]]:
+        return [HEADER, *map(_cells, self.rows)]
+
+    def _notes(self) -> list[str]:
+        excluded = sum(row.excluded for row in self.rows)
+        decayed = len(self.rows) - excluded
+        notes = [
+            f"decayed: {self.decayed:,} numbers in {_count(decayed)}; "
+            f"excluded: {self.excluded:,} numbers in {_count(excluded)}"
+        ]
+        if not all(row.sure for row in self.rows):
+            notes.append("?: no name determines the role; check these decisions")
+        return notes
+
+
+def describe(mask: MaskOrFn, params: optax.Params) -> Description:
+    r"""What a mask decides for every parameter, to check before training.
+
+    .. math:: i \mapsto (\text{path}_i, \text{role}_i, m_i, \text{rule}_i)
+
+    Args:
+        mask: any mask: a mask of this module, a tree, a prefix, a function, or None.
+        params: the parameters, or their shapes.
+
+    Returns:
+        A description. ``print`` shows it as a table; ``.rows`` is the same as plain
+        data (path, shape, dtype, role, sure, multiplier, rule); ``.decayed`` and
+        ``.excluded`` count the numbers in the parameters. A question mark follows a
+        role that no name determines: check these decisions.
+
+    Raises:
+        TypeError, ValueError: a leaf is not an array (for an Equinox model, pass
+            ``eqx.filter(model, eqx.is_array)``; for an NNX model, pass
+            ``nnx.state(model, nnx.Param)``); the mask does not fit the parameters.
+
+    Example:
+        >>> import decayax as dx, jax.numpy as jnp
+        >>> params = {"dense": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}}
+        >>> print(dx.masks.describe(dx.masks.no_bias_or_norm, params))
+        parameter     shape   dtype    role    multiplier  rule
+        dense/bias    (3,)    float32  bias             0  role bias
+        dense/kernel  (2, 3)  float32  kernel           1  role kernel
+        decayed: 6 numbers in 1 parameter; excluded: 3 numbers in 1 parameter
+
+    Reference:
+        Parameter tables as in CLU's ``parameter_overview``, with the decisions added.
+    """
+    name = "masks.describe"
+    require_parameters(name, params)
+    check_mask(name, mask)
+    decisions = decide(name, mask, params)
+    role_by_path = roles(params)
+    rows = []
+    for path, leaf in leaves_with_path(params):
+        if is_masked_leaf(leaf):
+            continue
+        row = Row(
+            path=path_str(path),
+            shape=tuple(np.shape(leaf)),
+            dtype=str(dtype_of(leaf)),
+            role=role_by_path[path].name,
+            sure=role_by_path[path].sure,
+            multiplier=decisions[path].multiplier,
+            rule=decisions[path].rule,
+        )
+        rows.append(row)
+    return Description(tuple(rows))
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    is_known = isinstance(row.multiplier, float)
+    multiplier = f"{row.multiplier:g}" if is_known else "traced"
+    role = row.role if row.sure else f"{row.role} ?"
+    return (row.path, str(row.shape), row.dtype, role, multiplier, row.rule)
+
+
+def _count(parameters: int) -> str:
+    return f"{parameters} parameter{'' if parameters == 1 else 's'}"

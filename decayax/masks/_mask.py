@@ -1,0 +1,93 @@
+"""Class Mask: a mask that gives every parameter a multiplier and the rule behind it."""
+
+from __future__ import annotations
+
+import dataclasses
+import reprlib
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import optax
+
+from decayax._core.paths import flatten_with_path, is_masked_leaf, Path
+from decayax._core.strength import Strength
+from decayax.masks._resolve import (
+    is_mask_fn,
+    MaskOrFn,
+    MaskTree,
+    require_tree,
+    resolve_mask,
+    tree_multipliers,
+)
+
+
+ARGUMENT_REPR = reprlib.Repr()  # it shortens each argument of a mask's repr
+ARGUMENT_REPR.maxother = ARGUMENT_REPR.maxstring = 100  # characters
+
+
+class Decision(NamedTuple):
+    """What a mask decides for one parameter."""
+
+    multiplier: Strength
+    rule: str  # why: "role bias", "path block_0/.*"
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Mask:
+    """A mask with reasons. Call it with the parameters for a tree of multipliers."""
+
+    name: str  # public name of what made it: "masks.by_path"; for errors and repr
+    # (name, params, *args, **kwargs) -> decisions. At the top level of its module, not
+    # a closure, so that masks pickle.
+    function: Callable[..., dict[Path, Decision]]
+    args: tuple[Any, ...] = ()  # as the user passed them
+    kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def decide(self, params: optax.Params) -> dict[Path, Decision]:
+        """The decision for every parameter, by path."""
+        require_tree(self.name, params)
+        return self.function(self.name, params, *self.args, **self.kwargs)
+
+    def __call__(self, params: optax.Params) -> MaskTree:
+        """The tree of multipliers, in the structure of ``params``."""
+        decided = self.decide(params)
+        flat, treedef = flatten_with_path(params)
+        return treedef.unflatten(
+            leaf if is_masked_leaf(leaf) else decided[path].multiplier
+            for path, leaf in flat
+        )
+
+    def __repr__(self) -> str:
+        """The expression that makes the mask; long arguments are shortened."""
+        shown = [ARGUMENT_REPR.repr(value) for value in self.args]
+        for key, value in self.kwargs.items():
+            shown.append(f"{key}={ARGUMENT_REPR.repr(value)}")
+        return f"{self.name}({', '.join(shown)})" if shown else self.name
+
+    def __hash__(self) -> int:
+        # The arguments may be trees, which have no hash.
+        return hash((self.name, self.function))
+
+
+def check_mask(name: str, mask: MaskOrFn) -> None:
+    """Raise a TypeError or ValueError if a mask tree has a wrong entry.
+
+    Args:
+        name: public name of the function that takes the mask, for errors.
+        mask: what the user passed. A function is checked when it is called.
+    """
+    if mask is not None and not is_mask_fn(mask):
+        tree_multipliers(name, mask)
+
+
+def decide(name: str, mask: MaskOrFn, params: optax.Params) -> dict[Path, Decision]:
+    """The decision of any mask (a Mask, a tree, a function, None), by path."""
+    if isinstance(mask, Mask):
+        return mask.decide(params)
+    require_tree(name, params)
+    if mask is None:
+        rule = "mask None: all"
+    else:
+        rule = "mask function" if is_mask_fn(mask) else "mask tree"
+    multipliers = resolve_mask(name, mask, params)
+    return {path: Decision(value, rule) for path, value in multipliers.items()}

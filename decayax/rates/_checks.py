@@ -1,0 +1,120 @@
+"""Conversions: one formula over checked values, in float64 NumPy or in JAX.
+
+Python numbers and NumPy arrays give float64 (a Python float if 0-d). JAX arrays and
+tracers give JAX arrays. If a value is a schedule, the conversion returns a schedule.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from decayax._core.dtypes import compute_dtype, is_inexact
+from decayax._core.strength import is_concrete, require_real, ScalarOrSchedule, Schedule
+
+
+# The result has the type of an argument if all other arguments are numbers. The last
+# constraint is for unions: a type checker takes the first constraint that fits.
+Value = TypeVar("Value", float, np.ndarray, jax.Array, Schedule, ScalarOrSchedule)
+Real: TypeAlias = float | np.number
+
+
+class Domain(NamedTuple):
+    """The values that an argument or a result may have."""
+
+    contains: Callable[[np.ndarray], Any]  # elementwise; False for NaN
+    words: str  # "must be {words}"
+    hint: str  # what to pass instead
+    schedule: bool = False  # whether the argument may be a schedule
+
+
+NONNEGATIVE = Domain(
+    lambda x: (x >= 0) & np.isfinite(x),
+    "finite and >= 0",
+    "Pass a finite number without a minus sign.",
+    schedule=True,
+)
+POSITIVE = Domain(
+    lambda x: (x > 0) & np.isfinite(x), "finite and > 0", "Pass a finite number > 0."
+)
+RATE = Domain(
+    lambda x: (x >= 0) & (x < 1),
+    "the fraction of a weight that one step removes, in [0, 1)",
+    "Pass a number from 0 to below 1: 1 erases the weight, more flips its sign.",
+    schedule=True,
+)
+DURATION = Domain(
+    lambda x: x > 0, "> 0", "Pass a number > 0, or inf for no decay.", schedule=True
+)
+FRACTION = Domain(
+    lambda x: (x > 0) & (x <= 1), "in (0, 1]", "Pass the fraction that is left."
+)
+WHOLE = Domain(
+    lambda x: (x > 0) & np.isfinite(x) & (x == np.floor(x)),
+    "a whole number > 0",
+    "Pass a whole number of steps.",
+)
+NUMBER = Domain(
+    lambda x: ~np.isnan(x), "a number", "The arguments exceed the range of float64."
+)
+
+
+def require(name: str, argument: str, value: Any, domain: Domain) -> Any:
+    """Check one value, if it is concrete; return float64 NumPy or the JAX array."""
+    must = f"{name}: {argument} must be"
+    kinds = ", an array or a schedule" if domain.schedule else " or an array"
+    require_real(must, value, f"Pass a number{kinds}.")
+    if not is_concrete(value):
+        return value
+    known = np.asarray(value, np.float64)
+    inside = np.asarray(domain.contains(known))
+    if not inside.all():
+        index = tuple(int(i) for i in np.argwhere(~inside)[0])
+        where = f" at index {', '.join(map(str, index))}" if index else ""
+        got = f"{float(known[index])}{where}"
+        raise ValueError(f"{must} {domain.words}, got {got}. {domain.hint}")
+    return value if isinstance(value, jax.Array) else known
+
+
+def convert(
+    name: str,
+    formula: Callable[..., Any],
+    *,
+    result: Domain = NUMBER,
+    **given: tuple[Any, Domain],
+) -> Any:
+    """``formula(xp, **values)`` of checked values; a schedule if a value is one.
+
+    ``given`` holds the value and the domain of each argument.
+    """
+    scheduled = [k for k, (x, d) in given.items() if d.schedule and callable(x)]
+    values = {k: require(name, k, *given[k]) for k in given if k not in scheduled}
+
+    def at(step: Any) -> Any:
+        when = f" at step {step}" if is_concrete(step) else ""
+        now = dict(values)
+        for k in scheduled:
+            schedule, domain = given[k]
+            argument = f"the value of the {k} schedule{when}"
+            now[k] = require(name, argument, schedule(step), domain)
+        out = compute(formula, **now)
+        require(name, "the result", out, result)
+        return out
+
+    return at if scheduled else at(None)
+
+
+def compute(formula: Callable[..., Any], **values: Any) -> Any:
+    """``formula(xp, **values)``, in JAX if a value is a JAX array, else in NumPy."""
+    arrays = [x for x in values.values() if isinstance(x, jax.Array)]
+    if not arrays:
+        with np.errstate(all="ignore"):  # 1/0 is inf: a weight that never decays
+            known = {k: np.asarray(x, np.float64) for k, x in values.items()}
+            result = formula(np, **known)
+        return result if np.ndim(result) else float(result)
+    # An integer array, such as the step, counts as JAX's default float.
+    default = jnp.result_type(float)
+    dtype = compute_dtype(*(x if is_inexact(x) else x.astype(default) for x in arrays))
+    return formula(jnp, **{k: jnp.asarray(x, dtype) for k, x in values.items()})
