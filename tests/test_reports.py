@@ -182,8 +182,8 @@ def test_the_rule_of_the_spread_is_said_only_where_it_is_clear():
     wide, narrow = of("wide", 3.0, 5.0, 1), of("narrow", 1.0, 0.0, 0)
     message = spread_rule([wide, narrow])
     assert message.startswith(
-        "Where AdamW is clearly better, √v spans 3.0 decades (wide). "
-        "On the other tasks, √v spans 1.0 decades (narrow). "
+        "AdamW is clearly better where the spread of √v is 3.0 decades (wide). "
+        "On the other tasks it is 1.0 decades (narrow). "
     )
     assert WIDER in message
     assert ALONE not in message
@@ -204,7 +204,7 @@ def test_a_wider_task_without_a_clear_advantage_breaks_the_rule(sign):
     rest = of("rest", 2.0, -2.0 if sign else 6.0, sign)
     narrow, wide = of("narrow", 1.0, 5.0, 1), of("wide", 3.0, 5.0, 1)
     for message in (spread_rule([narrow, rest, wide]), spread_rule([narrow, rest])):
-        assert "On the other tasks, √v spans 2.0 decades (rest)." in message
+        assert "On the other tasks it is 2.0 decades (rest)." in message
         assert ALONE in message
         assert WIDER not in message
     message = spread_rule([wide, rest])
@@ -669,15 +669,12 @@ def test_tuning_says_which_grids_are_separable(tmp_path):
         assert grid.ridge.slope == pytest.approx(slope, abs=0.15)
         assert grid.verdict == ("not separable" if slope else "separable")
     text = conclusion(results, grids)
-    counts = (
-        "separable 1 (`teacher adamw`), not separable 1 (`teacher adam_independent`)"
-    )
+    first, second = "`teacher adamw`", "`teacher adam_independent`"
     assert (
-        f"Grids with decoupled decay (2): {counts}, undetermined 0, no ridge 0." in text
-    )
-    assert (
-        "Grids with L2 (1): separable 0, not separable 1 (`teacher adam_l2`)," in text
-    )
+        f"With decoupled decay: 1 of the 2 grids separable ({first}), 1 not separable "
+        f"({second}), 0 undetermined, 0 without ridge."
+    ) in text
+    assert "With L2: 0 of the 1 grids separable, 1 not separable (`teacher ad" in text
 
 
 def test_grids_without_a_ridge_and_undecided_ones():
@@ -693,14 +690,16 @@ def test_grids_without_a_ridge_and_undecided_ones():
     few = coupled._replace(seeds=2)
     judged = add_verdicts([flat, open_, coupled, separable, few])
     assert [grid.verdict for grid in judged] == [
-        *("no ridge", "undetermined", "not separable", "separable", "undetermined")
+        *("without ridge", "undetermined", "not separable", "separable", "undetermined")
     ]
     # Corrected for both questions of all ridges.
     several = add_verdicts([flat._replace(ridge=wide._replace(p_separable=0.02))] * 3)
     assert {grid.verdict for grid in several} == {"undetermined"}
     open_ = judged[1]
-    counts = "separable 0, not separable 0, undetermined 2, no ridge 1."
-    assert count_verdicts([flat, open_, open_], "L2") == f"Grids with L2 (3): {counts}"
+    assert count_verdicts([flat, open_, open_], "L2") == (
+        "With L2: 0 of the 3 grids separable, 0 not separable, 2 undetermined, "
+        "1 without ridge."
+    )
 
 
 def test_ridges_are_drawn_where_the_table_has_a_slope(tmp_path):
@@ -744,10 +743,9 @@ def test_the_report_of_tuning(tmp_path):
     assert {path.name for path in tmp_path.glob("*.png") if is_drawn(path)} == {
         *("advantage.png", "heatmaps-teacher.png", "ridges.png"),
     }
-    assert re.search(r"adamw − adam_l2 \+.*?\], adamw clearly better;", verdict)
-    assert re.search(
-        r"adam_independent − adam_l2 -[^;]*\], adam_l2 clearly better", verdict
-    )
+    assert re.search(r"adamw − adam_l2: \+.*?\], adamw clearly better;", verdict)
+    words = r"adam_independent − adam_l2: -[^;]*\], adam_l2 clearly better"
+    assert re.search(words, verdict)
 
 
 # --- same -------------------------------------------------------------------------
@@ -766,7 +764,7 @@ def test_same_says_where_the_two_are_one():
     assert "at the same value for every λ under Adam with L2 (at 0.64). λ" in text
     assert "λ changes the value under SGD with L2." in text
     assert "up to rounding under SGD (constant rate). They differ under Adam." in text
-    assert "runs is 60 % (Adam) of the distance between L2 and no decay." in text
+    assert "differ by 60 % (Adam) of the distance between L2 and no decay." in text
 
 
 def test_the_figure_of_same_shows_shares_up_to_two(tmp_path):

@@ -1,4 +1,4 @@
-"""Scripts that measure speed or tabulate other libraries; no study needs them.
+"""Scripts that measure speed or make a table of Optax's optimizers.
 
-`python -m experiments list` prints their names and what each is for.
+`python -m experiments list` prints their names and questions. No study needs them.
 """

@@ -1,15 +1,15 @@
 """What does `weight_decay` mean in each of Optax's optimizers?
 
-Question    Which rate does a strength give, in which mode, and does it follow the
-            learning rate, for every alias and contributed optimizer of Optax?
+Question    For every alias and contributed optimizer of Optax: which decay rate does a
+            strength λ give, in which mode, and does the rate follow the learning rate?
 Command     python -m experiments.benchmarks.aliases
             (prints the table of decayax/README.md)
 Cost        about three minutes on 2 CPU cores
-Expected    The modes below, which were read from Optax's code.
+Expected    The modes in `WITH`, which were read from Optax's code.
 Reference   Optax 0.2.8, `_src/alias.py` and `contrib`.
 
-Every optimizer is built with γ and λ as below and audited on one matrix of unit
-weights. Those without a decay of their own are in `WITHOUT`.
+Every optimizer is built with the learning rate and the strength below, and audited on
+one matrix. `WITHOUT` lists the optimizers that have no weight decay.
 """
 
 import functools
@@ -28,14 +28,14 @@ PARAMS = {"kernel": jax.random.normal(jax.random.key(0), (16, 16))}
 
 
 class Alias(NamedTuple):
-    """An optimizer with a decay, and what its code says of it."""
+    """An optimizer with weight decay, and how its code uses λ."""
 
     name: str
     mode: str
     means: str
     learning_rate: float = 1e-3
     module: Any = optax
-    strength: str | None = "weight_decay"  # the argument's name
+    strength: str | None = "weight_decay"  # the argument of λ; None if there is none
     make: Callable[..., Any] | None = None  # (learning rate, λ) -> optimizer
 
     def build(self, learning_rate: float, strength: float) -> Any:
@@ -105,12 +105,13 @@ def audited(alias: Alias) -> Any:
 
 
 def row(alias: Alias) -> str:
-    """One line of the table: what was read and what was measured."""
+    """One line of the table: what the code says, and what the audit measured."""
     leaf = audited(alias)
+    # One rate for each scale of the gradient: they differ if it depends on them.
     rates = " / ".join(f"{rate:.2g}" for _, rate in leaf.by_gradient_scale)
-    follows = {True: "yes", False: "no", None: ""}[leaf.follows_learning_rate]
     if leaf.mode == "none":
         rates = "0"
+    follows = {True: "yes", False: "no", None: ""}[leaf.follows_learning_rate]
     return (
         f"| `{alias.name}` | {alias.means} | {leaf.mode} | {alias.learning_rate:g} "
         f"| {rates} | {follows} |"

@@ -1,24 +1,25 @@
-"""How fast is the engine, against three loops that a user may write?
+"""How fast is the engine, compared with three loops that a user can write?
 
 Question    How much wall time and CPU time do 64 runs of the digits network take (64
-            inputs, 128 hidden units, AdamW, 20 epochs), as multiples of the engine's?
+            inputs, 128 hidden units, AdamW, 20 epochs), relative to the engine?
 Command     python -m experiments.benchmarks.sweep
 Cost        about three minutes on 2 CPU cores
-Expected    As much CPU time as a compiled scan over each whole run, and so the same
-            wall time as one such process a core: what the engine adds are chunks and
-            files, not speed. The loop of steps takes nearly 4 times the CPU time, the
-            price of a Python call for each step, and on one core 8 times the wall time.
+Expected    The engine needs the CPU time of a compiled scan over each whole run, and
+            the wall time of one such process per core: it adds chunks and files, not
+            speed. The loop of steps needs nearly 4 times the CPU time, because of one
+            Python call per step, and on one core 8 times the wall time.
 
 The contestants:
 
-    engine, 16 wide; engine, 64 wide    the sweep engine on all cores
-    loop of steps       a jitted step at a time, on one core
-    scan of each run    a whole run is one jitted scan, on one core
-    scan, all cores     the same in as many processes as cores, each its share of runs
+    engine, 16 parallel; engine, 64 parallel    the sweep engine on all cores
+    loop of steps       one jitted step at a time, on one core
+    scan of each run    each whole run is one jitted scan, on one core
+    scan, all cores     the same with one process per core, which share the runs
 
-All are fair: learning rate and strength are traced, so each compiles once; batches are
-drawn before. Nothing measures accuracy. Every contestant has its own processes, which
-wait while others run. They run in turn; printed are ratios of medians.
+The comparison is fair: learning rate and strength are traced, so each contestant
+compiles once; the batches are drawn in advance; nothing measures accuracy. Every
+contestant has its own processes, which wait while others run. The contestants take
+turns, and the table shows ratios of medians.
 """
 
 import functools
@@ -42,19 +43,19 @@ from experiments.engine.config import columns, cosine, grid, HParams, StaticConf
 
 
 RUNS, EPOCHS, ROUNDS = 64, 20, 7
-IDLE = 0.95  # share of the time in which an idle machine runs a program on one core
+IDLE = 0.95  # share of the CPU that a program on one core gets on an idle machine
 
 
 class Contestant(NamedTuple):
     """A way to train all runs, and its processes."""
 
     name: str
-    begin: Callable[..., Any]  # config, cells -> a function that trains them
+    prepare: Callable[..., Any]  # config, cells -> a function that trains them
     cores: list[set[int]]  # of each process
 
 
 class Cost(NamedTuple):
-    """Seconds."""
+    """Seconds of one round."""
 
     wall: float
     cpu: float
@@ -65,11 +66,11 @@ def main() -> None:
     cores = sorted(os.sched_getaffinity(0))
     contestants = all_contestants(cores)
     started = [_start(contestant) for contestant in contestants]
-    compiling = [_order(processes) for processes in started]
+    compiling = [_run_round(processes) for processes in started]
     taken: list[list[Cost]] = [[] for _ in started]
     for _ in range(ROUNDS):
         for costs, processes in zip(taken, started, strict=True):
-            costs.append(_order(processes))
+            costs.append(_run_round(processes))
     for pipe, process in itertools.chain(*started):
         pipe.send(None)
         process.join()
@@ -81,34 +82,33 @@ def main() -> None:
 def show(
     contestants: list[Contestant], runs: list[Cost], compiling: list[Cost]
 ) -> None:
-    """The table, and whether its wall times can be believed."""
-    print(f"{'times the engine, 16 wide':28}{'wall':>8}{'CPU':>8}", end="")
+    """Print the table, and a warning if its wall times are not reliable."""
+    print(f"{'relative to engine, 16':28}{'wall':>8}{'CPU':>8}", end="")
     print(f"{'with compilation: wall':>26}{'CPU':>8}")
     totals = [
         (*run, run.wall + once.wall, run.cpu + once.cpu)
         for run, once in zip(runs, compiling, strict=True)
     ]
     for contestant, total in zip(contestants, totals, strict=True):
-        ratios = [mine / its for mine, its in zip(total, totals[0], strict=True)]
-        wall, cpu, wall_in_all, cpu_in_all = (f"{ratio:.2f}" for ratio in ratios)
-        print(f"{contestant.name:28}{wall:>8}{cpu:>8}{wall_in_all:>26}{cpu_in_all:>8}")
+        ratios = [mine / first for mine, first in zip(total, totals[0], strict=True)]
+        wall, cpu, total_wall, total_cpu = (f"{ratio:.2f}" for ratio in ratios)
+        print(f"{contestant.name:28}{wall:>8}{cpu:>8}{total_wall:>26}{total_cpu:>8}")
     shares = {
         c.name: run.cpu / run.wall for c, run in zip(contestants, runs, strict=True)
     }
     if (share := shares["scan of each run"]) < IDLE:
-        print(f"Other programs ran: the scan on one core had it for {share:.0%} of the")
-        print("time. Compare CPU times, or measure again on an idle machine.")
+        print(f"Other programs ran: the scan on one core had {share:.0%} of its core.")
+        print("Compare CPU times, or measure again on an idle machine.")
 
 
 def all_contestants(cores: list[int]) -> list[Contestant]:
-    """The first is the one that others are compared with."""
+    """All contestants; the others are compared with the first one."""
     one, each = [{cores[0]}], [{core} for core in cores]
-    steps, scan = (functools.partial(_alone, f) for f in (_steps, _scan))
+    steps, scan = (functools.partial(_one_by_one, f) for f in (_steps, _scan))
+    narrow, wide = (functools.partial(_engine, parallel) for parallel in (16, 64))
     return [
-        *(
-            Contestant(f"engine, {n} wide", functools.partial(_engine, n), [set(cores)])
-            for n in (16, 64)
-        ),
+        Contestant("engine, 16 parallel", narrow, [set(cores)]),
+        Contestant("engine, 64 parallel", wide, [set(cores)]),
         Contestant("loop of steps", steps, one),
         Contestant("scan of each run", scan, one),
         Contestant("scan, all cores", scan, each),
@@ -120,45 +120,45 @@ def _start(contestant: Contestant) -> list[tuple[Any, Any]]:
     context, count = multiprocessing.get_context("spawn"), len(contestant.cores)
     processes = []
     for index, cores in enumerate(contestant.cores):
-        ours, theirs = context.Pipe()
-        arguments = contestant.begin, cores, index, count, theirs
+        pipe, child_pipe = context.Pipe()
+        arguments = contestant.prepare, cores, index, count, child_pipe
         process = context.Process(target=_work, args=arguments, daemon=True)
         process.start()
-        processes.append((ours, process))
+        processes.append((pipe, process))
     for pipe, _ in processes:
         pipe.recv()
     return processes
 
 
-def _order(processes: list[tuple[Any, Any]]) -> Cost:
-    """Let all processes do the next thing, and wait for the last one."""
-    begun = time.perf_counter()
+def _run_round(processes: list[tuple[Any, Any]]) -> Cost:
+    """Start one round in all processes, and wait for the last one."""
+    started = time.perf_counter()
     for pipe, _ in processes:
         pipe.send("go")
     cpu = sum(pipe.recv() for pipe, _ in processes)
-    return Cost(time.perf_counter() - begun, cpu)
+    return Cost(time.perf_counter() - started, cpu)
 
 
 def _work(
-    begin: Callable[..., Any], cores: set[int], index: int, count: int, pipe: Any
+    prepare: Callable[..., Any], cores: set[int], index: int, count: int, pipe: Any
 ) -> None:
-    """A process: at the first order it compiles, at every other it trains its share."""
-    os.sched_setaffinity(0, cores)  # before XLA counts them
+    """A process: the first round compiles, all other rounds train its share."""
+    os.sched_setaffinity(0, cores)  # before XLA counts the cores
     devices.use_all_cores()
     config, cells = sweep()
     pipe.send("ready")
     train = None
-    while pipe.recv():
-        begun = time.process_time()
+    while pipe.recv() is not None:
+        started = time.process_time()
         if train is None:
-            train = begin(config, cells[index::count])
+            train = prepare(config, cells[index::count])
         else:
             train()
-        pipe.send(time.process_time() - begun)
+        pipe.send(time.process_time() - started)
 
 
 def sweep() -> tuple[StaticConfig, tuple[HParams, ...]]:
-    """What all contestants train."""
+    """The configuration and the cells that all contestants train."""
     config = StaticConfig(training_setups.DIGITS, arms.adamw, EPOCHS, EPOCHS, cosine)
     cells = grid(
         learning_rate=np.geomspace(1e-3, 3e-2, 8).tolist(),
@@ -171,11 +171,11 @@ def sweep() -> tuple[StaticConfig, tuple[HParams, ...]]:
 def _engine(
     parallel: int, config: StaticConfig, cells: tuple[HParams, ...]
 ) -> Callable[[], None]:
-    """Compile; then all cells, `parallel` at a time."""
+    """Compile, then train all cells, `parallel` at a time."""
     cache = compilation_cache.new_cache()
     parts = [columns(tuple(part)) for part in split_in_chunks(cells, parallel)]
     compiled = compilation_cache.get_program(cache, config, parts[0], parallel)
-    for numbers in parts:  # drawn once, and cached
+    for numbers in parts:  # the cache holds these batches
         compilation_cache.get_batches(cache, compiled, numbers["seed"], 0)
 
     def train() -> None:
@@ -191,10 +191,10 @@ def _engine(
     return train
 
 
-def _alone(
+def _one_by_one(
     many_steps: Callable[..., Any], config: StaticConfig, cells: tuple[HParams, ...]
 ) -> Callable[[], None]:
-    """Compile; then one cell after the other."""
+    """Compile, then train one cell after the other."""
     task, data = config.setup.task(), jax.device_put(config.setup.load())
 
     def step(carry: Any, batch: Any, hparams: Any, run_data: Any, data: Any) -> Any:
@@ -218,8 +218,8 @@ def _alone(
     seeds = {hparams["seed"] for hparams in cells}
     batches = {seed: np.asarray(draw(np.int32(seed), 0, data)) for seed in seeds}
 
-    def train(some: tuple[HParams, ...] = cells) -> None:
-        for hparams in some:
+    def train(chosen: tuple[HParams, ...] = cells) -> None:
+        for hparams in chosen:
             numbers = columns((hparams,))
             traced = {name: jnp.asarray(x[0]) for name, x in numbers.items()}
             run_data, carry = start(traced, data)

@@ -1,15 +1,16 @@
-"""What a step costs with rounding or telemetry, as ratios to the plain step.
+"""How much time does a step take with rounding or telemetry, relative to a plain step?
 
 Question    How much longer does a jitted step of optax.adamw on 10 million weights take
             with stochastic rounding, with compensation or with track_decay?
 Command     python -m experiments.benchmarks.wrappers
 Cost        under a minute on 2 CPU cores
-Expected    Stochastic rounding at most 1.5 times the plain bfloat16 step, compensation
-            about twice, as XLA on CPU calculates weight and residual in two passes;
-            telemetry of every 100th step 1.05 times where nothing is donated.
+Expected    Stochastic rounding takes at most 1.5 times the plain bfloat16 step.
+            Compensation takes about twice as long, because XLA on CPU calculates weight
+            and residual in two passes. Telemetry of every 100th step takes 1.05 times
+            as long without donation.
 
-Each ratio is of medians of steps run in turn in one process. Times are not printed, as
-they depend on the machine.
+The cases take turns in one process, and the table shows ratios of medians. Times are
+not printed, because they depend on the machine.
 """
 
 import statistics
@@ -35,7 +36,7 @@ class Case(NamedTuple):
     name: str
     dtype: str
     optimizer: Any
-    every: int = 1  # step of which one is dear
+    every: int = 1  # one of so many steps measures, and takes longer
 
 
 CASES = (
@@ -55,13 +56,14 @@ CASES = (
 
 
 def normal(seed: int, dtype: str) -> list[jax.Array]:
+    """Normal weights or gradients of all shapes."""
     keys = jax.random.split(jax.random.key(seed), len(SHAPES))
     pairs = zip(keys, SHAPES, strict=True)
     return [jax.random.normal(key, shape).astype(dtype) for key, shape in pairs]
 
 
 def stepper(case: Case, donate: bool) -> tuple[Callable[[], float], float]:
-    """A function that takes a step and returns its seconds; megabytes of scratch."""
+    """A function that takes a step and returns its seconds; temporary megabytes."""
     grads = normal(1, case.dtype)
 
     def step(params: Any, state: Any, grads: Any) -> Any:
@@ -72,29 +74,33 @@ def stepper(case: Case, donate: bool) -> tuple[Callable[[], float], float]:
     carry = params, case.optimizer.init(params)
     compiled = jax.jit(step, donate_argnums=(0, 1) if donate else ())
     compiled = compiled.lower(*carry, grads).compile()
-    scratch = compiled.memory_analysis()
+    memory = compiled.memory_analysis()
 
     def timed() -> float:
         nonlocal carry
-        begun = time.perf_counter()
+        started = time.perf_counter()
         carry = jax.block_until_ready(compiled(*carry, grads))
-        return time.perf_counter() - begun
+        return time.perf_counter() - started
 
-    return timed, scratch.temp_size_in_bytes / 1e6 if scratch else float("nan")
+    return timed, float("nan") if memory is None else memory.temp_size_in_bytes / 1e6
 
 
 def seconds(case: Case, times: list[float]) -> float:
-    """A step on average: the median of dear and of cheap steps, in their shares."""
-    dear = times[:: case.every]
-    cheap = [t for i, t in enumerate(times) if i % case.every] or dear
+    """The seconds of an average step: steps that measure, and all others."""
+    measuring = times[:: case.every]
+    if case.every == 1:
+        return statistics.median(measuring)
+    others = [t for step, t in enumerate(times) if step % case.every != 0]
     share = 1 / case.every
-    return share * statistics.median(dear) + (1 - share) * statistics.median(cheap)
+    slow, fast = statistics.median(measuring), statistics.median(others)
+    return share * slow + (1 - share) * fast
 
 
 def main() -> None:
+    """Print the table."""
     device = jax.devices()[0].device_kind
     print(f"adamw on {sum(a * b for a, b in SHAPES):,} weights, {device}")
-    print(f"{'':40}{'':>10}{'scratch MB':>12}{'donated':>12}{'scratch MB':>12}")
+    print(f"{'':40}{'':>10}{'temp. MB':>12}{'donated':>12}{'temp. MB':>12}")
     ratios: dict[str, list[float]] = {case.name: [] for case in CASES}
     for donate in (False, True):
         for dtype in ("bfloat16", "float32"):
@@ -104,14 +110,13 @@ def main() -> None:
             for _ in range(ROUNDS):
                 for case_times, (timed, _) in zip(times, steppers, strict=True):
                     case_times.append(timed())
-            # The first step of each may still page memory in; it is also a dear one.
+            # The first step can include page faults; in tracked cases it also measures.
             means = [seconds(case, x) for case, x in zip(cases, times, strict=True)]
             for case, mean, (_, size) in zip(cases, means, steppers, strict=True):
                 ratios[case.name] += [mean / means[0], size]
-    for name, (plain, scratch, donated, its_scratch) in ratios.items():
-        print(
-            f"{name:40}{plain:10.2f}{scratch:12.1f}{donated:12.2f}{its_scratch:12.1f}"
-        )
+    for name, (ratio, memory, donated, donated_memory) in ratios.items():
+        columns = f"{ratio:10.2f}{memory:12.1f}{donated:12.2f}{donated_memory:12.1f}"
+        print(f"{name:40}{columns}")
 
 
 if __name__ == "__main__":

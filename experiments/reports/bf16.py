@@ -239,10 +239,9 @@ def plot_retained(results: Bf16Results) -> Figure:
             label = f"{name}, without residual"
             alone = applied(arrays, "weights")
             right.plot(arrays["rate"], alone, ":", color=colour, label=label)
-    left.set_ylabel("fraction of the weights that remains")
-    right.set(ylabel="fraction of the decay that is applied", ylim=(-0.1, 1.2))
-    for axes in (left, right):
-        axes.set(xscale="log", xlabel="rate γλ per step")
+    x = {"xscale": "log", "xlabel": "rate γλ per step"}
+    left.set(ylabel="fraction of the weights that remains", **x)
+    right.set(ylabel="fraction of the decay that is applied", ylim=(-0.1, 1.2), **x)
     right.legend(frameon=False, fontsize=8, loc="center")
     return figure
 

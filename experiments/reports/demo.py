@@ -70,10 +70,10 @@ def spread_rule(spreads: Sequence[Spread]) -> str:
         return "There are too few seeds to say where AdamW is better."
     if not clear:
         return "AdamW is not clearly better on any of these tasks."
-    text = f"Where AdamW is clearly better, √v spans {_decades(clear)}."
+    text = f"AdamW is clearly better where the spread of √v is {_decades(clear)}."
     if not others:
         return text
-    text += f" On the other tasks, √v spans {_decades(others)}."
+    text += f" On the other tasks it is {_decades(others)}."
     narrowest = min(spread.decades for spread in clear)
     widest = max(spread.decades for spread in others)
     if widest > narrowest:

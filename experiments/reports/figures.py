@@ -54,6 +54,14 @@ def new_panels(
     return figure, panels
 
 
+def label_edges(panels: np.ndarray, x: str, y: str) -> None:
+    """Label the horizontal axes of the last row and the vertical ones of the first."""
+    for axes in panels[-1]:
+        axes.set_xlabel(x)
+    for axes in panels[:, 0]:
+        axes.set_ylabel(y)
+
+
 def add_legend(figure: Figure, axes: Axes) -> None:
     """The legend of one panel, above all panels."""
     handles, labels = axes.get_legend_handles_labels()
@@ -113,10 +121,7 @@ def plot_heat_maps(results: Results, rows: Sequence[Sequence[str]]) -> Figure:
             axes.plot(x, y, ls="", **MARKS[label])
         error = f"{measure.perfect - outcome.scores[0]:.{digits}f}"
         axes.set_title(f"{name}: {error} {error_unit(measure)}", fontsize=10)
-    for axes in panels[-1]:
-        axes.set_xlabel("strength λ")
-    for axes in panels[:, 0]:
-        axes.set_ylabel("peak learning rate")
+    label_edges(panels, "strength λ", "peak learning rate")
     label = f"validation error above the best of the task ({measure.unit})"
     figure.colorbar(colours, ax=panels, extend="max", label=label, fraction=0.03)
     marks = [Line2D([], [], ls="", label=name, **MARKS[name]) for name in MARKS]

@@ -23,7 +23,6 @@ from experiments.reports.results import format_difference, Results
 NONE, L2, DECOUPLED = "adam", "adam_l2", "adamw"  # the arms
 BETA_1 = 0.9  # Adam's, in all optimizers here
 TINY = 1e-3  # times the root mean square of all weights: too small for a shrink
-FILES = "`cells.csv` (every run), `shrink-*.npz`, `spread-*.npz`"
 GAP_LABEL = "AdamW ahead of Adam with L2\n(points of test accuracy)"
 Shrink = Mapping[str, np.ndarray]
 

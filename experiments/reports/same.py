@@ -1,5 +1,6 @@
 """The report of `same`: a weight without gradients, and the distance of two runs."""
 
+import itertools
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,20 +34,13 @@ class Pair(NamedTuple):
 def read_pairs(folder: Path, plan: dict[str, Any]) -> list[Pair]:
     """Read and reduce the distances."""
     pairs = []
-    for base in plan["learning_rates"]:
-        for schedule in plan["schedules"]:
-            (stored,) = read_measurements(folder, f"distance-{base}-{schedule}")
-            ratios, median = stored["ratio"], np.median(stored["distance"], axis=1)
-            best = int(np.argmin(median))
-            pair = Pair(
-                base,
-                schedule,
-                same=median[ratios == 1].item(),
-                closest=median[best].item(),
-                ratio=ratios[best].item(),
-                none=median[ratios == 0].item(),
-            )
-            pairs.append(pair)
+    for base, schedule in itertools.product(plan["learning_rates"], plan["schedules"]):
+        (stored,) = read_measurements(folder, f"distance-{base}-{schedule}")
+        ratios, median = stored["ratio"], np.median(stored["distance"], axis=1)
+        best = int(np.argmin(median))
+        same, none = (float(median[ratios == ratio].item()) for ratio in (1, 0))
+        closest, ratio = median[best].item(), ratios[best].item()
+        pairs.append(Pair(base, schedule, same, closest, ratio, none))
     return pairs
 
 
@@ -78,7 +72,7 @@ def conclusion(weights: dict[str, np.ndarray], pairs: list[Pair]) -> str:
     if closest:
         shares = [f"{100 * share:.0f} % ({base})" for base, share in closest.items()]
         text += (
-            " Even with the best other λ, the distance between the two runs is "
+            " Even with the best other λ, the two runs differ by "
             f"{markdown.join(shares)} of the distance between L2 and no decay."
         )
     return text
@@ -117,7 +111,7 @@ def write_report(folder: Path) -> str:
     (stored,) = read_measurements(folder, "idle")
     weights = {name: array for name, array in stored.items() if "/" in name}
     pairs = read_pairs(folder, plan)
-    save(plot_weights(weights, plan), folder / "without_gradients.png")
+    save(plot_weights(weights, plan["idle_decays"]), folder / "without_gradients.png")
     save(plot_distances(folder, plan), folder / "distances.png")
     return save_report(
         folder,
@@ -155,25 +149,18 @@ def _pairs_table(pairs: list[Pair]) -> str:
     return markdown.table(pairs, columns, left=2)
 
 
-def plot_weights(weights: dict[str, np.ndarray], plan: dict[str, Any]) -> Figure:
+def plot_weights(weights: dict[str, np.ndarray], decays: list[float]) -> Figure:
     """A column for each base, a row for each place, a line for each λ."""
-    bases, places = zip(*(name.split("/") for name in weights), strict=True)
-    bases, places = list(dict.fromkeys(bases)), list(dict.fromkeys(places))
-    shape = len(places), len(bases)
+    shape = 2, len(weights) // 2
     figure, panels = figures.new_panels(*shape, (11, 5), sharex=True, sharey=True)
     # Lines that coincide stay visible, because each one is thinner than the one below.
     looks = (BLUE, 5.0), (GREEN, 2.6), (ORANGE, 1.0)
-    for (row, column), axes in np.ndenumerate(panels):
-        lines = weights[f"{bases[column]}/{places[row]}"]
-        for decay, line, (colour, width) in zip(
-            plan["idle_decays"], lines, looks, strict=True
-        ):
+    # The places of one base follow one another, so columns are filled first.
+    for axes, (name, lines) in zip(panels.T.flat, weights.items(), strict=True):
+        for decay, line, (colour, width) in zip(decays, lines, looks, strict=True):
             axes.plot(line, label=f"λ = {decay:g}", color=colour, lw=width)
-        axes.set_title(f"{bases[column]}, {places[row]}", fontsize=10)
-    for axes in panels[:, 0]:
-        axes.set_ylabel("the weight")
-    for axes in panels[-1]:
-        axes.set_xlabel("step")
+        axes.set_title(name.replace("/", ", "), fontsize=10)
+    figures.label_edges(panels, "step", "the weight")
     figures.add_legend(figure, panels[0, 0])
     return figure
 
@@ -197,7 +184,8 @@ def plot_distances(folder: Path, plan: dict[str, Any]) -> Figure:
             axes.plot(x[best], median[best], "o", color=colour)
         axes.axhline(1, color="0.5", ls="--", lw=1)
         axes.set_xscale("log", base=2)
-        axes.set(title=base, xlabel="decoupled λ / λ of L2", ylim=(-0.05, 2))
-    panels[0, 0].set_ylabel("distance, divided by\nthe distance to no decay")
+        axes.set(title=base, ylim=(-0.05, 2))
+    ylabel = "distance, divided by\nthe distance to no decay"
+    figures.label_edges(panels, "decoupled λ / λ of L2", ylabel)
     panels[0, 0].legend(frameon=False, fontsize=8)
     return figure

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments import cells, separability
+from experiments import separability
 from experiments.protocol import Entry, TUNING, VALIDATION
 from experiments.reports import figures, markdown
 from experiments.reports.figures import BLUE, GREEN, ORANGE, save
@@ -26,12 +26,8 @@ from experiments.statistics import holm, LEVEL, MIN_VALUES
 
 RIDGE = "ridge"  # the stage of the points that a slope needs
 COLOURS = {"L2": ORANGE, "lr-scaled": BLUE, "independent": GREEN}  # by place
-VERDICTS = SEPARABLE, NOT_SEPARABLE, UNDETERMINED, NO_RIDGE = (
-    "separable",
-    "not separable",
-    "undetermined",
-    "no ridge",
-)
+SEPARABLE, NOT_SEPARABLE = "separable", "not separable"
+UNDETERMINED, NO_RIDGE = "undetermined", "without ridge"
 SHOWN = 12.0  # points of advantage; at bad learning rates it can be 70
 
 
@@ -95,7 +91,7 @@ def write_report(folder: Path) -> str:
         rows = [[grid.entry.name for grid in g] for g in group(mine, "base").values()]
         save(figures.plot_heat_maps(results, rows), folder / f"heatmaps-{task}.png")
         names = [grid.entry.name for grid in mine]
-        pairs = [name for name in results.comparisons if name.startswith(f"{task}: ")]
+        pairs = contrasts_of(results, task)
         numbers = result_tables(results, "task and arm", names, pairs)
         tasks.append(markdown.fill("tuning_task", task=task, numbers=numbers))
     save(plot_ridges(grids), folder / "ridges.png")
@@ -120,34 +116,36 @@ def conclusion(results: Results, grids: list[Grid]) -> str:
         "Are learning rate and λ separable? "
         f"{count_verdicts(decoupled, 'decoupled decay')} {count_verdicts(l2, 'L2')}"
     ]
-    for task in cells.unique(results.table, "task"):
-        found = {
-            name.removeprefix(f"{task}: "): each
-            for name, each in results.comparisons.items()
-            if name.startswith(f"{task}: ")
-        }
-        texts = [
-            f"{name} {format_difference(each)}, {each.verdict}"
-            for name, each in found.items()
-            if each.sign != 0
-        ]
-        unclear = [(n, each.verdict) for n, each in found.items() if each.sign == 0]
+    for task in group(grids, "task"):
+        texts, unclear = [], []
+        for name in contrasts_of(results, task):
+            pair, each = name.removeprefix(f"{task}: "), results.comparisons[name]
+            if each.sign != 0:
+                texts.append(f"{pair}: {format_difference(each)}, {each.verdict}")
+            else:
+                unclear.append((pair, each.verdict))
         if unclear:
             texts.append(markdown.group(unclear, "for"))
         paragraphs.append(f"**{task}**, points of test accuracy: {'; '.join(texts)}.")
     return "\n\n".join([*paragraphs, caveats(results)])
 
 
+def contrasts_of(results: Results, task: str) -> list[str]:
+    """The names of the contrasts of a task."""
+    return [name for name in results.comparisons if name.startswith(f"{task}: ")]
+
+
 def count_verdicts(grids: list[Grid], decay: str) -> str:
-    """Such as: Grids with L2 (9): separable 1 (`a`), not separable 0, no ridge 8."""
+    """Such as: With L2: 1 of the 9 grids separable (`a`), 8 without ridge."""
     counts = []
-    for verdict in VERDICTS:
+    for verdict in (SEPARABLE, NOT_SEPARABLE, UNDETERMINED, NO_RIDGE):
         names = [f"`{grid.entry.name}`" for grid in grids if grid.verdict == verdict]
-        count = f"{verdict} {len(names)}"
+        of = f" of the {len(grids)} grids" if verdict == SEPARABLE else ""
+        count = f"{len(names)}{of} {verdict}"
         if names and verdict in (SEPARABLE, NOT_SEPARABLE):
             count += f" ({markdown.join(names)})"
         counts.append(count)
-    return f"Grids with {decay} ({len(grids)}): {', '.join(counts)}."
+    return f"With {decay}: {', '.join(counts)}."
 
 
 def _ridges_table(grids: list[Grid]) -> str:
@@ -181,9 +179,12 @@ def _slope(grid: Grid) -> str:
 
 
 def _plot_by_task_and_base(
-    grids: Sequence[Grid], height: float, plot: Callable[[Any, list[Grid]], None]
-) -> tuple[Figure, np.ndarray]:
-    """A row of panels for each task, a column for each base, learning rates across."""
+    grids: Sequence[Grid],
+    height: float,
+    ylabel: str,
+    plot: Callable[[Any, list[Grid]], None],
+) -> tuple[Figure, Any]:
+    """A row for each task, a column for each base; the figure and its first panel."""
     tasks, bases = group(grids, "task"), list(group(grids, "base"))
     size = 3.8 * len(bases) + 0.6, height * len(tasks) + 0.6
     figure, panels = figures.new_panels(len(tasks), len(bases), size)
@@ -192,9 +193,8 @@ def _plot_by_task_and_base(
             axes.set_title(f"{task}, {base}", fontsize=10)
             figures.label_powers_of_two(axes.xaxis)
             plot(axes, group(mine, "base")[base])
-    for axes in panels[-1]:
-        axes.set_xlabel("peak learning rate")
-    return figure, panels
+    figures.label_edges(panels, "peak learning rate", ylabel)
+    return figure, panels[0, 0]
 
 
 def plot_ridges(grids: Sequence[Grid]) -> Figure:
@@ -212,12 +212,10 @@ def plot_ridges(grids: Sequence[Grid]) -> Figure:
             axes.set(xticks=[], yticks=[])
             axes.text(0.5, 0.5, "no slope", transform=axes.transAxes, ha="center")
 
-    figure, panels = _plot_by_task_and_base(grids, 3.2, plot)
-    for axes in panels[:, 0]:
-        axes.set_ylabel("λ")
+    figure, first = _plot_by_task_and_base(grids, 3.2, "λ", plot)
     for place, colour in COLOURS.items():
-        panels[0, 0].plot([], [], "o-", ms=3, color=colour, label=place)
-    figures.add_legend(figure, panels[0, 0])
+        first.plot([], [], "o-", ms=3, color=colour, label=place)
+    figures.add_legend(figure, first)
     return figure
 
 
@@ -238,8 +236,7 @@ def plot_advantage(grids: Sequence[Grid]) -> Figure:
         axes.axhline(0, color="0.5", lw=0.8)
         axes.set_ylim(-SHOWN, SHOWN)
 
-    figure, panels = _plot_by_task_and_base(grids, 2.8, plot)
-    for axes in panels[:, 0]:
-        axes.set_ylabel("points of validation error\nbelow L2")
-    figures.add_legend(figure, panels[0, 0])
+    ylabel = "points of validation error\nbelow L2"
+    figure, first = _plot_by_task_and_base(grids, 2.8, ylabel, plot)
+    figures.add_legend(figure, first)
     return figure
