@@ -5,6 +5,7 @@ weights of several sizes (`measure`). The differences of the rates show the mode
 (`findings`).
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
@@ -14,17 +15,13 @@ import optax
 from decayax._audit.declared import declared_decay
 from decayax._audit.findings import find, not_auditable
 from decayax._audit.leaf import LeafAudit
-from decayax._audit.measure import (
-    measure,
-    probes_of,
-    Readings,
-    surviving_fractions,
-)
+from decayax._audit.measure import measure, with_surviving_fractions
 from decayax._audit.modes import mode_of, NONE
 from decayax._audit.plan import make_plan, NotAuditable, ProbePlan
+from decayax._audit.probe import difference_probe
 from decayax._audit.readings import Reading, Setting
 from decayax._audit.report import Audit
-from decayax._core.paths import path_str
+from decayax._core.paths import Path, path_str
 from decayax._core.strength import as_strength, short_repr
 from decayax._transforms.kernel import is_optimizer
 
@@ -118,7 +115,13 @@ def audit(
         Loshchilov and Hutter, https://arxiv.org/abs/1711.05101, equation 1.
     """
     _check(learning_rate, gradient_scales, steps, seeds, weight_decay, extra_args)
-    main, settings = _settings(gradient_scales, seeds)
+    middle = sorted(gradient_scales)[len(gradient_scales) // 2]
+    main = Setting(seed=0, gradient_scale=middle, weight_scale=1.0)
+    settings = [
+        *(main._replace(gradient_scale=scale) for scale in gradient_scales),
+        *(main._replace(seed=seed) for seed in range(1, seeds)),
+        *(main._replace(weight_scale=scale) for scale in WEIGHT_SCALES),
+    ]
     built = _build(optimizer, learning_rate)
     # The caller may have strict promotion on, which parts of Optax do not support.
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
@@ -126,92 +129,68 @@ def audit(
             plan = make_plan(built, params, gradients, extra_args, sample, steps)
         except NotAuditable as reason:
             return Audit((), (not_auditable(str(reason)),), steps, False, False)
-        probes = probes_of(plan)
-        readings = measure(plan, probes, settings)
-        leaves = _leaves(plan, main, readings)
-        decaying = [leaf.mode != NONE for leaf in leaves]
-        fractions = surviving_fractions(plan, probes.difference, main, decaying)
+        difference = difference_probe(plan.probed)
+        readings = measure(plan, difference, settings)
         leaves = [
-            leaf._replace(surviving_fraction=fraction)
-            for leaf, fraction in zip(leaves, fractions, strict=True)
+            _leaf(plan, path, main, own)
+            for path, own in zip(plan.paths, readings, strict=True)
         ]
+        leaves = with_surviving_fractions(leaves, plan, difference, main)
         if built is not optimizer:  # it is a factory
-            slower = plan._replace(optimizer=_build(optimizer, learning_rate / 2))
-            half = measure(slower, probes_of(slower), [main])[main]
-            leaves = _with_learning_rate(leaves, readings[main], half)
+            slower = _build(optimizer, learning_rate / 2)
+            plan = plan._replace(probed=plan.probed._replace(optimizer=slower))
+            half = measure(plan, difference_probe(plan.probed), [main])
+            leaves = [
+                _with_learning_rate(leaf, at_full[main], at_half[main])
+                for leaf, at_full, at_half in zip(leaves, readings, half, strict=True)
+            ]
     findings = find(leaves, declared_decay(built), weight_decay)
     return Audit(tuple(leaves), findings, steps, plan.elementwise, plan.sampled)
 
 
-def _settings(
-    gradient_scales: Sequence[float], seeds: int
-) -> tuple[Setting, list[Setting]]:
-    """The setting whose rate is reported, and all settings."""
-    middle = sorted(gradient_scales)[len(gradient_scales) // 2]
-    main = Setting(seed=0, gradient_scale=middle, weight_scale=1.0)
-    return main, [
-        *(main._replace(gradient_scale=scale) for scale in gradient_scales),
-        *(main._replace(seed=seed) for seed in range(1, seeds)),
-        *(main._replace(weight_scale=scale) for scale in WEIGHT_SCALES),
-    ]
+def _leaf(
+    plan: ProbePlan, path: Path, main: Setting, readings: dict[Setting, Reading]
+) -> LeafAudit:
+    """The report of one leaf, without what takes further runs."""
+    reading = readings[main]
+    mode = mode_of(main, readings, plan.elementwise)
+    rates = [(setting, r.best.rate) for setting, r in sorted(readings.items())]
+    single = reading.difference if reading.jvp is None else reading.jvp
+    return LeafAudit(
+        path=path_str(path),
+        shape=tuple(plan.shapes[path].shape),
+        dtype=str(plan.shapes[path].dtype),
+        role=plan.roles[path],
+        mode=mode,
+        rate=0.0 if mode == NONE else reading.best.rate,
+        spread=single.spread,
+        rate_from_jvp=math.nan if reading.jvp is None else reading.jvp.rate,
+        rate_from_difference=reading.difference.rate,
+        by_gradient_scale=tuple(
+            (s.gradient_scale, rate)
+            for s, rate in rates
+            if s._replace(gradient_scale=main.gradient_scale) == main
+        ),
+        by_weight_scale=tuple(
+            (s.weight_scale, rate)
+            for s, rate in rates
+            if s._replace(weight_scale=main.weight_scale) == main
+        ),
+        over_time=tuple(single.over_time),
+        follows_learning_rate=None,
+        surviving_fraction=None,
+        depends_on_gradient=reading.depends_on_gradient,
+    )
 
 
-def _leaves(plan: ProbePlan, main: Setting, readings: Readings) -> list[LeafAudit]:
-    """The report of each leaf, without what takes further runs."""
-    leaves = []
-    for index, path in enumerate(plan.paths):
-        own = {setting: of_leaves[index] for setting, of_leaves in readings.items()}
-        reading = own[main]
-        mode = mode_of(main, own, plan.elementwise)
-        by_gradient_scale = tuple(
-            (setting.gradient_scale, r.rate)
-            for setting, r in sorted(own.items())
-            if setting.seed == main.seed and setting.has_own_size
-        )
-        by_weight_scale = tuple(
-            (setting.weight_scale, r.rate)
-            for setting, r in sorted(own.items())
-            if setting._replace(weight_scale=main.weight_scale) == main
-        )
-        leaves.append(
-            LeafAudit(
-                path=path_str(path),
-                shape=tuple(plan.shapes[path].shape),
-                dtype=str(plan.shapes[path].dtype),
-                role=plan.roles[path],
-                mode=mode,
-                rate=0.0 if mode == NONE else reading.rate,
-                spread=(reading.low, reading.high),
-                rate_from_jvp=reading.rate_from_jvp,
-                rate_from_difference=reading.rate_from_difference,
-                by_gradient_scale=by_gradient_scale,
-                by_weight_scale=by_weight_scale,
-                over_time=tuple(reading.over_time),
-                follows_learning_rate=None,
-                surviving_fraction=None,
-                depends_on_gradient=reading.depends_on_gradient,
-            )
-        )
-    return leaves
-
-
-def _with_learning_rate(
-    leaves: list[LeafAudit], full: list[Reading], half: list[Reading]
-) -> list[LeafAudit]:
-    """The leaves with `follows_learning_rate`, from the rates at γ and at γ/2."""
-    return [
-        leaf
-        if leaf.mode == NONE or not at_full.significant
-        else leaf._replace(follows_learning_rate=_follows(at_half.rate / at_full.rate))
-        for leaf, at_full, at_half in zip(leaves, full, half, strict=True)
-    ]
-
-
-def _follows(ratio: float) -> bool | None:
-    """Whether half the learning rate gives half the rate; None if neither."""
+def _with_learning_rate(leaf: LeafAudit, full: Reading, half: Reading) -> LeafAudit:
+    """The leaf with `follows_learning_rate`, from the readings at γ and at γ/2."""
+    if leaf.mode == NONE or not full.best.significant:
+        return leaf
+    ratio = half.best.rate / full.best.rate
     if 0.45 < ratio < 0.55:
-        return True
-    return False if ratio > 0.95 else None
+        return leaf._replace(follows_learning_rate=True)
+    return leaf._replace(follows_learning_rate=False if ratio > 0.95 else None)
 
 
 def _check(
