@@ -43,7 +43,7 @@ def rate_from_lr_scaled(weight_decay: Any, *, learning_rate: Any) -> Any:
         learning_rate: :math:`\gamma_t \ge 0`.
 
     Returns:
-        The fraction of a weight that one step removes. If it is not below 1, an error.
+        The fraction of a weight that one step removes, in [0, 1).
 
     Example:
         >>> from decayax import rates

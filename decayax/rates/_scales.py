@@ -94,7 +94,7 @@ def weight_decay_from_prior_width(
 
     Args:
         prior_width: :math:`\sigma > 0`, the prior's standard deviation; inf if flat.
-        samples: :math:`N > 0`. The loss is their *mean* negative log likelihood.
+        samples: :math:`N > 0`. The loss is the samples' *mean* negative log likelihood.
 
     Returns:
         :math:`\lambda` for ``dx.l2_penalty`` and ``dx.add_l2_to_grad``. Decoupled decay
