@@ -15,11 +15,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Float32, Int16
+from jaxtyping import Array, Float, Int16
 
 from decayax._core.paths import flatten_with_path, Path, path_str
 from decayax._rounding.grid import (
     binade_of,
+    Floats,
     from_ulps,
     round_to_nearest,
     rounded_update,
@@ -44,7 +45,7 @@ def compensate(
     param: Float[Array, "*shape"],
     residual: Int16[Array, "*shape"],
     update: Float[Array, "*shape"],
-) -> tuple[Float32[Array, "*shape"], Int16[Array, "*shape"]]:
+) -> tuple[Floats, Int16[Array, "*shape"]]:
     """The update that lands on the nearest number, and the new residual."""
     dtype = param.dtype
     theta = jnp.asarray(param, jnp.float32)

@@ -15,7 +15,7 @@ There is no cast to 16 bits and back: inside one compiled program XLA may remove
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,9 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float32, UInt32
 
+
+Floats: TypeAlias = Float32[Array, "*shape"]
+Bits: TypeAlias = UInt32[Array, "*shape"]
 
 EXPONENT_MASK = 0x7F800000  # the exponent bits of a float32
 RANDOM_BITS = 31  # non-negative in an int32, the widest type that CPUs compare fast
@@ -43,7 +46,7 @@ class Ulps(NamedTuple):
     binade: jax.Array  # 2^e; the ulp itself may underflow in float32
 
 
-def two_sum(a: Float32[Array, "*shape"], b: Float32[Array, "*shape"]) -> Sum:
+def two_sum(a: Floats, b: Floats) -> Sum:
     """Add two float32 numbers; the rounding error is exact (Knuth, TAOCP 2, 4.2.2)."""
     total = a + b
     b_part = total - a
@@ -60,9 +63,7 @@ def in_ulps(x: Sum, dtype: DTypeLike) -> Ulps:
     return Ulps(n, offset, binade)
 
 
-def binade_of(
-    x: Float32[Array, "*shape"], dtype: DTypeLike
-) -> Float32[Array, "*shape"]:
+def binade_of(x: Floats, dtype: DTypeLike) -> Floats:
     """2^e, where e is at least the smallest exponent of the format."""
     smallest = (int(jnp.finfo(dtype).minexp) + 127) << 23
     bits = lax.bitcast_convert_type(x, jnp.int32) & jnp.int32(EXPONENT_MASK)
@@ -70,11 +71,7 @@ def binade_of(
     return lax.bitcast_convert_type(bits, jnp.float32)
 
 
-def to_ulps(
-    x: Float32[Array, "*shape"],
-    binade: Float32[Array, "*shape"],
-    dtype: DTypeLike,
-) -> Float32[Array, "*shape"]:
+def to_ulps(x: Floats, binade: Floats, dtype: DTypeLike) -> Floats:
     """x/ulp. It multiplies by 2^{1−e}·2^{p−1}, because 2^{−e} may underflow."""
     bits = lax.bitcast_convert_type(binade, jnp.int32)
     # Subtracting from the exponent bits of infinity, 2^128, gives the bits of 2^{1−e}.
@@ -82,24 +79,18 @@ def to_ulps(
     return x * inverse * 2.0 ** (jnp.finfo(dtype).nmant - 1)
 
 
-def from_ulps(
-    n: Float32[Array, "*shape"],
-    binade: Float32[Array, "*shape"],
-    dtype: DTypeLike,
-) -> Float32[Array, "*shape"]:
+def from_ulps(n: Floats, binade: Floats, dtype: DTypeLike) -> Floats:
     """n·ulp in float32."""
     return n * 2.0 ** -jnp.finfo(dtype).nmant * binade
 
 
-def round_to_nearest(x: Sum, dtype: DTypeLike) -> Float32[Array, "*shape"]:
+def round_to_nearest(x: Sum, dtype: DTypeLike) -> Floats:
     """The nearest number of a format, ties to even, in float32."""
     ulps = in_ulps(x, dtype)
     return _keep_nonfinite(from_ulps(ulps.n, ulps.binade, dtype), x)
 
 
-def stochastic_round(
-    x: Sum, bits: UInt32[Array, "*shape"], dtype: DTypeLike
-) -> Float32[Array, "*shape"]:
+def stochastic_round(x: Sum, bits: Bits, dtype: DTypeLike) -> Floats:
     """One of the two neighbours in a format, with mean x, in float32.
 
     Args:
@@ -123,18 +114,12 @@ def stochastic_round(
     return _keep_nonfinite(from_ulps(n, ulps.binade, dtype), x)
 
 
-def _keep_nonfinite(
-    rounded: Float32[Array, "*shape"], x: Sum
-) -> Float32[Array, "*shape"]:
+def _keep_nonfinite(rounded: Floats, x: Sum) -> Floats:
     return jnp.where(jnp.isfinite(x.rounded), rounded, x.rounded)
 
 
 @jax.custom_jvp
-def rounded_update(
-    target: Float32[Array, "*shape"],
-    param: Float32[Array, "*shape"],
-    update: Float32[Array, "*shape"],
-) -> Float32[Array, "*shape"]:
+def rounded_update(target: Floats, param: Floats, update: Floats) -> Floats:
     """The update that moves a parameter exactly to its rounded target.
 
     If parameter or target is NaN or infinite, it is the given update. -0 stays -0. The

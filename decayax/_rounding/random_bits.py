@@ -19,6 +19,7 @@ from jax import lax
 from jaxtyping import Array, UInt32
 
 from decayax._core.strength import short_repr
+from decayax._rounding.grid import Bits
 
 
 KEY_IMPL = "threefry2x32"
@@ -60,9 +61,7 @@ def step_key(key: Key, purpose: int, step: jax.Array) -> StepKey:
     return first_word, second_word
 
 
-def random_bits(
-    key: StepKey, leaf: int, shape: tuple[int, ...]
-) -> UInt32[Array, "*shape"]:
+def random_bits(key: StepKey, leaf: int, shape: tuple[int, ...]) -> Bits:
     """Uniform bits for every element of a leaf.
 
     Args:
@@ -77,7 +76,7 @@ def random_bits(
     return _hash32((first_hash + leaf_constant) ^ second_word)
 
 
-def _element_index(shape: tuple[int, ...]) -> UInt32[Array, "*shape"]:
+def _element_index(shape: tuple[int, ...]) -> Bits:
     """The row-major index of each element, modulo 2^32."""
     index, stride = jnp.zeros(shape, jnp.uint32), 1
     for axis in reversed(range(len(shape))):
@@ -87,7 +86,7 @@ def _element_index(shape: tuple[int, ...]) -> UInt32[Array, "*shape"]:
     return index
 
 
-def _hash32(x: UInt32[Array, "*shape"]) -> UInt32[Array, "*shape"]:
+def _hash32(x: Bits) -> Bits:
     """A bijection of 32 bits in which each bit depends on all: Wellons' lowbias32.
 
     https://nullprogram.com/blog/2018/07/31/

@@ -13,10 +13,16 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Float32, UInt32
+from jaxtyping import Array, Float
 
 from decayax._core.paths import leaves_with_path, Path
-from decayax._rounding.grid import rounded_update, stochastic_round, two_sum
+from decayax._rounding.grid import (
+    Bits,
+    Floats,
+    rounded_update,
+    stochastic_round,
+    two_sum,
+)
 from decayax._rounding.leaves import check_params, is_rounded, with_rounding
 from decayax._rounding.random_bits import (
     key_from_seed,
@@ -38,8 +44,8 @@ class StochasticRoundingState(NamedTuple):
 def round_at_random(
     param: Float[Array, "*shape"],
     update: Float[Array, "*shape"],
-    bits: UInt32[Array, "*shape"],
-) -> Float32[Array, "*shape"]:
+    bits: Bits,
+) -> Floats:
     """The update that lands on a random neighbour of θ + Δ, with mean θ + Δ."""
     theta = jnp.asarray(param, jnp.float32)
     step = jnp.asarray(update, jnp.float32)

@@ -8,7 +8,7 @@ the chain is the user's choice.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -40,11 +40,10 @@ from decayax._core.strength import (
 from decayax.masks._resolve import MaskOrFn, resolve_nonzero_mask
 
 
+Leaf: TypeAlias = Inexact[Array, "*shape"]
+Rate: TypeAlias = Inexact[Array, ""]
 # (update, parameter, rate) -> update, on arrays of one dtype.
-LeafPull = Callable[
-    [Inexact[Array, "*shape"], Inexact[Array, "*shape"], Inexact[Array, ""]],
-    Inexact[Array, "*shape"],
-]
+LeafPull: TypeAlias = Callable[[Leaf, Leaf, Rate], Leaf]
 
 EXCLUDE_HINT = "Exclude it with False in mask=, or replace it with None."
 

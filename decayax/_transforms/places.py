@@ -11,32 +11,23 @@ to a finished optimizer: it acts in the third place, with the rate γ_tλ.
 from __future__ import annotations
 
 import optax
-from jaxtyping import Array, Inexact
 
 from decayax._core.strength import (
     lr_scaled_strength,
     ScalarOrSchedule,
     short_repr,
 )
-from decayax._transforms.kernel import is_optimizer, pull
+from decayax._transforms.kernel import is_optimizer, Leaf, pull, Rate
 from decayax._transforms.precision import cast_around
 from decayax.masks._resolve import MaskOrFn
 
 
-def plus_decay(
-    update: Inexact[Array, "*shape"],
-    param: Inexact[Array, "*shape"],
-    rate: Inexact[Array, ""],
-) -> Inexact[Array, "*shape"]:
+def plus_decay(update: Leaf, param: Leaf, rate: Rate) -> Leaf:
     """Return u + λθ, for updates that the learning rate will negate."""
     return update + rate * param
 
 
-def minus_decay(
-    update: Inexact[Array, "*shape"],
-    param: Inexact[Array, "*shape"],
-    rate: Inexact[Array, ""],
-) -> Inexact[Array, "*shape"]:
+def minus_decay(update: Leaf, param: Leaf, rate: Rate) -> Leaf:
     """Return Δ − λθ, for finished updates."""
     return update - rate * param
 

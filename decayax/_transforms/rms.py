@@ -6,12 +6,12 @@ r"""RMSprop's preconditioner: divide by the root of a moving average of g².
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Inexact, Int
+from jaxtyping import Array, Float, Int
 
 from decayax._core.dtypes import (
     cast_like,
@@ -28,7 +28,10 @@ from decayax._core.strength import (
     Scalar,
     Strength,
 )
-from decayax._transforms.kernel import increment, map_leaf_pairs, require_inexact
+from decayax._transforms.kernel import increment, Leaf, map_leaf_pairs, require_inexact
+
+
+RealLeaf: TypeAlias = Float[Array, "*shape"]
 
 
 class ScaleByRmsState(NamedTuple):
@@ -39,24 +42,22 @@ class ScaleByRmsState(NamedTuple):
 
 
 def rms_step(
-    grad: Inexact[Array, "*shape"],
-    nu: Float[Array, "*shape"],
+    grad: Leaf,
+    nu: RealLeaf,
     count: Int[Array, ""],
     *,
     decay: Strength,
     eps: Strength,
     eps_in_sqrt: bool,
     bias_correction: bool,
-) -> tuple[Inexact[Array, "*shape"], Float[Array, "*shape"]]:
+) -> tuple[Leaf, RealLeaf]:
     """V ← βV + (1 − β)|g|² and u = g/(√V̂ + ε), where V̂ is V or V/(1 − βᵗ)."""
     nu = second_moment(grad, nu, decay)
     unbiased = bias_corrected(nu, decay, count) if bias_correction else nu
     return direction(grad, unbiased, eps, eps_in_sqrt), nu
 
 
-def second_moment(
-    grad: Inexact[Array, "*shape"], nu: Float[Array, "*shape"], decay: Strength
-) -> Float[Array, "*shape"]:
+def second_moment(grad: Leaf, nu: RealLeaf, decay: Strength) -> RealLeaf:
     """V ← βV + (1 − β)|g|²."""
     square = jnp.real(grad * jnp.conj(grad))
     dtype = compute_dtype(square, nu)
@@ -64,12 +65,7 @@ def second_moment(
     return jnp.asarray(decay, dtype) * nu.astype(dtype) + gain * square.astype(dtype)
 
 
-def direction(
-    grad: Inexact[Array, "*shape"],
-    nu: Float[Array, "*shape"],
-    eps: Strength,
-    eps_in_sqrt: bool,
-) -> Inexact[Array, "*shape"]:
+def direction(grad: Leaf, nu: RealLeaf, eps: Strength, eps_in_sqrt: bool) -> Leaf:
     """u = g/(√V + ε), or g/√(V + ε)."""
     dtype = compute_dtype(grad, nu)
     epsilon = jnp.asarray(eps, nu.dtype)
@@ -77,16 +73,14 @@ def direction(
     return grad.astype(dtype) / scale.astype(dtype)
 
 
-def root(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+def root(x: RealLeaf) -> RealLeaf:
     """√x with derivative 0 at 0, which a weight with λθ = g = 0 needs."""
     positive = x > 0
     # The inner `where` matters: the derivative of √ at 0 is inf, and 0 · inf is NaN.
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1)), 0)
 
 
-def bias_corrected(
-    nu: Float[Array, "*shape"], decay: Strength, count: Int[Array, ""]
-) -> Float[Array, "*shape"]:
+def bias_corrected(nu: RealLeaf, decay: Strength, count: Int[Array, ""]) -> RealLeaf:
     """V̂ = V/(1 − βᵗ), with 1 − βᵗ = −expm1(t·log β): no cancellation for β near 1."""
     if isinstance(decay, float):
         log_decay = math.log(decay) if decay > 0.0 else -math.inf
