@@ -153,28 +153,26 @@ def _errors_above_best(
 def draw_squares(
     axes: Axes, above: Mapping[Point, float], entry: Entry, colours: ScalarMappable
 ) -> None:
-    """Large squares are the coarse grid; small squares, drawn later, are all points."""
+    """A square for each point: large for the coarse grid, small for added points."""
     horizontal, vertical = (entry.axes[_column(entry, name)] for name in HEAT_MAP_AXES)
     coarse = set(coarse_grid(entry.axes))
-    large = _step(horizontal), _step(vertical)
-    for (width, height), points in (
-        (large, [point for point in above if point in coarse]),
-        ((1, 1), list(above)),
-    ):
-        squares = [
-            Rectangle((x - width / 2, y - height / 2), width, height)
-            for x, y in _exponents(entry, points)
-        ]
-        shades = colours.to_rgba(np.array([above[point] for point in points]))
-        axes.add_collection(PatchCollection(squares, facecolor=shades, linewidth=0))
+    # Added points are drawn later, so that large squares do not cover them.
+    points = sorted(above, key=lambda point: point not in coarse)
+    squares = []
+    for point, (x, y) in zip(points, _exponents(entry, points), strict=True):
+        large = point in coarse
+        width, height = (_step(horizontal), _step(vertical)) if large else (1, 1)
+        squares.append(Rectangle((x - width / 2, y - height / 2), width, height))
+    shades = colours.to_rgba(np.array([above[point] for point in points]))
+    axes.add_collection(PatchCollection(squares, facecolor=shades, linewidth=0))
     axes.grid(visible=False)
     axes.margins(0.02)
     axes.autoscale_view()
-    points, drawn = np.array(list(above)), _exponents(entry, above)
+    drawn = _exponents(entry, points)
     for i, (axis, name) in enumerate(
         zip((axes.xaxis, axes.yaxis), HEAT_MAP_AXES, strict=True)
     ):
-        is_zero = points[:, _column(entry, name)] == 0
+        is_zero = np.array(points)[:, _column(entry, name)] == 0
         label_powers_of_two(axis, drawn[is_zero, i].max() if is_zero.any() else None)
 
 

@@ -58,13 +58,13 @@ def write_report(folder: Path) -> str:
     )
 
 
-def settings_by_task(results: Results) -> dict[str, dict[str, str]]:
-    """For each task, the short names of its settings, such as "s = 0.5"."""
-    found: dict[str, dict[str, str]] = {}
+def settings_by_task(results: Results) -> dict[str, dict[float, str]]:
+    """The settings of each task, by s."""
+    settings: dict[str, dict[float, str]] = {}
     for entry in results.plan.entries:
-        short = f"s = {entry.fixed['spread']:g}"
-        found.setdefault(entry.labels["task"], {})[setting_name(entry)] = short
-    return found
+        by_spread = settings.setdefault(entry.labels["task"], {})
+        by_spread[entry.fixed["spread"]] = setting_name(entry)
+    return settings
 
 
 def conclusion(results: Results) -> str:
@@ -75,33 +75,33 @@ def conclusion(results: Results) -> str:
         for task, settings in tasks.items()
         if len(settings) > 1
     ]
-    settings = [setting for each in tasks.values() for setting in each]
+    every = [setting for settings in tasks.values() for setting in settings.values()]
     l2, decoupled = (
-        sum(compared(results, setting, arm, NONE).sign > 0 for setting in settings)
+        sum(compared(results, setting, arm, NONE).sign > 0 for setting in every)
         for arm in (L2, DECOUPLED)
     )
     lead = (
         "Slope over s of the gap between AdamW and Adam with L2: "
         f"{markdown.group(slopes)}. L2 is clearly better than no decay in {l2} of "
-        f"{len(settings)} settings, AdamW in {decoupled}."
+        f"{len(every)} settings, AdamW in {decoupled}."
     )
-    texts = [_task_text(results, task, names) for task, names in tasks.items()]
+    texts = [_task_text(results, task, settings) for task, settings in tasks.items()]
     return "\n\n".join([lead, *texts, caveats(results)])
 
 
-def _task_text(results: Results, task: str, settings: dict[str, str]) -> str:
+def _task_text(results: Results, task: str, settings: dict[float, str]) -> str:
     """The gap of a task by s, its slope, its maximum, and what decay gains."""
-    gaps = mechanism.gaps_text(results, settings, "at")
+    names = {setting: f"s = {s:g}" for s, setting in settings.items()}
+    gaps = mechanism.gaps_text(results, names, "at")
     text = f"**{task}**: AdamW − Adam with L2, points of test accuracy: {gaps}."
     slope = results.comparisons.get(f"{task}: slope of the gap on s")
     if slope is not None:
         text += f" The slope is {format_difference(slope)} points per unit of s."
-        means = {s: compared(results, x).difference.mean for x, s in settings.items()}
-        steps = np.sign(np.diff(list(means.values())))
-        if slope.sign and np.any(steps == -slope.sign):
-            largest = max(means, key=lambda name: means[name])
-            text += f" The mean gap is largest at {largest}."
-    return f"{text} {mechanism.against_no_decay(results, settings, 'at')}"
+        means = [compared(results, x).difference.mean for x in settings.values()]
+        if slope.sign != 0 and np.any(np.sign(np.diff(means)) == -slope.sign):
+            largest = list(settings)[int(np.argmax(means))]
+            text += f" The mean gap is largest at s = {largest:g}."
+    return f"{text} {mechanism.against_no_decay(results, names, 'at')}"
 
 
 def plot_gap(results: Results) -> Figure:
@@ -134,11 +134,8 @@ def _plot_errors(axes: Any, results: Results, task: str) -> None:
         axes.plot(unsure, means, "o", ms=5, mec=colour, mfc="white")
 
 
-def _plot_gap_of_task(axes: Any, results: Results, settings: dict[str, str]) -> None:
-    gaps = {
-        float(name.removeprefix("s = ")): compared(results, setting)
-        for setting, name in settings.items()
-    }
+def _plot_gap_of_task(axes: Any, results: Results, settings: dict[float, str]) -> None:
+    gaps = {s: compared(results, setting) for s, setting in settings.items()}
     means = {s: gap.difference for s, gap in gaps.items()}
     plot_estimates(axes, means, "black", "given the choices")
     for s, gap in gaps.items():
