@@ -19,7 +19,7 @@ from decayax._audit.measure import measure, with_surviving_fractions
 from decayax._audit.modes import mode_of, NONE
 from decayax._audit.plan import make_plan, NotAuditable, ProbePlan
 from decayax._audit.probe import difference_probe
-from decayax._audit.readings import Reading, Setting
+from decayax._audit.readings import Reading, Readings, Setting
 from decayax._audit.report import Audit
 from decayax._core.paths import Path, path_str
 from decayax._core.strength import as_strength, short_repr
@@ -29,11 +29,10 @@ from decayax._transforms.kernel import is_optimizer
 NAME = "audit"
 WEIGHT_SCALES = (0.1, 10.0)  # measured in addition to 1
 Optimizer: TypeAlias = optax.GradientTransformation | optax.MultiSteps
-Factory: TypeAlias = Callable[[float], Optimizer]
 
 
 def audit(
-    optimizer: Optimizer | Factory,
+    optimizer: Optimizer | Callable[[float], Optimizer],
     params: optax.Params,
     *,
     learning_rate: float = 1e-3,
@@ -71,7 +70,8 @@ def audit(
 
     Args:
         optimizer: any Optax optimizer, or a factory, learning rate -> optimizer. A
-            factory also shows whether the rate follows the learning rate.
+            factory also shows whether the rate follows the learning rate. Errors of the
+            optimizer are raised unchanged.
         params: the parameters, or their ``jax.ShapeDtypeStruct``s. They are not
             changed. Only the root mean square of each leaf's values is used.
         learning_rate: > 0. A factory is called with it and with half of it.
@@ -94,11 +94,6 @@ def audit(
         plain data, and ``.check()`` raises on serious findings. Rates are per call of
         ``update``.
 
-    Raises:
-        TypeError: ``optimizer`` is not an optimizer, or a leaf is not an array.
-        ValueError: a number is out of its range. Errors of the optimizer itself are
-            raised unchanged.
-
     Example:
         >>> import decayax as dx, jax.numpy as jnp, optax
         >>> params = {"kernel": jnp.ones((8, 8)), "bias": jnp.ones(8)}
@@ -115,6 +110,24 @@ def audit(
         Loshchilov and Hutter, https://arxiv.org/abs/1711.05101, equation 1.
     """
     _check(learning_rate, gradient_scales, steps, seeds, weight_decay, extra_args)
+    built = _build(optimizer, learning_rate)
+    is_factory = built is not optimizer
+    slower = _build(optimizer, learning_rate / 2) if is_factory else None
+    # The caller may have strict promotion on, which parts of Optax do not support.
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        try:
+            plan = make_plan(built, params, gradients, extra_args, sample, steps)
+        except NotAuditable as reason:
+            return Audit((), (not_auditable(str(reason)),), steps, False, False)
+        leaves = _leaves(plan, gradient_scales, seeds, slower)
+    findings = find(leaves, declared_decay(built), weight_decay)
+    return Audit(tuple(leaves), findings, steps, plan.elementwise, plan.sampled)
+
+
+def _leaves(
+    plan: ProbePlan, gradient_scales: Sequence[float], seeds: int, slower: Any
+) -> list[LeafAudit]:
+    """The audit of each leaf; ``slower`` is the optimizer at half the learning rate."""
     middle = sorted(gradient_scales)[len(gradient_scales) // 2]
     main = Setting(seed=0, gradient_scale=middle, weight_scale=1.0)
     settings = [
@@ -122,36 +135,23 @@ def audit(
         *(main._replace(seed=seed) for seed in range(1, seeds)),
         *(main._replace(weight_scale=scale) for scale in WEIGHT_SCALES),
     ]
-    built = _build(optimizer, learning_rate)
-    # The caller may have strict promotion on, which parts of Optax do not support.
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        try:
-            plan = make_plan(built, params, gradients, extra_args, sample, steps)
-        except NotAuditable as reason:
-            return Audit((), (not_auditable(str(reason)),), steps, False, False)
-        difference = difference_probe(plan.probed)
-        readings = measure(plan, difference, settings)
-        leaves = [
-            _leaf(plan, path, main, own)
-            for path, own in zip(plan.paths, readings, strict=True)
-        ]
-        leaves = with_surviving_fractions(leaves, plan, difference, main)
-        if built is not optimizer:  # it is a factory
-            slower = _build(optimizer, learning_rate / 2)
-            plan = plan._replace(probed=plan.probed._replace(optimizer=slower))
-            half = measure(plan, difference_probe(plan.probed), [main])
-            leaves = [
-                _with_learning_rate(leaf, at_full[main], at_half[main])
-                for leaf, at_full, at_half in zip(leaves, readings, half, strict=True)
-            ]
-    findings = find(leaves, declared_decay(built), weight_decay)
-    return Audit(tuple(leaves), findings, steps, plan.elementwise, plan.sampled)
+    difference = difference_probe(plan.probed)
+    readings = measure(plan, difference, settings)
+    half = [{}] * len(readings)
+    if slower is not None:
+        probed = plan.probed._replace(optimizer=slower)
+        half = measure(plan._replace(probed=probed), difference_probe(probed), [main])
+    leaves = [
+        _leaf(plan, main, path, own, own_half.get(main))
+        for path, own, own_half in zip(plan.shapes, readings, half, strict=True)
+    ]
+    return with_surviving_fractions(leaves, plan, difference, main)
 
 
 def _leaf(
-    plan: ProbePlan, path: Path, main: Setting, readings: dict[Setting, Reading]
+    plan: ProbePlan, main: Setting, path: Path, readings: Readings, half: Reading | None
 ) -> LeafAudit:
-    """The report of one leaf, without what takes further runs."""
+    """The audit of one leaf; ``half`` is the reading at half the learning rate."""
     reading = readings[main]
     mode = mode_of(main, readings, plan.elementwise)
     rates = [(setting, r.best.rate) for setting, r in sorted(readings.items())]
@@ -177,31 +177,24 @@ def _leaf(
             if s._replace(weight_scale=main.weight_scale) == main
         ),
         over_time=tuple(single.over_time),
-        follows_learning_rate=None,
-        surviving_fraction=None,
+        follows_learning_rate=_follows(reading, half),
+        surviving_fraction=None,  # `with_surviving_fractions` adds it
         depends_on_gradient=reading.depends_on_gradient,
     )
 
 
-def _with_learning_rate(leaf: LeafAudit, full: Reading, half: Reading) -> LeafAudit:
-    """The leaf with `follows_learning_rate`, from the readings at γ and at γ/2."""
-    if leaf.mode == NONE or not full.best.significant:
-        return leaf
+def _follows(full: Reading, half: Reading | None) -> bool | None:
+    """Whether half the learning rate gives half the rate; None if it is not clear."""
+    if half is None or not full.best.significant:
+        return None
     ratio = half.best.rate / full.best.rate
     if 0.45 < ratio < 0.55:
-        return leaf._replace(follows_learning_rate=True)
-    return leaf._replace(follows_learning_rate=False if ratio > 0.95 else None)
+        return True
+    return False if ratio > 0.95 else None
 
 
-def _check(
-    learning_rate: Any,
-    gradient_scales: Any,
-    steps: Any,
-    seeds: Any,
-    weight_decay: Any,
-    extra_args: Any,
-) -> None:
-    """Raise if an argument of `audit` is out of its range."""
+def _check(learning_rate, gradient_scales, steps, seeds, weight_decay, extra_args):
+    """Raise if an argument of `audit`, of any type, is out of its range."""
     if not isinstance(gradient_scales, Sequence) or not gradient_scales:
         raise TypeError(
             f"{NAME}: gradient_scales must be a sequence of numbers > 0, got "
@@ -210,9 +203,7 @@ def _check(
     scales = [("each of gradient_scales", scale) for scale in gradient_scales]
     for label, value in [("learning_rate", learning_rate), *scales]:
         if as_strength(NAME, label, value, "Pass a number > 0.") == 0.0:
-            raise ValueError(
-                f"{NAME}: {label} must be > 0, got {value}. Pass a number > 0."
-            )
+            raise ValueError(f"{NAME}: {label} must be > 0, got {value}.")
     for label, value in {"steps": steps, "seeds": seeds}.items():
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ValueError(
@@ -223,8 +214,7 @@ def _check(
     if not isinstance(extra_args, dict | None):
         raise TypeError(
             f"{NAME}: extra_args must be a dict of keyword arguments for "
-            f"optimizer.update, got {short_repr(extra_args)}. Pass for example "
-            '{"value": loss}.'
+            f"optimizer.update such as {{'value': loss}}, got {short_repr(extra_args)}."
         )
 
 

@@ -115,8 +115,9 @@ def find(
         if (affected := [leaf for leaf in decaying if applies(leaf)])
     ]
     strengths = [*declared.strengths, *([weight_decay] if weight_decay else [])]
+    of_all: Finding | None = None
     if decaying and declared.max_per_parameter > 1:
-        two = Finding(
+        of_all = Finding(
             kind="two decays at once",
             serious=not declared.masked,
             text=f"the optimizer contains {declared.max_per_parameter} weight decays "
@@ -124,35 +125,24 @@ def find(
             hint="Remove one. Note that optax.adamw has weight_decay=1e-4 by default.",
             paths=tuple(leaf.path for leaf in decaying),
         )
-        findings.append(two)
-    if leaves and not decaying:
-        findings += _without_decay(leaves, strengths)
-    return tuple(sorted(findings, key=lambda finding: not finding.serious))
-
-
-def _without_decay(
-    leaves: Sequence[LeafAudit], strengths: Sequence[float]
-) -> list[Finding]:
-    """The findings if no parameter decays."""
-    if not any(leaf.depends_on_gradient for leaf in leaves):
-        finding = Finding(
+    elif leaves and not decaying and not any(x.depends_on_gradient for x in leaves):
+        of_all = Finding(
             kind="no step",
             serious=False,
             text="no weight moved in any step, so the audit cannot see a decay.",
             hint="Pass a larger steps=, or check the learning rate.",
             paths=tuple(leaf.path for leaf in leaves),
         )
-        return [finding]
-    if strengths:
-        finding = Finding(
+    elif leaves and not decaying and strengths:
+        of_all = Finding(
             kind="nothing decays",
             serious=True,
             text=f"a weight decay was given ({_numbers(strengths)}), but no parameter "
             "decays.",
             hint="Check the mask with dx.masks.describe.",
         )
-        return [finding]
-    return []
+    findings += [of_all] if of_all else []
+    return tuple(sorted(findings, key=lambda finding: not finding.serious))
 
 
 def _about(leaves: Sequence[LeafAudit], finding: Finding) -> Finding:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from decayax._audit.readings import Reading, Setting
+from decayax._audit.readings import Reading, Readings, Setting
 
 
 NONE, UNIFORM, SCALE_DEPENDENT = "none", "uniform", "scale-dependent"
@@ -14,14 +14,10 @@ RATE_RTOL = 0.1  # rates that differ by a smaller fraction count as equal
 MAX_DIFFERING = 0.1  # fraction of a leaf's weights whose rates may differ
 
 
-def mode_of(main: Setting, readings: dict[Setting, Reading], elementwise: bool) -> str:
+def mode_of(main: Setting, readings: Readings, elementwise: bool) -> str:
     """The most serious mode that holds: growth, by gradients, by size, uniform, none.
 
-    Args:
-        main: the setting whose rate is reported.
-        readings: of one leaf.
-        elementwise: whether each weight's update depends on this weight only. If so,
-            the rates of single weights are a property of the optimizer.
+    If the optimizer is elementwise, the rates of single weights are a property of it.
     """
     rates = [r.best.rate for r in readings.values() if r.best.significant]
     if not rates:

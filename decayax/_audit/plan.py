@@ -1,6 +1,5 @@
 """What `audit` measures: an optimizer, its extra arguments, and on which weights."""
 
-import functools
 import re
 from typing import Any, NamedTuple
 
@@ -47,8 +46,7 @@ class ProbePlan(NamedTuple):
     """What to measure, and on which weights."""
 
     probed: ProbedOptimizer
-    paths: list[Path]  # of the inexact leaves, in order
-    shapes: dict[Path, jax.ShapeDtypeStruct]  # of all leaves, as the user has them
+    shapes: dict[Path, jax.ShapeDtypeStruct]  # of the inexact leaves, in order
     roles: dict[Path, str]
     sizes: dict[Path, float]  # root mean square of the weights
     own_dtypes: Any  # the tree of shapes to measure, perhaps a sample
@@ -77,16 +75,14 @@ def make_plan(
     float32 = _to_float32(own_dtypes)
     extra, program = _extra_args(optimizer, float32, extra_args)
     elementwise = is_elementwise(optimizer, float32, program)
-    limit = max(MAX_SAMPLE // max(len(leaves), 1), MIN_LEAF_SAMPLE)
-    limit = min(limit, MAX_LEAF_SAMPLE)
-    cut = jax.tree.map(functools.partial(_cut, limit), own_dtypes)
+    limit = np.clip(MAX_SAMPLE // max(len(leaves), 1), MIN_LEAF_SAMPLE, MAX_LEAF_SAMPLE)
+    cut = jax.tree.map(lambda leaf: _cut(leaf, limit), own_dtypes)
     if sample is None:
         sample = elementwise and _treats_alike(optimizer, cut, extra, program)
     measured = cut if sample else own_dtypes
     return ProbePlan(
         probed=ProbedOptimizer(optimizer, extra, _zero_gradient(gradients, params)),
-        paths=[path for path, leaf in leaves.items() if is_inexact(leaf)],
-        shapes={path: _shape_of(leaf) for path, leaf in leaves.items()},
+        shapes={p: _shape_of(leaf) for p, leaf in leaves.items() if is_inexact(leaf)},
         roles={path: role.name for path, role in roles(params).items()},
         sizes={path: _size(leaf) for path, leaf in leaves.items()},
         own_dtypes=measured,
@@ -103,9 +99,8 @@ def _treats_alike(optimizer: Any, cut: Any, extra: ExtraArgs, program: Any) -> b
     Some decide by shape, for example in a mask function.
     """
     try:
-        return same_operations(
-            trace_update(optimizer, _to_float32(cut), extra), program
-        )
+        smaller = trace_update(optimizer, _to_float32(cut), extra)
+        return same_operations(smaller, program)
     except Exception:  # only the smaller shapes fail, for whatever reason
         return False
 
@@ -119,7 +114,7 @@ def _to_float32(shapes: Any) -> Any:
     return jax.tree.map(to_float32, shapes)
 
 
-def _cut(limit: int, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+def _cut(leaf: jax.ShapeDtypeStruct, limit: int) -> jax.ShapeDtypeStruct:
     """Halve the longest axis until the shape has about ``limit`` weights at most.
 
     No axis becomes shorter than 2, so that the optimizer still sees a matrix.

@@ -69,12 +69,7 @@ def follow(
 ) -> list[Trace]:
     """Run a probe; return the traces of all inexact leaves, in order.
 
-    Args:
-        probe: one of the two below.
-        params: the initial weights.
-        key: of the gradients.
-        scale: standard deviation of the gradients; its sign flips them.
-        steps: T >= 1.
+    The key and the scale are those of the gradients; a negative scale flips them.
     """
     carry = probe.start(params)
     parts = []
@@ -185,12 +180,11 @@ def _compile(
     """The probe with ``step(initial weights, carry, gradients, time)``, in a scan."""
 
     def advance(carry, params, numbers, scale, times):
-        def scale_of(path: Path) -> Any:
-            return 0.0 if path in probed.zero_gradient else scale
+        zero = probed.zero_gradient
 
         def body(carry, drawn):
             numbers, time = drawn
-            grads = scaled_tree(numbers, params, scale_of)
+            grads = scaled_tree(numbers, params, lambda p: 0.0 if p in zero else scale)
             return step(partition(params).inexact, carry, grads, time)
 
         return jax.lax.scan(body, carry, (numbers, times))

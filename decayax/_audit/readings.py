@@ -7,7 +7,7 @@ is the number of all steps T, or the first step after which less than a fifth is
 Later, retention − 1 has lost the digits of the retention.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from jaxtyping import Float
@@ -65,14 +65,16 @@ class Reading(NamedTuple):
         return self.difference if self.jvp is None or self.disagrees else self.jvp
 
 
-def rates_of(
-    change: Float[np.ndarray, " steps *weights"],
-) -> Float[np.ndarray, "*weights"]:
-    """The rates per step, from retention − 1 after each step."""
-    small = change <= MIN_RETENTION - 1.0
-    n = np.where(small.any(0), small.argmax(0) + 1, len(change))
-    at_n = np.take_along_axis(change, n[None] - 1, axis=0)[0]
+Readings: TypeAlias = dict[Setting, Reading]  # of one leaf
+
+
+def rates_of(change: Float[AnyArray, "signs steps *n"]) -> Float[np.ndarray, "*n"]:
+    """The rates per step, from retention − 1 after each step under g and −g."""
     with np.errstate(all="ignore"):
+        mean = np.mean(change, axis=0)
+        small = mean <= MIN_RETENTION - 1.0
+        n = np.where(small.any(0), small.argmax(0) + 1, len(mean))
+        at_n = np.take_along_axis(mean, n[None] - 1, axis=0)[0]
         exponential = -np.expm1(np.log1p(at_n) / n)
         # A retention of 0 or less has no n-th root that is a rate below 1. Take the
         # mean loss per step; in one step it is the rate itself.
@@ -80,42 +82,39 @@ def rates_of(
     return np.where(np.isfinite(at_n), rates, np.nan)
 
 
-def reading_of(
-    jvp_traces: list[Trace] | None, difference_traces: list[Trace], count: int
-) -> Reading:
-    """The reading of one leaf of ``count`` weights.
+def reading_of(jvp: Trace | None, difference: Trace, count: int) -> Reading:
+    """The reading of a leaf of ``count`` weights, from its traces under g and −g.
 
-    The traces are those under gradients g and −g. ``jvp_traces`` is None if the
-    optimizer has no derivative.
+    ``jvp`` is None if the optimizer has no derivative.
     """
-    jvp = None if jvp_traces is None else _estimate(jvp_traces, count)
-    with_g, with_minus_g = difference_traces
+    estimate = None if jvp is None else _estimate(jvp, count)
+    with_g, with_minus_g = difference.weights
     return Reading(
-        jvp=None if jvp is None or np.isnan(jvp.rate) else jvp,
-        difference=_estimate(difference_traces, count),
-        depends_on_gradient=not np.array_equal(with_g.weights, with_minus_g.weights),
+        jvp=None if estimate is None or np.isnan(estimate.rate) else estimate,
+        difference=_estimate(difference, count),
+        depends_on_gradient=not np.array_equal(with_g, with_minus_g),
     )
 
 
-def _estimate(traces: list[Trace], count: int) -> Estimate:
-    change = mean([trace.change for trace in traces])
-    rate = float(rates_of(change))
-    per_weight = rates_of(mean([trace.per_weight for trace in traces]))
+def _estimate(trace: Trace, count: int) -> Estimate:
+    rate = float(rates_of(trace.change))
+    per_weight = rates_of(trace.per_weight)
     finite = per_weight[np.isfinite(per_weight)]
     low, high = np.quantile(finite, [0.05, 0.95]) if len(finite) else (np.nan, np.nan)
-    before = np.concatenate([[0.0], change[:-1]])
     with np.errstate(all="ignore"):
+        change = np.mean(trace.change, axis=0)
+        before = np.concatenate([[0.0], change[:-1]])
         over_time = (before - change) / (1.0 + before)
     return Estimate(
         rate=rate,
-        threshold=_threshold(traces, rate, high - low, count),
+        threshold=_threshold(trace, rate, high - low, count),
         spread=(float(low), float(high)),
         per_weight=per_weight,
         over_time=over_time,
     )
 
 
-def _threshold(traces: list[Trace], rate: float, spread: float, count: int) -> float:
+def _threshold(trace: Trace, rate: float, spread: float, count: int) -> float:
     """The rate below which a rate counts as zero: the sum of three errors.
 
     - Regression: three standard errors, from the spread of single weights. 90 % of a
@@ -127,23 +126,14 @@ def _threshold(traces: list[Trace], rate: float, spread: float, count: int) -> f
       weights, s times their size, leaves about s² after averaging over g and −g. These
       errors add up over the steps.
     """
-    steps = np.concatenate([trace.relative_step for trace in traces])
-    steps = steps[np.isfinite(steps)]
+    steps = trace.relative_step[np.isfinite(trace.relative_step)]
     # The mean square of the steps minus that of the decay: what else changes.
     noise_term = max(np.mean(np.square(steps)) - rate**2, 0.0) if len(steps) else 0.0
-    magnitudes = [t.magnitude for t in traces if t.magnitude is not None]
-    magnitude = max((np.nanmax(m, initial=0.0) for m in magnitudes), default=0.0)
-    root_count, root_steps = np.sqrt(max(count, 1)), np.sqrt(len(traces[0].change))
+    root_count, root_steps = np.sqrt(max(count, 1)), np.sqrt(trace.change.shape[-1])
     regression = 3.0 * (spread / 3.29) / root_count
     rounding_per_step = min(np.sqrt(noise_term), EPS)
-    if magnitude > 0.0:  # a difference
-        rounding_per_step = EPS * magnitude / root_count
+    if trace.magnitude is not None:  # a difference
+        rounding_per_step = EPS * np.nanmax(trace.magnitude, initial=0.0) / root_count
     rounding = 3.0 * rounding_per_step / root_steps
     few_weights = 2.0 * noise_term * root_steps if count < FEW_WEIGHTS else 0.0
     return float(1e-10 + np.nan_to_num(regression + rounding + few_weights))
-
-
-def mean(arrays: list[AnyArray]) -> np.ndarray:
-    """The elementwise mean of several arrays."""
-    with np.errstate(all="ignore"):
-        return np.mean(np.stack(arrays), axis=0)

@@ -51,15 +51,14 @@ class Audit:
             )
 
     def __str__(self) -> str:
-        lines = [*aligned(self._table()), self._method(), *self._finding_lines()]
-        return "\n".join(lines)
+        return "\n".join([*aligned(self._table()), *self._notes()])
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        findings = "".join(f"<li>{html.escape(f)}</li>" for f in self._finding_lines())
-        notes = f"<p>{html.escape(self._method())}</p><ul>{findings}</ul>"
-        return html_table(self._table()) + notes
+        method, *findings = map(html.escape, self._notes())
+        items = "".join(f"<li>{finding}</li>" for finding in findings)
+        return f"{html_table(self._table())}<p>{method}</p><ul>{items}</ul>"
 
     def _table(self) -> list[tuple[str, ...]]:
         """The header and a row for every leaf; optional columns only if needed."""
@@ -83,13 +82,12 @@ class Audit:
             columns.append(["survives", *map(_surviving, leaves)])
         return list(zip(*columns, strict=True))
 
-    def _method(self) -> str:
+    def _notes(self) -> list[str]:
+        """How it was measured, and a line for each finding."""
         weights = "a sample of each leaf" if self.sampled else "every weight"
-        return f"measured over {self.steps} steps on {weights}"
-
-    def _finding_lines(self) -> list[str]:
-        lines = [f"{'!' if f.serious else '-'} {f}" for f in self.findings]
-        return lines or ["no problems found"]
+        method = f"measured over {self.steps} steps on {weights}"
+        findings = [f"{'!' if f.serious else '-'} {f}" for f in self.findings]
+        return [method, *(findings or ["no problems found"])]
 
 
 def _half_life(leaf: LeafAudit) -> str:

@@ -35,14 +35,7 @@ class Trace(NamedTuple):
 def trace_of_step(
     *, initial: Leaves, change: Leaves, step: Leaves, before: Leaves
 ) -> Trace:
-    """The trace of all leaves in one step.
-
-    Args:
-        initial: dθ₀ of each leaf.
-        change: dθ_t − dθ₀ after the step.
-        step: dΔ_t.
-        before: dθ_t before the step.
-    """
+    """The trace of all leaves from dθ₀, dθ_t − dθ₀, dΔ_t and dθ_t before the step."""
     first, last = first_weights(initial), first_weights(change)
     return Trace(
         change=_dots(initial, change) / _dots(initial, initial),
@@ -68,7 +61,5 @@ def _dots(a: Leaves, b: Leaves) -> Float[Array, " leaves"]:
     return jnp.stack(dots) if dots else jnp.zeros(0)
 
 
-def _real_product(
-    a: Inexact[Array, "*shape"], b: Inexact[Array, "*shape"]
-) -> Float[Array, "*shape"]:
+def _real_product(a: jax.Array, b: jax.Array) -> jax.Array:
     return (a.conj() * b).real
