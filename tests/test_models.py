@@ -289,7 +289,7 @@ class Counting(equinox.Module):
 
 
 def test_an_equinox_module_with_whole_numbers_is_refused():
-    message = "an array of int32 cannot be trained; keep it as a tuple in a field"
+    message = "an array of int32 cannot be trained. Store it as a tuple in a field"
     with pytest.raises(TypeError, match=message):
         from_equinox(lambda key: Counting(jnp.arange(3)))
 
