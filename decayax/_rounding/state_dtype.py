@@ -6,8 +6,6 @@ With round-to-nearest, a bfloat16 average with β = 0.999 stays where it is: a c
 a thousandth is less than half an ulp.
 """
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 import jax
@@ -19,7 +17,6 @@ from decayax._core.dtypes import dtype_of
 from decayax._core.paths import flatten_with_path
 from decayax._core.strength import short_repr
 from decayax._rounding.grid import stochastic_round, Sum
-from decayax._rounding.leaves import require_optimizer
 from decayax._rounding.random_bits import (
     key_from_seed,
     random_bits,
@@ -28,7 +25,7 @@ from decayax._rounding.random_bits import (
     step_key,
     StepKey,
 )
-from decayax._transforms.kernel import increment
+from decayax._transforms.kernel import increment, require_optimizer
 from decayax._transforms.precision import cast_around
 
 
@@ -67,11 +64,6 @@ def with_state_dtype(
         stores float32 arrays with at least one axis in ``dtype``. Updates keep the
         gradients' dtypes.
 
-    Raises:
-        TypeError: ``optimizer`` is not a finished optimizer; another dtype; the seed is
-            not an integer.
-        ValueError: the seed is out of its range.
-
     Example:
         >>> import decayax as dx, jax, jax.numpy as jnp, optax
         >>> adam = dx.with_state_dtype(optax.adam(1e-3), jnp.bfloat16)
@@ -94,12 +86,7 @@ def with_state_dtype(
         inner = _cast_arrays(in_float32.init(params), jnp.float32, jnp.bfloat16)
         return StateDtypeState(jnp.zeros((), jnp.int32), key_from_seed(seed), inner)
 
-    def update(
-        updates: optax.Updates,
-        state: Any,
-        params: optax.Params | None = None,
-        **extra_args: Any,
-    ) -> tuple[optax.Updates, StateDtypeState]:
+    def update(updates, state, params=None, **extra_args):
         inner = _cast_arrays(state.inner, jnp.bfloat16, jnp.float32)
         updates, inner = in_float32.update(updates, inner, params, **extra_args)
         key = step_key(state.key, STATE, state.count)
@@ -109,9 +96,7 @@ def with_state_dtype(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _cast_arrays(
-    state: optax.OptState, old: DTypeLike, new: DTypeLike
-) -> optax.OptState:
+def _cast_arrays(state: Any, old: DTypeLike, new: DTypeLike) -> Any:
     """Cast the arrays of one dtype to another."""
     return jax.tree.map(lambda x: x.astype(new) if _is_array(x, old) else x, state)
 
