@@ -70,6 +70,15 @@ def test_every_import_is_followed_and_nothing_is_run(package):
     assert list(code) == sorted(code)
 
 
+def test_the_packages_of_a_module_are_code_too(package):
+    package("ours.chains", "import ours.inner.deep\ndef chain(): pass")
+    package("ours.inner.__init__", "")
+    package("ours.inner.deep", "")
+    chain = importlib.import_module("ours.chains").chain
+    names = {"ours.chains", "ours.inner", "ours.inner.deep"}
+    assert ours(code_hashes(chain)) == {"ours", *names}
+
+
 PROGRAM = '''
 """A module."""
 import functools

@@ -203,6 +203,16 @@ def test_an_error_is_one_line(arguments, words, call, tmp_path, monkeypatch):
     assert list(tmp_path.rglob("*.npz")) == []
 
 
+def test_a_study_with_many_contrasts_needs_more_seeds():
+    from experiments.arguments import Options
+    from experiments.errors import UserError
+    from experiments.running import build_study
+
+    words = "--seeds 10: use 11 or more.*the study has 27"
+    with pytest.raises(UserError, match=words):
+        build_study("tuning", Options(seeds=10))
+
+
 def test_an_error_without_slurm_is_one_line(call, tmp_path):
     if shutil.which("srun") or not _has_submitit():
         pytest.skip("needs submitit, and no SLURM")

@@ -278,6 +278,20 @@ with files.atomic_write(pathlib.Path({str(path)!r})) as temporary:
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_two_processes_do_not_share_a_temporary_file(tmp_path, monkeypatch):
+    from experiments import files
+
+    path = tmp_path / "cells.csv"
+    with files.atomic_write(path) as one:
+        one.write_text("one")
+        monkeypatch.setattr(os, "getpid", lambda: 0)
+        with files.atomic_write(path) as other:
+            other.write_text("other")
+        assert path.read_text() == "other"
+        assert one.read_text() == "one"
+    assert path.read_text() == "one"
+
+
 def test_what_others_are_writing_is_not_abandoned(tmp_path):
     from experiments import files
 

@@ -279,6 +279,31 @@ def test_a_cell_can_diverge_in_its_last_update(cache):
     assert found["measure/val_accuracy"][1, 1] == 0
 
 
+def test_the_padding_of_a_chunk_does_not_count_as_diverged(cache):
+    from experiments.engine.config import SweepGroup
+    from experiments.engine.training import Progress, train_chunk
+
+    counts = []
+    progress = Progress(lambda _: None, lambda _: None, counts.append)
+    cells = cells_of((0.1, 0.0, 1), (1e30, 0.0, 2))  # two more are padding
+    group = SweepGroup({}, config_of(small.Line(), small.sgd_l2), cells)
+    train_chunk(cache, group, cells, PARALLEL, progress)
+    assert counts == [1]
+
+
+def two_weights(params):
+    return {"two": params["weight"][:2]}
+
+
+def test_each_function_extracts_its_own_arrays(cache):
+    config, cells = config_of(small.Line(), small.sgd_l2), cells_of((0.1, 0.0, 1))
+    everything = train(cache, config, cells, small.all_params)
+    some = train(cache, config, cells, two_weights)
+    assert {name for name in some if name.startswith("extract/")} == {"extract/two"}
+    weight = everything["extract/weight"]
+    np.testing.assert_array_equal(some["extract/two"], weight[:, :2])
+
+
 # --- Random numbers depend on the seed only ---------------------------------------
 
 
@@ -616,6 +641,34 @@ def test_the_mechanism_is_measured_with_the_state_and_the_keys(cache):
     np.testing.assert_allclose(found["rms_g"], expected, rtol=1e-5)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Linear(small.Line):
+    """The gradient is the mean input of the batch, whatever the weights are."""
+
+    def task(self):
+        def loss(params, state, rows, key, run_data, data):
+            return data.x[rows].mean(0) @ params["weight"], state
+
+        return super().task()._replace(loss=loss)
+
+
+def test_the_mechanism_is_measured_on_the_batches_of_its_epoch(cache):
+    from experiments.engine.config import constant
+    from experiments.mechanism import measure_shrink
+
+    config = config_of(Linear(), arms_named("adamw"), epochs=4, schedule=constant)
+    hparams = {"learning_rate": 0.01, "weight_decay": 0.1, "seed": 3}
+    found = measure_shrink(cache, config, hparams, 1)
+    gradients = {}
+    for epoch in range(4):
+        rows = (np.arange(32).reshape(4, 8) * 5 + hparams["seed"] + epoch) % 32
+        gradients[epoch] = np.float64(small.points().x)[rows].mean(1)
+    rms = {epoch: np.sqrt((g**2).mean(0)) for epoch, g in gradients.items()}
+    measured = found["rms_g"][found["rms_g"] > 0]  # without the idle weights
+    np.testing.assert_allclose(measured, rms[2], rtol=1e-5)
+    assert all(not np.allclose(rms[epoch], rms[2], rtol=1e-3) for epoch in (0, 1, 3))
+
+
 # --- Records of the optimizer's state ---------------------------------------------
 
 
@@ -757,6 +810,16 @@ def test_memory_is_checked_before_training(cache, programs, by_two, monkeypatch)
         cache._replace(max_parallel={}), programs[8].config, CELLS[:2], size=2
     )
     assert found["parallel"].tolist() == [1]  # one cell is always tried
+
+
+def test_half_of_the_cells_still_uses_all_devices(cache, monkeypatch):
+    from experiments.engine.compilation_cache import halve_parallel
+
+    config = config_of(small.Line(), small.sgdw)
+    fresh = cache._replace(max_parallel={})
+    monkeypatch.setattr(jax, "local_device_count", lambda: 4)
+    halves = [halve_parallel(fresh, config, parallel) for parallel in (32, 22, 9, 6)]
+    assert halves == [16, 8, 4, 3]
 
 
 def test_bytes_free_is_plausible():
@@ -1023,6 +1086,27 @@ def test_intervals_contain_the_mean_in_95_percent(monkeypatch):
             )
         ]
         assert 0.925 <= np.mean(held) <= 0.975
+
+
+def test_an_interval_by_hand(monkeypatch):
+    from experiments import statistics
+
+    monkeypatch.setattr(statistics, "RESAMPLES", 99)
+    values = np.random.default_rng(5).normal(0.7, 2, 10)
+
+    def mean_and_error(sample):
+        mean = sum(sample) / 10
+        return mean, math.sqrt(sum((x - mean) ** 2 for x in sample) / 9 / 10)
+
+    mean, error = mean_and_error(values)
+    ratios = []
+    for places in np.random.default_rng(0).integers(0, 10, (99, 10)):
+        other, error_of_other = mean_and_error(values[places])
+        ratios.append((other - mean) / error_of_other)
+    low, high = np.quantile(ratios, [0.025, 0.975])
+    found = statistics.estimate(values)
+    expected = mean - high * error, mean - low * error
+    assert (found.low, found.high) == pytest.approx(expected)
 
 
 def test_an_interval_is_longer_on_the_side_of_the_tail():

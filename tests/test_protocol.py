@@ -170,6 +170,15 @@ def test_a_lucky_choice_is_reported():
     assert only.lucky  # for either entry of the contrast
 
 
+def test_the_noise_of_the_earlier_seeds_counts_too():
+    from experiments.outcomes import _is_lucky
+
+    final = np.tile([-1.0, 1.0], 10)
+    error = np.std(final, ddof=1) * np.sqrt(1 / 3 + 1 / 20)
+    assert not _is_lucky(np.full(3, 1.9 * error), final)
+    assert _is_lucky(np.full(3, 2.1 * error), final)
+
+
 # --- Gaps and edges ---------------------------------------------------------------
 
 
@@ -276,6 +285,17 @@ def test_a_point_next_to_a_better_one_is_not_bracketed(step):
     assert open_sides((1.0,), scores, axes, decided) == []
     decided[better] = np.full(9, 2.0)
     assert open_sides((1.0,), scores, axes, decided) == [f"learning_rate {side}"]
+
+
+def test_a_neighbour_that_is_as_good_on_more_seeds_is_not_better():
+    from experiments.search import open_sides
+
+    axes = [named("learning_rate", -3, 3)]
+    scores = even({(2.0**k,) for k in range(-3, 4)})
+    scores[(2.0,)] = scores[(2.0,)] + 10  # on the seeds of tuning
+    assert open_sides((1.0,), scores, axes, {}) == ["learning_rate above"]
+    equal = {(1.0,): np.array([1.0, 3.0]), (2.0,): np.array([2.0, 2.0])}
+    assert open_sides((1.0,), scores, axes, equal) == []
 
 
 def test_steps_of_ten_reach_the_given_values():
@@ -582,6 +602,46 @@ def protocol_points(plan, table, name):
     return protocol.ranked_by_validation(plan, found, table)
 
 
+def test_the_interval_with_the_choice_has_95_percent(two):
+    from experiments import outcomes
+    from experiments.statistics import Estimate
+
+    plan, table = two
+    (contrast,) = plan.contrasts
+    scores = {e.name: outcomes.final_scores(plan, e, table) for e in plan.entries}
+    values = outcomes.weighted(contrast, scores)
+    empty = Estimate(0.0, math.inf, -math.inf, 1.0)  # the interval alone
+    low, high = outcomes.with_choice(plan, table, contrast, empty)
+    error = np.std(values) / np.sqrt(len(values))
+    assert low == pytest.approx(values.mean() - 1.96 * error, abs=0.1 * error)
+    assert high == pytest.approx(values.mean() + 1.96 * error, abs=0.1 * error)
+
+
+def test_a_choice_does_not_gain_on_the_seeds_that_chose_it():
+    from experiments import outcomes
+
+    each = entry("a", [named("learning_rate", 0, 1)])
+    plan = plan_of(each)
+    # Two equal points; the scores of one of them change from seed to seed.
+    shares = {1.0: np.full(10, 0.5), 2.0: np.tile([0.3, 0.7], 5)}
+    rows = [("validation", x, s, shares[x][s]) for x in shares for s in range(10)]
+    rows += [("final", 1.0, seed, 0.5) for seed in range(20, 40)]
+    stages, rates, seeds, accuracy = zip(*rows, strict=True)
+    table = {
+        "stage": np.array(stages, object),
+        "arm": np.full(len(rows), "a", object),
+        "learning_rate": np.array(rates),
+        "seed": np.array(seeds),
+        "val_accuracy": np.array(accuracy),
+        "val_count": np.full(len(rows), EXAMPLES),
+        "test_accuracy": np.array(accuracy),
+    }
+    found = outcomes._resampled(plan, each, table, *outcomes._draws(4999, 10, 20))
+    # Seeds that chose the other point had its good scores; the seeds that were not
+    # drawn have more of the bad ones.
+    assert found.mean() < 49.5
+
+
 def test_holm_is_over_all_contrasts_of_the_study(two):
     import dataclasses
 
@@ -670,3 +730,17 @@ def test_a_report_has_the_plan_from_the_manifest(name, size):
     assert {n for c in plan.contrasts for n, _ in c.terms} <= set(names)
     for stage in ("tuning", "screening", "validation", "final"):
         assert again.seeds(stage) == plan.seeds(stage)
+
+
+def test_values_are_ordered_by_seed():
+    from experiments import protocol
+
+    table = tied((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    order = [5, 1, 3, 2, 0, 4]
+    shuffled = {name: column[order] for name, column in table.items()}
+    each = entry("a", [named("weight_decay", 0, 1)])
+    found = protocol.values(each, shuffled, "tuning", "val_accuracy")
+    assert {point: x.tolist() for point, x in found.items()} == {
+        (1.0,): [0.1, 0.2, 0.3],
+        (2.0,): [0.4, 0.5, 0.6],
+    }

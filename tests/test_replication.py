@@ -307,6 +307,15 @@ def test_a_span_of_seeds(text):
         parse_seeds(text)
 
 
+def test_the_smallest_span_has_ten_seeds():
+    from experiments.cli import parse_seeds
+    from experiments.errors import UserError
+
+    assert parse_seeds("1000:1010") == (1000, 1010)
+    with pytest.raises(UserError, match="ten seeds or more"):
+        parse_seeds("1000:1009")
+
+
 def test_claims_of_a_study_without_the_protocol(tmp_path):
     from experiments.reports.replication import write_claims
 

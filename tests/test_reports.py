@@ -760,6 +760,14 @@ def test_same_says_where_the_two_are_one():
     assert "differ by 60 % (Adam) of the distance between L2 and no decay." in text
 
 
+def test_same_calls_a_small_distance_a_difference():
+    from experiments.reports.same import conclusion, Pair
+
+    pair = Pair("Adam", "constant", same=1e-3, closest=1e-3, ratio=1.0, none=0.1)
+    text = conclusion({}, [pair, pair._replace(schedule="cosine")])
+    assert "equal up to rounding under no optimizer. They differ under Adam." in text
+
+
 def test_the_figure_of_same_shows_shares_up_to_two(tmp_path):
     from experiments import files
     from experiments.reports.same import plot_distances

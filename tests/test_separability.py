@@ -176,3 +176,18 @@ def test_regret_and_sensitivity_by_hand():
     assert sensitivity(table, retuned=False) == pytest.approx((1 + 4) / 2 - 1)
     assert sensitivity(table, retuned=True) == pytest.approx((1 + 2) / 2 - 1)
     assert gain(table) == 4
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_regret_is_the_mean_over_all_starts(seed):
+    from experiments.separability import regret
+
+    table = np.random.default_rng(seed).permutation(12.0 + np.arange(12)).reshape(3, 4)
+    ends = []
+    for errors_of_rates in table.T:  # from each λ: its best γ, then the best λ there
+        rate = int(np.argmin(errors_of_rates))
+        ends.append(min(table[rate]))
+    for errors_of_decays in table:  # from each γ: its best λ, then the best γ there
+        decay = int(np.argmin(errors_of_decays))
+        ends.append(min(table[:, decay]))
+    assert regret(table) == pytest.approx(np.mean(ends) - 12)

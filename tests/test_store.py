@@ -409,6 +409,26 @@ def test_progress_counts_every_run_once(tmp_path, quick):
         assert sum(steps) == study(SMOKE).runs == RUNS
 
 
+def test_only_the_first_chunk_of_a_program_waits_for_its_compilation(finished):
+    seconds = [
+        json.loads(np.load(path)["provenance"].item())["seconds"]
+        for path in files_of(finished)
+    ]
+    # Two arms of three chunks, the final runs in two chunks, the measurement.
+    compiled = [each["compile"] > 0 for each in seconds]
+    assert compiled == [True, False, False, True, False, False, False, False, False]
+    assert all(each["run"] >= 0 for each in seconds)
+
+
+def test_the_seconds_of_a_file_count_by_the_cells_that_are_used(copy, tmp_path):
+    for path in files_of(copy):
+        change_provenance(path, "seconds", compile=8.0)
+    folder, _ = run(tmp_path, grown(learning_rates=(0.01, 0.03)))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    # Each arm has six cells: a file and a half. The final runs are the same: two files.
+    assert manifest["seconds"]["compile"] == pytest.approx(8 * (2 * 1.5 + 2), abs=0.06)
+
+
 # --- Arrays with more than one number for each run --------------------------------
 
 
@@ -665,6 +685,17 @@ def test_a_resumed_run_trains_missing_chunks(copy, finished, tmp_path, trained):
 # --- Shards -----------------------------------------------------------------------
 
 
+def test_integers_and_floats_are_trained_by_two_programs():
+    from experiments.engine.assignment import pool_cells
+
+    group = study(SMOKE).stages[0].make({})[0]
+    kinds = [
+        group._replace(cells=({**group.cells[0], "weight_decay": strength},))
+        for strength in (1, 0.5)
+    ]
+    assert [len(pool.cells) for pool in pool_cells(kinds)] == [1, 1]
+
+
 def test_shards_share_the_cells_and_depend_on_the_plan_only():
     from experiments.engine.assignment import (
         assign_to_shard,
@@ -733,6 +764,38 @@ def test_a_shard_waits_for_the_others(tmp_path, finished, quick, monkeypatch, tr
     assert "waiting for 9 cells of other shards" in descriptions
     assert_same(folder, finished)
     assert sum(map(len, trained)) == 23
+
+
+def test_cells_that_arrive_during_a_wait_are_checked(
+    tmp_path, finished, quick, monkeypatch
+):
+    from experiments.engine import session
+    from experiments.engine.study import Shard
+
+    def sleep(_):
+        run(tmp_path, shard=Shard(1, 2), wait=0)
+        name = files_of(finished)[3].name  # a chunk of the other shard
+        path = tmp_path / "small" / "chunks" / name
+        change_provenance(path, "code", **{"experiments.arms": "0123456789ab"})
+
+    monkeypatch.setattr(session.time, "sleep", sleep)
+    words = "some runs of tuning", "with other code (experiments.arms)"
+    error_of(tmp_path, *words, resume=False, shard=Shard(0, 2), wait=60)
+
+
+def test_shards_share_the_measurements(tmp_path):
+    from experiments.engine.study import MissingCells, Shard, Stage, Study
+    from experiments.engine.training import Measurement
+
+    def make(cache, progress):
+        return {"number": np.ones(1)}
+
+    measurements = [Measurement(name, make) for name in ("a", "b", "c")]
+    stage = Stage("measured", 0, lambda _: measurements)
+    measured = Study("small", SMOKE, (stage,), write_report)
+    folder, missing = run_study(measured, tmp_path, shard=Shard(1, 2), wait=0)
+    assert {path.name for path in folder.glob("*.npz")} == {"b.npz"}
+    assert missing == MissingCells("measured", 2)
 
 
 def test_a_wait_has_an_end_and_can_be_interrupted(tmp_path, quick, monkeypatch):
@@ -1088,6 +1151,14 @@ def test_a_renamed_chunk_is_not_used(copy, finished, tmp_path, trained):
     assert_same(copy, finished)
 
 
+def test_a_renamed_chunk_is_removed(copy, tmp_path, capsys):
+    first, *_, other = files_of(copy)[:4]
+    shutil.copy(first, other)
+    run(tmp_path, resume=True)
+    words = f"{other} has a name that does not match its cells. It is removed"
+    assert words in capsys.readouterr().out
+
+
 def test_a_measurement_of_another_plan_is_made_again(copy, finished, tmp_path, capsys):
     rewrite(copy / "mean.npz", plan="0123456789ab", mean=7.0)
     run(tmp_path, resume=True)
@@ -1216,6 +1287,14 @@ def change_provenance(path: Path, key: str, **values: Any) -> None:
         provenance = json.loads(stored["provenance"].item())
     provenance[key] = {**provenance[key], **values} if provenance[key] else values
     rewrite(path, provenance=json.dumps(provenance))
+
+
+def test_a_module_that_is_gone_is_a_difference():
+    from experiments.engine.manifest import differences
+
+    then, now = {"code": {"one": "1", "gone": "2"}}, {"code": {"one": "1"}}
+    assert differences(then, now, ["code"]) == ["code (gone)"]
+    assert differences(now, then, ["code"]) == ["code (gone)"]
 
 
 @pytest.mark.parametrize(

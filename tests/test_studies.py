@@ -332,6 +332,36 @@ def test_the_distance_is_the_norm_of_the_difference():
     np.testing.assert_allclose(found["distance"], [[expected]], rtol=1e-3)
 
 
+def forth_and_back(progress, hparams):
+    """Two steps forward, then two steps back: progress grows by 1/36 a step."""
+    import jax.numpy as jnp
+
+    return jnp.where(progress < 1.5 / 36, 1.0, -1.0)
+
+
+def test_the_distance_is_the_largest_of_all_steps(monkeypatch):
+    import jax
+
+    from experiments import terminal
+    from experiments.engine.compilation_cache import new_cache
+    from experiments.studies import same
+
+    start, _ = starts()
+
+    def one_seed(seeds, data):
+        return jax.tree.map(lambda x: x[:1], (start[0], start[1], start[2][:, :4]))
+
+    monkeypatch.setitem(same.SCHEDULES, "forth and back", forth_and_back)
+    plan = dataclasses.replace(same.SMOKE, ratios=(0.0,), seeds=1)
+    found = same.distances(
+        plan, "SGD", "forth and back", one_seed, new_cache(), terminal.SILENT
+    )
+    # Each step forward moves a decaying weight by γλ of its size away from the other
+    # run; the steps back undo it.
+    farthest = 2 * plan.learning_rates["SGD"] * plan.weight_decay
+    np.testing.assert_allclose(found["distance"], [[farthest]], rtol=0.05)
+
+
 # --- The mechanism against its formula --------------------------------------------
 
 
@@ -366,3 +396,51 @@ def test_the_scale_of_a_gradient_is_a_mean_over_the_epoch():
     steps = np.arange(5, 9)  # of the second epoch
     bias = np.sqrt(1 - ADAM_BETA_2**steps).mean()
     np.testing.assert_allclose(found["root_v"], bias * found["rms_g"], rtol=1e-4)
+
+
+def test_the_bias_correction_is_that_of_the_middle_of_the_epoch():
+    from experiments import mechanism
+    from experiments.studies.demo import FULL
+
+    config = FULL.entries[0].config
+    steps_per_epoch = config.setup.train_size // config.setup.batch
+    half = config.epochs // 2 * steps_per_epoch
+    steps = half + 1 + np.arange(steps_per_epoch)
+    exact = np.sqrt(1 - mechanism.ADAM_BETA_2**steps).mean()
+    found = mechanism._root_bias_correction(config)
+    assert found == pytest.approx(exact, rel=2e-3)
+
+
+def test_the_mechanism_is_that_of_the_choice_on_the_first_final_seed(monkeypatch):
+    import simulated
+
+    from experiments import mechanism, protocol, terminal
+    from experiments.studies import demo
+
+    plan, study = demo.SMOKE, demo.study(demo.SMOKE)
+    score = simulated.valley(dict.fromkeys(simulated.ARMS, 0.8))
+    table = simulated.table_of(study, score)
+    measured = []
+
+    def measure_shrink(cache, config, hparams, parallel):
+        measured.append(dict(hparams))
+        root_v, rms_g = np.array([1.0, 4.0, 6.0]), np.array([0.0, 1.0, 1.0])
+        return {"root_v": root_v, "rms_g": rms_g}
+
+    monkeypatch.setattr(mechanism, "measure_shrink", measure_shrink)
+    stage = study.stages[-1].make(table)
+    files = {each.name: each.measure(None, terminal.SILENT) for each in stage}
+    by_arm = {entry.labels["arm"]: entry for entry in plan.entries}
+    for hparams, arm in zip(measured, ("adam_l2", "adamw", "adam"), strict=True):
+        entry = by_arm[arm]
+        point = protocol.ranked_by_validation(plan, entry, table)[0]
+        names = [axis.name for axis in entry.axes]
+        chosen = dict(zip(names, point, strict=True))
+        seed = plan.seeds(protocol.FINAL)[0]
+        assert hparams == {**entry.fixed, **chosen, "seed": seed}
+    correction = mechanism._root_bias_correction(by_arm["adam"].config)
+    root_v = files["shrink-unlike-scales-adamw"]["root_v"]
+    np.testing.assert_allclose(root_v, np.array([1.0, 4.0, 6.0]) / correction)
+    # A weight without gradient is not part of the spread.
+    percentiles = files["spread-unlike-scales-adam"]["root_v_percentiles"]
+    np.testing.assert_allclose(percentiles[[0, 50, 100]] * correction, [4.0, 5.0, 6.0])

@@ -155,6 +155,14 @@ def test_the_class_of_a_sequence_is_read_at_its_last_symbol():
     assert float(loss) == pytest.approx(sure, rel=1e-5)
 
 
+def test_the_sizes_of_the_decayed_weights():
+    from experiments.tasks import weight_sizes
+
+    params = {"kernel": jnp.array([[3.0, -4.0], [0.0, 0.0]]), "bias": jnp.full(2, 9.0)}
+    found = {name: float(value) for name, value in weight_sizes(params).items()}
+    assert found == pytest.approx({"max_abs_w": 4.0, "rms_w": 2.5})
+
+
 # --- Averages of the weights ------------------------------------------------------
 
 
