@@ -558,8 +558,8 @@ def test_the_spread_is_between_the_percentiles(tmp_path):
 def why():
     from experiments.studies import why
 
-    tasks = {"digits": (why.training_setups.DIGITS, 40, (0.0, 0.5, 1.0))}
-    return why.study(full_size(why.plan_of(tasks)))
+    task = why.WhyTask("digits", why.training_setups.DIGITS, 40, (0.0, 0.5, 1.0))
+    return why.study(full_size(why.plan_of([task])))
 
 
 def rising(gaps):
