@@ -1,8 +1,8 @@
-"""What is trained: data, model and loss, combined for the engine.
+"""Training setups: data, model and loss, combined for the engine.
 
-A setup is a frozen dataclass of numbers and named functions, so it has a description;
-its `task` is what the engine runs. Weights decay, biases and norms do not. Models may
-have a state, which is initialised from the seed, as the parameters are.
+A setup is a frozen dataclass of numbers and named functions, so a plan can describe it.
+The engine runs its `task`. Weights decay; biases and norms do not. A model may have a
+state; the seed determines the initial state and the initial parameters.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ from experiments.models.model import AnyModel, StatefulModel, with_state
 from experiments.seeds import key_for, Purpose
 
 
-# Evaluated in one batch: they bound the memory of a run.
+# The sizes of an evaluation batch. They limit the memory of a run.
 EVAL_ROWS, EVAL_WINDOWS = 2048, 16
 mask = dx.masks.no_bias_or_norm
 
@@ -49,7 +49,7 @@ class Tokens(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Classification:
-    """Any labelled data, any model: cross-entropy, with wrong training labels.
+    """Classification with cross-entropy and label noise, for any data and model.
 
     If the hyper-parameters have a `spread` s, input i is multiplied by 10^U(-s, s),
     drawn by seed. Then the gradients of the first layer differ in scale, and the labels
@@ -63,13 +63,11 @@ class Classification:
     batch: int
     label_noise: float = 0.0
     dtype: str = "float32"  # of parameters, activations and gradients; losses float32
-    ema: float = (
-        0.0  # decay per step of the averaged weights that are measured; 0: none
-    )
+    ema: float = 0.0  # decay per step of the weights' EMA that is measured; 0: no EMA
 
     def load(self) -> Labelled:
         if not 0 <= self.ema < 1:
-            raise UserError(f"ema={self.ema}: write 0 or a decay, such as 0.999.")
+            raise UserError(f"ema={self.ema}: write 0, or a decay < 1 such as 0.999.")
         data = self.data()
         if not self.batch <= self.train_size < len(data.pool_y):
             raise UserError(
@@ -107,7 +105,7 @@ class Classification:
         return RunData(split, _scales(hparams, data.pool_x[0].size))
 
     def _inputs(self, run_data: RunData, x: jax.Array) -> jax.Array:
-        """Scaled, and in the dtype of the model."""
+        """The inputs times their scales, in the dtype of the model."""
         if run_data.scales is not None:
             x = x * run_data.scales.reshape(x.shape[1:])
         if jnp.issubdtype(x.dtype, jnp.floating):  # tokens stay integers
@@ -158,7 +156,7 @@ class Classification:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Language:
-    """Any text, and a model of sequences that predicts the next symbol."""
+    """Prediction of the next symbol, for any text and sequence model."""
 
     data: Callable[[], Corpus]
     model: Callable[[], AnyModel]
@@ -166,7 +164,7 @@ class Language:
     length: int
     batch: int
     steps_per_epoch: int
-    evaluated: int = 64  # windows of each part, evenly spaced
+    evaluated: int = 64  # number of evenly spaced windows of each part
     dtype: str = "float32"
 
     def load(self) -> Tokens:
@@ -266,7 +264,7 @@ def _next_symbol_loss(
 
 
 def _class_logits(logits: jax.Array) -> jax.Array:
-    """In float32; of a sequence, the logits at its last position."""
+    """The logits in float32; for a sequence, those at its last position."""
     logits = logits.astype(jnp.float32)
     return logits if logits.ndim == 2 else logits[:, -1]
 
@@ -288,7 +286,7 @@ def _evaluate(
     y: jax.Array,
     rows: jax.Array | None = None,
 ) -> dict[str, jax.Array]:
-    """Mean loss and accuracy on these rows of x, or on all."""
+    """Mean loss and accuracy on these rows of x; None: on all rows."""
 
     def of_row(row: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         index, label = row

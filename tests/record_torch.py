@@ -97,7 +97,7 @@ def record(case, steps=STEPS):
         Arrays by name: parameters `w`, `b` [steps + 1, ...], gradients `grad_w`,
         `grad_b` [steps, ...] and the learning rate `lr` [steps].
     """
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
 
     name, kwargs = CASES[case]
     start, inputs, targets = problem(steps)
@@ -133,7 +133,7 @@ def save(path, arrays):
 
 def main():
     """Record every case, write the file and print a summary."""
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
 
     arrays = {"torch_version": np.array(torch.__version__)}
     print(f"{'case':<18}{'optimizer':<11}{'last lr':>9}{'max |move|':>12}")

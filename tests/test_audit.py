@@ -416,19 +416,24 @@ def test_leaves_with_an_array_method():
 
 
 def test_numbers_are_cut_into_leaves_in_order():
-    from decayax._audit.draws import count_numbers, cut_into_leaves
+    from decayax._audit.draws import count_numbers, scaled_tree
 
     kinds = [((2,), jnp.float32), ((3,), jnp.int32), ((2, 2), jnp.bfloat16)]
     leaves = [jax.ShapeDtypeStruct(*kind) for kind in kinds]
     leaves += [None, jax.ShapeDtypeStruct((2,), jnp.complex64)]
     assert count_numbers(leaves) == 2 + 4 + 2 * 2
-    first, integers, half, masked, both = cut_into_leaves(jnp.arange(10.0), leaves)
-    assert integers is None
+    scales = {("0",): 2.0, ("2",): 1 / 3, ("4",): 10.0}
+    numbers = jnp.arange(10.0)
+    first, integers, half, masked, both = scaled_tree(numbers, leaves, scales.get)
+    np.testing.assert_array_equal(first, [0, 2])
+    np.testing.assert_array_equal(integers, [0, 0, 0])
+    # 5/3 would round to another number if 1/3 was rounded to bfloat16 first.
+    thirds = jnp.asarray([[2 / 3, 1], [4 / 3, 5 / 3]], jnp.bfloat16)
+    np.testing.assert_array_equal(half, thirds)
     assert masked is None
-    np.testing.assert_array_equal(first, [0, 1])
-    np.testing.assert_array_equal(half, [[2, 3], [4, 5]])
-    assert half.dtype == jnp.float32
-    np.testing.assert_array_equal(both, [6 + 8j, 7 + 9j])
+    np.testing.assert_array_equal(both, [60 + 80j, 70 + 90j])
+    dtypes = [x.dtype for x in (first, integers, half, both)]
+    assert dtypes == [jnp.float32, jnp.int32, jnp.bfloat16, jnp.complex64]
 
 
 def test_shapes_are_enough_and_large_models_are_sampled():

@@ -460,7 +460,7 @@ def test_modular_default_is_the_same_everywhere():
 def test_modular_refuses(options):
     from experiments.data import modular
 
-    with pytest.raises(ValueError, match="take p of 2 or more and a share"):
+    with pytest.raises(ValueError, match="pass p >= 2 and a fraction"):
         modular.load(**options)
 
 
@@ -526,7 +526,7 @@ def test_checksum_sees_every_difference():
     ]
     assert len({checksum(value) for value in [data, *others]}) == 7
     assert checksum(data) == checksum(data._replace(pool_x=x.copy()))
-    with pytest.raises(TypeError, match="no bytes to add up in a ndarray"):
+    with pytest.raises(TypeError, match="a ndarray has no bytes to hash"):
         checksum(np.array([object()]))
 
 

@@ -629,7 +629,7 @@ def tracked(hparams, eta, mask):
 def decay_rate(opt_state, params):
     """The rate of `dx.decay_stats`, of all decayed weights together."""
     sums = [opt_state.sums[name] for name in ("weight", "idle")]
-    weights, *_, weights_decay, _, _ = sum(sums)
+    weights, *_, weights_decay, _, _ = sums[0] + sums[1]
     return {"decay_rate": -weights_decay / weights, "count": opt_state.count}
 
 

@@ -4,7 +4,7 @@ import functools
 import math
 import re
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -60,7 +60,7 @@ class Case(NamedTuple):
 
     model: Model
     logits: Callable[..., jax.Array]  # compiled
-    params: nnx.State  # NumPy arrays
+    params: Any  # nnx.State of NumPy arrays
     x: np.ndarray
     y: np.ndarray
 
@@ -289,7 +289,7 @@ class Counting(equinox.Module):
 
 
 def test_an_equinox_module_with_whole_numbers_is_refused():
-    message = "an array of int32 cannot be trained; keep it as a tuple in a field"
+    message = "an array of int32 cannot be trained. Store it as a tuple in a field"
     with pytest.raises(TypeError, match=message):
         from_equinox(lambda key: Counting(jnp.arange(3)))
 

@@ -154,6 +154,15 @@ def test_a_pair_differs_with_decay(l2, decoupled):
 
 
 @pytest.mark.parametrize("make", [make for pair in PAIRS for make in pair])
+def test_a_negative_learning_rate_names_the_way_to_maximize(make):
+    text = (
+        r"got -0.1. Pass .* To maximize, put optax.scale\(-1.0\) before the optimizer"
+    )
+    with pytest.raises(ValueError, match=f"{make.__name__}: learning_rate .*{text}"):
+        make(-0.1)
+
+
+@pytest.mark.parametrize("make", [make for pair in PAIRS for make in pair])
 @pytest.mark.parametrize("bad", [-0.1, float("nan"), True, "0.1", None])
 def test_a_bad_learning_rate_is_refused_by_name(make, bad):
     with pytest.raises(

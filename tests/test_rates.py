@@ -885,17 +885,17 @@ def check(n: np.ndarray, x: jax.Array, s: Schedule, either: ScalarOrSchedule) ->
     assert_type(g(n, peak_learning_rate=0.1), np.ndarray)
     assert_type(g(x, peak_learning_rate=0.1), jax.Array)
     assert_type(g(s, peak_learning_rate=0.1), Schedule)
-    assert_type(g(0.1, peak_learning_rate=x), ScalarOrSchedule)
-    g(0.1, peak_learning_rate=s)  # pyright: ignore[reportCallIssue, reportArgumentType]
+    assert_type(g(0.1, peak_learning_rate=x), float | jax.Array)
+    g(0.1, peak_learning_rate=s)  # pyright: ignore[reportArgumentType]
     assert_type(rates.lr_scaled_from_independent(x, peak_learning_rate=1), jax.Array)
     assert_type(rates.weight_decay_from_prior_width(0.5, samples=9), float)
     many = rates.weight_decay_from_prior_width(0.5, samples=n)
-    assert_type(many, ScalarOrSchedule)
+    assert_type(many, float | np.ndarray)
     assert_type(rates.prior_width_from_weight_decay(n, samples=9), np.ndarray)
     run = rates.weight_decay_from_normalised(x, batch_size=1, samples=9, epochs=1)
     assert_type(run, jax.Array)
     runs = rates.weight_decay_from_normalised(0.1, batch_size=n, samples=9, epochs=1)
-    assert_type(runs, ScalarOrSchedule)
+    assert_type(runs, float | np.ndarray)
     back = rates.normalised_from_weight_decay(s, batch_size=1, samples=9, epochs=1)
     assert_type(back, Schedule)
 

@@ -202,7 +202,7 @@ def test_an_average_leaves_the_training_as_it_is():
 def test_a_decay_of_the_average_that_is_none_is_refused(ema):
     from experiments.errors import UserError
 
-    with pytest.raises(UserError, match=f"ema={ema}: write 0 or a decay"):
+    with pytest.raises(UserError, match=f"ema={ema}: write 0, or a decay"):
         classification(copying, sequences, ema=ema).load()
 
 

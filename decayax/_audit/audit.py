@@ -5,6 +5,7 @@ weights of several sizes (`measure`). The differences of the rates show the mode
 (`findings`).
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
@@ -14,17 +15,13 @@ import optax
 from decayax._audit.declared import declared_decay
 from decayax._audit.findings import find, not_auditable
 from decayax._audit.leaf import LeafAudit
-from decayax._audit.measure import (
-    measure,
-    probes_of,
-    Readings,
-    surviving_fractions,
-)
+from decayax._audit.measure import measure, with_surviving_fractions
 from decayax._audit.modes import mode_of, NONE
 from decayax._audit.plan import make_plan, NotAuditable, ProbePlan
-from decayax._audit.readings import Reading, Setting
+from decayax._audit.probe import difference_probe
+from decayax._audit.readings import Reading, Readings, Setting
 from decayax._audit.report import Audit
-from decayax._core.paths import path_str
+from decayax._core.paths import Path, path_str
 from decayax._core.strength import as_strength, short_repr
 from decayax._transforms.kernel import is_optimizer
 
@@ -32,11 +29,10 @@ from decayax._transforms.kernel import is_optimizer
 NAME = "audit"
 WEIGHT_SCALES = (0.1, 10.0)  # measured in addition to 1
 Optimizer: TypeAlias = optax.GradientTransformation | optax.MultiSteps
-Factory: TypeAlias = Callable[[float], Optimizer]
 
 
 def audit(
-    optimizer: Optimizer | Factory,
+    optimizer: Optimizer | Callable[[float], Optimizer],
     params: optax.Params,
     *,
     learning_rate: float = 1e-3,
@@ -74,7 +70,8 @@ def audit(
 
     Args:
         optimizer: any Optax optimizer, or a factory, learning rate -> optimizer. A
-            factory also shows whether the rate follows the learning rate.
+            factory also shows whether the rate follows the learning rate. Errors of the
+            optimizer are raised unchanged.
         params: the parameters, or their ``jax.ShapeDtypeStruct``s. They are not
             changed. Only the root mean square of each leaf's values is used.
         learning_rate: > 0. A factory is called with it and with half of it.
@@ -97,11 +94,6 @@ def audit(
         plain data, and ``.check()`` raises on serious findings. Rates are per call of
         ``update``.
 
-    Raises:
-        TypeError: ``optimizer`` is not an optimizer, or a leaf is not an array.
-        ValueError: a number is out of its range. Errors of the optimizer itself are
-            raised unchanged.
-
     Example:
         >>> import decayax as dx, jax.numpy as jnp, optax
         >>> params = {"kernel": jnp.ones((8, 8)), "bias": jnp.ones(8)}
@@ -118,111 +110,91 @@ def audit(
         Loshchilov and Hutter, https://arxiv.org/abs/1711.05101, equation 1.
     """
     _check(learning_rate, gradient_scales, steps, seeds, weight_decay, extra_args)
-    main, settings = _settings(gradient_scales, seeds)
     built = _build(optimizer, learning_rate)
+    is_factory = built is not optimizer
+    slower = _build(optimizer, learning_rate / 2) if is_factory else None
     # The caller may have strict promotion on, which parts of Optax do not support.
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         try:
             plan = make_plan(built, params, gradients, extra_args, sample, steps)
         except NotAuditable as reason:
             return Audit((), (not_auditable(str(reason)),), steps, False, False)
-        probes = probes_of(plan)
-        readings = measure(plan, probes, settings)
-        leaves = _leaves(plan, main, readings)
-        decaying = [leaf.mode != NONE for leaf in leaves]
-        fractions = surviving_fractions(plan, probes.difference, main, decaying)
-        leaves = [
-            leaf._replace(surviving_fraction=fraction)
-            for leaf, fraction in zip(leaves, fractions, strict=True)
-        ]
-        if built is not optimizer:  # it is a factory
-            slower = plan._replace(optimizer=_build(optimizer, learning_rate / 2))
-            half = measure(slower, probes_of(slower), [main])[main]
-            leaves = _with_learning_rate(leaves, readings[main], half)
+        leaves = _leaves(plan, gradient_scales, seeds, slower)
     findings = find(leaves, declared_decay(built), weight_decay)
     return Audit(tuple(leaves), findings, steps, plan.elementwise, plan.sampled)
 
 
-def _settings(
-    gradient_scales: Sequence[float], seeds: int
-) -> tuple[Setting, list[Setting]]:
-    """The setting whose rate is reported, and all settings."""
+def _leaves(
+    plan: ProbePlan, gradient_scales: Sequence[float], seeds: int, slower: Any
+) -> list[LeafAudit]:
+    """The audit of each leaf; ``slower`` is the optimizer at half the learning rate."""
     middle = sorted(gradient_scales)[len(gradient_scales) // 2]
     main = Setting(seed=0, gradient_scale=middle, weight_scale=1.0)
-    return main, [
+    settings = [
         *(main._replace(gradient_scale=scale) for scale in gradient_scales),
         *(main._replace(seed=seed) for seed in range(1, seeds)),
         *(main._replace(weight_scale=scale) for scale in WEIGHT_SCALES),
     ]
-
-
-def _leaves(plan: ProbePlan, main: Setting, readings: Readings) -> list[LeafAudit]:
-    """The report of each leaf, without what takes further runs."""
-    leaves = []
-    for index, path in enumerate(plan.paths):
-        own = {setting: of_leaves[index] for setting, of_leaves in readings.items()}
-        reading = own[main]
-        mode = mode_of(main, own, plan.elementwise)
-        by_gradient_scale = tuple(
-            (setting.gradient_scale, r.rate)
-            for setting, r in sorted(own.items())
-            if setting.seed == main.seed and setting.has_own_size
-        )
-        by_weight_scale = tuple(
-            (setting.weight_scale, r.rate)
-            for setting, r in sorted(own.items())
-            if setting._replace(weight_scale=main.weight_scale) == main
-        )
-        leaves.append(
-            LeafAudit(
-                path=path_str(path),
-                shape=tuple(plan.shapes[path].shape),
-                dtype=str(plan.shapes[path].dtype),
-                role=plan.roles[path],
-                mode=mode,
-                rate=0.0 if mode == NONE else reading.rate,
-                spread=(reading.low, reading.high),
-                rate_from_jvp=reading.rate_from_jvp,
-                rate_from_difference=reading.rate_from_difference,
-                by_gradient_scale=by_gradient_scale,
-                by_weight_scale=by_weight_scale,
-                over_time=tuple(reading.over_time),
-                follows_learning_rate=None,
-                surviving_fraction=None,
-                depends_on_gradient=reading.depends_on_gradient,
-            )
-        )
-    return leaves
-
-
-def _with_learning_rate(
-    leaves: list[LeafAudit], full: list[Reading], half: list[Reading]
-) -> list[LeafAudit]:
-    """The leaves with `follows_learning_rate`, from the rates at γ and at γ/2."""
-    return [
-        leaf
-        if leaf.mode == NONE or not at_full.significant
-        else leaf._replace(follows_learning_rate=_follows(at_half.rate / at_full.rate))
-        for leaf, at_full, at_half in zip(leaves, full, half, strict=True)
+    difference = difference_probe(plan.probed)
+    readings = measure(plan, difference, settings)
+    half = [{}] * len(readings)
+    if slower is not None:
+        probed = plan.probed._replace(optimizer=slower)
+        half = measure(plan._replace(probed=probed), difference_probe(probed), [main])
+    leaves = [
+        _leaf(plan, main, path, own, own_half.get(main))
+        for path, own, own_half in zip(plan.shapes, readings, half, strict=True)
     ]
+    return with_surviving_fractions(leaves, plan, difference, main)
 
 
-def _follows(ratio: float) -> bool | None:
-    """Whether half the learning rate gives half the rate; None if neither."""
+def _leaf(
+    plan: ProbePlan, main: Setting, path: Path, readings: Readings, half: Reading | None
+) -> LeafAudit:
+    """The audit of one leaf; ``half`` is the reading at half the learning rate."""
+    reading = readings[main]
+    mode = mode_of(main, readings, plan.elementwise)
+    rates = [(setting, r.best.rate) for setting, r in sorted(readings.items())]
+    single = reading.difference if reading.jvp is None else reading.jvp
+    return LeafAudit(
+        path=path_str(path),
+        shape=tuple(plan.shapes[path].shape),
+        dtype=str(plan.shapes[path].dtype),
+        role=plan.roles[path],
+        mode=mode,
+        rate=0.0 if mode == NONE else reading.best.rate,
+        spread=single.spread,
+        rate_from_jvp=math.nan if reading.jvp is None else reading.jvp.rate,
+        rate_from_difference=reading.difference.rate,
+        by_gradient_scale=tuple(
+            (s.gradient_scale, rate)
+            for s, rate in rates
+            if s._replace(gradient_scale=main.gradient_scale) == main
+        ),
+        by_weight_scale=tuple(
+            (s.weight_scale, rate)
+            for s, rate in rates
+            if s._replace(weight_scale=main.weight_scale) == main
+        ),
+        over_time=tuple(single.over_time),
+        follows_learning_rate=_follows(reading, half),
+        surviving_fraction=None,  # `with_surviving_fractions` adds it
+        depends_on_gradient=reading.depends_on_gradient,
+    )
+
+
+def _follows(full: Reading, half: Reading | None) -> bool | None:
+    """Whether half the learning rate gives half the rate; None if it is not clear."""
+    if half is None or not full.best.significant:
+        return None
+    ratio = half.best.rate / full.best.rate
     if 0.45 < ratio < 0.55:
         return True
     return False if ratio > 0.95 else None
 
 
-def _check(
-    learning_rate: Any,
-    gradient_scales: Any,
-    steps: Any,
-    seeds: Any,
-    weight_decay: Any,
-    extra_args: Any,
-) -> None:
-    """Raise if an argument of `audit` is out of its range."""
+def _check(learning_rate, gradient_scales, steps, seeds, weight_decay, extra_args):
+    """Raise if an argument of `audit`, of any type, is out of its range."""
     if not isinstance(gradient_scales, Sequence) or not gradient_scales:
         raise TypeError(
             f"{NAME}: gradient_scales must be a sequence of numbers > 0, got "
@@ -231,9 +203,7 @@ def _check(
     scales = [("each of gradient_scales", scale) for scale in gradient_scales]
     for label, value in [("learning_rate", learning_rate), *scales]:
         if as_strength(NAME, label, value, "Pass a number > 0.") == 0.0:
-            raise ValueError(
-                f"{NAME}: {label} must be > 0, got {value}. Pass a number > 0."
-            )
+            raise ValueError(f"{NAME}: {label} must be > 0, got {value}.")
     for label, value in {"steps": steps, "seeds": seeds}.items():
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ValueError(
@@ -244,8 +214,7 @@ def _check(
     if not isinstance(extra_args, dict | None):
         raise TypeError(
             f"{NAME}: extra_args must be a dict of keyword arguments for "
-            f"optimizer.update, got {short_repr(extra_args)}. Pass for example "
-            '{"value": loss}.'
+            f"optimizer.update such as {{'value': loss}}, got {short_repr(extra_args)}."
         )
 
 

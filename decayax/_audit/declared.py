@@ -35,17 +35,15 @@ class DeclaredDecay(NamedTuple):
 
 
 def declared_decay(optimizer: Any) -> DeclaredDecay:
-    """The weight decays that an optimizer was given.
-
-    Args:
-        optimizer: any Optax optimizer, or an ``optax.MultiSteps``.
-    """
-    found: dict[int, tuple[float, str]] = {}  # cell -> strength, group
+    """The weight decays that an optimizer or an ``optax.MultiSteps`` was given."""
+    # The cell of a variable -> strength, group. Init and update share the cell.
+    found: dict[int, tuple[float, str]] = {}
     masked = False
-    for variable in _closure_variables(optimizer, set(), group=""):
-        masked |= variable.name == "mask" and variable.value is not None
-        if variable.name in STRENGTHS and (strength := _strength(variable.value)):
-            found[variable.cell_id] = strength, variable.group
+    for function, group in _library_functions(optimizer, set(), group=""):
+        for cell_id, name, value in _closure_variables(function):
+            masked |= name == "mask" and value is not None
+            if name in STRENGTHS and (strength := _strength(value)):
+                found[cell_id] = strength, group
     per_group = Counter(group for _, group in found.values())
     in_all_groups = per_group.pop("", 0)
     return DeclaredDecay(
@@ -64,22 +62,14 @@ def _strength(value: Any) -> float | None:
     return float(value) if isinstance(value, numbers.Real) else None
 
 
-class ClosureVariable(NamedTuple):
-    """A variable in the closure of a function."""
-
-    name: str
-    value: Any
-    cell_id: int  # the same for init and update of one transform
-    group: str  # path of labels through optax.partition; "" outside of it
-
-
-def _closure_variables(
+def _library_functions(
     node: Any, seen: set[int], group: str
-) -> Iterator[ClosureVariable]:
-    """All closure variables of the functions of Optax and decayax inside ``node``.
+) -> Iterator[tuple[types.FunctionType, str]]:
+    """The functions of Optax and decayax inside ``node``, each with its group.
 
-    Functions of the user are not read: their closures may hold anything, such as a
-    whole configuration with an entry ``weight_decay``.
+    The group is the path of labels through optax.partition. Functions of the user are
+    not read: their closures may hold anything, such as a whole configuration with an
+    entry ``weight_decay``.
     """
     if id(node) in seen:  # init and update share variables; objects may form cycles
         return
@@ -90,41 +80,36 @@ def _closure_variables(
     elif isinstance(node, dict):  # `transforms` of optax.partition: label -> optimizer
         for label, value in node.items():
             if is_optimizer(value):
-                yield from _closure_variables(value, seen, f"{group}/{label}")
+                yield from _library_functions(value, seen, f"{group}/{label}")
     elif not _is_library_code(node):
         return
     elif isinstance(node, types.FunctionType):  # init or update
-        for variable in _own_variables(node, group):
-            yield variable
-            inner.append(variable.value)
+        yield node, group
+        inner = [value for _, _, value in _closure_variables(node)]
     elif isinstance(node, types.MethodType):  # MultiSteps.update
         inner = [node.__func__, node.__self__]
     elif hasattr(node, "__dict__"):  # MultiSteps
         inner = list(vars(node).values())
     for value in inner:
-        yield from _closure_variables(value, seen, group)
+        yield from _library_functions(value, seen, group)
 
 
-def _own_variables(
-    function: types.FunctionType, group: str
-) -> Iterator[ClosureVariable]:
-    """The variables in the closure of one function."""
+def _closure_variables(function: types.FunctionType) -> Iterator[tuple[int, str, Any]]:
+    """The variables in the closure of one function: id of the cell, name, value."""
     cells = function.__closure__ or ()
     for name, cell in zip(function.__code__.co_freevars, cells, strict=True):
         try:
             value = cell.cell_contents
         except ValueError:  # the variable is not assigned yet
             continue
+        yield id(cell), name, value
         if name == "numeric_hps":  # optax.inject_hyperparams keeps numbers in a dict
             for key, number in value.items():
-                yield ClosureVariable(key, number, id(cell), group)
-        yield ClosureVariable(name, value, id(cell), group)
+                yield id(cell), key, number
 
 
 def _is_library_code(node: Any) -> bool:
     """Whether a function or an instance comes from the modules of Optax or decayax."""
-    if isinstance(node, types.FunctionType | types.MethodType):
-        module = node.__module__ or ""
-    else:
-        module = "" if isinstance(node, type) else type(node).__module__
+    is_function = isinstance(node, types.FunctionType | types.MethodType)
+    module = (node if is_function else type(node)).__module__ or ""
     return module.split(".")[0] in ("optax", "decayax")

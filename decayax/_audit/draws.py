@@ -7,14 +7,14 @@ to compile as an optimizer. All optimizers of the same number of weights share i
 import functools
 import itertools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from decayax._core.dtypes import compute_dtype, is_inexact
-from decayax._core.paths import is_masked_leaf
+from decayax._core.paths import is_masked_leaf, leaves_with_path, Path
 
 
 # Steps that are drawn, and then run, in one compiled call.
@@ -24,13 +24,10 @@ STEPS_PER_CALL = 25
 MAX_NUMBERS_PER_CALL = 2**24
 
 
-def normal(key: jax.Array, steps: np.ndarray, size: int) -> jax.Array:
-    """Normal numbers for each step index, float32 (steps, size)."""
-    return _normal(key, steps.astype(np.uint32), size)
-
-
 @functools.partial(jax.jit, static_argnames="size")
-def _normal(key: jax.Array, steps: Any, size: int) -> jax.Array:
+def normal(key: jax.Array, steps: Any, size: int) -> jax.Array:
+    """Normal numbers for each step index (uint32), float32 (steps, size)."""
+
     def normal_of_step(step: jax.Array) -> jax.Array:
         return jax.random.normal(jax.random.fold_in(key, step), (size,), jnp.float32)
 
@@ -42,42 +39,36 @@ def steps_per_call(size: int) -> int:
     return max(1, min(STEPS_PER_CALL, MAX_NUMBERS_PER_CALL // max(size, 1)))
 
 
-def count_numbers(leaves: list[Any]) -> int:
+def count_numbers(tree: Any) -> int:
     """How many real numbers the inexact leaves need."""
-    return sum(
-        _reals_per_weight(leaf) * math.prod(leaf.shape)
-        for leaf in leaves
-        if _is_drawn(leaf)
-    )
+    return sum(map(_count_reals, jax.tree.leaves(tree)))
 
 
-def cut_into_leaves(numbers: jax.Array, leaves: list[Any]) -> list[Any]:
-    """Cut a vector of `count_numbers(leaves)` numbers into arrays like the leaves.
+def scaled_tree(numbers: jax.Array, like: Any, scale_of: Callable[[Path], Any]) -> Any:
+    """Cut a vector of `count_numbers` numbers into a tree; multiply leaves by scales.
 
-    Args:
-        numbers: (n,) in float32.
-        leaves: arrays, shapes or masked leaves.
-
-    Returns:
-        For each inexact leaf an array of its shape, in float32 or wider; None for any
-        other leaf.
+    Leaves that are not inexact are 0, and masked leaves remain.
     """
-    sizes = [count_numbers([leaf]) for leaf in leaves]
-    ends = itertools.accumulate(sizes)
+    flat = [(p, leaf) for p, leaf in leaves_with_path(like) if not is_masked_leaf(leaf)]
+    ends = itertools.accumulate(_count_reals(leaf) for _, leaf in flat)
 
-    def cut(leaf: Any, size: int, end: int) -> jax.Array | None:
-        if not _is_drawn(leaf):
-            return None
-        parts = numbers[end - size : end].reshape(_reals_per_weight(leaf), *leaf.shape)
-        array = parts[0] if len(parts) == 1 else jax.lax.complex(parts[0], parts[1])
-        return array.astype(compute_dtype(leaf))
+    def scaled(path: Path, leaf: Any, end: int) -> jax.Array:
+        if not is_inexact(leaf):
+            return jnp.zeros(leaf.shape, leaf.dtype)
+        array = numbers[end - _count_reals(leaf) : end]
+        if _is_complex(leaf):
+            array = jax.lax.complex(*jnp.split(array, 2))
+        array = array.reshape(leaf.shape).astype(compute_dtype(leaf))
+        return (scale_of(path) * array).astype(leaf.dtype)
 
-    return [cut(*args) for args in zip(leaves, sizes, ends, strict=True)]
+    leaves = [scaled(*leaf, end) for leaf, end in zip(flat, ends, strict=True)]
+    return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 
-def _is_drawn(leaf: Any) -> bool:
-    return not is_masked_leaf(leaf) and is_inexact(leaf)
+def _count_reals(leaf: Any) -> int:
+    per_weight = 2 if _is_complex(leaf) else 1
+    return per_weight * math.prod(leaf.shape) if is_inexact(leaf) else 0
 
 
-def _reals_per_weight(leaf: Any) -> int:
-    return 2 if jnp.issubdtype(leaf.dtype, jnp.complexfloating) else 1
+def _is_complex(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jnp.complexfloating)

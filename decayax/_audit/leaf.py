@@ -72,6 +72,5 @@ class LeafAudit(NamedTuple):
         """
         if self.rate >= 1.0:
             return 0.0
-        # The comparison is False for nan too; the conversion would refuse nan.
-        decays = self.rate >= 0.0
-        return half_life_steps_from_rate(self.rate) if decays else math.nan
+        # The conversion refuses growth and nan.
+        return half_life_steps_from_rate(self.rate) if self.rate >= 0.0 else math.nan

@@ -3,16 +3,18 @@
 import time
 import warnings
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Float
 
+from decayax._audit.leaf import LeafAudit
+from decayax._audit.modes import NONE
 from decayax._audit.plan import initial_weights, ProbePlan
-from decayax._audit.probe import difference_probe, follow, jvp_probe, Probe
-from decayax._audit.readings import Reading, reading_of, Setting
+from decayax._audit.probe import follow, jvp_probe, Probe
+from decayax._audit.readings import rates_of, reading_of, Readings, Setting
 from decayax._audit.trace import Trace
 
 
@@ -23,106 +25,83 @@ ROUNDING_SEEDS = 4
 # A surviving fraction with a larger standard error is not reported. The finding "lost
 # in rounding" starts below 0.5, which is 2.5 of these errors away from 0 and from 1.
 MAX_STANDARD_ERROR = 0.2
-Readings = dict[Setting, list[Reading]]  # by setting, one for each leaf
 
 
-class Probes(NamedTuple):
-    """Both ways to measure, each compiled at most once for each dtype."""
+def measure(
+    plan: ProbePlan, difference: Probe, settings: Sequence[Setting]
+) -> list[Readings]:
+    """For each leaf its readings under every setting.
 
-    jvp: Probe
-    difference: Probe
-
-
-def probes_of(plan: ProbePlan) -> Probes:
-    """The two probes of the plan's optimizer."""
-    return Probes(jvp_probe(plan.probed), difference_probe(plan.probed))
-
-
-def measure(plan: ProbePlan, probes: Probes, settings: Sequence[Setting]) -> Readings:
-    """Run both probes under g and −g of every setting."""
-    readings: Readings = {}
+    The plan's difference probe is an argument, because it is compiled only once.
+    """
+    jvp = jvp_probe(plan.probed)
+    readings: list[Readings] = [{} for _ in plan.shapes]
     for done, setting in enumerate(settings, start=1):
         start = time.monotonic()
         params = initial_weights(plan, plan.float32, setting)
         try:
-            jvp = traces_of_both_signs(plan, probes.jvp, params, setting)
+            of_jvp = _traces(plan, jvp, params, setting)
         except Exception:
             # The optimizer has no derivative. Any other error comes again below.
-            jvp = None
-        difference = traces_of_both_signs(plan, probes.difference, params, setting)
-        readings[setting] = [
-            reading_of(jvp[i] if jvp else None, difference[i], count)
-            for i, count in enumerate(plan.weight_counts())
-        ]
+            of_jvp = [None] * len(readings)
+        of_difference = _traces(plan, difference, params, setting)
+        for i, count in enumerate(plan.weight_counts()):
+            readings[i][setting] = reading_of(of_jvp[i], of_difference[i], count)
         # The first setting also compiles. The second shows how long the others take.
         if done == 2 and not plan.sampled:
-            seconds = time.monotonic() - start
-            _warn_if_slow(plan, seconds * (len(settings) - done))
+            seconds = (time.monotonic() - start) * (len(settings) - done)
+            why = "" if plan.elementwise else " (this optimizer mixes weights)"
+            if seconds > WARN_AFTER_SECONDS:
+                warnings.warn(
+                    f"audit: about {seconds:.0f} s to go, because all weights are "
+                    f"measured{why}. Pass sample=True to measure a part of each leaf, "
+                    "or pass fewer steps.",
+                    stacklevel=4,
+                )
     return readings
 
 
-def _warn_if_slow(plan: ProbePlan, seconds: float) -> None:
-    if seconds > WARN_AFTER_SECONDS:
-        why = "" if plan.elementwise else " (this optimizer mixes weights)"
-        warnings.warn(
-            f"audit: about {seconds:.0f} s to go, because all weights are measured"
-            f"{why}. Pass sample=True to measure a part of each leaf, or pass fewer "
-            "steps.",
-            stacklevel=4,
-        )
-
-
-def traces_of_both_signs(
+def _traces(
     plan: ProbePlan, probe: Probe, params: optax.Params, setting: Setting
-) -> list[list[Trace]]:
-    """For every leaf its traces under g and under −g."""
+) -> list[Trace]:
+    """The trace of each leaf under g and −g, which are the first axis of all arrays."""
     key = jax.random.key(setting.seed)
     both = [
         follow(probe, params, key, sign * setting.gradient_scale, plan.steps)
         for sign in (1.0, -1.0)
     ]
-    return [list(pair) for pair in zip(*both, strict=True)]
+    return jax.tree.map(lambda *signs: np.stack(signs), *both)
 
 
-def surviving_fractions(
-    plan: ProbePlan, probe: Probe, main: Setting, decaying: Sequence[bool]
-) -> list[float | None]:
-    """The fraction of each rate that remains after rounding to the leaf's dtype.
-
-    None if the dtype has 32 bits or more, if nothing decays, or if the noise of the
-    rounding is larger than the decay.
-
-    Args:
-        plan: what to measure.
-        probe: that of the difference; a derivative does not see the rounding.
-        main: the setting whose rate is reported.
-        decaying: for each leaf, whether it decays.
-    """
-    is_16_bit = [plan.shapes[path].dtype.itemsize < 4 for path in plan.paths]
-    reported = [a and b for a, b in zip(is_16_bit, decaying, strict=True)]
-    if not any(reported):
-        return [None] * len(reported)
-    exact = _rates_by_seed(plan, probe, main, plan.float32)
-    rounded = _rates_by_seed(plan, probe, main, plan.own_dtypes)
+def with_surviving_fractions(
+    leaves: list[LeafAudit], plan: ProbePlan, difference: Probe, main: Setting
+) -> list[LeafAudit]:
+    """The leaves with `surviving_fraction` under the setting ``main``."""
+    candidates = [
+        leaf.mode != NONE and jnp.dtype(leaf.dtype).itemsize < 4 for leaf in leaves
+    ]
+    if not any(candidates):
+        return leaves
+    exact = _rates_by_seed(plan, difference, main, plan.float32)
+    rounded = _rates_by_seed(plan, difference, main, plan.own_dtypes)
     rate = exact.mean(0)
     fractions = rounded.mean(0) / rate
     errors = rounded.std(0, ddof=1) / np.sqrt(ROUNDING_SEEDS) / np.abs(rate)
-    # `not error > ...`: an error of nan is an overflow, which is reported.
+    # `~(... > ...)`: an error of nan is an overflow, which is reported.
+    reported = np.array(candidates) & ~(errors > MAX_STANDARD_ERROR)
     return [
-        float(fraction) if report and not error > MAX_STANDARD_ERROR else None
-        for report, fraction, error in zip(reported, fractions, errors, strict=True)
+        leaf._replace(surviving_fraction=float(fraction)) if report else leaf
+        for leaf, fraction, report in zip(leaves, fractions, reported, strict=True)
     ]
 
 
 def _rates_by_seed(
-    plan: ProbePlan, probe: Probe, main: Setting, shapes: optax.Params
+    plan: ProbePlan, difference: Probe, main: Setting, shapes: optax.Params
 ) -> Float[np.ndarray, "seeds leaves"]:
     """The rates from the difference, with weights and gradients of several seeds."""
     rates = []
     for seed in range(ROUNDING_SEEDS):
         params = initial_weights(plan, shapes, main, seed)
-        setting = main._replace(seed=seed)
-        traces = traces_of_both_signs(plan, probe, params, setting)
-        readings = [reading_of(None, pair, count=1) for pair in traces]
-        rates.append([reading.rate_from_difference for reading in readings])
+        traces = _traces(plan, difference, params, main._replace(seed=seed))
+        rates.append([rates_of(trace.change) for trace in traces])
     return np.array(rates)

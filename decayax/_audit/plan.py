@@ -1,7 +1,5 @@
 """What `audit` measures: an optimizer, its extra arguments, and on which weights."""
 
-import functools
-import math
 import re
 from typing import Any, NamedTuple
 
@@ -9,23 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.extend.core import ClosedJaxpr
 
-from decayax._audit.draws import (
-    count_numbers,
-    cut_into_leaves,
-    normal,
-    steps_per_call,
-)
+from decayax._audit.draws import count_numbers, normal, scaled_tree, steps_per_call
 from decayax._audit.probe import ProbedOptimizer
 from decayax._audit.readings import Setting
-from decayax._core.dtypes import compute_dtype, dtype_of, is_inexact, to_float32
-from decayax._core.paths import (
-    flatten_with_path,
-    is_masked_leaf,
-    leaves_with_path,
-    Path,
-    path_str,
-)
+from decayax._core.dtypes import dtype_of, is_inexact, to_float32
+from decayax._core.paths import is_masked_leaf, leaves_with_path, Path, path_str
 from decayax._core.strength import is_concrete
 from decayax._jaxpr.dependence import (
     ExtraArgs,
@@ -57,11 +45,8 @@ class NotAuditable(Exception):
 class ProbePlan(NamedTuple):
     """What to measure, and on which weights."""
 
-    optimizer: Any  # with init and update
-    extra_args: ExtraArgs
-    zero_gradient: frozenset[Path]  # leaves whose gradients are 0
-    paths: list[Path]  # of the inexact leaves, in order
-    shapes: dict[Path, jax.ShapeDtypeStruct]  # of all leaves, as the user has them
+    probed: ProbedOptimizer
+    shapes: dict[Path, jax.ShapeDtypeStruct]  # of the inexact leaves, in order
     roles: dict[Path, str]
     sizes: dict[Path, float]  # root mean square of the weights
     own_dtypes: Any  # the tree of shapes to measure, perhaps a sample
@@ -72,13 +57,7 @@ class ProbePlan(NamedTuple):
 
     def weight_counts(self) -> list[int]:
         """How many weights of each inexact leaf are measured."""
-        shapes = dict(leaves_with_path(self.float32))
-        return [math.prod(shapes[path].shape) for path in self.paths]
-
-    @property
-    def probed(self) -> ProbedOptimizer:
-        """The optimizer, as the probes take it."""
-        return ProbedOptimizer(self.optimizer, self.extra_args, self.zero_gradient)
+        return [x.size for x in jax.tree.leaves(self.float32) if is_inexact(x)]
 
 
 def make_plan(
@@ -91,27 +70,21 @@ def make_plan(
 ) -> ProbePlan:
     """Decide what to measure. The arguments are those of `audit`."""
     require_parameters("audit", params)
+    leaves = {p: x for p, x in leaves_with_path(params) if not is_masked_leaf(x)}
     own_dtypes = jax.tree.map(_shape_of, params)
-    flat, _ = flatten_with_path(own_dtypes)
-    shapes = {path: leaf for path, leaf in flat if not is_masked_leaf(leaf)}
     float32 = _to_float32(own_dtypes)
-    extra = _extra_args(optimizer, float32, extra_args)
-    program = trace_update(optimizer, float32, extra)
+    extra, program = _extra_args(optimizer, float32, extra_args)
     elementwise = is_elementwise(optimizer, float32, program)
-    per_leaf = MAX_SAMPLE // max(len(shapes), 1)
-    limit = min(max(per_leaf, MIN_LEAF_SAMPLE), MAX_LEAF_SAMPLE)
-    cut = jax.tree.map(functools.partial(_cut, limit), own_dtypes)
+    limit = np.clip(MAX_SAMPLE // max(len(leaves), 1), MIN_LEAF_SAMPLE, MAX_LEAF_SAMPLE)
+    cut = jax.tree.map(lambda leaf: _cut(leaf, limit), own_dtypes)
     if sample is None:
         sample = elementwise and _treats_alike(optimizer, cut, extra, program)
     measured = cut if sample else own_dtypes
     return ProbePlan(
-        optimizer=optimizer,
-        extra_args=extra,
-        zero_gradient=_zero_gradient(gradients, {path for path, _ in flat}),
-        paths=[path for path, leaf in shapes.items() if is_inexact(leaf)],
-        shapes=shapes,
+        probed=ProbedOptimizer(optimizer, extra, _zero_gradient(gradients, params)),
+        shapes={p: _shape_of(leaf) for p, leaf in leaves.items() if is_inexact(leaf)},
         roles={path: role.name for path, role in roles(params).items()},
-        sizes=_sizes(params),
+        sizes={path: _size(leaf) for path, leaf in leaves.items()},
         own_dtypes=measured,
         float32=_to_float32(measured),
         elementwise=elementwise,
@@ -120,18 +93,16 @@ def make_plan(
     )
 
 
-def _treats_alike(
-    optimizer: Any, cut: Any, extra_args: ExtraArgs, program: Any
-) -> bool:
+def _treats_alike(optimizer: Any, cut: Any, extra: ExtraArgs, program: Any) -> bool:
     """Whether the optimizer runs the same operations on smaller shapes.
 
     Some decide by shape, for example in a mask function.
     """
     try:
-        cut_program = trace_update(optimizer, _to_float32(cut), extra_args)
+        smaller = trace_update(optimizer, _to_float32(cut), extra)
+        return same_operations(smaller, program)
     except Exception:  # only the smaller shapes fail, for whatever reason
         return False
-    return same_operations(cut_program, program)
 
 
 def _shape_of(leaf: Any) -> jax.ShapeDtypeStruct:
@@ -143,7 +114,7 @@ def _to_float32(shapes: Any) -> Any:
     return jax.tree.map(to_float32, shapes)
 
 
-def _cut(limit: int, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+def _cut(leaf: jax.ShapeDtypeStruct, limit: int) -> jax.ShapeDtypeStruct:
     """Halve the longest axis until the shape has about ``limit`` weights at most.
 
     No axis becomes shorter than 2, so that the optimizer still sees a matrix.
@@ -155,22 +126,14 @@ def _cut(limit: int, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(tuple(shape), leaf.dtype)
 
 
-def _sizes(params: optax.Params) -> dict[Path, float]:
-    """The root mean square of each leaf; 1 if its values are unknown or all 0."""
-
-    def size(leaf: Any) -> float:
-        if isinstance(leaf, jax.ShapeDtypeStruct) or not is_concrete(leaf):
-            return 1.0
-        if not is_inexact(leaf) or np.size(leaf) == 0:
-            return 1.0
-        rms = float(_root_mean_square(jnp.asarray(leaf, compute_dtype(leaf))))
-        return rms if 0 < rms < np.inf else 1.0
-
-    return {
-        path: size(leaf)
-        for path, leaf in leaves_with_path(params)
-        if not is_masked_leaf(leaf)
-    }
+def _size(leaf: Any) -> float:
+    """The root mean square of a leaf; 1 if its values are unknown or all 0."""
+    if isinstance(leaf, jax.ShapeDtypeStruct) or not is_concrete(leaf):
+        return 1.0
+    if not is_inexact(leaf) or np.size(leaf) == 0:
+        return 1.0
+    rms = float(_root_mean_square(to_float32(leaf)))
+    return rms if 0 < rms < np.inf else 1.0
 
 
 @jax.jit
@@ -186,70 +149,51 @@ def initial_weights(
     All settings get the same weights up to the size, so that the rates of single
     weights can be compared.
     """
-    flat, treedef = flatten_with_path(shapes)
-    leaves = [leaf for _, leaf in flat]
-    size = count_numbers(leaves)
+    size = count_numbers(shapes)
     # One row is enough. As many as for the gradients use the same compiled program.
     steps = np.full(steps_per_call(size), INITIAL_WEIGHTS_STEP)
-    noise = cut_into_leaves(normal(jax.random.key(seed), steps, size)[0], leaves)
-
-    def weights(path: Path, leaf: Any, noise: Any) -> Any:
-        if is_masked_leaf(leaf):
-            return leaf
-        if noise is None:
-            return jnp.zeros(leaf.shape, leaf.dtype)
-        return (setting.weight_scale * plan.sizes[path] * noise).astype(leaf.dtype)
-
-    return treedef.unflatten(
-        weights(path, leaf, x) for (path, leaf), x in zip(flat, noise, strict=True)
-    )
+    numbers = normal(jax.random.key(seed), steps, size)[0]
+    scale = setting.weight_scale
+    return scaled_tree(numbers, shapes, lambda path: scale * plan.sizes[path])
 
 
-def _zero_gradient(gradients: Any, paths: set[Path]) -> frozenset[Path]:
+def _zero_gradient(gradients: Any, params: optax.Params) -> frozenset[Path]:
     """The leaves whose example gradients are None or 0 in all elements."""
     if gradients is None:
         return frozenset()
-    if differing := {path for path, _ in leaves_with_path(gradients)} ^ paths:
+    given = dict(leaves_with_path(gradients))
+    if differing := given.keys() ^ dict(leaves_with_path(params)).keys():
         raise ValueError(
             "audit: gradients and params must be the same tree, but only one of them "
             f"has the leaf {path_str(min(differing))}. Pass example gradients of these "
             "params."
         )
     return frozenset(
-        path
-        for path, gradient in leaves_with_path(gradients)
-        if is_masked_leaf(gradient) or not np.any(gradient)
+        path for path, g in given.items() if is_masked_leaf(g) or not np.any(g)
     )
 
 
-def _extra_args(optimizer: Any, shapes: Any, given: dict[str, Any] | None) -> ExtraArgs:
-    """The keyword arguments that ``update`` needs: those given, and perhaps `value`."""
+def _extra_args(
+    optimizer: Any, shapes: Any, given: dict[str, Any] | None
+) -> tuple[ExtraArgs, ClosedJaxpr]:
+    """The keyword arguments that ``update`` needs, and its program with them."""
 
-    def made_up(*names: str) -> ExtraArgs:
-        def extra_args(step: Any) -> dict[str, Any]:
-            # It falls, so that schedules that react to a plateau change nothing.
-            value = 1.0 / (1.0 + jnp.asarray(step, jnp.float32))
-            return dict.fromkeys(names, value) | (given or {})
+    def given_only(step: Any) -> dict[str, Any]:
+        return given or {}
 
-        return extra_args
+    def with_value(step: Any) -> dict[str, Any]:
+        # It falls, so that schedules that react to a plateau change nothing.
+        return {"value": 1.0 / (1.0 + jnp.asarray(step, jnp.float32))} | (given or {})
 
-    first_error = None
-    for extra_args in (made_up(), made_up("value")):
+    reasons = []
+    for extra_args in (given_only, with_value):
         try:
-            jax.eval_shape(functools.partial(_one_step, optimizer, extra_args), shapes)
+            return extra_args, trace_update(optimizer, shapes, extra_args)
         except Exception as error:
             if not re.search(MISSING_ARGUMENT, str(error)):
                 error.add_note(
                     "audit: the optimizer raised this error inside a jitted step."
                 )
                 raise
-            first_error = first_error or error
-        else:
-            return extra_args
-    raise NotAuditable(str(first_error))
-
-
-def _one_step(optimizer: Any, extra_args: ExtraArgs, params: optax.Params) -> Any:
-    """The first update; the params also serve as gradients."""
-    state = optimizer.init(params)
-    return optimizer.update(params, state, params, **extra_args(0))
+            reasons.append(str(error))
+    raise NotAuditable(reasons[0])

@@ -12,8 +12,8 @@ with ±h. The JVPs are summed over the updates and not read from the parameters,
 gates and rounding.
 """
 
-import functools
 import itertools
+import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -21,23 +21,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float
 
-from decayax._audit.draws import (
-    count_numbers,
-    cut_into_leaves,
-    normal,
-    steps_per_call,
-)
+from decayax._audit.draws import count_numbers, normal, scaled_tree, steps_per_call
 from decayax._audit.trace import (
     first_weights,
+    Leaves,
     norm_ratio,
     Trace,
     trace_of_step,
     TRACED_PER_LEAF,
 )
 from decayax._core.dtypes import cast_like, compute_dtype, is_inexact
-from decayax._core.paths import flatten_with_path, is_masked_leaf, Path
+from decayax._core.paths import Path
 from decayax._jaxpr.dependence import ExtraArgs
 from decayax._jaxpr.partition import combine, partition
 
@@ -54,11 +49,17 @@ class ProbedOptimizer(NamedTuple):
     extra_args: ExtraArgs
     zero_gradient: frozenset[Path] = frozenset()  # leaves whose gradients are 0
 
+    def update(self, grads: Any, state: Any, params: Any, time: Any) -> tuple[Any, Any]:
+        """The updates, and the new state in the dtypes of the old one."""
+        extra_args = self.extra_args(time)
+        updates, new_state = self.optimizer.update(grads, state, params, **extra_args)
+        return updates, jax.tree.map(cast_like, new_state, state)
+
 
 class Probe(NamedTuple):
     """One way to measure: compiled once, used for all seeds and gradient scales."""
 
-    start: Callable[[optax.Params], Any]  # params -> carry
+    start: Callable[..., Any]  # params -> carry
     # (carry, initial params, numbers, gradient scale, step indices) -> carry, trace
     advance: Callable[..., tuple[Any, Trace]]
 
@@ -68,19 +69,14 @@ def follow(
 ) -> list[Trace]:
     """Run a probe; return the traces of all inexact leaves, in order.
 
-    Args:
-        probe: one of the two below.
-        params: the initial weights.
-        key: of the gradients.
-        scale: standard deviation of the gradients; its sign flips them.
-        steps: T >= 1.
+    The key and the scale are those of the gradients; a negative scale flips them.
     """
     carry = probe.start(params)
     parts = []
-    size = count_numbers(jax.tree.leaves(params))
+    size = count_numbers(params)
     chunk = steps_per_call(size)
     for first in range(0, steps, chunk):
-        times = np.arange(first, first + chunk, dtype=np.int32)
+        times = np.arange(first, first + chunk, dtype=np.uint32)
         numbers = normal(key, times, size)
         carry, part = probe.advance(carry, params, numbers, np.float32(scale), times)
         parts.append(jax.device_get(part))
@@ -104,27 +100,24 @@ def jvp_probe(probed: ProbedOptimizer) -> Probe:
     """The probe that differentiates every step in the direction of θ₀."""
 
     def start(params):
-        split = partition(params)
+        theta, static = partition(params)
 
         def init(inexact):
-            state = probed.optimizer.init(combine(params, inexact, split.static))
+            state = probed.optimizer.init(combine(params, inexact, static))
             return partition(state).inexact
 
-        _, state_tangents = jax.jvp(init, (split.inexact,), (split.inexact,))
-        change = [jnp.zeros_like(x) for x in split.inexact]
-        state = probed.optimizer.init(params)
-        return params, state, split.inexact, state_tangents, change
+        _, state_tangents = jax.jvp(init, (theta,), (theta,))
+        change = jax.tree.map(jnp.zeros_like, theta)
+        return params, probed.optimizer.init(params), theta, state_tangents, change
 
-    def step(initial, scale, carry, drawn):
+    def step(initial, carry, grads, time):
         params, state, tangents, state_tangents, change = carry
-        numbers, time = drawn
-        grads = gradients(probed, params, numbers, scale)
         split, split_state = partition(params), partition(state)
 
         def update(inexact, state_inexact):
             params_now = combine(params, inexact, split.static)
             state_now = combine(state, state_inexact, split_state.static)
-            updates, new_state = _update(probed, params_now, state_now, grads, time)
+            updates, new_state = probed.update(grads, state_now, params_now, time)
             new = partition(new_state)
             return (_inexact(updates, params), new.inexact), (updates, new.static)
 
@@ -132,87 +125,71 @@ def jvp_probe(probed: ProbedOptimizer) -> Probe:
         (_, new_inexact), (update_tangents, state_tangents), (updates, new_static) = (
             jax.jvp(update, primals, (tangents, state_tangents), has_aux=True)
         )
-        change = [c + d for c, d in zip(change, update_tangents, strict=True)]
+        change = jax.tree.map(operator.add, change, update_tangents)
         trace = trace_of_step(
             initial=initial, change=change, step=update_tangents, before=tangents
         )
-        tangents = [t + d for t, d in zip(tangents, update_tangents, strict=True)]
+        tangents = jax.tree.map(operator.add, tangents, update_tangents)
         params = optax.apply_updates(params, updates)
         state = combine(state, new_inexact, new_static)
         return (params, state, tangents, state_tangents, change), trace
 
-    return _compile(start, step)
+    return _compile(probed, start, step)
 
 
 def difference_probe(probed: ProbedOptimizer) -> Probe:
     """The probe that takes the difference of two runs, from (1 ± h)θ₀."""
 
     def start(params):
-        split = partition(params)
+        theta, static = partition(params)
         runs = []
         for h in (PERTURBATION, -PERTURBATION):
-            inexact = [(x + h * x).astype(x.dtype) for x in split.inexact]
-            moved = _as_stored(combine(params, inexact, split.static))
+            inexact = [(x + h * x).astype(x.dtype) for x in theta]
+            moved = _as_stored(combine(params, inexact, static))
             runs.append((moved, probed.optimizer.init(moved)))
         return tuple(runs), _difference(*runs)
 
-    def step(initial, scale, carry, drawn):
+    def step(initial, carry, grads, time):
         del initial  # the first difference takes its place
         runs, first = carry
-        numbers, time = drawn
-        grads = gradients(probed, runs[0][0], numbers, scale)
         before = _difference(*runs)
         new_runs = []
         for params, state in runs:
-            updates, state = _update(probed, params, state, grads, time)
-            params = _as_stored(optax.apply_updates(params, updates))
-            new_runs.append((params, state))
+            updates, state = probed.update(grads, state, params, time)
+            new_runs.append((_as_stored(optax.apply_updates(params, updates)), state))
         after = _difference(*new_runs)
         trace = trace_of_step(
             initial=first,
-            change=[now - then for now, then in zip(after, first, strict=True)],
-            step=[now - then for now, then in zip(after, before, strict=True)],
+            change=jax.tree.map(operator.sub, after, first),
+            step=jax.tree.map(operator.sub, after, before),
             before=before,
         )
-        weights = partition(new_runs[0][0]).inexact
-        wide = [jnp.asarray(x, compute_dtype(x)) for x in weights]
+        weights = _wide(new_runs[0][0])
         trace = trace._replace(
-            magnitude=norm_ratio(wide, first),
+            magnitude=norm_ratio(weights, first),
             weights=first_weights([x.real for x in weights]),
         )
         return (tuple(new_runs), first), trace
 
-    return _compile(start, step)
+    return _compile(probed, start, step)
 
 
-def _compile(start: Callable[..., Any], step: Callable[..., Any]) -> Probe:
-    def advance(carry, initial, numbers, scale, times):
-        body = functools.partial(step, partition(initial).inexact, scale)
+def _compile(
+    probed: ProbedOptimizer, start: Callable[..., Any], step: Callable[..., Any]
+) -> Probe:
+    """The probe with ``step(initial weights, carry, gradients, time)``, in a scan."""
+
+    def advance(carry, params, numbers, scale, times):
+        zero = probed.zero_gradient
+
+        def body(carry, drawn):
+            numbers, time = drawn
+            grads = scaled_tree(numbers, params, lambda p: 0.0 if p in zero else scale)
+            return step(partition(params).inexact, carry, grads, time)
+
         return jax.lax.scan(body, carry, (numbers, times))
 
     return Probe(jax.jit(start), jax.jit(advance))
-
-
-def gradients(
-    probed: ProbedOptimizer,
-    params: optax.Params,
-    numbers: Float[Array, " n"],
-    scale: jax.typing.ArrayLike,
-) -> Any:
-    """Normal numbers as gradients: 0 for integers and for leaves without gradient."""
-    flat, treedef = flatten_with_path(params)
-    noise = cut_into_leaves(numbers, [leaf for _, leaf in flat])
-
-    def gradient(path: Path, param: Any, noise: Any) -> Any:
-        if is_masked_leaf(param):
-            return param
-        if path in probed.zero_gradient or not is_inexact(param):
-            return jnp.zeros_like(param)
-        return (jnp.asarray(scale, noise.real.dtype) * noise).astype(param.dtype)
-
-    return treedef.unflatten(
-        gradient(path, param, x) for (path, param), x in zip(flat, noise, strict=True)
-    )
 
 
 def _as_stored(params: optax.Params) -> optax.Params:
@@ -224,25 +201,17 @@ def _as_stored(params: optax.Params) -> optax.Params:
     return jax.lax.optimization_barrier(params)
 
 
-def _update(
-    probed: ProbedOptimizer, params: Any, state: Any, grads: Any, time: Any
-) -> tuple[Any, Any]:
-    """The updates, and the new state in the dtypes of the old one."""
-    extra_args = probed.extra_args(time)
-    updates, new_state = probed.optimizer.update(grads, state, params, **extra_args)
-    return updates, jax.tree.map(cast_like, new_state, state)
-
-
-def _inexact(updates: optax.Updates, params: optax.Params) -> list[Any]:
+def _inexact(updates: optax.Updates, params: optax.Params) -> Leaves:
     """The updates of the inexact parameters, in order."""
     pairs = zip(jax.tree.leaves(updates), jax.tree.leaves(params), strict=True)
     return [update for update, param in pairs if is_inexact(param)]
 
 
-def _difference(plus: Any, minus: Any) -> list[jax.Array]:
-    """The difference of the parameters of two runs, in float32 or wider."""
-    plus_wide, minus_wide = (
-        [jnp.asarray(x, compute_dtype(x)) for x in partition(params).inexact]
-        for params, _ in (plus, minus)
-    )
-    return [a - b for a, b in zip(plus_wide, minus_wide, strict=True)]
+def _difference(plus: Any, minus: Any) -> Leaves:
+    """The difference of the parameters of two runs (parameters, state)."""
+    return jax.tree.map(operator.sub, _wide(plus[0]), _wide(minus[0]))
+
+
+def _wide(params: optax.Params) -> Leaves:
+    """The inexact parameters, in float32 or wider."""
+    return [jnp.asarray(x, compute_dtype(x)) for x in partition(params).inexact]

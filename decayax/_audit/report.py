@@ -8,7 +8,7 @@ from collections.abc import Collection
 from decayax._audit.findings import Finding
 from decayax._audit.leaf import LeafAudit
 from decayax._audit.modes import GRADIENT_DEPENDENT, NONE
-from decayax._core.table import aligned
+from decayax._core.table import aligned, html_table
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -44,82 +44,67 @@ class Audit:
         if serious:
             # dict.fromkeys removes duplicates and keeps the order.
             kinds = ", ".join(map(repr, dict.fromkeys(f.kind for f in serious)))
-            lines = [
-                "audit: the decay has serious problems.",
-                *map(str, serious),
-                f"If this is intended, write check(allow=[{kinds}]).",
-            ]
-            raise ValueError("\n".join(lines))
+            problems = "\n".join(map(str, serious))
+            raise ValueError(
+                f"audit: the decay has serious problems.\n{problems}\n"
+                f"If this is intended, write check(allow=[{kinds}])."
+            )
 
     def __str__(self) -> str:
-        lines = [*aligned(self._table()), self._method(), *self._finding_lines()]
-        return "\n".join(lines)
+        return "\n".join([*aligned(self._table()), *self._notes()])
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        header, *rows = self._table()
-
-        def line(cells: tuple[str, ...], tag: str) -> str:
-            inner = "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in cells)
-            return f"<tr>{inner}</tr>"
-
-        body = "".join(line(row, "td") for row in rows)
-        findings = "".join(
-            f"<li>{html.escape(text)}</li>" for text in self._finding_lines()
-        )
-        return (
-            f"<table><thead>{line(header, 'th')}</thead><tbody>{body}</tbody></table>"
-            f"<p>{html.escape(self._method())}</p><ul>{findings}</ul>"
-        )
+        method, *findings = map(html.escape, self._notes())
+        items = "".join(f"<li>{finding}</li>" for finding in findings)
+        return f"{html_table(self._table())}<p>{method}</p><ul>{items}</ul>"
 
     def _table(self) -> list[tuple[str, ...]]:
         """The header and a row for every leaf; optional columns only if needed."""
-        scales = [s for s, _ in self.leaves[0].by_gradient_scale] if self.leaves else []
-        varied = any(leaf.mode == GRADIENT_DEPENDENT for leaf in self.leaves)
-        factory = any(leaf.follows_learning_rate is not None for leaf in self.leaves)
-        rounded = any(leaf.surviving_fraction is not None for leaf in self.leaves)
-        header = ["parameter", "dtype", "mode", "rate/step", "half-life"]
-        header += [f"at |g|={scale:g}" for scale in scales] if varied else []
-        header += ["follows lr"] if factory else []
-        header += ["survives"] if rounded else []
-        table = [tuple(header)]
-        for leaf in self.leaves:
-            none = leaf.mode == NONE
-            row = [leaf.path, leaf.dtype, leaf.mode]
-            row += ["0", "never"] if none else [_rate(leaf.rate), _half_life(leaf)]
-            if varied:
-                row += ["" if none else _rate(r) for _, r in leaf.by_gradient_scale]
-            if factory:
-                yes_no = {True: "yes", False: "no", None: ""}
-                row += [yes_no[leaf.follows_learning_rate]]
-            if rounded:
-                row += [_percent(leaf.surviving_fraction)]
-            table.append(tuple(row))
-        return table
+        leaves = self.leaves
+        columns = [
+            ["parameter", *(leaf.path for leaf in leaves)],
+            ["dtype", *(leaf.dtype for leaf in leaves)],
+            ["mode", *(leaf.mode for leaf in leaves)],
+            ["rate/step", *(f"{leaf.rate:.3g}" for leaf in leaves)],
+            ["half-life", *map(_half_life, leaves)],
+        ]
+        if any(leaf.mode == GRADIENT_DEPENDENT for leaf in leaves):
+            for i, (scale, _) in enumerate(leaves[0].by_gradient_scale):
+                rates = [_rate_at_scale(leaf, i) for leaf in leaves]
+                columns.append([f"at |g|={scale:g}", *rates])
+        if any(leaf.follows_learning_rate is not None for leaf in leaves):
+            yes_no = {True: "yes", False: "no", None: ""}
+            follows = [yes_no[leaf.follows_learning_rate] for leaf in leaves]
+            columns.append(["follows lr", *follows])
+        if any(leaf.surviving_fraction is not None for leaf in leaves):
+            columns.append(["survives", *map(_surviving, leaves)])
+        return list(zip(*columns, strict=True))
 
-    def _method(self) -> str:
+    def _notes(self) -> list[str]:
+        """How it was measured, and a line for each finding."""
         weights = "a sample of each leaf" if self.sampled else "every weight"
-        return f"measured over {self.steps} steps on {weights}"
-
-    def _finding_lines(self) -> list[str]:
-        if not self.findings:
-            return ["no problems found"]
-        return [f"{'!' if f.serious else '-'} {f}" for f in self.findings]
-
-
-def _percent(fraction: float | None) -> str:
-    if fraction is None:
-        return ""
-    return f"{max(fraction, 0.0):.0%}" if math.isfinite(fraction) else "overflows"
-
-
-def _rate(rate: float) -> str:
-    return f"{rate:.3g}"
+        method = f"measured over {self.steps} steps on {weights}"
+        findings = [f"{'!' if f.serious else '-'} {f}" for f in self.findings]
+        return [method, *(findings or ["no problems found"])]
 
 
 def _half_life(leaf: LeafAudit) -> str:
+    if leaf.mode == NONE:
+        return "never"
     if leaf.rate < 0:
-        doubling = math.log(2.0) / math.log1p(-leaf.rate)
-        return f"doubles in {doubling:.3g}"
+        return f"doubles in {math.log(2.0) / math.log1p(-leaf.rate):.3g}"
     return f"{leaf.half_life_steps:.4g} steps"
+
+
+def _rate_at_scale(leaf: LeafAudit, index: int) -> str:
+    return "" if leaf.mode == NONE else f"{leaf.by_gradient_scale[index][1]:.3g}"
+
+
+def _surviving(leaf: LeafAudit) -> str:
+    if leaf.surviving_fraction is None:
+        return ""
+    if math.isfinite(leaf.surviving_fraction):
+        return f"{max(leaf.surviving_fraction, 0.0):.0%}"
+    return "overflows"

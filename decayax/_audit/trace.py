@@ -5,7 +5,6 @@ The change of the initial weights is found by regression on them:
     retention_t − 1 = ⟨dθ₀, dθ_t − dθ₀⟩/‖dθ₀‖²
 """
 
-from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -16,6 +15,7 @@ from jaxtyping import Array, Float, Inexact
 
 TRACED_PER_LEAF = 256  # weights of each leaf whose rates are measured one by one
 AnyArray: TypeAlias = jax.Array | np.ndarray
+Leaves: TypeAlias = list[jax.Array]
 
 
 class Trace(NamedTuple):
@@ -33,58 +33,33 @@ class Trace(NamedTuple):
 
 
 def trace_of_step(
-    *,
-    initial: list[jax.Array],
-    change: list[jax.Array],
-    step: list[jax.Array],
-    before: list[jax.Array],
+    *, initial: Leaves, change: Leaves, step: Leaves, before: Leaves
 ) -> Trace:
-    """The trace of all leaves in one step.
-
-    Args:
-        initial: dθ₀ of each leaf.
-        change: dθ_t − dθ₀ after the step.
-        step: dΔ_t.
-        before: dθ_t before the step.
-    """
+    """The trace of all leaves from dθ₀, dθ_t − dθ₀, dΔ_t and dθ_t before the step."""
     first, last = first_weights(initial), first_weights(change)
-    along = _per_leaf(_real_dot, initial, change)
     return Trace(
-        change=along / _per_leaf(_real_dot, initial, initial),
+        change=_dots(initial, change) / _dots(initial, initial),
         relative_step=norm_ratio(step, before),
         per_weight=_real_product(first, last) / _real_product(first, first),
     )
 
 
-def norm_ratio(
-    above: list[jax.Array], below: list[jax.Array]
-) -> Float[Array, " leaves"]:
+def norm_ratio(above: Leaves, below: Leaves) -> Float[Array, " leaves"]:
     """The ratio of the norms of each leaf."""
-    above_sq = _per_leaf(_real_dot, above, above)
-    return jnp.sqrt(above_sq / _per_leaf(_real_dot, below, below))
+    return jnp.sqrt(_dots(above, above) / _dots(below, below))
 
 
-def _per_leaf(
-    f: Callable[..., jax.Array], *lists: list[jax.Array]
-) -> Float[Array, " leaves"]:
-    """One number for each leaf."""
-    numbers = [f(*leaves) for leaves in zip(*lists, strict=True)]
-    return jnp.stack(numbers) if numbers else jnp.zeros(0)
-
-
-def first_weights(leaves: list[jax.Array]) -> Inexact[Array, " n"]:
+def first_weights(leaves: Leaves) -> Inexact[Array, " n"]:
     """The first weights of every leaf, concatenated."""
     first = [leaf.reshape(-1)[:TRACED_PER_LEAF] for leaf in leaves]
     return jnp.concatenate(first) if first else jnp.zeros(0)
 
 
-def _real_product(
-    a: Inexact[Array, "*shape"], b: Inexact[Array, "*shape"]
-) -> Float[Array, "*shape"]:
+def _dots(a: Leaves, b: Leaves) -> Float[Array, " leaves"]:
+    """The real part of ⟨a, b⟩ for each leaf."""
+    dots = [jnp.sum(_real_product(x, y)) for x, y in zip(a, b, strict=True)]
+    return jnp.stack(dots) if dots else jnp.zeros(0)
+
+
+def _real_product(a: jax.Array, b: jax.Array) -> jax.Array:
     return (a.conj() * b).real
-
-
-def _real_dot(
-    a: Inexact[Array, "*shape"], b: Inexact[Array, "*shape"]
-) -> Float[Array, ""]:
-    return jnp.sum(_real_product(a, b))

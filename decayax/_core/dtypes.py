@@ -8,19 +8,15 @@ import jax.numpy as jnp
 
 
 def compute_dtype(*leaves: Any) -> Any:
-    """The dtype for arithmetic on these leaves.
-
-    It is float32, or the wider or complex dtype that one of the leaves has.
-    """
-    dtypes = [dtype_of(leaf) for leaf in leaves]
-    wide = [d for d in dtypes if not jnp.issubdtype(d, jnp.floating) or _is_wide(d)]
+    """The dtype for arithmetic: float32, or the wider or complex dtype of a leaf."""
+    wide = [
+        dtype
+        for dtype in map(dtype_of, leaves)
+        if not jnp.issubdtype(dtype, jnp.floating) or jnp.finfo(dtype).bits > 32
+    ]
     # Strict promotion would refuse to combine, for example, float32 and float64.
     with jax.numpy_dtype_promotion("standard"):
         return jnp.result_type(jnp.float32, *wide)
-
-
-def _is_wide(dtype: Any) -> bool:
-    return jnp.finfo(dtype).bits > 32
 
 
 def dtype_of(leaf: Any) -> Any:

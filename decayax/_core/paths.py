@@ -22,10 +22,7 @@ def is_masked_leaf(node: Any) -> bool:
 
 
 def flatten_with_path(tree: Any) -> tuple[list[tuple[Path, Any]], Any]:
-    """The leaves of a tree with their paths, and the treedef.
-
-    None and MaskedNode count as leaves.
-    """
+    """The leaves with their paths, and the treedef. None and MaskedNode are leaves."""
     flat, treedef = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_masked_leaf)
     nodes = {path[:length] for path, _ in flat for length in range(1, len(path) + 1)}
     children = Counter(node[:-1] for node in nodes)

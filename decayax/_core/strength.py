@@ -32,21 +32,11 @@ NUMBER_HINT = "Pass one number >= 0."
 def as_strength(
     name: str, argument: str, value: Any, hint: str | None = None
 ) -> Strength:
-    """Check one strength.
+    """Check one strength, which must be 0-d, finite and >= 0.
 
-    Args:
-        name: public name of the function, for the error.
-        argument: the argument's name, for the error.
-        value: what the user passed.
-        hint: what to pass instead, for the error. None: the hints for a weight decay.
-
-    Returns:
-        A Python float if the value is concrete; the 0-d array itself if it is a tracer
-        or is distributed over several processes.
-
-    Raises:
-        TypeError: not a real number (booleans, strings, None, containers).
-        ValueError: not 0-d, negative, NaN or infinite.
+    The result is a Python float if the value is concrete, and the 0-d array itself if
+    it is a tracer or is distributed over several processes. An error ends with the
+    hint; None gives the hints for a weight decay.
     """
     must = f"{name}: {argument} must be"
     require_real(must, value, hint or STRENGTH_HINT)
@@ -70,10 +60,7 @@ def as_strength(
 def require_real(must: str, value: Any, hint: str) -> None:
     """Raise a TypeError unless the value is a real number or an array of them.
 
-    Args:
-        must: beginning of the error: "adamw: weight_decay must be".
-        value: what the user passed.
-        hint: end of the error: what to pass instead.
+    The error is ``must`` ("adamw: weight_decay must be"), the reason and the hint.
     """
     if isinstance(value, bool | np.bool_):
         raise TypeError(f"{must} a number, got the boolean {value}. {hint}")

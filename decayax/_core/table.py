@@ -5,16 +5,12 @@ from collections.abc import Collection, Iterable, Sequence
 
 
 def aligned(rows: Iterable[Sequence[str]], right: Collection[int] = ()) -> list[str]:
-    """One line of text for each row, with two spaces between columns.
-
-    Args:
-        rows: the cells; every row has the same number, and the header is a row.
-        right: indices of the columns that are aligned to the right, such as numbers.
-    """
-    columns = [
-        _justified(column, index in right)
-        for index, column in enumerate(zip(*rows, strict=True))
-    ]
+    """One line of text for each row; the columns ``right`` are aligned to the right."""
+    columns = []
+    for index, column in enumerate(zip(*rows, strict=True)):
+        justify = str.rjust if index in right else str.ljust
+        width = max(map(len, column))
+        columns.append([justify(cell, width) for cell in column])
     return ["  ".join(line).rstrip() for line in zip(*columns, strict=True)]
 
 
@@ -29,8 +25,3 @@ def html_table(rows: Iterable[Sequence[str]]) -> str:
 def _html_row(cells: Sequence[str], tag: str) -> str:
     inner = "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells)
     return f"<tr>{inner}</tr>"
-
-
-def _justified(column: Sequence[str], right: bool) -> list[str]:
-    width = max(map(len, column))
-    return [cell.rjust(width) if right else cell.ljust(width) for cell in column]

@@ -102,27 +102,26 @@ def _propagate_eqn(eqn: core.JaxprEqn, inputs: list[Dependency]) -> list[Depende
         return _propagate_scan(eqn, inputs)
     if name == "while":
         return _propagate_while(eqn, inputs)
-    jumps = joined.kind != Kind.CONSTANT and _is_nondifferentiable(eqn, inputs)
+    pairs = zip(eqn.invars, inputs, strict=True)
+    data = [atom for atom, dep in pairs if dep.kind != Kind.CONSTANT]
+    jumps = bool(data) and _is_nondifferentiable(eqn, data)
     inner = [j for j in subjaxprs(eqn) if len(j.invars) == len(inputs)]
     if name in CALLS and len(inner) == 1:
         outputs = propagate(inner[0], inputs)
         return [Dependency(d.kind, d.nondifferentiable or jumps) for d in outputs]
     kind = joined.kind
-    if kind == Kind.ALIGNED and (name not in ELEMENTWISE or _broadcasts(eqn, inputs)):
+    if kind == Kind.ALIGNED and (name not in ELEMENTWISE or _broadcasts(eqn, data)):
         kind = Kind.MIXED
     return [Dependency(kind, joined.nondifferentiable or jumps)] * len(eqn.outvars)
 
 
-def _is_nondifferentiable(eqn: core.JaxprEqn, inputs: list[Dependency]) -> bool:
+def _is_nondifferentiable(eqn: core.JaxprEqn, data: list[Any]) -> bool:
     """Whether the derivative of an operation on data misses some of its effect."""
     name = eqn.primitive.name
     # A primitive with an inner program, such as reduce_window, may do anything with it.
     if name in NONDIFFERENTIABLE or (name not in CALLS and any(subjaxprs(eqn))):
         return True
-    from_floats = any(
-        dep.kind != Kind.CONSTANT and _is_inexact(x)
-        for dep, x in zip(inputs, eqn.invars, strict=True)
-    )
+    from_floats = any(map(_is_inexact, data))
     # Comparisons, argmax and casts make integers or booleans of floats. `is_finite` is
     # the exception: while all values stay finite, it is constant.
     to_integers = not all(map(_is_inexact, eqn.outvars))
@@ -133,12 +132,9 @@ def _is_inexact(atom: Any) -> bool:
     return jnp.issubdtype(getattr(atom.aval, "dtype", np.bool_), jnp.inexact)
 
 
-def _broadcasts(eqn: core.JaxprEqn, inputs: list[Dependency]) -> bool:
+def _broadcasts(eqn: core.JaxprEqn, data: list[Any]) -> bool:
     """Whether data of lower rank, such as a scalar, reaches every element."""
-    return any(
-        dep.kind != Kind.CONSTANT and _ndim(x) < _ndim(eqn.outvars[0])
-        for dep, x in zip(inputs, eqn.invars, strict=True)
-    )
+    return any(_ndim(atom) < _ndim(eqn.outvars[0]) for atom in data)
 
 
 def _ndim(atom: Any) -> int:

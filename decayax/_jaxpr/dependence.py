@@ -8,7 +8,7 @@
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -32,13 +32,7 @@ ExtraArgs = Callable[[Any], dict[str, Any]]  # step -> keywords of `update`
 def trace_update(
     optimizer: optax.GradientTransformation, params: optax.Params, extra_args: ExtraArgs
 ) -> core.ClosedJaxpr:
-    """The jaxpr of one update, (gradients, state, params) -> (updates, state).
-
-    Args:
-        optimizer: any Optax optimizer, or an object with ``init`` and ``update``.
-        params: arrays or ``jax.ShapeDtypeStruct``s.
-        extra_args: step -> further keywords of ``update``.
-    """
+    """The jaxpr of one update, (gradients, state, params) -> (updates, state)."""
     # Annotated, because optax's type of `update` does not admit extra arguments.
     update_fn: Callable[..., Any] = optimizer.update
 
@@ -57,25 +51,18 @@ def is_elementwise(
     """Whether each update depends on its own weight only.
 
     "Its own weight" includes the gradient and the state of that weight, in all steps.
-
-    Args:
-        optimizer: as for :func:`trace_update`.
-        params: as for :func:`trace_update`.
-        program: the result of :func:`trace_update`.
+    ``program`` is the result of `trace_update`.
     """
     data = [ELEMENTWISE_INPUT] * len(jax.tree.leaves(params))
     state = propagate(jax.make_jaxpr(optimizer.init)(params).jaxpr, data)
 
+    num_updates = len(program.jaxpr.outvars) - len(state)
+
     def update(state: list[Dependency]) -> list[Dependency]:
         return propagate(program.jaxpr, [*data, *state, *data])
 
-    def next_state(state: list[Dependency]) -> list[Dependency]:
-        outputs = update(state)
-        return outputs[len(outputs) - len(state) :]
-
-    outputs = update(fixed_point(next_state, state))
-    updates = outputs[: len(outputs) - len(state)]
-    return all(dep.kind != Kind.MIXED for dep in updates)
+    state = fixed_point(lambda state: update(state)[num_updates:], state)
+    return all(dep.kind != Kind.MIXED for dep in update(state)[:num_updates])
 
 
 def same_operations(first: core.ClosedJaxpr, second: core.ClosedJaxpr) -> bool:
@@ -84,22 +71,16 @@ def same_operations(first: core.ClosedJaxpr, second: core.ClosedJaxpr) -> bool:
     The programs may have inputs of different shapes. A program with an array constant
     is never the same as another one, because the array may depend on the shape.
     """
-    signature = op_signature(first)
-    return signature is not None and signature == op_signature(second)
-
-
-def op_signature(program: core.ClosedJaxpr) -> list[tuple[Any, ...]] | None:
-    """The operations of a program in order, with scalar constants but without shapes.
-
-    None if the program holds an array constant.
-    """
-    signature = _op_signature(program.jaxpr, program.consts)
+    signature = _op_signature(first.jaxpr, first.consts)
     has_arrays = any(None in operation for operation in signature)
-    return None if has_arrays else signature
+    return not has_arrays and signature == _op_signature(second.jaxpr, second.consts)
 
 
 def _op_signature(jaxpr: core.Jaxpr, consts: Sequence[Any]) -> list[tuple[Any, ...]]:
-    """One tuple for each constant and operation, of inner programs too."""
+    """One tuple for each constant and operation, of inner programs too.
+
+    It has scalar constants, but no shapes; None replaces an array constant.
+    """
     signature: list[tuple[Any, ...]] = [(_scalar_str(const),) for const in consts]
     for eqn in jaxpr.eqns:
         literals = [x.val for x in eqn.invars if isinstance(x, core.Literal)]
@@ -112,24 +93,18 @@ def _op_signature(jaxpr: core.Jaxpr, consts: Sequence[Any]) -> list[tuple[Any, .
 
 
 def _scalar_str(value: Any) -> str | None:
-    """A scalar as text; None for an array."""
     return str(value) if np.shape(value) == () else None
-
-
-class UpdateDependencies(NamedTuple):
-    """How the updates of one step depend on the params of that step."""
-
-    updates: list[Dependency]  # one for each leaf of the updates
-    has_jvp: bool  # False if the step contains a jax.custom_vjp, which has no JVP
 
 
 def update_dependencies(
     step: Callable[[Any, Any], Any], state: optax.OptState, params: optax.Params
-) -> UpdateDependencies:
+) -> tuple[list[Dependency], bool]:
     """How each update of ``step(state, params) -> (updates, state)`` depends on params.
 
     An update is also nondifferentiable if it depends on a state that was made from
     earlier params: a derivative at fixed state does not show that dependence.
+
+    The second result is whether the step has a JVP. ``jax.custom_vjp`` has none.
     """
     program, (updates, _) = jax.make_jaxpr(step, return_shape=True)(state, params)
     data = [ELEMENTWISE_INPUT] * len(jax.tree.leaves(params))
@@ -137,17 +112,13 @@ def update_dependencies(
 
     def next_state(state: list[Dependency]) -> list[Dependency]:
         new = propagate(program.jaxpr, [*state, *data])[num_updates:]
-        # In the next step this state is fixed, but it has seen the params.
-        return [
-            Dependency(
-                Kind.CONSTANT, dep.nondifferentiable or dep.kind != Kind.CONSTANT
-            )
-            for dep in new
-        ]
+        # In the next step this state is fixed, but it may have seen the params.
+        seen = [dep.nondifferentiable or dep.kind != Kind.CONSTANT for dep in new]
+        return [Dependency(Kind.CONSTANT, nondifferentiable=x) for x in seen]
 
     old_state = fixed_point(next_state, [INDEPENDENT] * len(jax.tree.leaves(state)))
     outputs = propagate(program.jaxpr, [*old_state, *data])
-    return UpdateDependencies(outputs[:num_updates], _has_jvp(program.jaxpr))
+    return outputs[:num_updates], _has_jvp(program.jaxpr)
 
 
 def _has_jvp(jaxpr: core.Jaxpr) -> bool:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import optax
+from jax.typing import DTypeLike
 
 from decayax._core.strength import Scalar, ScalarOrSchedule
-from decayax._optimizers.stages import adam_stage, chain_in_float32, learning_rate_stage
+from decayax._optimizers.stages import adam_stage, chain_in_float32, lr_stage
 from decayax._transforms.places import add_l2_to_grad, decoupled_decay
 from decayax.masks._resolve import MaskOrFn
 
@@ -18,7 +17,7 @@ def adam_l2(
     b2: Scalar = 0.999,
     eps: Scalar = 1e-8,
     eps_root: Scalar = 0.0,
-    mu_dtype: Any | None = None,
+    mu_dtype: DTypeLike | None = None,
     weight_decay: ScalarOrSchedule = 1e-4,
     mask: MaskOrFn = None,
     *,
@@ -35,39 +34,30 @@ def adam_l2(
     decay of a weight with zero gradient does not depend on :math:`\lambda`. Use it to
     compare with :func:`adamw`, and to port recipes that used it.
 
-    Complex gradients: :math:`v` is the average of :math:`|g|^2`, as in optax. torch
-    treats real and imaginary parts as two weights; wrap the optimizer in
-    ``optax.contrib.split_real_and_imaginary`` for that.
-
     Args:
-        learning_rate: :math:`\gamma_t \ge 0`, a value or a schedule (step -> value).
-        b1: :math:`\beta_1` in [0, 1), per step.
-        b2: :math:`\beta_2` in [0, 1), per step.
+        learning_rate: as for :func:`sgd_l2`.
+        b1, b2: :math:`\beta_1` and :math:`\beta_2` in [0, 1), per step.
         eps: :math:`\epsilon \ge 0`, in units of a gradient, outside the root.
         eps_root: added to :math:`\hat v` inside the root; >= 0. With 0, derivatives
-            through Optax's root are NaN where weight and gradient are 0. Use
-            ``eps_root > 0`` for meta-gradients.
+            through Optax's root are NaN where :math:`\hat v` is 0 and depends on the
+            variable. Use ``eps_root > 0`` for meta-gradients.
         mu_dtype: dtype of :math:`m`; None: that of the parameters.
-        weight_decay: :math:`\lambda`, as for :func:`add_l2_to_grad`.
-        mask: which parameters decay, as for :func:`decoupled_decay`.
+        weight_decay, mask: as for :func:`add_l2_to_grad`.
         nesterov: Nesterov's momentum (NAdam).
 
     Returns:
-        An optimizer that keeps the dtypes of gradients and state; it calculates 16-bit
-        leaves in float32.
+        An optimizer, as for :func:`sgd_l2`; complex leaves as in :func:`scale_by_rms`.
 
     Example:
-        >>> import optax, decayax as dx, jax.numpy as jnp
+        >>> import decayax as dx, jax.numpy as jnp
+        >>> params, grads = jnp.ones(1), jnp.zeros(1)
         >>> for weight_decay in (1e-4, 1e-2, 1.0):  # a weight without gradient
-        ...     opt, params = dx.adam_l2(1e-3, weight_decay=weight_decay), jnp.ones(1)
-        ...     state = opt.init(params)
-        ...     for _ in range(100):
-        ...         updates, state = opt.update(jnp.zeros(1), state, params)
-        ...         params = optax.apply_updates(params, updates)
-        ...     print(f"{params[0]:.3f}")
-        0.902
-        0.902
-        0.902
+        ...     opt = dx.adam_l2(1e-3, weight_decay=weight_decay)
+        ...     updates, _ = opt.update(grads, opt.init(params), params)
+        ...     print(f"{updates[0]:.0e}")
+        -1e-03
+        -1e-03
+        -1e-03
 
     Reference:
         Loshchilov and Hutter, https://arxiv.org/abs/1711.05101, Algorithm 2 with the
@@ -76,16 +66,8 @@ def adam_l2(
     name = "adam_l2"
     return chain_in_float32(
         add_l2_to_grad(weight_decay, mask=mask),
-        adam_stage(
-            name,
-            b1=b1,
-            b2=b2,
-            eps=eps,
-            eps_root=eps_root,
-            mu_dtype=mu_dtype,
-            nesterov=nesterov,
-        ),
-        learning_rate_stage(name, learning_rate),
+        adam_stage(name, b1, b2, eps, eps_root, mu_dtype, nesterov),
+        lr_stage(name, learning_rate),
     )
 
 
@@ -95,7 +77,7 @@ def adamw(
     b2: Scalar = 0.999,
     eps: Scalar = 1e-8,
     eps_root: Scalar = 0.0,
-    mu_dtype: Any | None = None,
+    mu_dtype: DTypeLike | None = None,
     weight_decay: ScalarOrSchedule = 1e-4,
     mask: MaskOrFn = None,
     *,
@@ -108,60 +90,37 @@ def adamw(
             - \gamma_t \frac{\hat m_t(g)}{\sqrt{\hat v_t(g)} + \epsilon}
 
     Signature and defaults are those of ``optax.adamw``. On float32 parameters with the
-    default ``mu_dtype`` the trajectory is the same to the bit. In addition:
+    default ``mu_dtype`` the trajectory is the same to the bit. In addition, masks have
+    multipliers, fit by path, and raise if they match nothing. Strengths are checked,
+    and dtypes never change.
 
-    - Masks have multipliers, fit by path, and raise if they match nothing.
-    - Strengths are checked, and dtypes never change.
-    - The state tree does not depend on the type of strength, learning rate or mask.
-
-    So the state differs from optax's: it has three counters (Adam's is
-    ``state[0].count``), and a checkpoint of one does not load into the other.
+    The state tree does not depend on the type of strength, learning rate or mask. So it
+    differs from optax's: it has three counters (Adam's is ``state[0].count``), and a
+    checkpoint of one does not load into the other.
 
     Args:
-        learning_rate: :math:`\gamma_t \ge 0`, a value or a schedule (step -> value).
-        b1: :math:`\beta_1` in [0, 1), per step.
-        b2: :math:`\beta_2` in [0, 1), per step.
-        eps: :math:`\epsilon \ge 0`, in units of a gradient, outside the root.
-        eps_root: added to :math:`\hat v` inside the root; >= 0. With 0, derivatives
-            through Optax's root are NaN where :math:`\hat v` is 0 and depends on the
-            variable. Use ``eps_root > 0`` for meta-gradients.
-        mu_dtype: dtype of :math:`m`; None: that of the parameters.
-        weight_decay: :math:`\lambda`, as for :func:`decoupled_decay`. The paper does
-            not multiply it by :math:`\gamma`; torch does.
-        mask: which parameters decay, as for :func:`decoupled_decay`. Optax reads 0.5 as
+        learning_rate, b1, b2, eps, eps_root, mu_dtype, nesterov: as for
+            :func:`adam_l2`.
+        weight_decay, mask: as for :func:`decoupled_decay`. Optax reads 0.5 in a mask as
             True; here it is a multiplier.
-        nesterov: Nesterov's momentum (NAdam).
-
-    Returns:
-        An optimizer, as for :func:`adam_l2`, which also describes complex gradients.
 
     Example:
-        >>> import optax, decayax as dx, jax.numpy as jnp
+        >>> import decayax as dx, jax.numpy as jnp
+        >>> params, grads = jnp.ones(1), jnp.zeros(1)
         >>> for weight_decay in (1e-4, 1e-2, 1.0):  # a weight without gradient
-        ...     opt, params = dx.adamw(1e-3, weight_decay=weight_decay), jnp.ones(1)
-        ...     state = opt.init(params)
-        ...     for _ in range(100):
-        ...         updates, state = opt.update(jnp.zeros(1), state, params)
-        ...         params = optax.apply_updates(params, updates)
-        ...     print(f"{params[0]:.3f}")
-        1.000
-        0.999
-        0.905
+        ...     opt = dx.adamw(1e-3, weight_decay=weight_decay)
+        ...     updates, _ = opt.update(grads, opt.init(params), params)
+        ...     print(f"{updates[0]:.0e}")
+        -1e-07
+        -1e-05
+        -1e-03
 
     Reference:
         Loshchilov and Hutter, https://arxiv.org/abs/1711.05101, Algorithm 2 (AdamW).
     """
     name = "adamw"
     return chain_in_float32(
-        adam_stage(
-            name,
-            b1=b1,
-            b2=b2,
-            eps=eps,
-            eps_root=eps_root,
-            mu_dtype=mu_dtype,
-            nesterov=nesterov,
-        ),
+        adam_stage(name, b1, b2, eps, eps_root, mu_dtype, nesterov),
         decoupled_decay(weight_decay, mask=mask),
-        learning_rate_stage(name, learning_rate),
+        lr_stage(name, learning_rate),
     )

@@ -7,9 +7,9 @@ import optax
 from decayax._core.strength import Scalar, ScalarOrSchedule
 from decayax._optimizers.stages import (
     chain_in_float32,
-    learning_rate_stage,
+    lr_stage,
     momentum_stage,
-    rmsprop_stage,
+    rms_stage,
 )
 from decayax._transforms.places import add_l2_to_grad, decoupled_decay
 from decayax.masks._resolve import MaskOrFn
@@ -37,27 +37,21 @@ def rmsprop_l2(
 
     Each weight shrinks by its own :math:`\gamma_t\lambda_t/(\sqrt{V_t}+\epsilon)`.
     Weights with large gradients decay least; a weight with zero gradient decays at a
-    rate that does not depend on :math:`\lambda`. In :func:`rmspropw` all weights decay
-    at the same rate.
+    rate that does not depend on :math:`\lambda`.
 
     Args:
-        learning_rate: :math:`\gamma_t \ge 0`, a value or a schedule (step -> value).
-        decay: :math:`\beta`, as for :func:`scale_by_rms`.
-        eps: :math:`\epsilon`, as for :func:`scale_by_rms`.
-        initial_scale: :math:`V_0`, as for :func:`scale_by_rms`.
-        eps_in_sqrt: divide by :math:`\sqrt{V+\epsilon}`; optax has True, torch False.
+        learning_rate: as for :func:`sgd_l2`.
+        decay, eps, initial_scale, eps_in_sqrt, bias_correction: as for
+            :func:`scale_by_rms`.
         centered: divide by the standard deviation: :math:`V` minus the square of the
             mean gradient. The result is NaN where rounding makes that negative.
         momentum: :math:`\mu` in [0, 1) on the divided gradient, or None. The learning
             rate is applied after it, as in torch; ``optax.rmsprop`` applies it before.
         nesterov: Nesterov's momentum.
-        bias_correction: use :math:`V_t/(1-\beta^t)`, as Adam does.
-        weight_decay: :math:`\lambda`, as for :func:`add_l2_to_grad`.
-        mask: which parameters decay, as for :func:`decoupled_decay`.
+        weight_decay, mask: as for :func:`add_l2_to_grad`.
 
     Returns:
-        An optimizer that keeps the dtypes of gradients and state; it calculates 16-bit
-        leaves in float32.
+        An optimizer, as for :func:`sgd_l2`.
 
     Example:
         >>> import optax, decayax as dx, jax.numpy as jnp
@@ -76,17 +70,11 @@ def rmsprop_l2(
     name = "rmsprop_l2"
     return chain_in_float32(
         add_l2_to_grad(weight_decay, mask=mask),
-        rmsprop_stage(
-            name,
-            decay=decay,
-            eps=eps,
-            initial_scale=initial_scale,
-            eps_in_sqrt=eps_in_sqrt,
-            centered=centered,
-            bias_correction=bias_correction,
+        rms_stage(
+            name, decay, eps, initial_scale, eps_in_sqrt, centered, bias_correction
         ),
         momentum_stage(name, momentum, nesterov),
-        learning_rate_stage(name, learning_rate),
+        lr_stage(name, learning_rate),
     )
 
 
@@ -110,24 +98,14 @@ def rmspropw(
         \theta_{t+1} = (1 - \gamma_t\lambda_t)\,\theta_t
             - \gamma_t \frac{g_t}{\sqrt{V_t} + \epsilon}
 
-    The decay enters neither :math:`V` nor the momentum. Arguments and defaults are
-    those of :func:`rmsprop_l2`.
+    The decay enters neither :math:`V` nor the momentum.
 
     Args:
-        learning_rate: :math:`\gamma_t \ge 0`, a value or a schedule (step -> value).
-        decay: :math:`\beta`, as for :func:`scale_by_rms`.
-        eps: :math:`\epsilon`, as for :func:`scale_by_rms`.
-        initial_scale: :math:`V_0`, as for :func:`scale_by_rms`.
-        eps_in_sqrt: as for :func:`rmsprop_l2`.
-        centered: as for :func:`rmsprop_l2`.
-        momentum: as for :func:`rmsprop_l2`.
-        nesterov: Nesterov's momentum.
-        bias_correction: use :math:`V_t/(1-\beta^t)`, as Adam does.
-        weight_decay: :math:`\lambda`, as for :func:`decoupled_decay`.
-        mask: which parameters decay, as for :func:`decoupled_decay`.
-
-    Returns:
-        An optimizer, as for :func:`rmsprop_l2`.
+        learning_rate: as for :func:`sgd_l2`.
+        decay, eps, initial_scale, eps_in_sqrt, bias_correction: as for
+            :func:`scale_by_rms`.
+        centered, momentum, nesterov: as for :func:`rmsprop_l2`.
+        weight_decay, mask: as for :func:`decoupled_decay`.
 
     Example:
         >>> import optax, decayax as dx, jax.numpy as jnp
@@ -145,16 +123,10 @@ def rmspropw(
     """
     name = "rmspropw"
     return chain_in_float32(
-        rmsprop_stage(
-            name,
-            decay=decay,
-            eps=eps,
-            initial_scale=initial_scale,
-            eps_in_sqrt=eps_in_sqrt,
-            centered=centered,
-            bias_correction=bias_correction,
+        rms_stage(
+            name, decay, eps, initial_scale, eps_in_sqrt, centered, bias_correction
         ),
         momentum_stage(name, momentum, nesterov),
         decoupled_decay(weight_decay, mask=mask),
-        learning_rate_stage(name, learning_rate),
+        lr_stage(name, learning_rate),
     )

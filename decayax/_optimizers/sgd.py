@@ -1,20 +1,12 @@
-"""SGD with L2 (`sgd_l2`) and with decoupled decay (`sgdw`).
-
-Without momentum the two are identical, with momentum they differ.
-"""
+"""SGD with L2 and with decoupled decay, which differ only if there is momentum."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import optax
+from jax.typing import DTypeLike
 
 from decayax._core.strength import Scalar, ScalarOrSchedule
-from decayax._optimizers.stages import (
-    chain_in_float32,
-    learning_rate_stage,
-    momentum_stage,
-)
+from decayax._optimizers.stages import chain_in_float32, lr_stage, momentum_stage
 from decayax._transforms.places import add_l2_to_grad, decoupled_decay
 from decayax.masks._resolve import MaskOrFn
 
@@ -23,7 +15,7 @@ def sgd_l2(
     learning_rate: ScalarOrSchedule,
     momentum: Scalar | None = None,
     nesterov: bool = False,
-    accumulator_dtype: Any | None = None,
+    accumulator_dtype: DTypeLike | None = None,
     weight_decay: ScalarOrSchedule = 1e-4,
     mask: MaskOrFn = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -38,12 +30,11 @@ def sgd_l2(
     :math:`\gamma\lambda`. Without momentum the two are identical.
 
     Args:
-        learning_rate: :math:`\gamma_t \ge 0`, a value or a schedule (step -> value).
+        learning_rate: :math:`\gamma_t \ge 0`, a number or a schedule (step -> number).
         momentum: :math:`\mu` in [0, 1), or None.
         nesterov: step along :math:`g_t + \lambda\theta_t + \mu m_t`.
         accumulator_dtype: dtype of :math:`m`; None: that of the parameters.
-        weight_decay: :math:`\lambda`, as for :func:`add_l2_to_grad`.
-        mask: which parameters decay, as for :func:`decoupled_decay`.
+        weight_decay, mask: as for :func:`add_l2_to_grad`.
 
     Returns:
         An optimizer that keeps the dtypes of gradients and state; it calculates 16-bit
@@ -67,7 +58,7 @@ def sgd_l2(
     return chain_in_float32(
         add_l2_to_grad(weight_decay, mask=mask),
         momentum_stage(name, momentum, nesterov, accumulator_dtype),
-        learning_rate_stage(name, learning_rate),
+        lr_stage(name, learning_rate),
     )
 
 
@@ -75,7 +66,7 @@ def sgdw(
     learning_rate: ScalarOrSchedule,
     momentum: Scalar | None = None,
     nesterov: bool = False,
-    accumulator_dtype: Any | None = None,
+    accumulator_dtype: DTypeLike | None = None,
     weight_decay: ScalarOrSchedule = 1e-4,
     mask: MaskOrFn = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -85,19 +76,10 @@ def sgdw(
         m_t = g_t + \mu\, m_{t-1}, \qquad
         \theta_{t+1} = (1 - \gamma_t\lambda_t)\,\theta_t - \gamma_t m_t
 
-    Arguments and defaults are those of :func:`sgd_l2`.
-
     Args:
-        learning_rate: :math:`\gamma_t \ge 0`, a value or a schedule (step -> value).
-        momentum: :math:`\mu` in [0, 1), or None.
+        learning_rate, momentum, accumulator_dtype: as for :func:`sgd_l2`.
         nesterov: step along :math:`g_t + \mu m_t`.
-        accumulator_dtype: dtype of :math:`m`; None: that of the parameters.
-        weight_decay: :math:`\lambda`, as for :func:`decoupled_decay`. The paper does
-            not multiply it by :math:`\gamma`.
-        mask: which parameters decay, as for :func:`decoupled_decay`.
-
-    Returns:
-        An optimizer, as for :func:`sgd_l2`.
+        weight_decay, mask: as for :func:`decoupled_decay`.
 
     Example:
         >>> import optax, decayax as dx, jax.numpy as jnp
@@ -116,5 +98,5 @@ def sgdw(
     return chain_in_float32(
         momentum_stage(name, momentum, nesterov, accumulator_dtype),
         decoupled_decay(weight_decay, mask=mask),
-        learning_rate_stage(name, learning_rate),
+        lr_stage(name, learning_rate),
     )

@@ -1,13 +1,7 @@
-"""The chain of an optimizer, and the stages of it that are not a decay.
-
-These stages are Optax's own, with checked arguments.
-"""
-
-from __future__ import annotations
-
-from typing import Any
+"""The stages of an optimizer that are not a decay: Optax's, with checked arguments."""
 
 import optax
+from jax.typing import DTypeLike
 
 from decayax._core.strength import (
     as_average_rate,
@@ -20,12 +14,6 @@ from decayax._transforms.precision import cast_around
 from decayax._transforms.rms import scale_by_rms
 
 
-LEARNING_RATE_HINT = (
-    "Pass one number >= 0 or a schedule. To maximize, put optax.scale(-1.0) before the "
-    "optimizer."
-)
-
-
 def chain_in_float32(
     *stages: optax.GradientTransformation,
 ) -> optax.GradientTransformationExtraArgs:
@@ -34,29 +22,26 @@ def chain_in_float32(
 
 
 def momentum_stage(
-    name: str,
-    momentum: Scalar | None,
-    nesterov: bool,
-    accumulator_dtype: Any = None,
+    name: str, momentum: Scalar | None, nesterov: bool, dtype: DTypeLike | None = None
 ) -> optax.GradientTransformation:
     """Heavy-ball momentum m ← d + μm; the identity if μ is None."""
     if momentum is None:
         return optax.identity()
     as_average_rate(name, "momentum", momentum)
-    return optax.trace(momentum, nesterov, accumulator_dtype)
+    return optax.trace(momentum, nesterov, dtype)
 
 
 def adam_stage(
     name: str,
-    *,
     b1: Scalar,
     b2: Scalar,
     eps: Scalar,
     eps_root: Scalar,
-    mu_dtype: Any,
+    mu_dtype: DTypeLike | None,
     nesterov: bool,
 ) -> optax.GradientTransformation:
     """Adam's direction u = m̂/(√v̂ + ε)."""
+    # Checked only: Optax gets the user's own values, as in optax.adam.
     as_average_rate(name, "b1", b1)
     as_average_rate(name, "b2", b2)
     as_strength(name, "eps", eps, NUMBER_HINT)
@@ -64,9 +49,8 @@ def adam_stage(
     return optax.scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov)
 
 
-def rmsprop_stage(
+def rms_stage(
     name: str,
-    *,
     decay: Scalar,
     eps: Scalar,
     initial_scale: Scalar,
@@ -78,20 +62,20 @@ def rmsprop_stage(
     as_average_rate(name, "decay", decay)
     as_strength(name, "eps", eps, NUMBER_HINT)
     scale = optax.scale_by_stddev if centered else scale_by_rms
-    return scale(
-        decay,
-        eps,
-        initial_scale=initial_scale,
-        eps_in_sqrt=eps_in_sqrt,
-        bias_correction=bias_correction,
-    )
+    options = {"eps_in_sqrt": eps_in_sqrt, "bias_correction": bias_correction}
+    return scale(decay, eps, initial_scale=initial_scale, **options)
 
 
-def learning_rate_stage(
+def lr_stage(
     name: str, learning_rate: ScalarOrSchedule
 ) -> optax.GradientTransformation:
-    """Δ = −γ_t·u. A constant γ has a counter too: the state tree stays the same."""
+    """Δ = −γ_t·u."""
     if callable(learning_rate):
         return optax.scale_by_learning_rate(learning_rate)
-    constant = as_strength(name, "learning_rate", learning_rate, LEARNING_RATE_HINT)
+    hint = (
+        "Pass one number >= 0 or a schedule. To maximize, put optax.scale(-1.0) before "
+        "the optimizer."
+    )
+    constant = as_strength(name, "learning_rate", learning_rate, hint)
+    # A schedule for a constant too: its counter keeps the state tree the same.
     return optax.scale_by_learning_rate(lambda step: constant)

@@ -13,15 +13,19 @@ update is known beyond float32: s is its float32 value and r the rounding error 
 There is no cast to 16 bits and back: inside one compiled program XLA may remove both.
 """
 
-from __future__ import annotations
-
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float32, UInt32
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Float32
 
+from decayax._rounding.random_bits import Bits
+
+
+Floats: TypeAlias = Float[Array, "*shape"]
+Floats32: TypeAlias = Float32[Array, "*shape"]
 
 EXPONENT_MASK = 0x7F800000  # the exponent bits of a float32
 RANDOM_BITS = 31  # non-negative in an int32, the widest type that CPUs compare fast
@@ -34,15 +38,7 @@ class Sum(NamedTuple):
     error: jax.Array  # exact sum − rounded
 
 
-class Ulps(NamedTuple):
-    """A number in ulps of a format: x = (n + offset)·ulp."""
-
-    n: jax.Array  # the nearest integer
-    offset: jax.Array  # d, in [-1/2, 1/2]
-    binade: jax.Array  # 2^e; the ulp itself may underflow in float32
-
-
-def two_sum(a: Float32[Array, "*shape"], b: Float32[Array, "*shape"]) -> Sum:
+def two_sum(a: Floats32, b: Floats32) -> Sum:
     """Add two float32 numbers; the rounding error is exact (Knuth, TAOCP 2, 4.2.2)."""
     total = a + b
     b_part = total - a
@@ -50,18 +46,16 @@ def two_sum(a: Float32[Array, "*shape"], b: Float32[Array, "*shape"]) -> Sum:
     return Sum(rounded=total, error=(a - a_part) + (b - b_part))
 
 
-def in_ulps(x: Sum, dtype: jax.typing.DTypeLike) -> Ulps:
-    """Split a sum into a whole number of ulps and an offset."""
+def in_ulps(x: Sum, dtype: DTypeLike) -> tuple[Floats32, Floats32, Floats32]:
+    """The integer n, d in [-1/2, 1/2], and 2^e; the ulp itself may underflow."""
     binade = binade_of(x.rounded, dtype)
     scaled = to_ulps(x.rounded, binade, dtype)
     n = lax.round(scaled, lax.RoundingMethod.TO_NEAREST_EVEN)
     offset = (scaled - n) + to_ulps(x.error, binade, dtype)
-    return Ulps(n, offset, binade)
+    return n, offset, binade
 
 
-def binade_of(
-    x: Float32[Array, "*shape"], dtype: jax.typing.DTypeLike
-) -> Float32[Array, "*shape"]:
+def binade_of(x: Floats32, dtype: DTypeLike) -> Floats32:
     """2^e, where e is at least the smallest exponent of the format."""
     smallest = (int(jnp.finfo(dtype).minexp) + 127) << 23
     bits = lax.bitcast_convert_type(x, jnp.int32) & jnp.int32(EXPONENT_MASK)
@@ -69,11 +63,7 @@ def binade_of(
     return lax.bitcast_convert_type(bits, jnp.float32)
 
 
-def to_ulps(
-    x: Float32[Array, "*shape"],
-    binade: Float32[Array, "*shape"],
-    dtype: jax.typing.DTypeLike,
-) -> Float32[Array, "*shape"]:
+def to_ulps(x: Floats32, binade: Floats32, dtype: DTypeLike) -> Floats32:
     """x/ulp. It multiplies by 2^{1−e}·2^{p−1}, because 2^{−e} may underflow."""
     bits = lax.bitcast_convert_type(binade, jnp.int32)
     # Subtracting from the exponent bits of infinity, 2^128, gives the bits of 2^{1−e}.
@@ -81,59 +71,40 @@ def to_ulps(
     return x * inverse * 2.0 ** (jnp.finfo(dtype).nmant - 1)
 
 
-def from_ulps(
-    n: Float32[Array, "*shape"],
-    binade: Float32[Array, "*shape"],
-    dtype: jax.typing.DTypeLike,
-) -> Float32[Array, "*shape"]:
+def from_ulps(n: Floats32, binade: Floats32, dtype: DTypeLike) -> Floats32:
     """n·ulp in float32."""
     return n * 2.0 ** -jnp.finfo(dtype).nmant * binade
 
 
-def round_to_nearest(x: Sum, dtype: jax.typing.DTypeLike) -> Float32[Array, "*shape"]:
+def round_to_nearest(x: Sum, dtype: DTypeLike) -> Floats32:
     """The nearest number of a format, ties to even, in float32."""
-    ulps = in_ulps(x, dtype)
-    return _keep_nonfinite(from_ulps(ulps.n, ulps.binade, dtype), x)
+    n, _, binade = in_ulps(x, dtype)
+    return jnp.where(jnp.isfinite(x.rounded), from_ulps(n, binade, dtype), x.rounded)
 
 
-def stochastic_round(
-    x: Sum, bits: UInt32[Array, "*shape"], dtype: jax.typing.DTypeLike
-) -> Float32[Array, "*shape"]:
+def stochastic_round(x: Sum, bits: Bits, dtype: DTypeLike) -> Floats32:
     """One of the two neighbours in a format, with mean x, in float32.
 
-    Args:
-        x: the sum. NaN and infinity pass. Above the largest finite number the upper
-            neighbour is the next multiple of the ulp, which is infinity in the format.
-        bits: uniform random bits.
-        dtype: bfloat16 or float16.
+    NaN and infinity pass. Above the largest finite number the upper neighbour is the
+    next multiple of the ulp, which is infinity in the format.
     """
-    ulps = in_ulps(x, dtype)
+    n, offset, binade = in_ulps(x, dtype)
     info = jnp.finfo(dtype)
     # Below a power of two the ulp is half as large: the bfloat16 neighbours of 1 - 1e-9
     # are 1 and 1 - 2^-8, not 1 - 2^-7. The float32 sum is 1; only its error is below.
-    is_power_of_two = jnp.abs(ulps.n) == 2.0**info.nmant
-    is_normal = ulps.binade > float(info.tiny)
-    is_below = ulps.offset * ulps.n < 0.0
+    is_power_of_two = jnp.abs(n) == 2.0**info.nmant
+    is_normal = binade > float(info.tiny)
+    is_below = offset * n < 0.0
     spacing = jnp.where(is_power_of_two & is_normal & is_below, 0.5, 1.0)
-    probability = jnp.abs(ulps.offset) / spacing
+    probability = jnp.abs(offset) / spacing
     drawn = (bits >> (32 - RANDOM_BITS)).astype(jnp.int32)
     moves = drawn < (probability * 2.0**RANDOM_BITS).astype(jnp.int32)
-    n = ulps.n + jnp.where(moves, jnp.sign(ulps.offset) * spacing, 0.0)
-    return _keep_nonfinite(from_ulps(n, ulps.binade, dtype), x)
-
-
-def _keep_nonfinite(
-    rounded: Float32[Array, "*shape"], x: Sum
-) -> Float32[Array, "*shape"]:
-    return jnp.where(jnp.isfinite(x.rounded), rounded, x.rounded)
+    n += jnp.where(moves, jnp.sign(offset) * spacing, 0.0)
+    return jnp.where(jnp.isfinite(x.rounded), from_ulps(n, binade, dtype), x.rounded)
 
 
 @jax.custom_jvp
-def rounded_update(
-    target: Float32[Array, "*shape"],
-    param: Float32[Array, "*shape"],
-    update: Float32[Array, "*shape"],
-) -> Float32[Array, "*shape"]:
+def rounded_update(target: Floats32, param: Floats32, update: Floats32) -> Floats32:
     """The update that moves a parameter exactly to its rounded target.
 
     If parameter or target is NaN or infinite, it is the given update. -0 stays -0. The

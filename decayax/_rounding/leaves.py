@@ -1,7 +1,5 @@
 """Which leaves are rounded, and how a rounding stage is put around an optimizer."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax.numpy as jnp
@@ -9,8 +7,7 @@ import optax
 
 from decayax._core.dtypes import dtype_of, is_inexact
 from decayax._core.paths import is_masked_leaf, leaves_with_path, path_str
-from decayax._core.strength import short_repr
-from decayax._transforms.kernel import is_optimizer, require_params
+from decayax._transforms.kernel import require_optimizer, require_params
 from decayax._transforms.precision import cast_around
 
 
@@ -22,7 +19,7 @@ def is_rounded(leaf: Any) -> bool:
     return dtype_of(leaf) in SIXTEEN_BITS
 
 
-def require_supported_dtypes(name: str, params: optax.Params | None) -> None:
+def _require_supported_dtypes(name: str, params: optax.Params) -> None:
     """Raise if a parameter is complex or has fewer than 16 bits."""
     for path, leaf in leaves_with_path(params):
         if is_masked_leaf(leaf) or not is_inexact(leaf):
@@ -37,32 +34,17 @@ def require_supported_dtypes(name: str, params: optax.Params | None) -> None:
             )
 
 
-def require_optimizer(name: str, optimizer: Any) -> None:
-    """Raise unless the value is a finished optimizer."""
-    if not is_optimizer(optimizer):
-        raise TypeError(
-            f"{name}: takes a finished optimizer such as optax.adamw(1e-3), got "
-            f"{short_repr(optimizer)}."
-        )
-
-
 def check_params(
     name: str, transform: optax.GradientTransformationExtraArgs
 ) -> optax.GradientTransformationExtraArgs:
     """Check the dtypes of the parameters before each call of the transform."""
 
     def init(params: optax.Params) -> optax.OptState:
-        require_supported_dtypes(name, params)
+        _require_supported_dtypes(name, params)
         return transform.init(params)
 
-    def update(
-        updates: optax.Updates,
-        state: Any,
-        params: optax.Params | None = None,
-        **extra_args: Any,
-    ) -> tuple[optax.Updates, optax.OptState]:
-        require_params(name, params)
-        require_supported_dtypes(name, params)
+    def update(updates, state, params=None, **extra_args):
+        _require_supported_dtypes(name, require_params(name, params))
         return transform.update(updates, state, params, **extra_args)
 
     return optax.GradientTransformationExtraArgs(init, update)
@@ -75,6 +57,7 @@ def with_rounding(
 ) -> optax.GradientTransformationExtraArgs:
     """Run an optimizer in float32 and round its updates in a last stage."""
     require_optimizer(name, optimizer)
+    # The rounding stage needs the float32 updates, so they are not cast back.
     in_float32 = cast_around(
         optimizer, widen_updates=True, widen_params=True, restore_updates=False
     )

@@ -8,8 +8,6 @@ computes them inside the loop that rounds, without an array in memory.
 as long as the whole step of AdamW. So it makes only the key of each step.
 """
 
-from __future__ import annotations
-
 from typing import Any, TypeAlias
 
 import jax
@@ -26,6 +24,7 @@ GOLDEN_RATIO = 0x9E3779B9  # 2^32/φ: consecutive leaf numbers land far apart
 # What is rounded. Each purpose has its own bits under the same seed.
 WEIGHTS, STATE = range(2)
 
+Bits: TypeAlias = UInt32[Array, "*shape"]
 Key: TypeAlias = UInt32[Array, "2"]  # the key data of a threefry key
 StepKey: TypeAlias = tuple[UInt32[Array, ""], UInt32[Array, ""]]
 
@@ -60,24 +59,16 @@ def step_key(key: Key, purpose: int, step: jax.Array) -> StepKey:
     return first_word, second_word
 
 
-def random_bits(
-    key: StepKey, leaf: int, shape: tuple[int, ...]
-) -> UInt32[Array, "*shape"]:
-    """Uniform bits for every element of a leaf.
-
-    Args:
-        key: the key of the step.
-        leaf: number of the leaf in its tree. It enters as a constant between two
-            hashes: one key per leaf would take long to compile.
-        shape: shape of the leaf.
-    """
+def random_bits(key: StepKey, leaf: int, shape: tuple[int, ...]) -> Bits:
+    """Uniform bits for every element of the leaf with this number in its tree."""
     first_word, second_word = key
+    # A constant, and not a key per leaf, which would take long to compile.
     leaf_constant = jnp.uint32(leaf * GOLDEN_RATIO % 2**32)
     first_hash = _hash32(_element_index(shape) ^ first_word)
     return _hash32((first_hash + leaf_constant) ^ second_word)
 
 
-def _element_index(shape: tuple[int, ...]) -> UInt32[Array, "*shape"]:
+def _element_index(shape: tuple[int, ...]) -> Bits:
     """The row-major index of each element, modulo 2^32."""
     index, stride = jnp.zeros(shape, jnp.uint32), 1
     for axis in reversed(range(len(shape))):
@@ -87,11 +78,9 @@ def _element_index(shape: tuple[int, ...]) -> UInt32[Array, "*shape"]:
     return index
 
 
-def _hash32(x: UInt32[Array, "*shape"]) -> UInt32[Array, "*shape"]:
-    """A bijection of 32 bits in which each bit depends on all: Wellons' lowbias32.
-
-    https://nullprogram.com/blog/2018/07/31/
-    """
+def _hash32(x: Bits) -> Bits:
+    """A bijection of 32 bits in which each bit depends on all: Wellons' lowbias32."""
+    # https://nullprogram.com/blog/2018/07/31/
     x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
     x = (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)
     return x ^ (x >> 16)

@@ -6,19 +6,17 @@ With round-to-nearest, a bfloat16 average with β = 0.999 stays where it is: a c
 a thousandth is less than half an ulp.
 """
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import DTypeLike
 
 from decayax._core.dtypes import dtype_of
 from decayax._core.paths import flatten_with_path
 from decayax._core.strength import short_repr
 from decayax._rounding.grid import stochastic_round, Sum
-from decayax._rounding.leaves import require_optimizer
 from decayax._rounding.random_bits import (
     key_from_seed,
     random_bits,
@@ -27,7 +25,7 @@ from decayax._rounding.random_bits import (
     step_key,
     StepKey,
 )
-from decayax._transforms.kernel import increment
+from decayax._transforms.kernel import increment, require_optimizer
 from decayax._transforms.precision import cast_around
 
 
@@ -41,7 +39,7 @@ class StateDtypeState(NamedTuple):
 
 def with_state_dtype(
     optimizer: optax.GradientTransformation,
-    dtype: jax.typing.DTypeLike,
+    dtype: DTypeLike,
     *,
     seed: int | jax.Array = 0,
 ) -> optax.GradientTransformationExtraArgs:
@@ -66,11 +64,6 @@ def with_state_dtype(
         stores float32 arrays with at least one axis in ``dtype``. Updates keep the
         gradients' dtypes.
 
-    Raises:
-        TypeError: ``optimizer`` is not a finished optimizer; another dtype; the seed is
-            not an integer.
-        ValueError: the seed is out of its range.
-
     Example:
         >>> import decayax as dx, jax, jax.numpy as jnp, optax
         >>> adam = dx.with_state_dtype(optax.adam(1e-3), jnp.bfloat16)
@@ -93,12 +86,7 @@ def with_state_dtype(
         inner = _cast_arrays(in_float32.init(params), jnp.float32, jnp.bfloat16)
         return StateDtypeState(jnp.zeros((), jnp.int32), key_from_seed(seed), inner)
 
-    def update(
-        updates: optax.Updates,
-        state: Any,
-        params: optax.Params | None = None,
-        **extra_args: Any,
-    ) -> tuple[optax.Updates, StateDtypeState]:
+    def update(updates, state, params=None, **extra_args):
         inner = _cast_arrays(state.inner, jnp.bfloat16, jnp.float32)
         updates, inner = in_float32.update(updates, inner, params, **extra_args)
         key = step_key(state.key, STATE, state.count)
@@ -108,9 +96,7 @@ def with_state_dtype(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _cast_arrays(
-    state: optax.OptState, old: jax.typing.DTypeLike, new: jax.typing.DTypeLike
-) -> optax.OptState:
+def _cast_arrays(state: Any, old: DTypeLike, new: DTypeLike) -> Any:
     """Cast the arrays of one dtype to another."""
     return jax.tree.map(lambda x: x.astype(new) if _is_array(x, old) else x, state)
 
@@ -131,6 +117,6 @@ def _round_arrays(
     return treedef.unflatten(new_leaves)
 
 
-def _is_array(leaf: Any, dtype: jax.typing.DTypeLike) -> bool:
+def _is_array(leaf: Any, dtype: DTypeLike) -> bool:
     # Scalars are hyper-parameters and counters; their memory does not matter.
     return dtype_of(leaf) == dtype and jnp.ndim(leaf) > 0

@@ -5,10 +5,8 @@ for the schedule of λ. A family of decays supplies the leaf function only; the 
 the chain is the user's choice.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -16,12 +14,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Inexact
 
-from decayax._core.dtypes import (
-    cast_like,
-    compute_dtype,
-    dtype_of,
-    is_inexact,
-)
+from decayax._core.dtypes import cast_like, compute_dtype, dtype_of, is_inexact
 from decayax._core.paths import (
     flatten_with_path,
     is_masked_leaf,
@@ -33,6 +26,7 @@ from decayax._core.strength import (
     as_strength,
     is_zero,
     ScalarOrSchedule,
+    short_repr,
     Strength,
     strength_at,
     times,
@@ -40,11 +34,10 @@ from decayax._core.strength import (
 from decayax.masks._resolve import MaskOrFn, resolve_nonzero_mask
 
 
+Leaf: TypeAlias = Inexact[Array, "*shape"]
+Rate: TypeAlias = Inexact[Array, ""]
 # (update, parameter, rate) -> update, on arrays of one dtype.
-LeafPull = Callable[
-    [Inexact[Array, "*shape"], Inexact[Array, "*shape"], Inexact[Array, ""]],
-    Inexact[Array, "*shape"],
-]
+LeafPull: TypeAlias = Callable[[Leaf, Leaf, Rate], Leaf]
 
 EXCLUDE_HINT = "Exclude it with False in mask=, or replace it with None."
 
@@ -58,14 +51,7 @@ class DecayState(NamedTuple):
 def pull(
     name: str, leaf: LeafPull, weight_decay: ScalarOrSchedule, mask: MaskOrFn
 ) -> optax.GradientTransformationExtraArgs:
-    """Build the transform ``update ← leaf(update, θ, λ_t·multiplier)``.
-
-    Args:
-        name: its public name, for errors.
-        leaf: the rule for one leaf.
-        weight_decay: λ, a strength or a schedule of it.
-        mask: which parameters decay, and the multiplier of each.
-    """
+    """Build the transform of a leaf function; errors start with its public name."""
     if not callable(weight_decay):
         weight_decay = as_strength(name, "weight_decay", weight_decay)
 
@@ -76,14 +62,8 @@ def pull(
         rate_by_path(name, strength, mask, params)
         return DecayState(count=jnp.zeros([], jnp.int32))
 
-    # Here and below `state` is Any, because optax's OptState cannot be narrowed.
-    def update(
-        updates: optax.Updates,
-        state: Any,
-        params: optax.Params | None = None,
-        **extra_args: Any,
-    ) -> tuple[optax.Updates, DecayState]:
-        del extra_args
+    # In this library `update` has the types of optax's TransformUpdateExtraArgsFn.
+    def update(updates, state, params=None, **extra_args):
         params = require_params(name, params)
         strength = strength_at(name, "weight_decay", weight_decay, state.count)
         rates = rate_by_path(name, strength, mask, params)
@@ -119,15 +99,9 @@ def _apply_leaf(
 def rate_by_path(
     name: str, strength: Strength, mask: MaskOrFn, params: optax.Params
 ) -> dict[Path, Strength]:
-    """λ·multiplier by path, for the parameters that decay.
-
-    A rate that is known to be 0 is left out. All other parameters must be
-    floating-point.
-    """
-    rates = {
-        path: times(strength, multiplier)
-        for path, multiplier in resolve_nonzero_mask(name, mask, params).items()
-    }
+    """λ·multiplier by path, for the parameters that decay: a concrete 0 is left out."""
+    multipliers = resolve_nonzero_mask(name, mask, params)
+    rates = {path: times(strength, factor) for path, factor in multipliers.items()}
     rates = {path: rate for path, rate in rates.items() if not is_zero(rate)}
     for path, param in leaves_with_path(params):
         if path in rates:
@@ -136,32 +110,23 @@ def rate_by_path(
 
 
 def map_leaves(
-    name: str,
-    f: Callable[[Path, Any, Any], Any],
-    updates: optax.Updates,
-    params: optax.Params | None,
+    name: str, f: Callable[[Path, Any, Any], Any], updates: optax.Updates, params: Any
 ) -> optax.Updates:
-    """Map ``f(path, update, parameter) -> update`` over all leaves.
+    """Map ``f(path, update, parameter) -> update``; None and MaskedNode pass."""
 
-    None and MaskedNode in the updates pass unchanged.
-    """
-
-    def with_param(path: Path, update: Any, param: Any) -> tuple[Any, Any]:
+    def with_param(path, update, param):
         return f(path, update, param), param
 
     return map_leaf_pairs(name, with_param, updates, params)[0]
 
 
 def map_leaf_pairs(
-    name: str,
-    f: Callable[[Path, Any, Any], tuple[Any, Any]],
-    updates: optax.Updates,
-    others: Any,
+    name: str, f: Callable[[Path, Any, Any], tuple], updates: optax.Updates, others: Any
 ) -> tuple[optax.Updates, Any]:
-    """Map ``f(path, update, other) -> (update, other)`` over all leaves: two trees.
+    """Map ``f(path, update, other) -> (update, other)`` over two trees.
 
-    ``others`` is a tree like the updates: parameters or moments. Where the updates hold
-    None or MaskedNode, both leaves pass unchanged.
+    The others are parameters or moments. Where the updates hold None or MaskedNode,
+    both leaves pass unchanged.
     """
     flat, treedef = flatten_with_path(updates)
     try:
@@ -195,6 +160,15 @@ def is_optimizer(value: Any) -> bool:
     """Whether the value is an optimizer, and not a function that makes one."""
     has_methods = hasattr(value, "init") and hasattr(value, "update")
     return has_methods and not isinstance(value, type)
+
+
+def require_optimizer(name: str, value: Any) -> None:
+    """Raise unless the value is an optimizer, and not a function that makes one."""
+    if not is_optimizer(value):
+        raise TypeError(
+            f"{name}: takes a finished optimizer such as optax.adam(1e-3), got "
+            f"{short_repr(value)}."
+        )
 
 
 def require_params(name: str, params: optax.Params | None) -> optax.Params:

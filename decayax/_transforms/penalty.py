@@ -21,7 +21,8 @@ def l2_penalty(
     .. math:: \tfrac12\,\lambda \sum_i m_i \|\theta_i\|^2
 
     Args:
-        params: real parameters of any structure; None and ``MaskedNode`` are skipped.
+        params: parameters of any structure; those that decay must be real. None and
+            ``MaskedNode`` are skipped.
         weight_decay: :math:`\lambda`, as for :func:`add_l2_to_grad`, but not a
             schedule: a loss has no step.
         mask: :math:`m`, as for :func:`decoupled_decay`.
@@ -29,16 +30,11 @@ def l2_penalty(
     Returns:
         A 0-d array, float32 or wider.
 
-    Raises:
-        TypeError: ``weight_decay`` is a schedule; a parameter that counts is complex.
-
     Example:
         >>> import jax, decayax as dx, jax.numpy as jnp
-        >>> params = {"w": jnp.array([3.0, 4.0]), "b": jnp.array([1.0])}
-        >>> print(dx.l2_penalty(params, 0.1, mask={"w": True, "b": False}))
-        1.25
-        >>> print(jax.grad(dx.l2_penalty)(params, 0.1)["w"])  # 0.1 * w
-        [0.3 0.4]
+        >>> params = jnp.array([3.0, 4.0])
+        >>> print(dx.l2_penalty(params, 0.1), jax.grad(dx.l2_penalty)(params, 0.1))
+        1.25 [0.3 0.4]
 
     Reference:
         Krogh and Hertz, *A simple weight decay can improve generalization*, NeurIPS

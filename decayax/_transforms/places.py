@@ -11,32 +11,19 @@ to a finished optimizer: it acts in the third place, with the rate γ_tλ.
 from __future__ import annotations
 
 import optax
-from jaxtyping import Array, Inexact
 
-from decayax._core.strength import (
-    lr_scaled_strength,
-    ScalarOrSchedule,
-    short_repr,
-)
-from decayax._transforms.kernel import is_optimizer, pull
+from decayax._core.strength import lr_scaled_strength, ScalarOrSchedule
+from decayax._transforms.kernel import Leaf, pull, Rate, require_optimizer
 from decayax._transforms.precision import cast_around
 from decayax.masks._resolve import MaskOrFn
 
 
-def plus_decay(
-    update: Inexact[Array, "*shape"],
-    param: Inexact[Array, "*shape"],
-    rate: Inexact[Array, ""],
-) -> Inexact[Array, "*shape"]:
+def plus_decay(update: Leaf, param: Leaf, rate: Rate) -> Leaf:
     """Return u + λθ, for updates that the learning rate will negate."""
     return update + rate * param
 
 
-def minus_decay(
-    update: Inexact[Array, "*shape"],
-    param: Inexact[Array, "*shape"],
-    rate: Inexact[Array, ""],
-) -> Inexact[Array, "*shape"]:
+def minus_decay(update: Leaf, param: Leaf, rate: Rate) -> Leaf:
     """Return Δ − λθ, for finished updates."""
     return update - rate * param
 
@@ -116,10 +103,9 @@ def decoupled_decay(
         [-0.002  0.004]
 
     Reference:
-        Loshchilov and Hutter, *Decoupled weight decay regularization*,
-        https://arxiv.org/abs/1711.05101, Algorithm 2, line 12. The paper multiplies
-        :math:`\lambda` by the schedule only; here the learning rate multiplies it, as
-        in torch and optax. For the paper's decay see :func:`independent_decay`.
+        Loshchilov and Hutter, https://arxiv.org/abs/1711.05101, Algorithm 2, line 12.
+        The paper multiplies :math:`\lambda` by the schedule only, as in
+        :func:`independent_decay`; here, in torch and in optax the learning rate does.
     """
     return pull("decoupled_decay", plus_decay, weight_decay, mask)
 
@@ -150,8 +136,7 @@ def independent_decay(
         [-0.02 -0.46]
 
     Reference:
-        Loshchilov and Hutter, *Decoupled weight decay regularization*,
-        https://arxiv.org/abs/1711.05101, Algorithm 2, line 12 (:math:`\eta_t\lambda`).
+        Loshchilov and Hutter, https://arxiv.org/abs/1711.05101, Algorithm 2, line 12.
     """
     return pull("independent_decay", minus_decay, weight_decay, mask)
 
@@ -189,10 +174,6 @@ def with_decay(
         The optimizer with decay. Updates keep the gradients' dtypes and the state its
         own, also where the optimizer alone would change them.
 
-    Raises:
-        TypeError: ``optimizer`` is a ``MultiSteps`` object, or a function that makes an
-            optimizer.
-
     Example:
         >>> import optax, decayax as dx, jax.numpy as jnp
         >>> opt = dx.with_decay(optax.radam(0.01), 0.1, learning_rate=0.01)
@@ -200,10 +181,6 @@ def with_decay(
         >>> updates, _ = opt.update(grads, opt.init(params), params)
         >>> print(updates)  # zero gradient: -0.01 * 0.1 * params
         [-0.002  0.004]
-
-    Reference:
-        Loshchilov and Hutter, *Decoupled weight decay regularization*,
-        https://arxiv.org/abs/1711.05101, Algorithm 2, line 12.
     """
     name = "with_decay"
     # MultiSteps(...).gradient_transformation() is a tuple of its bound methods.
@@ -213,13 +190,8 @@ def with_decay(
             f"{name}: got a MultiSteps object; outside of it, every mini-step would "
             "decay. Put the decay inside: MultiSteps(with_decay(optimizer, ...), k)."
         )
-    if not is_optimizer(optimizer):
-        raise TypeError(
-            f"{name}: takes a finished optimizer such as optax.radam(1e-3), "
-            f"got {short_repr(optimizer)}."
-        )
-    if learning_rate is None:
-        rate = weight_decay
-    else:
+    require_optimizer(name, optimizer)
+    rate = weight_decay
+    if learning_rate is not None:
         rate = lr_scaled_strength(name, learning_rate, weight_decay)
     return cast_around(optax.chain(optimizer, pull(name, minus_decay, rate, mask)))

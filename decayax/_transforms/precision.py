@@ -4,8 +4,6 @@ Optax calculates in the dtypes that it gets. In float16 Adam's ε = 1e-8 is 0, a
 bfloat16 β₂ = 0.999 is 1.
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator
 from typing import Any
@@ -26,16 +24,9 @@ def cast_around(
 ) -> optax.GradientTransformationExtraArgs:
     """Run ``inner`` on float32 copies of 16-bit trees, then restore their dtypes.
 
-    The new state always gets the dtypes of the old one: they never change between
-    steps.
-
-    Args:
-        inner: any transform, ours or not.
-        widen_updates: ``inner`` sees 16-bit updates as float32.
-        widen_state: ``inner`` sees its own 16-bit state as float32.
-        widen_params: ``inner`` sees 16-bit parameters as float32, in ``init`` too; a
-            state with the parameters' dtypes is then float32.
-        restore_updates: cast the new updates to the dtypes of the incoming ones.
+    ``inner`` sees float32 copies of the trees that are widened. With ``widen_params``
+    it sees them in ``init`` too, so a state with the parameters' dtypes is float32.
+    Updates keep their dtypes if ``restore_updates`` is set, the state always does.
     """
     inner = optax.with_extra_args_support(inner)
 
@@ -44,12 +35,7 @@ def cast_around(
             state = inner.init(_to_float32_if(widen_params, params))
         return jax.tree.map(strip_weak_type, state)
 
-    def update(
-        updates: optax.Updates,
-        state: Any,
-        params: optax.Params | None = None,
-        **extra_args: Any,
-    ) -> tuple[optax.Updates, optax.OptState]:
+    def update(updates, state, params=None, **extra_args):
         with _standard_promotion():
             new_updates, new_state = inner.update(
                 _to_float32_if(widen_updates, updates),

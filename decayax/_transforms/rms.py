@@ -6,21 +6,14 @@ r"""RMSprop's preconditioner: divide by the root of a moving average of g².
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Inexact, Int
+from jaxtyping import Array, Float, Int
 
-from decayax._core.dtypes import (
-    cast_like,
-    compute_dtype,
-    dtype_of,
-    is_inexact,
-    to_float32,
-)
-from decayax._core.paths import Path
+from decayax._core.dtypes import cast_like, compute_dtype, dtype_of, is_inexact
 from decayax._core.strength import (
     as_average_rate,
     as_strength,
@@ -28,7 +21,15 @@ from decayax._core.strength import (
     Scalar,
     Strength,
 )
-from decayax._transforms.kernel import increment, map_leaf_pairs, require_inexact
+from decayax._transforms.kernel import (
+    increment,
+    Leaf,
+    map_leaf_pairs,
+    require_inexact,
+)
+
+
+Moment: TypeAlias = Float[Array, "*shape"]
 
 
 class ScaleByRmsState(NamedTuple):
@@ -39,60 +40,42 @@ class ScaleByRmsState(NamedTuple):
 
 
 def rms_step(
-    grad: Inexact[Array, "*shape"],
-    nu: Float[Array, "*shape"],
+    grad: Leaf,
+    nu: Moment,
     count: Int[Array, ""],
-    *,
     decay: Strength,
     eps: Strength,
     eps_in_sqrt: bool,
     bias_correction: bool,
-) -> tuple[Inexact[Array, "*shape"], Float[Array, "*shape"]]:
+) -> tuple[Leaf, Moment]:
     """V ← βV + (1 − β)|g|² and u = g/(√V̂ + ε), where V̂ is V or V/(1 − βᵗ)."""
-    nu = second_moment(grad, nu, decay)
-    unbiased = bias_corrected(nu, decay, count) if bias_correction else nu
-    return direction(grad, unbiased, eps, eps_in_sqrt), nu
-
-
-def second_moment(
-    grad: Inexact[Array, "*shape"], nu: Float[Array, "*shape"], decay: Strength
-) -> Float[Array, "*shape"]:
-    """V ← βV + (1 − β)|g|²."""
-    square = jnp.real(grad * jnp.conj(grad))
-    dtype = compute_dtype(square, nu)
-    gain = jnp.asarray(1.0 - decay, dtype)
-    return jnp.asarray(decay, dtype) * nu.astype(dtype) + gain * square.astype(dtype)
-
-
-def direction(
-    grad: Inexact[Array, "*shape"],
-    nu: Float[Array, "*shape"],
-    eps: Strength,
-    eps_in_sqrt: bool,
-) -> Inexact[Array, "*shape"]:
-    """u = g/(√V + ε), or g/√(V + ε)."""
     dtype = compute_dtype(grad, nu)
+    grad = jnp.asarray(grad, dtype)
+    square = jnp.real(grad * jnp.conj(grad))
+    beta = jnp.asarray(decay, square.dtype)
+    # 1 − β before the cast: rounded to float32, a β near 1 loses digits of 1 − β.
+    gain = jnp.asarray(1.0 - decay, square.dtype)
+    nu = beta * nu.astype(square.dtype) + gain * square
+    unbiased = bias_corrected(nu, decay, count) if bias_correction else nu
     epsilon = jnp.asarray(eps, nu.dtype)
-    scale = root(nu + epsilon) if eps_in_sqrt else root(nu) + epsilon
-    return grad.astype(dtype) / scale.astype(dtype)
+    scale = root(unbiased + epsilon) if eps_in_sqrt else root(unbiased) + epsilon
+    return grad / scale.astype(dtype), nu
 
 
-def root(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """√x with derivative 0 at 0, which a weight with λθ = g = 0 needs."""
-    positive = x > 0
-    # The inner `where` matters: the derivative of √ at 0 is inf, and 0 · inf is NaN.
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1)), 0)
-
-
-def bias_corrected(
-    nu: Float[Array, "*shape"], decay: Strength, count: Int[Array, ""]
-) -> Float[Array, "*shape"]:
+def bias_corrected(nu: Moment, decay: Strength, count: Int[Array, ""]) -> Moment:
     """V̂ = V/(1 − βᵗ), with 1 − βᵗ = −expm1(t·log β): no cancellation for β near 1."""
     if isinstance(decay, float):
         log_decay = math.log(decay) if decay > 0.0 else -math.inf
     else:
         log_decay = jnp.log(jnp.asarray(decay, nu.dtype))
     return nu / -jnp.expm1(count.astype(nu.dtype) * log_decay)
+
+
+def root(x: Moment) -> Moment:
+    """√x with derivative 0 at 0, which a weight with λθ = g = 0 needs."""
+    positive = x > 0
+    # The inner `where` matters: the derivative of √ at 0 is inf, and 0 · inf is NaN.
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1)), 0)
 
 
 def scale_by_rms(
@@ -109,10 +92,9 @@ def scale_by_rms(
         V_t = \beta V_{t-1} + (1-\beta)\,|g_t|^2, \qquad
         u_t = \frac{g_t}{\sqrt{V_t} + \epsilon}
 
-    Put :func:`add_l2_to_grad` before it for RMSprop with L2. Put
-    :func:`decoupled_decay` after it for RMSprop with decoupled decay, which torch and
-    optax do not have. With ``bias_correction=True`` the chain with
-    :func:`decoupled_decay` is AdamW with :math:`\beta_1 = 0`.
+    With :func:`add_l2_to_grad` before it, it is RMSprop with L2; with
+    :func:`decoupled_decay` after it, RMSprop with decoupled decay (and with
+    ``bias_correction=True``, AdamW with :math:`\beta_1 = 0`).
 
     Complex gradients: :math:`V` is the average of :math:`|g|^2`, as in optax. torch
     treats real and imaginary parts as two weights; wrap the optimizer in
@@ -128,11 +110,10 @@ def scale_by_rms(
         bias_correction: use :math:`V_t/(1-\beta^t)`, as Adam does.
 
     Returns:
-        A transform that keeps the dtypes of the updates. It calculates 16-bit leaves
-        in float32. Its state is a counter and :math:`V` in the parameters' dtypes; the
-        step uses :math:`V` before it is rounded to them. A 16-bit :math:`V` is not
-        accurate: in bfloat16 it hardly falls for :math:`\beta` near 1, and in float16
-        it overflows for gradients beyond 800.
+        A transform that treats dtypes as :func:`decoupled_decay` does. Its state is a
+        counter and :math:`V` in the parameters' dtypes; the step uses :math:`V` before
+        it is rounded to them. A 16-bit :math:`V` is not accurate: in bfloat16 it hardly
+        falls for :math:`\beta` near 1; in float16 it overflows for gradients above 800.
 
     Example:
         >>> import optax, decayax as dx, jax.numpy as jnp
@@ -152,29 +133,22 @@ def scale_by_rms(
     start = as_strength(name, "initial_scale", initial_scale, NUMBER_HINT)
 
     def init(params: optax.Params) -> ScaleByRmsState:
-        nu = jax.tree.map(lambda param: _initial_moment(param, start), params)
+        def moment(param: Any) -> Moment:
+            dtype = dtype_of(param) if is_inexact(param) else jnp.float32
+            # finfo of a complex dtype is that of its real part.
+            return jnp.full_like(param, start, dtype=jnp.finfo(dtype).dtype)
+
+        nu = jax.tree.map(moment, params)
         return ScaleByRmsState(count=jnp.zeros([], jnp.int32), nu=nu)
 
-    def update(
-        updates: optax.Updates,
-        state: Any,
-        params: optax.Params | None = None,
-        **extra_args: Any,
-    ) -> tuple[optax.Updates, ScaleByRmsState]:
-        del params, extra_args
+    def update(updates, state, params=None, **extra_args):
         count = increment(state.count)
 
-        def step(path: Path, grad: Any, nu: jax.Array) -> tuple[Any, jax.Array]:
+        def step(path, grad, nu):
             hint = "Replace it with None, or exclude it with optax.masked."
             require_inexact(name, "gradient", path, grad, hint)
             direction, new_nu = rms_step(
-                to_float32(grad),
-                nu,
-                count,
-                decay=beta,
-                eps=epsilon,
-                eps_in_sqrt=eps_in_sqrt,
-                bias_correction=bias_correction,
+                grad, nu, count, beta, epsilon, eps_in_sqrt, bias_correction
             )
             return cast_like(direction, grad), cast_like(new_nu, nu)
 
@@ -182,9 +156,3 @@ def scale_by_rms(
         return updates, ScaleByRmsState(count=count, nu=nu)
 
     return optax.GradientTransformationExtraArgs(init, update)
-
-
-def _initial_moment(param: Any, scale: Strength) -> jax.Array:
-    dtype = dtype_of(param) if is_inexact(param) else jnp.float32
-    real_dtype = jnp.finfo(dtype).dtype
-    return jnp.full_like(param, scale, dtype=real_dtype)

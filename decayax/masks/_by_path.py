@@ -6,7 +6,7 @@ import difflib
 import itertools
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, NoReturn, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 import optax
 
@@ -17,58 +17,29 @@ from decayax._core.paths import (
     path_str,
     summarize_paths,
 )
-from decayax._core.strength import short_repr, Strength
-from decayax.masks._mask import check_mask, decide, Decision, Mask
+from decayax._core.strength import short_repr
+from decayax.masks._mask import check_mask, decide, Decision, Decisions, Mask
 from decayax.masks._resolve import as_multiplier, MaskOrFn, Multiplier
 
 
 # A multiplier that depends on the match, such as one that grows with the depth.
 MultiplierFn: TypeAlias = Callable[[re.Match[str]], Multiplier]
+Rule: TypeAlias = tuple[str | re.Pattern[str], Multiplier | MultiplierFn]
 LITERAL = re.compile(r"[\w/~ -]")  # a character that a pattern matches as it is
 
 
-class PathRule(NamedTuple):
-    """A pattern and the multiplier of the paths that it matches, as the user wrote."""
-
-    pattern: str | re.Pattern[str]
-    multiplier: Multiplier | MultiplierFn
-
-    @property
-    def text(self) -> str:
-        """The pattern without its flags."""
-        return self.pattern if isinstance(self.pattern, str) else self.pattern.pattern
-
-    def __repr__(self) -> str:
-        """The pair, so that the repr of a mask is an expression."""
-        return repr(tuple(self))
-
-
-def by_path(
-    rules: Sequence[tuple[str | re.Pattern[str], Multiplier | MultiplierFn]],
-    *,
-    default: MaskOrFn | None = None,
-) -> Mask:
+def by_path(rules: Sequence[Rule], *, default: MaskOrFn | None = None) -> Mask:
     r"""A mask by ordered rules on the paths of the parameters; the first match wins.
-
-    .. math:: m_i = m_{\min\{k \,:\, \text{pattern}_k \text{ matches path}_i\}}
 
     Args:
         rules: pairs (pattern, multiplier). A pattern is a regular expression for the
-            **whole** '/'-joined path, as in big_vision: ``".*/kernel"``, not
-            ``"kernel"``. A multiplier is True, False, a number >= 0, or a function of
-            the ``re.Match``, for strengths that grow with the depth.
+            **whole** '/'-joined path: ``".*/kernel"``, not ``"kernel"``. A multiplier
+            is True, False, a number >= 0, or a function of the ``re.Match``, for
+            strengths that grow with the depth. Each rule must match a parameter that
+            no earlier rule matches. (If ``optax.masked`` or ``partition`` left a
+            ``MaskedNode``, this may be a parameter below it.)
         default: for the parameters that no rule matches: a multiplier, or another mask
             such as ``no_bias_or_norm``. None: a rule must match every parameter.
-
-    Returns:
-        A mask for ``mask=``: a function from parameters to a tree of multipliers.
-
-    Raises:
-        TypeError, ValueError: a pattern is not a valid regular expression; a multiplier
-            is neither a bool nor a number >= 0. When the mask is used: a rule matches
-            no parameter, or only parameters that earlier rules match; no rule matches
-            a parameter. (If ``optax.masked`` or ``partition`` left a ``MaskedNode``, a
-            rule may match a parameter below it.)
 
     Example:
         >>> import decayax as dx, jax.numpy as jnp
@@ -78,7 +49,7 @@ def by_path(
         {'kernel': 3.0}
 
     Reference:
-        Ordered rules as in big_vision's ``optax.py`` (Beyer et al.).
+        Ordered rules and strengths as in big_vision's ``wd_mults`` (Beyer et al.).
     """
     name = "masks.by_path"
     if not isinstance(rules, Sequence) or isinstance(rules, str):
@@ -86,19 +57,19 @@ def by_path(
             f"{name}: rules must be a list of pairs (pattern, multiplier), got "
             f"{short_repr(rules)}."
         )
-    checked = [_as_path_rule(name, rule) for rule in rules]
+    for rule in rules:
+        _check_rule(name, rule)
     check_mask(name, default)
-    return Mask(name, _decide_by_path, (checked,), {"default": default})
+    pairs = [tuple(rule) for rule in rules]
+    return Mask(name, _decide_by_path, (pairs,), {"default": default})
 
 
-def _as_path_rule(name: str, rule: Any) -> PathRule:
-    """Check one rule."""
+def _check_rule(name: str, rule: Any) -> None:
     if not (isinstance(rule, tuple | list) and len(rule) == 2):
         raise TypeError(
             f"{name}: a rule must be a pair (pattern, multiplier), got {rule!r}."
         )
     pattern, multiplier = rule
-    checked = PathRule(pattern, multiplier)
     if not isinstance(pattern, str | re.Pattern):
         raise TypeError(
             f"{name}: a pattern must be a string, got {short_repr(pattern)}."
@@ -112,30 +83,32 @@ def _as_path_rule(name: str, rule: Any) -> PathRule:
             f"{name}: {pattern!r} is not a valid regular expression: {error}. Use '.*' "
             "(not '*') to match any text."
         ) from None
-    return checked
 
 
 def _decide_by_path(
-    name: str, params: optax.Params, rules: list[PathRule], *, default: MaskOrFn | None
-) -> dict[Path, Decision]:
+    name: str, params: optax.Params, rules: list[Rule], *, default: MaskOrFn | None
+) -> Decisions:
     flat, treedef = flatten_with_path(params)
     paths = [path for path, leaf in flat if not is_masked_leaf(leaf)]
     masked = [path for path, leaf in flat if isinstance(leaf, optax.MaskedNode)]
     if not paths:
         return {}
-    decided: dict[Path, Decision] = {}
-    for rule in rules:
-        matches = _matches(rule, paths)
+    decided: Decisions = {}
+    for pattern, multiplier in rules:
+        regex = re.compile(pattern)
+        matches = {p: m for p in paths if (m := regex.fullmatch("/".join(p)))}
         new = [path for path in matches if path not in decided]
-        if not new and not any(_may_match_below(rule.text, path) for path in masked):
-            _raise_without_effect(name, rule, paths, shadowed=len(matches) > 0)
+        text = regex.pattern
+        if not new and not any(_may_match_below(text, path) for path in masked):
+            _raise_without_effect(name, text, paths, shadowed=len(matches) > 0)
         for path in new:
-            multiplier = _multiplier(name, rule, path, matches[path])
-            decided[path] = Decision(multiplier, f"path {rule.text}")
+            where = f"the multiplier that the rule {text!r} gives {path_str(path)}"
+            value = multiplier
+            if callable(multiplier):
+                value = _call(name, where, multiplier, matches[path])
+            decided[path] = Decision(as_multiplier(name, where, value), f"path {text}")
     undecided = [path for path in paths if path not in decided]
-    if not undecided:
-        return decided
-    if default is None:
+    if undecided and default is None:
         raise ValueError(
             f"{name}: no rule matches {summarize_paths(map(path_str, undecided), 1)}. "
             "Add a rule, or pass default=False or default=masks.no_bias_or_norm."
@@ -149,34 +122,18 @@ def _decide_by_path(
     return decided
 
 
-def _matches(rule: PathRule, paths: list[Path]) -> dict[Path, re.Match[str]]:
-    matches = {}
-    for path in paths:
-        if match := re.fullmatch(rule.pattern, "/".join(path)):
-            matches[path] = match
-    return matches
-
-
-def _multiplier(
-    name: str, rule: PathRule, path: Path, match: re.Match[str]
-) -> Strength:
-    """The multiplier that a rule gives to a path that it matches."""
-    where = f"the multiplier that the rule {rule.text!r} gives {path_str(path)}"
-    if not callable(rule.multiplier):
-        return as_multiplier(name, where, rule.multiplier)
+def _call(name: str, where: str, function: MultiplierFn, match: re.Match[str]) -> Any:
     try:
-        value = rule.multiplier(match)
+        return function(match)
     except Exception as error:
         error.add_note(f"{name}: raised by {where}. It is called with the re.Match.")
         raise
-    return as_multiplier(name, where, value)
 
 
 def _may_match_below(pattern: str, masked: Path) -> bool:
-    """Whether a pattern may match a path at or below a MaskedNode.
+    """Whether a pattern may match a path at or below a MaskedNode; True if unclear.
 
-    The parameters below it are unknown, so that only the literal beginning of the
-    pattern is compared. The answer is True if it is not clear.
+    The parameters below it are unknown: only the pattern's literal beginning counts.
     """
     above = "/".join(masked)
     literal = "".join(itertools.takewhile(LITERAL.match, pattern))
@@ -190,15 +147,15 @@ def _may_match_below(pattern: str, masked: Path) -> bool:
 
 
 def _raise_without_effect(
-    name: str, rule: PathRule, paths: list[Path], shadowed: bool
+    name: str, pattern: str, paths: list[Path], shadowed: bool
 ) -> NoReturn:
     if shadowed:
         raise ValueError(
-            f"{name}: the rule {rule.text!r} has no effect: earlier rules match all of "
+            f"{name}: the rule {pattern!r} has no effect: earlier rules match all of "
             "its parameters. Move it up, or remove it."
         )
     names = [path_str(path) for path in paths]
-    anywhere = f".*({rule.text.removeprefix('^').removesuffix('$')}).*"
+    anywhere = f".*({pattern.removeprefix('^').removesuffix('$')}).*"
     partly = [path for path in names if re.fullmatch(anywhere, path)]
     if partly:
         hint = (
@@ -206,6 +163,6 @@ def _raise_without_effect(
             f"{anywhere!r} to match {partly[0]}."
         )
     else:
-        near = difflib.get_close_matches(rule.text, names, cutoff=0)
+        near = difflib.get_close_matches(pattern, names, cutoff=0)
         hint = f"The nearest paths are {', '.join(near)}."
-    raise ValueError(f"{name}: the rule {rule.text!r} matches no parameter. {hint}")
+    raise ValueError(f"{name}: the rule {pattern!r} matches no parameter. {hint}")

@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 import optax
 
-from decayax._core.paths import leaves_with_path, Path
-from decayax._core.strength import Strength
-from decayax.masks._mask import Decision, Mask
+from decayax._core.paths import leaves_with_path
+from decayax.masks._mask import Decision, Decisions, Mask
 from decayax.masks._resolve import as_multiplier, Multiplier
 from decayax.masks._roles import OTHER, roles
 
@@ -22,9 +21,7 @@ def by_role(
     norm_scale: Multiplier = False,
     other: Multiplier | None = None,
 ) -> Mask:
-    r"""A mask by the role of each parameter.
-
-    .. math:: m_i = m_{\text{role}(i)}
+    """A mask by the role of each parameter.
 
     The role follows from the first of these that is known: the words in the leaf's own
     name (``kernel``, ``w``, ``bias``, ``scale``, ...); the type of the module in a tree
@@ -40,13 +37,6 @@ def by_role(
         norm_scale: multiplier of the scales of LayerNorm, RMSNorm, BatchNorm, ...
         other: multiplier of all other parameters. None: 1 for leaves with 2 or more
             axes, 0 for the others. ``describe`` marks these, too: check them.
-
-    Returns:
-        A mask for ``mask=``: a function from parameters to a tree of multipliers.
-
-    Raises:
-        TypeError, ValueError: a multiplier is neither a bool nor a number >= 0. When
-            the mask is used: the parameters are one bare array, not a tree.
 
     Example:
         >>> import decayax as dx, jax.numpy as jnp
@@ -66,40 +56,28 @@ def by_role(
         "norm_scale": norm_scale,
         "other": other,
     }
-    _as_multipliers(name, given)
+    for role, multiplier in given.items():
+        if role != OTHER or multiplier is not None:
+            as_multiplier(name, role, multiplier)
     return Mask(name, _decide_by_role, kwargs=given)
 
 
-def _as_multipliers(name: str, given: dict[str, Any]) -> dict[str, Strength]:
-    """The checked multiplier of each role; without "other" if it is None."""
-    return {
-        role: as_multiplier(name, role, value)
-        for role, value in given.items()
-        if role != OTHER or value is not None
-    }
-
-
-def _decide_by_role(
-    name: str, params: optax.Params, **given: Any
-) -> dict[Path, Decision]:
-    multipliers = _as_multipliers(name, given)
-    shapes = {path: np.shape(leaf) for path, leaf in leaves_with_path(params)}
+def _decide_by_role(name: str, params: optax.Params, **given: Any) -> Decisions:
+    axes = {path: np.ndim(leaf) for path, leaf in leaves_with_path(params)}
     decided = {}
     for path, role in roles(params).items():
-        rule = f"role {role.name}"
-        if role.name in multipliers:
-            multiplier = multipliers[role.name]
-            if not role.sure and role.name != OTHER:
-                rule += ", guessed from its axes"
-        elif len(shapes[path]) >= 2:  # other=None
-            multiplier, rule = 1.0, f"{rule}, 2 or more axes"
-        else:
-            multiplier, rule = 0.0, f"{rule}, fewer than 2 axes"
-        decided[path] = Decision(multiplier, rule)
+        multiplier, why = given[role.name], ""
+        if multiplier is None:  # only `other` may be None
+            multiplier = axes[path] >= 2
+            why = ", 2 or more axes" if multiplier else ", fewer than 2 axes"
+        elif not role.sure and role.name != OTHER:
+            why = ", guessed from its axes"
+        checked = as_multiplier(name, role.name, multiplier)
+        decided[path] = Decision(checked, f"role {role.name}{why}")
     return decided
 
 
-def _decide_no_bias_or_norm(name: str, params: optax.Params) -> dict[Path, Decision]:
+def _decide_no_bias_or_norm(name: str, params: optax.Params) -> Decisions:
     return _decide_by_role(name, params, **by_role().kwargs)
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
 import optax
 
 from decayax._core.dtypes import compute_dtype
-from decayax._core.paths import Path, path_str
+from decayax._core.paths import path_str
 from decayax._core.strength import Scalar, Strength, times
-from decayax.masks._mask import check_mask, decide, Decision, Mask
+from decayax.masks._mask import check_mask, decide, Decision, Decisions, Mask
 from decayax.masks._resolve import as_multiplier, MaskOrFn
 
 
@@ -21,14 +22,7 @@ def all_of(*masks: MaskOrFn) -> Mask:
     .. math:: m = m^{(1)} m^{(2)} \cdots
 
     Args:
-        masks: one or more masks: masks of this module, trees, prefixes, functions,
-            None.
-
-    Returns:
-        A mask for ``mask=``.
-
-    Raises:
-        TypeError, ValueError: no mask, or a list of masks.
+        masks: one or more: masks of this module, trees, prefixes, functions, None.
 
     Example:
         >>> import decayax as dx, jax.numpy as jnp
@@ -38,9 +32,8 @@ def all_of(*masks: MaskOrFn) -> Mask:
         {'a': {'kernel': 1.0}, 'b': {'kernel': 0.5}}
 
     Reference:
-        Multipliers as fuzzy membership, with the product as "and", the maximum as "or"
-        and the complement as "not": Zadeh, *Fuzzy sets*, Information and Control 8,
-        1965. (Zadeh's "and" is the minimum; the product is the probabilistic "and".)
+        Zadeh, *Fuzzy sets*, Information and Control 8, 1965, for the maximum as "or"
+        and 1 - m as "not". (Its "and" is the minimum; this is the probabilistic one.)
     """
     _check_masks("masks.all_of", masks)
     return Mask("masks.all_of", _decide_all_of, masks)
@@ -54,21 +47,12 @@ def any_of(*masks: MaskOrFn) -> Mask:
     Args:
         masks: as for :func:`all_of`.
 
-    Returns:
-        A mask for ``mask=``.
-
-    Raises:
-        TypeError, ValueError: no mask, or a list of masks.
-
     Example:
         >>> import decayax as dx, jax.numpy as jnp
         >>> params = {"dense": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}}
         >>> biases = dx.masks.by_path([(".*/bias", 0.1)], default=False)
         >>> dx.masks.any_of(dx.masks.no_bias_or_norm, biases)(params)
         {'dense': {'bias': 0.1, 'kernel': 1.0}}
-
-    Reference:
-        As for :func:`all_of`.
     """
     _check_masks("masks.any_of", masks)
     return Mask("masks.any_of", _decide_any_of, masks)
@@ -80,22 +64,14 @@ def invert(mask: MaskOrFn) -> Mask:
     .. math:: m' = \max(1 - m, 0)
 
     Args:
-        mask: a mask of this module, a tree, a prefix, a function, or None.
-
-    Returns:
-        A mask for ``mask=``.
-
-    Raises:
-        ValueError: when the mask is used: a concrete multiplier is above 1.
+        mask: any mask, as for :func:`all_of`. A concrete multiplier above 1 is an
+            error when the mask is used.
 
     Example:
         >>> import decayax as dx, jax.numpy as jnp
         >>> params = {"dense": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}}
         >>> dx.masks.invert(dx.masks.no_bias_or_norm)(params)
         {'dense': {'bias': 1.0, 'kernel': 0.0}}
-
-    Reference:
-        As for :func:`all_of`.
     """
     check_mask("masks.invert", mask)
     return Mask("masks.invert", _decide_invert, (mask,))
@@ -107,92 +83,76 @@ def scale(mask: MaskOrFn, factor: Scalar) -> Mask:
     .. math:: m' = c\, m
 
     Args:
-        mask: as for :func:`invert`.
+        mask: any mask, as for :func:`all_of`.
         factor: :math:`c \ge 0`: a number, a 0-d array or a tracer.
-
-    Returns:
-        A mask for ``mask=``.
-
-    Raises:
-        TypeError, ValueError: the factor is not a number >= 0.
 
     Example:
         >>> import decayax as dx, jax.numpy as jnp
         >>> params = {"dense": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}}
         >>> dx.masks.scale(dx.masks.no_bias_or_norm, 0.5)(params)
         {'dense': {'bias': 0.0, 'kernel': 0.5}}
-
-    Reference:
-        Per-group strengths as in big_vision's ``wd_mults`` (Beyer et al.).
     """
     check_mask("masks.scale", mask)
     checked = as_multiplier("masks.scale", "factor", factor)
     return Mask("masks.scale", _decide_scale, (mask, checked))
 
 
-def _check_masks(name: str, masks: Sequence[MaskOrFn]) -> None:
+def _check_masks(name: str, masks: tuple[MaskOrFn, ...]) -> None:
     if not masks:
         raise ValueError(f"{name}: pass at least one mask.")
     for mask in masks:
         # A list of masks would be read as a tree with functions as entries.
-        listed = isinstance(mask, list | tuple)
-        if listed and any(isinstance(entry, Mask) for entry in mask):
+        if isinstance(mask, list | tuple) and any(isinstance(m, Mask) for m in mask):
             raise TypeError(
                 f"{name}: got a list of masks. Write {name}(a, b), not [a, b]."
             )
         check_mask(name, mask)
 
 
-def _decide_all_of(
-    name: str, params: optax.Params, *masks: MaskOrFn
-) -> dict[Path, Decision]:
-    return _join(name, params, masks, times, "all of")
+def _decide_all_of(name: str, params: optax.Params, *masks: MaskOrFn) -> Decisions:
+    return _join([decide(name, mask, params) for mask in masks], times, "all of")
 
 
-def _decide_any_of(
-    name: str, params: optax.Params, *masks: MaskOrFn
-) -> dict[Path, Decision]:
-    return _join(name, params, masks, _maximum, "any of")
+def _decide_any_of(name: str, params: optax.Params, *masks: MaskOrFn) -> Decisions:
+    return _join([decide(name, mask, params) for mask in masks], _maximum, "any of")
 
 
 def _join(
-    name: str,
-    params: optax.Params,
-    masks: Sequence[MaskOrFn],
-    operator: Callable[[Strength, Strength], Strength],
-    words: str,
-) -> dict[Path, Decision]:
-    decided = [decide(name, mask, params) for mask in masks]
+    decided: list[Decisions], join: Callable[[Any, Any], Strength], words: str
+) -> Decisions:
     joined = {}
     for path in decided[0]:
-        parts = [by_path[path] for by_path in decided]
-        multiplier = functools.reduce(operator, [part.multiplier for part in parts])
+        parts = [decisions[path] for decisions in decided]
+        multiplier = functools.reduce(join, [part.multiplier for part in parts])
         rules = "; ".join(part.rule for part in parts)
         joined[path] = Decision(multiplier, f"{words} ({rules})")
     return joined
 
 
-def _decide_invert(
-    name: str, params: optax.Params, mask: MaskOrFn
-) -> dict[Path, Decision]:
+def _decide_invert(name: str, params: optax.Params, mask: MaskOrFn) -> Decisions:
     inverted = {}
     for path, (multiplier, rule) in decide(name, mask, params).items():
-        if isinstance(multiplier, float) and multiplier > 1.0:
+        if not isinstance(multiplier, float):
+            traced = jnp.asarray(multiplier, compute_dtype(multiplier))
+            complement = jnp.maximum(1.0 - traced, 0.0)  # a tracer cannot raise
+        elif multiplier <= 1.0:
+            complement = 1.0 - multiplier
+        else:
             raise ValueError(
                 f"{name}: the multiplier of {path_str(path)} must be <= 1, got "
                 f"{multiplier}. Pass a mask of True, False and numbers from 0 to 1."
             )
-        inverted[path] = Decision(_complement(multiplier), f"not ({rule})")
+        inverted[path] = Decision(complement, f"not ({rule})")
     return inverted
 
 
 def _decide_scale(
     name: str, params: optax.Params, mask: MaskOrFn, factor: Strength
-) -> dict[Path, Decision]:
-    scaled = {}
-    for path, (multiplier, rule) in decide(name, mask, params).items():
-        scaled[path] = Decision(times(factor, multiplier), f"{rule}, scaled")
-    return scaled
+) -> Decisions:
+    return {
+        path: Decision(times(factor, multiplier), f"{rule}, scaled")
+        for path, (multiplier, rule) in decide(name, mask, params).items()
+    }
 
 
 def _maximum(a: Strength, b: Strength) -> Strength:
@@ -201,10 +161,3 @@ def _maximum(a: Strength, b: Strength) -> Strength:
     # A Python float takes the dtype of the array, as JAX's weak types do.
     dtype = compute_dtype(*(x for x in (a, b) if not isinstance(x, float)))
     return jnp.maximum(jnp.asarray(a, dtype), jnp.asarray(b, dtype))
-
-
-def _complement(multiplier: Strength) -> Strength:
-    """1 - m, at least 0: a traced m above 1 cannot raise an error."""
-    if isinstance(multiplier, float):
-        return 1.0 - multiplier
-    return jnp.maximum(1.0 - jnp.asarray(multiplier, compute_dtype(multiplier)), 0.0)

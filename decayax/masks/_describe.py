@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 from decayax._core.dtypes import dtype_of
-from decayax._core.paths import is_masked_leaf, leaves_with_path, path_str
+from decayax._core.paths import leaves_with_path, path_str
 from decayax._core.strength import is_zero, Strength
 from decayax._core.table import aligned, html_table
 from decayax.masks._mask import check_mask, decide
@@ -87,24 +87,18 @@ class Description:
 
 
 def describe(mask: MaskOrFn, params: optax.Params) -> Description:
-    r"""What a mask decides for every parameter, to check before training.
-
-    .. math:: i \mapsto (\text{path}_i, \text{role}_i, m_i, \text{rule}_i)
+    """What a mask decides for every parameter, to check before training.
 
     Args:
         mask: any mask: a mask of this module, a tree, a prefix, a function, or None.
-        params: the parameters, or their shapes.
+        params: the parameters, or their shapes. For an Equinox model, pass
+            ``eqx.filter(model, eqx.is_array)``; for an NNX model, pass
+            ``nnx.state(model, nnx.Param)``.
 
     Returns:
         A description. ``print`` shows it as a table; ``.rows`` is the same as plain
-        data (path, shape, dtype, role, sure, multiplier, rule); ``.decayed`` and
-        ``.excluded`` count the numbers in the parameters. A question mark follows a
-        role that no name determines: check these decisions.
-
-    Raises:
-        TypeError, ValueError: a leaf is not an array (for an Equinox model, pass
-            ``eqx.filter(model, eqx.is_array)``; for an NNX model, pass
-            ``nnx.state(model, nnx.Param)``); the mask does not fit the parameters.
+        data; ``.decayed`` and ``.excluded`` count the numbers in the parameters. A
+        question mark follows a role that no name determines: check these decisions.
 
     Example:
         >>> import decayax as dx, jax.numpy as jnp
@@ -114,29 +108,24 @@ def describe(mask: MaskOrFn, params: optax.Params) -> Description:
         dense/bias    (3,)    float32  bias             0  role bias
         dense/kernel  (2, 3)  float32  kernel           1  role kernel
         decayed: 6 numbers in 1 parameter; excluded: 3 numbers in 1 parameter
-
-    Reference:
-        Parameter tables as in CLU's ``parameter_overview``, with the decisions added.
     """
     name = "masks.describe"
     require_parameters(name, params)
     check_mask(name, mask)
     decisions = decide(name, mask, params)
-    role_by_path = roles(params)
-    rows = []
-    for path, leaf in leaves_with_path(params):
-        if is_masked_leaf(leaf):
-            continue
-        row = Row(
+    leaves = dict(leaves_with_path(params))
+    rows = [
+        Row(
             path=path_str(path),
-            shape=tuple(np.shape(leaf)),
-            dtype=str(dtype_of(leaf)),
-            role=role_by_path[path].name,
-            sure=role_by_path[path].sure,
+            shape=tuple(np.shape(leaves[path])),
+            dtype=str(dtype_of(leaves[path])),
+            role=role.name,
+            sure=role.sure,
             multiplier=decisions[path].multiplier,
             rule=decisions[path].rule,
         )
-        rows.append(row)
+        for path, role in roles(params).items()
+    ]
     return Description(tuple(rows))
 
 

@@ -1,11 +1,9 @@
 """Class Mask: a mask that gives every parameter a multiplier and the rule behind it."""
 
-from __future__ import annotations
-
 import dataclasses
 import reprlib
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import optax
 
@@ -32,18 +30,21 @@ class Decision(NamedTuple):
     rule: str  # why: "role bias", "path block_0/.*"
 
 
+Decisions: TypeAlias = dict[Path, Decision]
+
+
 @dataclasses.dataclass(frozen=True, repr=False)
 class Mask:
     """A mask with reasons. Call it with the parameters for a tree of multipliers."""
 
     name: str  # public name of what made it: "masks.by_path"; for errors and repr
-    # (name, params, *args, **kwargs) -> decisions. At the top level of its module, not
-    # a closure, so that masks pickle.
-    function: Callable[..., dict[Path, Decision]]
+    # Its arguments are name, params, *args, **kwargs. It is at the top level of its
+    # module, not a closure, so that masks pickle.
+    function: Callable[..., Decisions]
     args: tuple[Any, ...] = ()  # as the user passed them
     kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
-    def decide(self, params: optax.Params) -> dict[Path, Decision]:
+    def decide(self, params: optax.Params) -> Decisions:
         """The decision for every parameter, by path."""
         require_tree(self.name, params)
         return self.function(self.name, params, *self.args, **self.kwargs)
@@ -60,8 +61,7 @@ class Mask:
     def __repr__(self) -> str:
         """The expression that makes the mask; long arguments are shortened."""
         shown = [ARGUMENT_REPR.repr(value) for value in self.args]
-        for key, value in self.kwargs.items():
-            shown.append(f"{key}={ARGUMENT_REPR.repr(value)}")
+        shown += [f"{k}={ARGUMENT_REPR.repr(v)}" for k, v in self.kwargs.items()]
         return f"{self.name}({', '.join(shown)})" if shown else self.name
 
     def __hash__(self) -> int:
@@ -70,24 +70,17 @@ class Mask:
 
 
 def check_mask(name: str, mask: MaskOrFn) -> None:
-    """Raise a TypeError or ValueError if a mask tree has a wrong entry.
-
-    Args:
-        name: public name of the function that takes the mask, for errors.
-        mask: what the user passed. A function is checked when it is called.
-    """
+    """Raise for a wrong entry of a mask tree. A function is checked when called."""
     if mask is not None and not is_mask_fn(mask):
         tree_multipliers(name, mask)
 
 
-def decide(name: str, mask: MaskOrFn, params: optax.Params) -> dict[Path, Decision]:
+def decide(name: str, mask: MaskOrFn, params: optax.Params) -> Decisions:
     """The decision of any mask (a Mask, a tree, a function, None), by path."""
     if isinstance(mask, Mask):
         return mask.decide(params)
     require_tree(name, params)
-    if mask is None:
-        rule = "mask None: all"
-    else:
-        rule = "mask function" if is_mask_fn(mask) else "mask tree"
+    kind = "function" if is_mask_fn(mask) else "tree"
+    rule = "mask None: all" if mask is None else f"mask {kind}"
     multipliers = resolve_mask(name, mask, params)
     return {path: Decision(value, rule) for path, value in multipliers.items()}

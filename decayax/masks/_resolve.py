@@ -1,11 +1,8 @@
 """Resolve a mask: what the user passes → one multiplier for each parameter.
 
-A mask gives every parameter a multiplier of the decay: True (1), False (0) or a number
-≥ 0. Its entries are matched to the parameters by path: an entry holds for every
+The entries of a mask are matched to the parameters by path: an entry holds for every
 parameter at or below its path, and the two trees may consist of different containers.
 """
-
-from __future__ import annotations
 
 import difflib
 import functools
@@ -14,7 +11,6 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeAlias
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -26,17 +22,12 @@ from decayax._core.paths import (
     path_str,
     summarize_paths,
 )
-from decayax._core.strength import (
-    as_strength,
-    is_concrete,
-    is_zero,
-    short_repr,
-    Strength,
-)
+from decayax._core.strength import as_strength, is_zero, short_repr, Strength
 
 
 # One multiplier as a user writes it: True is 1, False is 0.
 Multiplier: TypeAlias = bool | float | jax.Array
+Multipliers: TypeAlias = dict[Path, Strength]  # checked, by path
 # A pytree of multipliers: the parameter tree, or a prefix of it such as one number.
 MaskTree: TypeAlias = Any
 # It is called with the parameter tree, where each leaf is a jax.ShapeDtypeStruct.
@@ -55,14 +46,12 @@ MASK_FN_HINT = (
 
 def resolve_nonzero_mask(
     name: str, mask: MaskOrFn, params: optax.Params
-) -> dict[Path, Strength]:
+) -> Multipliers:
     """`resolve_mask`, but raise a ValueError if the mask excludes every parameter."""
     multipliers = resolve_mask(name, mask, params)
     # A group of optax.partition may hold no parameter that decays.
-    partial_tree = any(
-        isinstance(leaf, optax.MaskedNode) for _, leaf in leaves_with_path(params)
-    )
-    if multipliers and not partial_tree and all(map(is_zero, multipliers.values())):
+    is_group = any(isinstance(x, optax.MaskedNode) for _, x in leaves_with_path(params))
+    if multipliers and not is_group and all(map(is_zero, multipliers.values())):
         hint = f"{MASK_FN_HINT} " if is_mask_fn(mask) else ""
         raise ValueError(
             f"{name}: the mask matches no parameter: {_listed(multipliers)} all get "
@@ -73,22 +62,11 @@ def resolve_nonzero_mask(
     return multipliers
 
 
-def resolve_mask(
-    name: str, mask: MaskOrFn, params: optax.Params
-) -> dict[Path, Strength]:
-    """The multiplier of every parameter, by path.
+def resolve_mask(name: str, mask: MaskOrFn, params: optax.Params) -> Multipliers:
+    """The multiplier of every parameter, by path. None and MaskedNode are skipped.
 
-    Args:
-        name: public name of the caller, for errors: "adamw", "masks.by_path".
-        mask: None (1 for all), a tree or prefix of multipliers, or a function of the
-            parameters that returns one. The function sees shapes and dtypes, but no
-            values, so that it decides the same at init and at each update.
-        params: the parameters, or their shapes. None and MaskedNode are skipped.
-
-    Raises:
-        TypeError: an entry is neither a bool nor a number.
-        ValueError: an entry is negative or not finite, or is not at the path of a
-            parameter; a parameter has no entry; a function gets one bare array.
+    A mask function sees shapes and dtypes, but no values, so that it decides the same
+    at init and at each update. ``name`` is the public name of the caller, for errors.
     """
     flat, _ = flatten_with_path(params)
     masked = {path for path, leaf in flat if is_masked_leaf(leaf)}
@@ -96,17 +74,21 @@ def resolve_mask(
     if mask is None or not paths:
         return dict.fromkeys(paths, 1.0)
     if is_mask_fn(mask):
-        mask = _call_mask_fn(name, mask, params)
+        require_tree(name, params)
+        try:
+            mask = mask(jax.tree.map(_shape_only, params))
+        except Exception as error:
+            error.add_note(f"{name}: raised by the mask function. {MASK_FN_HINT}")
+            raise
     entries = tree_multipliers(name, mask)
     _require_fit(name, entries, paths, masked)
-    resolved = {}
-    for path in paths:
-        nearest = next(above for above in _prefixes(path) if above in entries)
-        resolved[path] = entries[nearest]
-    return resolved
+    return {
+        path: next(entries[above] for above in _prefixes(path) if above in entries)
+        for path in paths
+    }
 
 
-def tree_multipliers(name: str, mask: MaskTree) -> dict[Path, Strength]:
+def tree_multipliers(name: str, mask: MaskTree) -> Multipliers:
     """The checked multipliers of a mask tree, by the path of the entry."""
     return {
         path: as_multiplier(name, f"the mask's multiplier at {path_str(path)}", value)
@@ -116,22 +98,11 @@ def tree_multipliers(name: str, mask: MaskTree) -> dict[Path, Strength]:
 
 
 def as_multiplier(name: str, argument: str, value: Any) -> Strength:
-    """Check one multiplier: a bool, or a number >= 0.
-
-    Args:
-        name: public name of the caller, for errors.
-        argument: the name of the argument, or where the value is, for errors.
-        value: what the user passed.
-    """
+    """Check one multiplier: a bool, or a number >= 0."""
     if isinstance(value, bool):
         value = float(value)
-    elif getattr(value, "dtype", None) == np.bool_:
-        if np.shape(value) != ():
-            raise ValueError(
-                f"{name}: {argument} must be one number, got an array of shape "
-                f"{np.shape(value)}. {MULTIPLIER_HINT}"
-            )
-        value = float(value) if is_concrete(value) else value.astype(jnp.float32)
+    elif isinstance(value, np.bool_ | np.ndarray | jax.Array) and value.dtype == bool:
+        value = value.astype(np.float32)
     return as_strength(name, argument, value, MULTIPLIER_HINT)
 
 
@@ -155,12 +126,7 @@ def require_tree(name: str, params: optax.Params) -> None:
 
 
 def require_parameters(name: str, params: optax.Params) -> None:
-    """Raise for leaves that are not arrays, shapes or numbers, such as activations.
-
-    Args:
-        name: public name of the caller, for errors; the tree is its second argument.
-        params: what the user passed as the tree of parameters.
-    """
+    """Raise for leaves that are not arrays, shapes or numbers, such as activations."""
     for path, leaf in leaves_with_path(params):
         is_number = isinstance(leaf, int | float | complex)
         if not (is_number or hasattr(leaf, "shape") or is_masked_leaf(leaf)):
@@ -171,21 +137,11 @@ def require_parameters(name: str, params: optax.Params) -> None:
             )
 
 
-def _call_mask_fn(name: str, mask: MaskFn, params: optax.Params) -> MaskTree:
-    require_tree(name, params)
-    try:
-        return mask(jax.tree.map(_shape_only, params))
-    except Exception as error:
-        error.add_note(f"{name}: raised by the mask function. {MASK_FN_HINT}")
-        raise
-
-
 def _shape_only(leaf: Any) -> Any:
     if isinstance(leaf, numbers.Number):
         leaf = np.asarray(leaf)
-    if not hasattr(leaf, "shape") or not hasattr(leaf, "dtype"):
-        return leaf
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+    is_array = hasattr(leaf, "shape") and hasattr(leaf, "dtype")
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) if is_array else leaf
 
 
 def _prefixes(path: Path) -> Iterator[Path]:
@@ -198,27 +154,19 @@ def _listed(paths: Iterable[Path]) -> str:
 
 
 def _require_fit(
-    name: str, entries: dict[Path, Strength], paths: list[Path], masked: set[Path]
+    name: str, entries: Multipliers, paths: list[Path], masked: set[Path]
 ) -> None:
     """Raise for an entry without a parameter and for a parameter without an entry."""
     known = {prefix for path in [*paths, *masked] for prefix in _prefixes(path)}
-    strays = []
-    for entry in entries:
-        below_masked = any(above in masked for above in _prefixes(entry))
-        if entry not in known and not below_masked:
-            strays.append(entry)
+    strays = [e for e in entries if e not in known and masked.isdisjoint(_prefixes(e))]
     if strays:
-        near = difflib.get_close_matches(
-            path_str(strays[0]), map(path_str, paths), cutoff=0
-        )
+        names = map(path_str, paths)
+        near = difflib.get_close_matches(path_str(strays[0]), names, cutoff=0)
         raise ValueError(
             f"{name}: the mask has an entry for {_listed(strays)}, where there is no "
             f"parameter. The nearest parameters are {', '.join(near)}."
         )
-    missing = []
-    for path in paths:
-        if not any(above in entries for above in _prefixes(path)):
-            missing.append(path)
+    missing = [p for p in paths if entries.keys().isdisjoint(_prefixes(p))]
     if missing:
         raise ValueError(
             f"{name}: the mask says nothing about {_listed(missing)}. Give each "

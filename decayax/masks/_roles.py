@@ -1,33 +1,21 @@
 """The role of a parameter: kernel, embedding, bias, norm scale or other.
 
 Shapes mislead: attention biases are matrices, and stacked layers give norm scales
-another axis. So the role follows from the first of these that is known:
-
-1. the words in the leaf's own name;
-2. the type of the module that holds it, if the tree consists of modules (Equinox);
-3. the shape of the bias in the same module: the weight of a norm has the shape of its
-   bias; the weight of a layer has more axes, also if layers are stacked;
-4. the words in the name of that module;
-5. the number of axes. Such a role is a guess: it is marked as not sure.
+another axis. So names decide first, the number of axes last: see `by_role`.
 """
 
 import re
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 import optax
+from jax.tree_util import GetAttrKey, tree_flatten_with_path
 
 from decayax._core.paths import flatten_with_path, is_masked_leaf, Path
 
 
-KERNEL, EMBEDDING, BIAS, NORM_SCALE, OTHER = (
-    "kernel",
-    "embedding",
-    "bias",
-    "norm_scale",
-    "other",
-)
+KERNEL, EMBEDDING, BIAS = "kernel", "embedding", "bias"
+NORM_SCALE, OTHER = "norm_scale", "other"
 Shape = tuple[int, ...]
 
 # LayerNorm_0 is two words and a number, layernorm1 one and a number, conv2_d two.
@@ -98,31 +86,30 @@ class Leaf(NamedTuple):
 def roles(params: optax.Params) -> dict[Path, Role]:
     """The role of every leaf that is not None or MaskedNode, by path."""
     flat, _ = flatten_with_path(params)
-    module_types = _module_types(params, "")
-    shapes, places = {}, {}
-    for path, leaf in flat:
-        if not is_masked_leaf(leaf):
-            shapes[path] = tuple(np.shape(leaf))
-            places[path] = _split(path)
-    names = {(modules, name) for modules, name in places.values()}
-    bias_shapes = {}
-    for path, (modules, name) in places.items():
-        if _is_bias(name):
-            bias_shapes[modules, _stem(name)] = shapes[path]
+    types = _module_types(params, "")
+    leaves = [
+        (path, _split(path), tuple(np.shape(leaf)), module_type)
+        for (path, leaf), module_type in zip(flat, types, strict=True)
+        if not is_masked_leaf(leaf)
+    ]
+    places = {place for _, place, _, _ in leaves}
+    bias_shapes = {
+        (modules, _stem(name)): shape
+        for _, (modules, name), shape, _ in leaves
+        if _is_bias(name)
+    }
     found = {}
-    for (path, _), module_type in zip(flat, module_types, strict=True):
-        if path in places:
-            modules, name = places[path]
-            named = [key for key in modules if not key.isdigit()]
-            leaf = Leaf(
-                name=name,
-                shape=shapes[path],
-                module=named[-1] if named else "",
-                module_type=module_type,
-                bias_shape=bias_shapes.get((modules, _stem(name))),
-                beside_a=(modules, "a") in names or (modules, "A") in names,
-            )
-            found[path] = role_of(leaf)
+    for path, (modules, name), shape, module_type in leaves:
+        named = [key for key in modules if not key.isdigit()]
+        leaf = Leaf(
+            name=name,
+            shape=shape,
+            module=named[-1] if named else "",
+            module_type=module_type,
+            bias_shape=bias_shapes.get((modules, _stem(name))),
+            beside_a=(modules, "a") in places or (modules, "A") in places,
+        )
+        found[path] = role_of(leaf)
     return found
 
 
@@ -160,7 +147,8 @@ def _role_of_weight(leaf: Leaf) -> Role:
         return Role(KERNEL)
     if role := _role_of_module(_words(leaf.module_type)):
         return Role(role)
-    if leaf.bias_shape is not None and leaf.bias_shape == leaf.shape:
+    # The comparison with the bias holds for stacked layers too.
+    if leaf.bias_shape == leaf.shape:
         return Role(NORM_SCALE)
     if leaf.bias_shape is not None and len(leaf.bias_shape) < len(leaf.shape):
         return Role(KERNEL)
@@ -239,17 +227,11 @@ def _module_types(node: Any, module_type: str) -> list[str]:
     Containers (dicts, lists, tuples, Flax states) are not modules: the names in their
     paths are used. The same holds for an nnx.Param, whose type says nothing.
     """
-    children, _ = jax.tree_util.tree_flatten_with_path(
-        node, is_leaf=lambda x: x is not node
-    )
+    children, _ = tree_flatten_with_path(node, is_leaf=lambda x: x is not node)
     is_leaf = len(children) == 1 and children[0][1] is node
     if is_leaf or is_masked_leaf(node):
         return [module_type]
-    keys = [path[0] for path, _ in children]
-    has_fields = all(isinstance(key, jax.tree_util.GetAttrKey) for key in keys)
+    has_fields = all(isinstance(path[0], GetAttrKey) for path, _ in children)
     is_module = has_fields and not isinstance(node, tuple)
     module_type = type(node).__name__ if is_module else ""
-    types = []
-    for _, child in children:
-        types += _module_types(child, module_type)
-    return types
+    return [t for _, child in children for t in _module_types(child, module_type)]

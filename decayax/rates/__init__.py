@@ -7,12 +7,10 @@ libraries call ``weight_decay``, λ, is related to it in one of three ways:
     independent  rate_t = (γ_t/α) λ    AdamW paper, big_vision
     per step     rate_t = λ            TensorFlow Addons, dx.independent_decay
 
-γ_t is the learning rate and α its peak. The functions convert the conventions to the
-rate and to each other, and the rate to a timescale, a half-life or the fraction of a
-weight that a run retains. ``proportional_schedule`` is the independent rate. Python
-numbers and NumPy arrays are calculated in float64; JAX arrays and tracers give JAX
-arrays. If an argument is a schedule (step -> value), the result is a schedule too. Only
-``retained_fraction`` reduces a schedule to one number.
+γ_t is the learning rate and α its peak. ``proportional_schedule`` is the independent
+rate. Python numbers and NumPy arrays are calculated in float64; JAX arrays and tracers
+give JAX arrays. If an argument is a schedule (step -> value), the result is a schedule
+too. Only ``retained_fraction`` reduces a schedule to one number.
 
     >>> from decayax import rates
     >>> rate = rates.rate_from_lr_scaled(0.01, learning_rate=1e-3)
@@ -39,10 +37,6 @@ from decayax.rates._conventions import (
     proportional_schedule as proportional_schedule,
     rate_from_lr_scaled as rate_from_lr_scaled,
 )
-from decayax.rates._retention import (
-    rate_from_retained_fraction as rate_from_retained_fraction,
-    retained_fraction as retained_fraction,
-)
 from decayax.rates._scales import (
     normalised_from_weight_decay as normalised_from_weight_decay,
     prior_width_from_weight_decay as prior_width_from_weight_decay,
@@ -52,6 +46,8 @@ from decayax.rates._scales import (
 from decayax.rates._timescales import (
     half_life_steps_from_rate as half_life_steps_from_rate,
     rate_from_half_life_steps as rate_from_half_life_steps,
+    rate_from_retained_fraction as rate_from_retained_fraction,
     rate_from_timescale_steps as rate_from_timescale_steps,
+    retained_fraction as retained_fraction,
     timescale_steps_from_rate as timescale_steps_from_rate,
 )

@@ -1,8 +1,4 @@
-"""Conversions: one formula over checked values, in float64 NumPy or in JAX.
-
-Python numbers and NumPy arrays give float64 (a Python float if 0-d). JAX arrays and
-tracers give JAX arrays. If a value is a schedule, the conversion returns a schedule.
-"""
+"""Conversions: one formula over checked values, in float64 NumPy or in JAX."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias, TypeVar
@@ -19,6 +15,8 @@ from decayax._core.strength import is_concrete, require_real, ScalarOrSchedule, 
 # constraint is for unions: a type checker takes the first constraint that fits.
 Value = TypeVar("Value", float, np.ndarray, jax.Array, Schedule, ScalarOrSchedule)
 Real: TypeAlias = float | np.number
+# The type of the other arguments that are arrays: the result may be an array then.
+A = TypeVar("A", bound=np.ndarray | jax.Array)
 
 
 class Domain(NamedTuple):
@@ -48,14 +46,6 @@ RATE = Domain(
 DURATION = Domain(
     lambda x: x > 0, "> 0", "Pass a number > 0, or inf for no decay.", schedule=True
 )
-FRACTION = Domain(
-    lambda x: (x > 0) & (x <= 1), "in (0, 1]", "Pass the fraction that is left."
-)
-WHOLE = Domain(
-    lambda x: (x > 0) & np.isfinite(x) & (x == np.floor(x)),
-    "a whole number > 0",
-    "Pass a whole number of steps.",
-)
 NUMBER = Domain(
     lambda x: ~np.isnan(x), "a number", "The arguments exceed the range of float64."
 )
@@ -71,7 +61,7 @@ def require(name: str, argument: str, value: Any, domain: Domain) -> Any:
     known = np.asarray(value, np.float64)
     inside = np.asarray(domain.contains(known))
     if not inside.all():
-        index = tuple(int(i) for i in np.argwhere(~inside)[0])
+        index = tuple(np.argwhere(~inside)[0])
         where = f" at index {', '.join(map(str, index))}" if index else ""
         got = f"{float(known[index])}{where}"
         raise ValueError(f"{must} {domain.words}, got {got}. {domain.hint}")

@@ -1,8 +1,4 @@
-r"""Conventions of weight decay: each multiplies λ with another factor.
-
-    lr-scaled:   rate_t = γ_t λ        torch AdamW, optax, Keras
-    independent: rate_t = (γ_t/α) λ    AdamW paper, big_vision
-    per step:    rate_t = λ            TensorFlow Addons
+"""Conventions of weight decay: rate_t = γ_t λ (lr-scaled) or (γ_t/α) λ (independent).
 
 γ_t is the learning rate and α its peak, so λ_independent = α λ_lr-scaled.
 """
@@ -16,7 +12,7 @@ import jax
 import numpy as np
 
 from decayax._core.strength import Scalar, ScalarOrSchedule, Schedule
-from decayax.rates._checks import convert, NONNEGATIVE, POSITIVE, RATE, Real, Value
+from decayax.rates._checks import A, convert, NONNEGATIVE, POSITIVE, RATE, Real, Value
 
 
 # The type of both arguments, or of one of them if the other one is a number.
@@ -37,24 +33,17 @@ def rate_from_lr_scaled(
 def rate_from_lr_scaled(
     weight_decay: ScalarOrSchedule, *, learning_rate: ScalarOrSchedule
 ) -> ScalarOrSchedule: ...
-def rate_from_lr_scaled(
-    weight_decay: ScalarOrSchedule, *, learning_rate: ScalarOrSchedule
-) -> Any:
+def rate_from_lr_scaled(weight_decay: Any, *, learning_rate: Any) -> Any:
     r"""The rate of a decay that is multiplied by the learning rate.
 
     .. math:: \mathrm{rate}_t = \gamma_t\lambda
 
     Args:
-        weight_decay: :math:`\lambda \ge 0` of torch's AdamW, ``optax.adamw``, Keras or
-            ``dx.decoupled_decay``. A number, an array or a schedule.
-        learning_rate: :math:`\gamma_t \ge 0`, a number, an array or a schedule.
+        weight_decay: :math:`\lambda \ge 0` of ``optax.adamw``, ``dx.decoupled_decay``.
+        learning_rate: :math:`\gamma_t \ge 0`.
 
     Returns:
-        The fraction of a weight that one step removes, in [0, 1); a schedule if an
-        argument is one.
-
-    Raises:
-        ValueError: the rate is 1 or more.
+        The fraction of a weight that one step removes, in [0, 1).
 
     Example:
         >>> from decayax import rates
@@ -90,21 +79,19 @@ def lr_scaled_from_rate(
 def lr_scaled_from_rate(
     rate_per_step: ScalarOrSchedule, *, learning_rate: ScalarOrSchedule
 ) -> ScalarOrSchedule: ...
-def lr_scaled_from_rate(
-    rate_per_step: ScalarOrSchedule, *, learning_rate: ScalarOrSchedule
-) -> Any:
+def lr_scaled_from_rate(rate_per_step: Any, *, learning_rate: Any) -> Any:
     r"""The weight decay for torch's AdamW, optax and Keras that gives a rate.
 
     .. math:: \lambda_t = \mathrm{rate}_t/\gamma_t
 
     Args:
-        rate_per_step: the rate, in [0, 1). A number, an array or a schedule.
-        learning_rate: :math:`\gamma_t > 0`, a number, an array or a schedule. At steps
-            where a schedule is 0, no weight decay gives the rate, and the result is 0.
-            ``dx.independent_decay`` applies the rate at every step.
+        rate_per_step: the rate, in [0, 1).
+        learning_rate: :math:`\gamma_t > 0`. At steps where a schedule is 0, no weight
+            decay gives the rate, and the result is 0. ``dx.independent_decay`` applies
+            the rate at every step.
 
     Returns:
-        :math:`\lambda` for ``dx.decoupled_decay``; a schedule if an argument is one.
+        :math:`\lambda` for ``dx.decoupled_decay``.
 
     Example:
         >>> from decayax import rates
@@ -112,7 +99,7 @@ def lr_scaled_from_rate(
         0.01
     """
 
-    def quotient(xp: Any, rate_per_step: Any, learning_rate: Any) -> Any:
+    def quotient(xp, rate_per_step, learning_rate):
         positive = learning_rate > 0
         # The inner where keeps 0/0 out of the derivative too.
         divisor = xp.where(positive, learning_rate, 1.0)
@@ -142,24 +129,19 @@ def proportional_schedule(
     :math:`\gamma_t^2\lambda/\alpha`, as in AdamC.
 
     Args:
-        weight_decay: :math:`\lambda \ge 0`, a number, an array or a schedule.
-        learning_rate: :math:`\gamma_t \ge 0` of the optimizer, a number, an array or a
-            schedule.
+        weight_decay: :math:`\lambda \ge 0`.
+        learning_rate: :math:`\gamma_t \ge 0` of the optimizer.
         peak_learning_rate: :math:`\alpha > 0`, the largest learning rate.
 
     Returns:
         A schedule, step -> :math:`\lambda_t`, also if both arguments are numbers.
 
-    Raises:
-        ValueError: the learning rate is larger than its peak.
-
     Example:
         >>> import optax, decayax as dx
         >>> from decayax import rates
         >>> cosine = optax.cosine_decay_schedule(1e-3, 100)
-        >>> decay = rates.proportional_schedule(
-        ...     1e-4, learning_rate=cosine, peak_learning_rate=1e-3
-        ... )
+        >>> gamma = {"learning_rate": cosine, "peak_learning_rate": 1e-3}
+        >>> decay = rates.proportional_schedule(1e-4, **gamma)
         >>> paper = optax.chain(optax.adam(cosine), dx.independent_decay(decay))
         >>> print(f"{decay(0):.6f} {decay(50):.6f} {decay(100):.6f}")
         0.000100 0.000050 0.000000
@@ -169,9 +151,7 @@ def proportional_schedule(
     """
     name = "rates.proportional_schedule"
 
-    def formula(
-        xp: Any, weight_decay: Any, learning_rate: Any, peak_learning_rate: Any
-    ) -> Any:
+    def formula(xp, weight_decay, learning_rate, peak_learning_rate):
         multiplier = learning_rate / peak_learning_rate
         # In NumPy all values are concrete. A float32 schedule may round its peak up.
         if xp is np and (multiplier > 1.0 + 1e-6).any():
@@ -193,24 +173,15 @@ def proportional_schedule(
     return result if scheduled else lambda step: result
 
 
-@overload
 def independent_from_lr_scaled(
-    weight_decay: Value, *, peak_learning_rate: Real
-) -> Value: ...
-@overload
-def independent_from_lr_scaled(
-    weight_decay: ScalarOrSchedule, *, peak_learning_rate: Scalar
-) -> ScalarOrSchedule: ...
-def independent_from_lr_scaled(
-    weight_decay: ScalarOrSchedule, *, peak_learning_rate: Scalar
-) -> Any:
+    weight_decay: Value, *, peak_learning_rate: Real | A
+) -> Value | A:
     r"""From torch's, optax's and Keras's weight decay to that of the AdamW paper.
 
     .. math:: \lambda_{\text{independent}} = \alpha\,\lambda_{\text{lr-scaled}}
 
     Args:
-        weight_decay: :math:`\lambda \ge 0` that the library multiplies by the learning
-            rate. A number, an array or a schedule.
+        weight_decay: :math:`\lambda \ge 0`, to be multiplied by :math:`\gamma_t`.
         peak_learning_rate: :math:`\alpha > 0`, the largest learning rate.
 
     Returns:
@@ -229,24 +200,15 @@ def independent_from_lr_scaled(
     )
 
 
-@overload
 def lr_scaled_from_independent(
-    weight_decay: Value, *, peak_learning_rate: Real
-) -> Value: ...
-@overload
-def lr_scaled_from_independent(
-    weight_decay: ScalarOrSchedule, *, peak_learning_rate: Scalar
-) -> ScalarOrSchedule: ...
-def lr_scaled_from_independent(
-    weight_decay: ScalarOrSchedule, *, peak_learning_rate: Scalar
-) -> Any:
+    weight_decay: Value, *, peak_learning_rate: Real | A
+) -> Value | A:
     r"""From the AdamW paper's weight decay to that of torch, optax and Keras.
 
     .. math:: \lambda_{\text{lr-scaled}} = \lambda_{\text{independent}}/\alpha
 
     Args:
-        weight_decay: :math:`\lambda \ge 0` of the AdamW paper, big_vision, nanodo. A
-            number, an array or a schedule.
+        weight_decay: :math:`\lambda \ge 0` of the AdamW paper, big_vision, nanodo.
         peak_learning_rate: :math:`\alpha > 0`, the largest learning rate.
 
     Returns:

@@ -1,22 +1,19 @@
 """Weight decays in units of the run or of the data, which carry over to other runs."""
 
-from typing import Any, overload
+from decayax.rates._checks import (
+    A,
+    convert,
+    DURATION,
+    NONNEGATIVE,
+    POSITIVE,
+    Real,
+    Value,
+)
 
-from decayax._core.strength import Scalar, ScalarOrSchedule
-from decayax.rates._checks import convert, DURATION, NONNEGATIVE, POSITIVE, Real, Value
 
-
-@overload
 def weight_decay_from_normalised(
-    normalised: Value, *, batch_size: Real, samples: Real, epochs: Real
-) -> Value: ...
-@overload
-def weight_decay_from_normalised(
-    normalised: ScalarOrSchedule, *, batch_size: Scalar, samples: Scalar, epochs: Scalar
-) -> ScalarOrSchedule: ...
-def weight_decay_from_normalised(
-    normalised: ScalarOrSchedule, *, batch_size: Scalar, samples: Scalar, epochs: Scalar
-) -> Any:
+    normalised: Value, *, batch_size: Real | A, samples: Real | A, epochs: Real | A
+) -> Value | A:
     r"""The weight decay of the AdamW paper from its normalised form.
 
     .. math:: \lambda = \lambda_{\text{norm}}\sqrt{b/(BT)}
@@ -25,19 +22,16 @@ def weight_decay_from_normalised(
         normalised: :math:`\lambda_{\text{norm}} \ge 0`; the paper finds 0.025 to 0.05.
         batch_size: :math:`b > 0`, samples per step.
         samples: :math:`B > 0`, samples in the training set.
-        epochs: :math:`T > 0`, epochs of the run, or of the current period if the
-            schedule restarts.
+        epochs: :math:`T > 0`, of the run, or of the period if the schedule restarts.
 
     Returns:
-        :math:`\lambda` of the *independent* convention, to be multiplied by
-        :math:`\eta_t`. :func:`lr_scaled_from_independent` converts it for ``dx.adamw``.
+        :math:`\lambda` of the *independent* convention.
+        :func:`lr_scaled_from_independent` converts it for ``dx.adamw``.
 
     Example:
         >>> from decayax import rates
-        >>> decay = rates.weight_decay_from_normalised(
-        ...     0.025, batch_size=128, samples=50_000, epochs=100
-        ... )
-        >>> print(f"{decay:.6g}")
+        >>> run = {"batch_size": 128, "samples": 50_000, "epochs": 100}
+        >>> print(f"{rates.weight_decay_from_normalised(0.025, **run):.6g}")
         0.000126491
 
     Reference:
@@ -55,25 +49,9 @@ def weight_decay_from_normalised(
     )
 
 
-@overload
 def normalised_from_weight_decay(
-    weight_decay: Value, *, batch_size: Real, samples: Real, epochs: Real
-) -> Value: ...
-@overload
-def normalised_from_weight_decay(
-    weight_decay: ScalarOrSchedule,
-    *,
-    batch_size: Scalar,
-    samples: Scalar,
-    epochs: Scalar,
-) -> ScalarOrSchedule: ...
-def normalised_from_weight_decay(
-    weight_decay: ScalarOrSchedule,
-    *,
-    batch_size: Scalar,
-    samples: Scalar,
-    epochs: Scalar,
-) -> Any:
+    weight_decay: Value, *, batch_size: Real | A, samples: Real | A, epochs: Real | A
+) -> Value | A:
     r"""The normalised form of a weight decay of the AdamW paper.
 
     .. math:: \lambda_{\text{norm}} = \lambda\sqrt{BT/b}
@@ -82,17 +60,15 @@ def normalised_from_weight_decay(
         weight_decay: :math:`\lambda \ge 0` of the *independent* convention.
         batch_size: :math:`b > 0`, samples per step.
         samples: :math:`B > 0`, samples in the training set.
-        epochs: :math:`T > 0`, epochs of the run or of the current period.
+        epochs: :math:`T > 0`, of the run or of the period.
 
     Returns:
         :math:`\lambda_{\text{norm}}`, which carries over to other batches and lengths.
 
     Example:
         >>> from decayax import rates
-        >>> normalised = rates.normalised_from_weight_decay(
-        ...     1.26491e-4, batch_size=128, samples=50_000, epochs=100
-        ... )
-        >>> print(f"{normalised:.6g}")
+        >>> run = {"batch_size": 128, "samples": 50_000, "epochs": 100}
+        >>> print(f"{rates.normalised_from_weight_decay(1.26491e-4, **run):.6g}")
         0.025
     """
     return convert(
@@ -107,15 +83,9 @@ def normalised_from_weight_decay(
     )
 
 
-@overload
-def weight_decay_from_prior_width(prior_width: Value, *, samples: Real) -> Value: ...
-@overload
 def weight_decay_from_prior_width(
-    prior_width: ScalarOrSchedule, *, samples: Scalar
-) -> ScalarOrSchedule: ...
-def weight_decay_from_prior_width(
-    prior_width: ScalarOrSchedule, *, samples: Scalar
-) -> Any:
+    prior_width: Value, *, samples: Real | A
+) -> Value | A:
     r"""The L2 strength that makes the minimum the MAP estimate under a Gaussian prior.
 
     .. math::
@@ -123,10 +93,8 @@ def weight_decay_from_prior_width(
         \tfrac1N\!\sum_n -\log p(y_n|\theta) + \tfrac\lambda2\|\theta\|^2
 
     Args:
-        prior_width: :math:`\sigma > 0`, the prior's standard deviation of each weight;
-            inf for a flat prior.
-        samples: :math:`N > 0`, the number of samples. The loss is the *mean* of their
-            negative log likelihoods.
+        prior_width: :math:`\sigma > 0`, the prior's standard deviation; inf if flat.
+        samples: :math:`N > 0`. The loss is the samples' *mean* negative log likelihood.
 
     Returns:
         :math:`\lambda` for ``dx.l2_penalty`` and ``dx.add_l2_to_grad``. Decoupled decay
@@ -138,8 +106,7 @@ def weight_decay_from_prior_width(
         0.004
 
     Reference:
-        MacKay, *A practical Bayesian framework for backpropagation networks*, Neural
-        Computation 1992: weight decay as a Gaussian prior.
+        MacKay, *A practical Bayesian framework for backpropagation networks*, 1992.
     """
     return convert(
         "rates.weight_decay_from_prior_width",
@@ -149,22 +116,15 @@ def weight_decay_from_prior_width(
     )
 
 
-@overload
-def prior_width_from_weight_decay(weight_decay: Value, *, samples: Real) -> Value: ...
-@overload
 def prior_width_from_weight_decay(
-    weight_decay: ScalarOrSchedule, *, samples: Scalar
-) -> ScalarOrSchedule: ...
-def prior_width_from_weight_decay(
-    weight_decay: ScalarOrSchedule, *, samples: Scalar
-) -> Any:
+    weight_decay: Value, *, samples: Real | A
+) -> Value | A:
     r"""The standard deviation of the Gaussian prior that an L2 strength stands for.
 
     .. math:: \sigma = 1/\sqrt{N\lambda}
 
     Args:
-        weight_decay: :math:`\lambda \ge 0` of ``dx.l2_penalty`` or
-            ``dx.add_l2_to_grad``.
+        weight_decay: :math:`\lambda \ge 0` of ``dx.l2_penalty``.
         samples: :math:`N > 0`, as for :func:`weight_decay_from_prior_width`.
 
     Returns:

@@ -1,1 +1,1 @@
-"""Data sets: real ones that packages carry, a user's own copies, generated ones."""
+"""Data sets: from packages, from the user's own files, and generated ones."""

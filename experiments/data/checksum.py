@@ -1,6 +1,6 @@
-"""One number for a data set: equal data have it on every machine.
+"""A checksum of a data set that is the same on every machine.
 
-It goes into a run's manifest, so that a reader can tell whether theirs is the same.
+The manifest of a run stores it, so a reader can compare it with their own data.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ def checksum(arrays: Any) -> str:
     for leaf in jax.tree.leaves(arrays):
         array = np.asarray(leaf)
         if array.dtype.hasobject:
-            raise TypeError(f"checksum: no bytes to add up in a {type(leaf).__name__}.")
+            raise TypeError(f"checksum: a {type(leaf).__name__} has no bytes to hash.")
         digest.update(f"{array.dtype.name}{array.shape}".encode())
         digest.update(array.astype(array.dtype.newbyteorder("<")).tobytes())
     return digest.hexdigest()

@@ -1,7 +1,8 @@
-"""A text as numbers of its symbols, cut into three stretches; windows drawn from it.
+"""A text as integers, one for each character, and random windows of it.
 
-The first 90 % train, the next 5 % validate, the last 5 % test, so that no window of one
-part overlaps another part. Symbol k is the k-th of the whole text's characters, sorted.
+The first 90 % are for training, the next 5 % for validation and the last 5 % for the
+test. So no window of one part overlaps another part. Symbol k is the k-th character in
+the sorted list of the characters that the whole text contains.
 """
 
 from pathlib import Path
@@ -28,9 +29,9 @@ SHAKESPEARE = data_paths.DataSource(
 
 
 class Corpus(NamedTuple):
-    """Three stretches of one text, in its order."""
+    """The three parts of one text, in its order."""
 
-    train: np.ndarray  # int32[N]: numbers into `symbols`
+    train: np.ndarray  # int32[N]: indices into `symbols`
     val: np.ndarray
     test: np.ndarray
     symbols: str
@@ -51,7 +52,7 @@ def shakespeare(*, check: bool = True) -> Corpus:
 
 
 def text_file(path: str | Path) -> Corpus:
-    """Any file of UTF-8 text, taken as it is; in a setup its path is a string."""
+    """Any file of UTF-8 text, unchanged. A setup stores its path as a string."""
     path = Path(path)
     try:
         data = path.read_bytes()
@@ -72,8 +73,8 @@ def windows(
 ) -> jax.Array:
     """Random windows for some steps of training: int32[steps, batch, length + 1].
 
-    In a window w the inputs are w[:-1] and the next symbols w[1:]. Every place of the
-    text is as likely; seed and epoch may be traced.
+    The inputs of a window w are w[:-1], the next symbols w[1:]. Every start in the text
+    has the same probability. Seed and epoch may be traced.
     """
     _check_length(tokens, length)
     key = jax.random.fold_in(key_for(seed, Purpose.ORDER), epoch)

@@ -1,7 +1,7 @@
-"""Where the files of data sets are searched.
+"""The folders that may have the files of a data set.
 
-In this order: the folder named by DECAYAX_DATA (the option --data sets it), the folder
-in which `make data` unpacks Debian's package, installed Python packages,
+They are searched in this order: the folder in DECAYAX_DATA (the option --data sets it),
+the folder where `make data` unpacks Debian's package, installed Python packages, and
 /usr/share/datasets.
 """
 
@@ -20,11 +20,11 @@ SYSTEM = Path("/usr/share/datasets")
 
 
 class DataError(UserError):
-    """Data that cannot be loaded; the message is one line and says what to do."""
+    """The data cannot be loaded. The message is one line and says what to do."""
 
 
 class DataNotFound(DataError):
-    """Data that is in none of the folders."""
+    """None of the folders has the data."""
 
 
 class DataDamaged(DataError):

@@ -13,7 +13,7 @@ TEST_SPLIT_SEED = 2024
 
 
 def load(pool_size: int = 1200) -> Labelled:
-    """The digits, cut once into a pool and a test part; float32[N, 64]."""
+    """The digits as float32[N, 64], in a pool and a fixed test part."""
     from sklearn.datasets import load_digits  # takes seconds to import
 
     x, y = load_digits(return_X_y=True)

@@ -1,7 +1,7 @@
 """Fashion-MNIST: 70000 photographs of clothes, 28 x 28 pixels in [0, 1], ten classes.
 
-Zalando's four files as Debian packs them (MIT licence). The official training part is
-the pool, t10k the test part.
+The four files of Zalando, from Debian's package (MIT license). The official training
+part is the pool; t10k is the test part.
 
 Reference:
     Xiao, Rasul, Vollgraf, *Fashion-MNIST*, arXiv:1708.07747 (2017).
@@ -16,7 +16,7 @@ from experiments.data.labelled import Labelled
 
 
 CLASSES = 10
-# Of the bytes inside: Debian packed them again, so its .gz differ from Zalando's.
+# Of the unpacked bytes: Debian compressed them again, so its .gz files differ.
 MD5 = {
     "train-images-idx3-ubyte.gz": "f4a8712d7a061bf5bd6d2ca38dc4d50a",
     "train-labels-idx1-ubyte.gz": "9018921c3c673c538a1fc5bad174d6f9",

@@ -1,4 +1,4 @@
-"""Read files into arrays; one line says which file is damaged and how."""
+"""Read files into arrays. An error names the damaged file and its fault in one line."""
 
 import gzip
 import hashlib

@@ -1,8 +1,8 @@
-"""What a data set for classification is, and how a seed splits it.
+"""A data set for classification, and how a seed splits it.
 
-The test part is the same for every run and no choice ever sees it. What is left, the
-pool, is split anew by each seed into training and validation; a share of the training
-labels, and of them only, is redrawn uniformly.
+The test part is the same for every run, and no choice depends on it. Each seed splits
+the pool, which is all other data, into a training and a validation part. A fraction of
+the training labels is replaced by uniform random labels.
 """
 
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ from experiments.seeds import key_for, Purpose
 
 
 class Labelled(NamedTuple):
-    """Inputs with classes 0, 1, ...: NumPy's, or JAX's once on a device."""
+    """Inputs with classes 0, 1, ...: NumPy arrays, or JAX arrays on a device."""
 
     pool_x: Any  # float32[N, ...], or int32 for tokens: training and validation
     pool_y: Any  # int32[N]
@@ -23,7 +23,7 @@ class Labelled(NamedTuple):
 
 
 class Split(NamedTuple):
-    """One seed's parts of the pool, as rows; the labels of training partly wrong."""
+    """The rows of one seed's training and validation parts, and its training labels."""
 
     train_rows: jax.Array  # int32[T]
     train_y: jax.Array  # int32[T]
@@ -37,9 +37,9 @@ def split(
     noise: float,
     classes: int,
 ) -> Split:
-    """Split the pool by seed and redraw a share `noise` of the training labels.
+    """Split the pool by seed and replace a fraction `noise` of the training labels.
 
-    One in `classes` of the redrawn labels stays right by chance.
+    By chance, one in `classes` of the new labels is the right one.
     """
     order = jax.random.permutation(key_for(seed, Purpose.SPLIT), len(pool_y))
     rows = order[:train]
@@ -52,9 +52,9 @@ def split(
 def batches(
     seed: jax.typing.ArrayLike, epoch: jax.typing.ArrayLike, count: int, size: int
 ) -> jax.Array:
-    """One epoch of `count` examples in the seed's order, [steps, size]: their places.
+    """The indices of one epoch of `count` examples in the seed's order, [steps, size].
 
-    The last ones that do not fill a batch are left out, others in each epoch.
+    Examples that do not fill a last batch are left out, different ones in each epoch.
     """
     key = jax.random.fold_in(key_for(seed, Purpose.ORDER), epoch)
     order = jax.random.permutation(key, count)[: count // size * size]

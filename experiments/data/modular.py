@@ -1,10 +1,10 @@
-"""Addition modulo p, every pair once: the task on which small transformers grok.
+"""Addition modulo p, with every pair once: a task on which small transformers grok.
 
     a b =  ->  (a + b) mod p
 
-Which pairs are the pool is drawn once with a fixed seed; all others are the test part.
-On it a network fits the pool long before it answers the test, and weight decay decides
-how long.
+A fixed seed draws the pairs of the pool; all other pairs are the test part. A network
+fits the pool long before it generalises to the test part. Weight decay changes how long
+this takes.
 
 Reference:
     Power, Burda, Edwards, Babuschkin, Misra, *Grokking*, arXiv:2201.02177 (2022).
@@ -23,14 +23,14 @@ def load(p: int = 97, train_share: float = 0.5) -> Labelled:
 
     Args:
         p: the modulus, 2 or more; the classes are 0 ... p - 1, the tokens one more.
-        train_share: share of the pairs in the pool, training and validation together.
+        train_share: fraction of the pairs in the pool (training and validation).
     """
     count = p * p
     pool = round(train_share * count)
     if p < 2 or not 0 < pool < count:
         raise ValueError(
-            f"p={p}, train_share={train_share}: take p of 2 or more and a share that "
-            "leaves pairs on both sides."
+            f"p={p}, train_share={train_share}: pass p >= 2 and a fraction for which "
+            "both parts have pairs."
         )
     a, b = np.divmod(np.arange(count, dtype=np.int32), np.int32(p))
     x = np.stack([a, b, np.full_like(a, p)], axis=1)

@@ -1,10 +1,10 @@
-"""A fixed random network names the class of random inputs: data without a file.
+"""Generated data: a fixed random network, the teacher, classifies random inputs.
 
     x ~ N(0, 1) in 64 dimensions,  class = argmax_k  v_k . tanh(Wx)
 
-W is 32 x 64 with entries N(0, 1/64), so that Wx has variance 1. Each of the ten v_k is
-a random direction of length 1: were they of different lengths, the longer ones would
-win most inputs. So it is known that a network of this size has no error at all.
+W is 32 x 64 with entries N(0, 1/64), so Wx has variance 1. Each of the ten v_k is a
+random direction of length 1; with different lengths, the longest ones would win most
+inputs. A network of this size can have an error of 0, because the teacher has.
 """
 
 import numpy as np
@@ -19,9 +19,9 @@ SEED = 2024
 
 
 def load(pool_size: int = 1737, test_size: int = 2000) -> Labelled:
-    """Inputs and the teacher's classes, the same everywhere; float32[N, 64].
+    """Inputs, float32[N, 64], and the teacher's classes; the same on every machine.
 
-    A smaller part is the first rows of a larger one.
+    A smaller part consists of the first rows of a larger one.
     """
     generator = _generator(0)
     weights = generator.standard_normal((HIDDEN, INPUTS)) / np.sqrt(INPUTS)
@@ -29,7 +29,7 @@ def load(pool_size: int = 1737, test_size: int = 2000) -> Labelled:
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
 
     def classes(x: np.ndarray) -> np.ndarray:
-        # In float64, where no machine's rounding turns a class into another.
+        # In float64, so that the rounding of a machine does not change a class.
         scores = np.tanh(x.astype(np.float64) @ weights.T) @ directions.T
         return np.argmax(scores, axis=1).astype(np.int32)
 

@@ -1,11 +1,11 @@
-"""The code behind a cell's numbers: a hash of every module that it can reach.
+"""The code of a cell: a hash of every module that can change its numbers.
 
-A description knows a function by its name; two versions of a function have one name.
-So the imports of everything that trains a cell are followed, without running anything,
-and the program of each module is hashed: the optimizer, the setup, `extract` and the
-engine. A hash does not change with docstrings, comments and formatting. Python's
-library, installed packages (their versions are recorded) and modules that only show
-results or move files are left out.
+A description contains the name of a function, and two versions of a function have the
+same name. So this module follows the imports of everything that trains a cell (the
+optimizer, the setup, `extract`, the engine), without importing anything, and hashes
+each module. Docstrings, comments and formatting do not change a hash. There is no hash
+of Python's library, of installed packages (the manifest has their versions), and of
+modules that only show results or move files.
 """
 
 import ast
@@ -136,7 +136,7 @@ def _read_module(name: str, without: tuple[str, ...]) -> ModuleSource | None:
 def _parse(content: bytes, package: str, without: tuple[str, ...]) -> ModuleSource:
     try:
         tree = ast.parse(content)
-    except SyntaxError:  # a module that nothing can have imported
+    except SyntaxError:  # no program can have imported this module
         return ModuleSource(_digest(content), ())
     imports = tuple(dict.fromkeys(_imports(tree, package)))
     tree.body = [node for node in tree.body if not _assigns_only(node, without)]

@@ -1,1 +1,1 @@
-"""Models in Flax NNX, each as two pure functions."""
+"""Models in Flax NNX, each as pure functions of its parameters."""

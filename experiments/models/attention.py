@@ -13,7 +13,7 @@ from flax import nnx
 
 
 class Attention(nnx.Module):
-    """Multi-head self-attention that does not look ahead."""
+    """Causal multi-head self-attention."""
 
     def __init__(self, width: int, heads: int, *, rngs: nnx.Rngs):
         if width % heads:
@@ -34,7 +34,7 @@ class Attention(nnx.Module):
 
 
 class TransformerBlock(nnx.Module):
-    """Attention, then an MLP, with LayerNorm or without: [B, T, width] to itself."""
+    """Attention, then an MLP, with or without LayerNorm: [B, T, width] to the same."""
 
     def __init__(self, width: int, heads: int, norm: bool, *, rngs: nnx.Rngs):
         self.norm1 = nnx.LayerNorm(width, rngs=rngs) if norm else nnx.identity

@@ -1,4 +1,4 @@
-"""Perceptrons with rectified units, with or without LayerNorm before them."""
+"""Multi-layer perceptrons with ReLU, with or without LayerNorm before each ReLU."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from experiments.models.model import AnyModel, from_nnx
 
 
 class MLP(nnx.Module):
-    """Linear layers; LayerNorm, where asked for, and ReLU between them."""
+    """Linear layers with ReLU, and LayerNorm if `norm`, between them."""
 
     def __init__(self, sizes: Sequence[int], norm: bool, *, rngs: nnx.Rngs):
         pairs = zip(sizes[:-2], sizes[1:-1], strict=True)
@@ -28,5 +28,5 @@ class MLP(nnx.Module):
 
 
 def mlp(sizes: Sequence[int], norm: bool = False) -> AnyModel:
-    """A perceptron from `sizes[0]` inputs to `sizes[-1]` classes; inputs flattened."""
+    """A perceptron from `sizes[0]` flattened inputs to `sizes[-1]` classes."""
     return from_nnx(lambda rngs: MLP(sizes, norm, rngs=rngs))

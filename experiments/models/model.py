@@ -49,9 +49,9 @@ def with_state(model: AnyModel) -> StatefulModel:
 def from_nnx(make: Callable[[nnx.Rngs], nnx.Module]) -> AnyModel:
     """Split a module once into its static graph and its variables.
 
-    The state is all that is neither `nnx.Param` nor a stream of random numbers, such
-    as `nnx.BatchStat`. Streams, such as those of `nnx.Dropout`, are seeded at each step
-    from its key. A module that has only parameters is stateless.
+    The state is every variable that is neither `nnx.Param` nor a random stream, for
+    example `nnx.BatchStat`. The key of each step seeds the random streams, for example
+    those of `nnx.Dropout`. A module that has only parameters is stateless.
     """
     module = nnx.eval_shape(lambda: make(nnx.Rngs(0)))
     streams = nnx.state(module, nnx.RngState)
@@ -72,7 +72,7 @@ def from_nnx(make: Callable[[nnx.Rngs], nnx.Module]) -> AnyModel:
         params: Any, state: Any, x: jax.Array, key: jax.Array
     ) -> tuple[jax.Array, Any]:
         variables = params, _streams(streams, key), state
-        # A copy: the caller's variables are not to change.
+        # A copy, because the variables of the caller must not change.
         network = nnx.merge(training, *variables, copy=True)
         return network(x), nnx.state(network, STATE)
 
@@ -87,22 +87,22 @@ def from_nnx(make: Callable[[nnx.Rngs], nnx.Module]) -> AnyModel:
 
 
 def _streams(shapes: Any, key: jax.Array) -> Any:
-    """Random streams at their start, each with its own key made from `key`."""
+    """New random streams, each with its own key, which is made from `key`."""
 
-    def start(place: int, leaf: Any) -> jax.Array:
+    def start(index: int, leaf: Any) -> jax.Array:
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            return jax.random.fold_in(key, place)
-        return jnp.zeros(leaf.shape, leaf.dtype)  # keys returned so far
+            return jax.random.fold_in(key, index)
+        return jnp.zeros(leaf.shape, leaf.dtype)  # the number of keys drawn
 
     leaves, treedef = jax.tree.flatten(shapes)
     return treedef.unflatten([start(i, leaf) for i, leaf in enumerate(leaves)])
 
 
 def from_linen(module: Any, example: Any) -> AnyModel:
-    """A Linen module; where its call takes `train`, it is True in training.
+    """A Linen module. If its call has an argument `train`, it is True in training.
 
-    The state is all collections except `params`, such as `batch_stats`; in training
-    they may change, and `dropout` has a key.
+    The state is all collections except `params`, for example `batch_stats`. In training
+    they may change, and the stream `dropout` has a key.
     """
     modes = "train" in inspect.signature(module.__call__).parameters
     in_training = {"train": True} if modes else {}
@@ -130,10 +130,12 @@ def from_linen(module: Any, example: Any) -> AnyModel:
 
 
 def from_equinox(make: Callable[[jax.Array], Any]) -> Model:
-    """An Equinox module of one example, made from a key; floating arrays are trained.
+    """An Equinox module of one example, made from a key.
+
+    Its floating-point arrays are trained.
 
     Raises:
-        TypeError: it holds other arrays.
+        TypeError: the module has other arrays.
     """
     import equinox as eqx
 
@@ -144,8 +146,8 @@ def from_equinox(make: Callable[[jax.Array], Any]) -> Model:
     for leaf in jax.tree.leaves(arrays):
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             raise TypeError(
-                f"from_equinox: an array of {leaf.dtype} cannot be trained; keep it as "
-                "a tuple in a field with eqx.field(static=True)."
+                f"from_equinox: an array of {leaf.dtype} cannot be trained. Store "
+                "it as a tuple in a field with eqx.field(static=True)."
             )
     return Model(
         lambda key: eqx.filter(make(key), eqx.is_inexact_array),

@@ -1,7 +1,7 @@
-"""A small decoder-only transformer: from the tokens so far, logits of the next one.
+"""A small decoder-only transformer: logits of the next token at each position.
 
-Without norms it is the network of modular addition (Nanda et al. 2023), where weight
-decay makes memorised answers give way to a rule.
+Without norms it is the network of Nanda et al. (2023) for modular addition, which first
+memorises the answers and, with weight decay, later finds the rule.
 """
 
 import jax
@@ -41,7 +41,7 @@ class Transformer(nnx.Module):
         table, positions = self.token.embedding[...], self.position.embedding[...]
         if tokens.shape[-1] > len(positions):
             raise ValueError(f"{tokens.shape[-1]} tokens, but length {len(positions)}")
-        # Not self.token(tokens): nnx.Embed keeps the dtype its table was made in.
+        # Not self.token(tokens): nnx.Embed casts to the dtype of its first table.
         x = jnp.take(table, tokens, axis=0) + positions[: tokens.shape[-1]]
         for block in self.blocks:
             x = block(x)
@@ -60,7 +60,7 @@ def transformer(
 ) -> AnyModel:
     """At most `length` tokens, int [B, T], to logits [B, T, vocabulary].
 
-    Tied: the token embeddings are the head, too.
+    If `tied`, the head is the table of the token embeddings.
     """
     return from_nnx(
         lambda rngs: Transformer(
