@@ -139,7 +139,7 @@ def contrasts_table(results: Results, names: list[str] | None = None) -> str:
         f"{results.plan.measure.unit} [95 %]": lambda each: markdown.estimate(
             each.difference, sign=True
         ),
-        "[95 %] with the choice": lambda each: _with_choice(each) or "–",
+        "[95 %] including the choice": lambda each: _with_choice(each) or "–",
         "p (Holm)": lambda each: f"{each.p_holm:.2g}" if _with_choice(each) else "–",
         "verdict": lambda each: each.verdict,
     }
