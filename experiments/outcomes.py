@@ -75,12 +75,12 @@ class Comparison(NamedTuple):
         elif self.difference.low <= 0 <= self.difference.high:
             text = "no difference shown"
         elif self.p_holm < statistics.LEVEL:
-            text = "not clear with the choice"
+            text = "unclear: depends on the choice"
         else:
             text = "not clear after correction"
         notes = []
         if self.lucky:
-            notes.append("a choice was lucky")
+            notes.append("a chosen point was lucky")
         if self.open:
             notes.append("a choice is not bracketed")
         return f"{text} ({', '.join(notes)})" if notes else text

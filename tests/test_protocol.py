@@ -164,7 +164,7 @@ def test_a_lucky_choice_is_reported():
     assert [found[name].lucky for name in "ab"] == [False, True]
     (only,) = outcomes.compare_contrasts(plan, table, found)
     assert only.lucky
-    assert only.verdict.endswith("(a choice was lucky)")
+    assert only.verdict.endswith("(a chosen point was lucky)")
     turned = plan_of(*plan.entries[::-1], rounds=1, candidates=1)
     (only,) = outcomes.compare_contrasts(turned, table)
     assert only.lucky  # for either entry of the contrast
@@ -592,7 +592,7 @@ def test_the_interval_with_the_choice_is_wide_if_the_choice_is_uncertain(two):
     assert high == pytest.approx(sure[1], abs=0.5)
     assert now.difference == given.difference
     assert now.sign == 0
-    assert now.verdict.startswith("not clear with the choice")
+    assert now.verdict.startswith("unclear: depends on the choice")
 
 
 def protocol_points(plan, table, name):

@@ -102,7 +102,7 @@ def test_places_with_the_same_words_are_put_together():
         (0.1, 2.0, (0.2, 2.0), 0.01, "adamw clearly better"),
         (-2.0, -0.1, (-3.0, -0.2), 0.01, "adam_l2 clearly better"),
         (-0.1, 2.0, (-0.2, 2.0), 0.01, "no difference shown"),
-        (0.1, 2.0, (-0.2, 2.0), 0.01, "not clear with the choice"),
+        (0.1, 2.0, (-0.2, 2.0), 0.01, "unclear: depends on the choice"),
         (0.1, 2.0, (0.2, 2.0), 0.05, "not clear after correction"),
         (-INF, INF, (-INF, INF), 1.0, "no difference shown"),
     ],
@@ -111,9 +111,9 @@ def test_places_with_the_same_words_are_put_together():
     ("lucky", "open_", "note"),
     [
         (False, False, ""),
-        (True, False, " (a choice was lucky)"),
+        (True, False, " (a chosen point was lucky)"),
         (False, True, " (a choice is not bracketed)"),
-        (True, True, " (a choice was lucky, a choice is not bracketed)"),
+        (True, True, " (a chosen point was lucky, a choice is not bracketed)"),
     ],
 )
 def test_words_follow_the_numbers(low, high, choice, p, words, lucky, open_, note):
@@ -264,7 +264,7 @@ def test_a_lucky_choice_is_said(tmp_path):
     ]
     words = [each.verdict for each in results.comparisons.values() if each.lucky]
     assert len(words) == 4
-    assert all(word.endswith("(a choice was lucky)") for word in words)
+    assert all(word.endswith("(a chosen point was lucky)") for word in words)
 
 
 def test_the_provenance_says_what_ran_in_parallel_and_what_was_mixed(tmp_path):
@@ -558,8 +558,8 @@ def test_the_spread_is_between_the_percentiles(tmp_path):
 def why():
     from experiments.studies import why
 
-    tasks = {"digits": (why.training_setups.DIGITS, 40, (0.0, 0.5, 1.0))}
-    return why.study(full_size(why.plan_of(tasks)))
+    task = why.WhyTask("digits", why.training_setups.DIGITS, 40, (0.0, 0.5, 1.0))
+    return why.study(full_size(why.plan_of([task])))
 
 
 def rising(gaps):

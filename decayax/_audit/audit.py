@@ -155,6 +155,7 @@ def _leaf(
     reading = readings[main]
     mode = mode_of(main, readings, plan.elementwise)
     rates = [(setting, r.best.rate) for setting, r in sorted(readings.items())]
+    # For single weights and steps the difference has too few digits.
     single = reading.difference if reading.jvp is None else reading.jvp
     return LeafAudit(
         path=path_str(path),

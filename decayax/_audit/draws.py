@@ -61,7 +61,7 @@ def scaled_tree(numbers: jax.Array, like: Any, scale_of: Callable[[Path], Any]) 
         array = array.reshape(leaf.shape).astype(compute_dtype(leaf))
         return (scale_of(path) * array).astype(leaf.dtype)
 
-    leaves = [scaled(*leaf, end) for leaf, end in zip(flat, ends, strict=True)]
+    leaves = [scaled(p, leaf, end) for (p, leaf), end in zip(flat, ends, strict=True)]
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 

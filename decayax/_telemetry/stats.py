@@ -1,7 +1,6 @@
 """Read out what `track_decay` measured: sums in, statistics for a logger out."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import numpy as np
@@ -40,10 +39,6 @@ def decay_stats(
         All except ``weight_norm`` and ``angle`` are NaN if the decay passes through
         the optimizer's state, or if it does not shrink all weights alike.
 
-    Raises:
-        ValueError: the state contains no state of ``track_decay``, or two of one
-            parameter.
-
     Example:
         >>> import decayax as dx, jax.numpy as jnp
         >>> optimizer = dx.track_decay(dx.sgdw(1.0, weight_decay=0.5))
@@ -54,10 +49,11 @@ def decay_stats(
         (0.5, 2.0)
 
     Reference:
-        Kosson, Messmer and Jaggi, https://arxiv.org/abs/2305.17212, section 3.
+        Rotation per step and its equilibrium: Kosson, Messmer and Jaggi,
+        https://arxiv.org/abs/2305.17212, section 3.
     """
-    nodes = jax.tree.leaves(state, is_leaf=_is_tracker)
-    trackers = [node for node in nodes if _is_tracker(node)]
+    nodes = jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, TrackDecayState))
+    trackers = [node for node in nodes if isinstance(node, TrackDecayState)]
     if not trackers:
         raise ValueError(
             "decay_stats: the state contains no TrackDecayState. Wrap the optimizer in "
@@ -108,7 +104,3 @@ def statistics(s: Sums) -> dict[str, float]:
             "equilibrium_norm": np.sqrt(s.other_sq / (2.0 * rate)),
         }
     return {entry: float(value) for entry, value in stats.items()}
-
-
-def _is_tracker(node: Any) -> bool:
-    return isinstance(node, TrackDecayState)

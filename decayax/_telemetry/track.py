@@ -1,5 +1,6 @@
 """An optimizer that measures its own decay every k-th step."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from decayax._core.strength import short_repr
-from decayax._telemetry.measure import measure_step, zero_sums
+from decayax._telemetry.measure import measure_step, Sums
 from decayax._transforms.kernel import increment, is_optimizer, require_params
 
 
@@ -40,13 +41,6 @@ def track_decay(
         every: :math:`k \ge 1`. Steps 0, k, 2k, ... are measured; the other steps only
             pay for a comparison. Under ``vmap`` every step is measured.
 
-    Returns:
-        An optimizer for the same gradients and parameters.
-
-    Raises:
-        TypeError: ``optimizer`` is not an Optax optimizer.
-        ValueError: ``every`` is less than 1, or ``update`` gets ``params=None``.
-
     Example:
         >>> import decayax as dx, jax.numpy as jnp
         >>> params = {"kernel": jnp.ones((2, 2))}
@@ -54,10 +48,6 @@ def track_decay(
         >>> _, state = optimizer.update(params, optimizer.init(params), params)
         >>> print(f"{dx.decay_stats(state)['kernel/decay_rate']:.6f}")
         0.000100
-
-    Reference:
-        Rotation per step and its equilibrium: Kosson, Messmer and Jaggi,
-        https://arxiv.org/abs/2305.17212, section 3.
     """
     if not is_optimizer(optimizer):
         raise TypeError(
@@ -74,11 +64,11 @@ def track_decay(
     inner_update: Any = optimizer.update
 
     def init(params: optax.Params) -> TrackDecayState:
-        return TrackDecayState(
-            count=jnp.zeros((), jnp.int32),
-            sums=zero_sums(params),
-            inner=optimizer.init(params),
+        # One array for each leaf and not one for all: a jitted step may donate them.
+        sums = jax.tree.map(
+            lambda _: jnp.zeros((len(Sums._fields),), jnp.float32), params
         )
+        return TrackDecayState(jnp.zeros((), jnp.int32), sums, optimizer.init(params))
 
     def update(updates, state, params: Any = None, **extra_args):
         require_params(NAME, params)
@@ -86,14 +76,11 @@ def track_decay(
         def step(inner, params):
             return inner_update(updates, inner, params, **extra_args)
 
-        def measure():
-            # It computes the updates again. If it shared those below, XLA would have to
-            # keep them in every step.
-            return measure_step(step, state.inner, params)
-
         new_updates, new_inner = step(state.inner, params)
-        due = state.count % every == 0
-        sums = jax.lax.cond(due, measure, lambda: state.sums)
+        # It computes the updates again. If it shared those above, XLA would have to
+        # keep them in every step.
+        measure = functools.partial(measure_step, step, state.inner, params)
+        sums = jax.lax.cond(state.count % every == 0, measure, lambda: state.sums)
         return new_updates, TrackDecayState(increment(state.count), sums, new_inner)
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -24,7 +24,7 @@ LOOKS = {  # colour, line, marker
     "stochastic, moments too": ("#56B4E9", "--", "D"),
     "compensated, moments too": ("#66C2A5", "--", "v"),
 }
-FIXES = tuple(LOOKS)[3:]
+FIXES = tuple(name for name in LOOKS if name not in (EXACT, PLAIN, INSIDE))
 # Without gradients all moments are 0, so their dtype does not matter.
 DECAYED = tuple(name for name in LOOKS if "moments" not in name)
 NO_DECAY = 0.01  # a smaller fraction of the decay counts as no decay

@@ -74,7 +74,9 @@ def plot_estimates(
 ) -> None:
     """A line through the means, and a band if all means have an interval."""
     x = list(estimates)
-    means, low, high = (np.array([e[i] for e in estimates.values()]) for i in range(3))
+    means = [each.mean for each in estimates.values()]
+    low = [each.low for each in estimates.values()]
+    high = [each.high for each in estimates.values()]
     axes.plot(x, means, "o-", color=colour, ms=4, label=label)
     if np.isfinite(low).all():
         axes.fill_between(x, low, high, color=colour, alpha=0.2, lw=0)
@@ -86,6 +88,7 @@ def label_powers_of_two(axis: MatplotlibAxis, zero: float | None = None) -> None
     axis.set_major_locator(locator)
     axis.set_major_formatter(lambda x, _: f"$2^{{{x:.0f}}}$")
     if zero is not None:
+        # No exponent is labelled below the position of 0.
         ticks = locator.tick_values(zero, axis.get_view_interval()[1])
         axis.set_major_locator(FixedLocator([zero, *(x for x in ticks if x > zero)]))
         axis.set_major_formatter(lambda x, _: "0" if x == zero else f"$2^{{{x:.0f}}}$")
@@ -103,6 +106,7 @@ def plot_heat_maps(results: Results, rows: Sequence[Sequence[str]]) -> Figure:
     above = _errors_above_best(results, names)
     measure = results.plan.measure
     largest, digits = RANGE, 1
+    # The size of a loss depends on the task, so the colours follow the errors.
     if measure.unit != "points":
         quartile = np.nanquantile([x for e in above.values() for x in e.values()], 0.75)
         largest, digits = (quartile if quartile > 0 else 1.0), 2

@@ -87,6 +87,7 @@ def read_shrinks(folder: Path) -> dict[str, Shrink]:
 def fit_shrink(arrays: Shrink) -> ShrinkLine:
     """Fit log shrink to log √v, over the weights whose shrink can be measured."""
     root_v, shrink, rms_w = (arrays[name] for name in ("root_v", "shrink", "rms_w"))
+    # Each excluded weight counts for one reason only, the first that applies.
     idle = arrays["rms_g"] <= NO_GRADIENT
     small = ~idle & (rms_w <= TINY * np.sqrt(np.mean(rms_w**2)))
     growing = ~idle & ~small & (shrink <= 0)
@@ -111,6 +112,7 @@ def plot_shrink(shrinks: Mapping[str, Shrink]) -> Figure:
         dots = {"alpha": 0.4, "ms": 4, "mew": 0, "zorder": 3, "rasterized": True}
         axes.plot(x, y, ".", color=colour, **dots)
         label = f"{arm}: fitted slope {line.slope:+z.2f}"
+        # The legend shows a larger dot without transparency.
         axes.plot([], [], "o", color=colour, label=label)
     x = np.array(axes.get_xlim())
     l2, decoupled = (float(arrays["rate"]) for arrays in shrinks.values())
@@ -168,6 +170,7 @@ def read_spreads(results: Results, setting_of: Callable[[Entry], str]) -> list[S
     spreads = []
     for entry in results.plan.entries:
         if entry.name in measured:
+            # Stored are the percentiles 0 to 100.
             low, high = measured[entry.name]["root_v_percentiles"][[10, 90]]
             decades, setting = float(np.log10(high / low)), setting_of(entry)
             gap = compared(results, setting)
@@ -188,6 +191,7 @@ def plot_gap_by_spread(spreads: Sequence[Spread]) -> Figure:
         for spread, point in zip(mine, zip(x, y, strict=True), strict=True):
             if np.isfinite(spread.gap.difference.low):
                 axes.vlines(spread.decades, *spread.gap.with_choice, color=colour)
+            # "s = 1" if the setting is "digits, s = 1": the colour shows the task.
             name = spread.setting.removeprefix(f"{task}, ")
             offset = {"xytext": (6, -12), "textcoords": "offset points"}
             axes.annotate(name, point, fontsize=8, **offset)

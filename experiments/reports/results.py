@@ -51,7 +51,7 @@ def read_table(folder: Path, manifest: dict[str, Any]) -> cells.Table:
     """
     path = folder / "cells.csv"
     table = cells.read_csv(path)
-    rows = len(next(iter(table.values()), ()))
+    rows = len(next(iter(table.values()), ()))  # all columns have the same length
     if rows != manifest["runs"]:
         raise UserError(
             f"{path} has {rows} rows, but manifest.json says {manifest['runs']} runs: "
@@ -126,6 +126,7 @@ def choices_table(results: Results, title: str, names: list[str]) -> str:
 def _open_sides(outcome: Outcome) -> str:
     """The sides on which a choice is not bracketed, such as "λ above"."""
     names = {"weight_decay": "λ", "learning_rate": "rate"}
+    # A side is such as "weight_decay above".
     sides = [side.split() for side in outcome.open]
     return markdown.join([f"{names.get(axis, axis)} {side}" for axis, side in sides])
 
@@ -138,7 +139,7 @@ def contrasts_table(results: Results, names: list[str] | None = None) -> str:
         f"{results.plan.measure.unit} [95 %]": lambda each: markdown.estimate(
             each.difference, sign=True
         ),
-        "[95 %] with the choice": lambda each: _with_choice(each) or "–",
+        "[95 %] including the choice": lambda each: _with_choice(each) or "–",
         "p (Holm)": lambda each: f"{each.p_holm:.2g}" if _with_choice(each) else "–",
         "verdict": lambda each: each.verdict,
     }

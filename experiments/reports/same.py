@@ -65,6 +65,7 @@ def conclusion(weights: dict[str, np.ndarray], pairs: list[Pair]) -> str:
         f"to rounding under {_bases(equal) or NO_BASE}. They differ under "
         f"{_bases(different) or NO_BASE}."
     )
+    # For each base, the schedule with the smaller share.
     closest: dict[str, float] = {}
     for pair in different:
         share = pair.closest / pair.none
@@ -151,8 +152,8 @@ def _pairs_table(pairs: list[Pair]) -> str:
 
 def plot_weights(weights: dict[str, np.ndarray], decays: list[float]) -> Figure:
     """A column for each base, a row for each place, a line for each λ."""
-    shape = 2, len(weights) // 2
-    figure, panels = figures.new_panels(*shape, (11, 5), sharex=True, sharey=True)
+    bases, shared = len(weights) // 2, {"sharex": True, "sharey": True}
+    figure, panels = figures.new_panels(2, bases, (11, 5), **shared)
     # Lines that coincide stay visible, because each one is thinner than the one below.
     looks = (BLUE, 5.0), (GREEN, 2.6), (ORANGE, 1.0)
     # The places of one base follow one another, so columns are filled first.
@@ -175,10 +176,11 @@ def plot_distances(folder: Path, plan: dict[str, Any]) -> Figure:
             (stored,) = read_measurements(folder, f"distance-{base}-{schedule}")
             ratios, distance = stored["ratio"], stored["distance"]
             drawn = (ratios > 0) & (ratios <= LARGEST)
+            # The ratio 0 is no decay.
             share = (distance / np.median(distance[ratios == 0]))[drawn]
             x, median, colour = ratios[drawn], np.median(share, 1), colours[schedule]
-            limits = share.min(1), share.max(1)
-            axes.fill_between(x, *limits, color=colour, alpha=0.2, lw=0)
+            smallest, largest = share.min(1), share.max(1)
+            axes.fill_between(x, smallest, largest, color=colour, alpha=0.2, lw=0)
             axes.plot(x, median, color=colour, label=f"{schedule} rate")
             best = median.argmin()
             axes.plot(x[best], median[best], "o", color=colour)

@@ -134,11 +134,10 @@ def _runs(results: Results) -> str:
     for outcome in results.outcomes.values():
         axes = tuple(AXIS_NAMES.get(a, a) for a in tuned_axes([outcome.entry]))
         runs.setdefault(axes, set()).add(outcome.runs)
-    texts = [
-        f"{_range(counts)} for each arm that tunes "
-        f"{f'only {axes[0]}' if len(axes) == 1 else markdown.join(axes)}"
-        for axes, counts in sorted(runs.items(), key=lambda item: -len(item[0]))
-    ]
+    texts = []
+    for axes, counts in sorted(runs.items(), key=lambda item: -len(item[0])):
+        tuned = f"only {axes[0]}" if len(axes) == 1 else markdown.join(axes)
+        texts.append(f"{_range(counts)} for each arm that tunes {tuned}")
     return f"Runs of tuning, screening and validation together: {markdown.join(texts)}."
 
 
@@ -152,6 +151,7 @@ def describe_setup(config: Any) -> str:
     setup, epochs = config["setup"], config["epochs"]
     if _name(setup) != CLASSIFICATION:
         return f"{_name(setup).split('.')[-1]}; {epochs} epochs."
+    # The module is the name of the data: experiments.data.fashion_mnist.load.
     data = _name(setup["data"]).split(".")[-2].replace("_", " ")
     return (
         f"{data}; {_model(setup['model'])}; {setup['train_size']} examples, "
@@ -164,9 +164,12 @@ def _model(model: Any) -> str:
     """The layers of a perceptron; the name of another model."""
     if _name(model) != MLP or not model["with"]:
         return f"model {_name(model).split('.')[-1]}"
-    sizes, *layernorm = model["with"]
-    norm = ", LayerNorm" if any([*layernorm, model["named"].get("norm")]) else ""
-    return f"layers {'-'.join(map(str, sizes))}{norm}"
+    # The arguments of mlp are the sizes and `norm`, by position or by name.
+    sizes, norm = model["with"][0], model["named"].get("norm", False)
+    if len(model["with"]) > 1:
+        norm = model["with"][1]
+    layers = "-".join(map(str, sizes))
+    return f"layers {layers}, LayerNorm" if norm else f"layers {layers}"
 
 
 def _name(description: Any) -> str:

@@ -64,6 +64,7 @@ def add_verdicts(grids: list[Grid]) -> list[Grid]:
     for grid in grids:
         verdict = NO_RIDGE
         if grid.ridge is not None:
+            # In the order of `tests`.
             p_separable, p_coupled = next(corrected), next(corrected)
             verdict = UNDETERMINED
             if grid.seeds >= MIN_VALUES and p_separable < LEVEL:
@@ -208,7 +209,7 @@ def plot_ridges(grids: Sequence[Grid]) -> Figure:
             axes.plot(rates, decays, "o", color=COLOURS[place], ms=4, alpha=0.6)
             ends = np.array([rates.min(), rates.max()])
             axes.plot(ends, ridge.offset + ridge.slope * ends, color=COLOURS[place])
-        if not ridges:
+        if len(ridges) == 0:
             axes.set(xticks=[], yticks=[])
             axes.text(0.5, 0.5, "no slope", transform=axes.transAxes, ha="center")
 

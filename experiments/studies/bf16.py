@@ -215,6 +215,7 @@ def retained_fractions(
     return float(weights), float(with_residual)
 
 
+# The rate is traced, so all rates of an arm share one compilation.
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _retained(
     steps: int, learning_rate: float, arm: RoundingArm, initial: jax.Array, rate: Any
@@ -232,6 +233,7 @@ def _retained(
     carry = initial, optimizer.init(initial)
     params, state = jax.lax.fori_loop(0, steps, step, carry)
     before, after = initial.astype(jnp.float32), params.astype(jnp.float32)
+    # A regression without offset has the coefficient <before, after>/<before, before>.
     square = jnp.vdot(before, before)
     residual = optax.tree_utils.tree_get(state, "residual")
     total = after if residual is None else after + residual_value(after, residual)

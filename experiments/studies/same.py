@@ -137,6 +137,7 @@ def _idle_weight(plan: SamePlan, make_optimizer: OptimizerFactory) -> np.ndarray
     @jax.vmap
     def run(strength: jax.Array) -> jax.Array:
         hparams = {"learning_rate": plan.idle_learning_rate, "weight_decay": strength}
+        # A constant schedule and no mask.
         optimizer = make_optimizer(hparams, lambda step: jnp.float32(1), None)
 
         def step(carry: Any, _: None) -> Any:
@@ -170,6 +171,7 @@ def distances(
     progress.set_description(f"{base}, {schedule}")
     data = load_data(cache, plan.setup())
     distance = functools.partial(_distance, plan, base, SCHEDULES[schedule])
+    # All ratios and seeds run in one program: [ratios, seeds].
     over_seeds = jax.vmap(distance, (None, 0, 0, 0, None))
     over_all = jax.jit(jax.vmap(over_seeds, (0, None, None, None, None)))
     seeds = plan.first_seed + jnp.arange(plan.seeds, dtype=jnp.int32)

@@ -22,7 +22,8 @@ first task measure the shrink of each weight.
 """
 
 import dataclasses
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -53,22 +54,32 @@ def name_of(task: str, spread: float, arm: str) -> str:
     return f"{task} {spread:g} {arm}"
 
 
-def entries(
-    task: str, setup: Classification, epochs: int, spreads: tuple[float, ...]
-) -> tuple[Entry, ...]:
+class WhyTask(NamedTuple):
+    """A training setup, its number of epochs, and the spreads of its inputs."""
+
+    name: str
+    setup: Classification
+    epochs: int
+    spreads: tuple[float, ...]
+
+
+def entries(task: WhyTask) -> list[Entry]:
     """All arms on a task, at every spread."""
     found = []
-    for spread in spreads:
+    for spread in task.spreads:
         for arm, make_optimizer in OPTIMIZERS.items():
             # Two segments: the mechanism is measured between them.
-            config = StaticConfig(setup, make_optimizer, epochs, epochs // 2, cosine)
-            fixed = {"spread": spread}
+            config = StaticConfig(
+                task.setup, make_optimizer, task.epochs, task.epochs // 2, cosine
+            )
             axes = (DECAYS[arm], RATES) if arm in DECAYS else (RATES,)
+            fixed = {"spread": spread}
             if arm == NONE:
                 fixed["weight_decay"] = 0.0
-            name, labels = name_of(task, spread, arm), {"task": task, "arm": arm}
+            name = name_of(task.name, spread, arm)
+            labels = {"task": task.name, "arm": arm}
             found.append(Entry(name, labels, config, axes, fixed))
-    return tuple(found)
+    return found
 
 
 def contrasts(task: str, spreads: tuple[float, ...]) -> tuple[Contrast, ...]:
@@ -93,28 +104,24 @@ def contrasts(task: str, spreads: tuple[float, ...]) -> tuple[Contrast, ...]:
     return tuple(found)
 
 
-TASKS: dict[str, tuple[Classification, int, tuple[float, ...]]] = {
-    "teacher": (training_setups.STUDENT, 40, (0.0, 0.5, 1.0, 1.5)),
-    "digits": (training_setups.DIGITS, 40, (0.0, 0.5, 1.0, 1.5)),
-    "fashion": (training_setups.FASHION, 20, (0.0, 1.0)),
-}
+TASKS = (
+    WhyTask("teacher", training_setups.STUDENT, 40, (0.0, 0.5, 1.0, 1.5)),
+    WhyTask("digits", training_setups.DIGITS, 40, (0.0, 0.5, 1.0, 1.5)),
+    WhyTask("fashion", training_setups.FASHION, 20, (0.0, 1.0)),
+)
 
 
-def plan_of(
-    tasks: dict[str, tuple[Classification, int, tuple[float, ...]]], **numbers: Any
-) -> mechanism.MechanismPlan:
+def plan_of(tasks: Sequence[WhyTask], **numbers: Any) -> mechanism.MechanismPlan:
     """The plan for some tasks. The first task measures shrinks, at s near 0.5."""
-    found = [entry for task, rest in tasks.items() for entry in entries(task, *rest)]
-    first, (_, _, spreads) = next(iter(tasks.items()))
-    at = min(spreads, key=lambda spread: abs(spread - 0.5))
+    found = [entry for task in tasks for entry in entries(task)]
+    first = tasks[0]
+    spread = min(first.spreads, key=lambda spread: abs(spread - 0.5))
     return mechanism.MechanismPlan(
         entries=tuple(found),
         contrasts=tuple(
-            each
-            for task, (_, _, spreads) in tasks.items()
-            for each in contrasts(task, spreads)
+            c for task in tasks for c in contrasts(task.name, task.spreads)
         ),
-        shrinks=tuple(name_of(first, at, arm) for arm in (L2, DECOUPLED)),
+        shrinks=tuple(name_of(first.name, spread, arm) for arm in (L2, DECOUPLED)),
         spreads=tuple(e.name for e in found if e.labels["arm"] == NONE),
         **numbers,
     )
@@ -131,7 +138,7 @@ def with_two_values(entry: Entry) -> Entry:
 
 
 FULL = plan_of(TASKS)
-SMOKE = plan_of({"teacher": (training_setups.STUDENT, 2, (0.0, 1.0))}, **protocol.SMOKE)
+SMOKE = plan_of([TASKS[0]._replace(epochs=2, spreads=(0.0, 1.0))], **protocol.SMOKE)
 SMOKE = dataclasses.replace(SMOKE, entries=tuple(map(with_two_values, SMOKE.entries)))
 
 
