@@ -99,7 +99,7 @@ def test_the_findings_are_those_of_the_published_runs():
     [
         ("same", r"by (\d+) % \(momentum\), (\d+) % \(RMSprop\) and (\d+) %", "{} %"),
         ("demo", r"where the spread of √v is (\S+ decades)", "it is {}"),
-        ("demo", r"on unlike scales adamw clearly better, (\S+ \[\S+ \S+\])", "{}"),
+        ("demo", r"on unlike scales: (\S+ \[\S+ \S+\]), adamw clearly better", "{}"),
         ("why", r"The slope is (\S+ \[\S+ \S+\]) points per unit of s", "{}"),
         ("why", r"better than no decay in (\d+) of 10 settings", "in {} of 10"),
         ("why", r"settings, AdamW in (\d+)\.", "AdamW in {}"),
