@@ -118,12 +118,14 @@ def table_rows(document: str) -> list[str]:
     return [line for line in lines if line.startswith("|")]
 
 
+@pytest.mark.needs_checkout
 @pytest.mark.parametrize("document", ["README.md", "decayax/README.md"])
 @pytest.mark.parametrize("name", TOP_LEVEL)
 def test_the_readmes_table_every_name(name, document):
     assert any(f"`{name}" in row for row in table_rows(document))
 
 
+@pytest.mark.needs_checkout
 @pytest.mark.parametrize(
     "name", [name for name in FUNCTIONS if "." in name] + ["masks.no_bias_or_norm"]
 )
@@ -171,6 +173,7 @@ def code_lines(source: str) -> set[int]:
     return lines
 
 
+@pytest.mark.needs_checkout
 @pytest.mark.parametrize(
     "path",
     sorted((ROOT / "decayax").rglob("*.py")),

@@ -20,6 +20,8 @@ DOCUMENTS = [
 ]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
+pytestmark = pytest.mark.needs_checkout
+
 
 def check_commands(body: str):
     """`make` targets exist, and modules named on the command line answer --help."""
