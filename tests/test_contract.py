@@ -159,6 +159,22 @@ def test_sixteen_bit_leaves_are_calculated_in_float32(row: Row, dtype):
     chex.assert_trees_all_equal(got, expected)
 
 
+@parametrize([row for row in ROWS if row.name.startswith(("sgd", "rms", "adam"))])
+def test_a_sixteen_bit_state_is_calculated_in_float32(row: Row):
+    params, grads = example("bfloat16"), example("bfloat16", 1)
+    part = row.part(0.1)
+    _, state = steps(part, params, grads, n=1)
+
+    def wide(tree):
+        dtypes = {jnp.dtype("bfloat16"): jnp.float32}
+        return jax.tree.map(lambda x: x.astype(dtypes.get(x.dtype, x.dtype)), tree)
+
+    got = part.update(grads, state, params)
+    expected = part.update(wide(grads), wide(state), wide(params))
+    expected = jax.tree.map(lambda e, g: e.astype(g.dtype), expected, got)
+    chex.assert_trees_all_equal(got, expected)
+
+
 @parametrize([row for row in NAMED if calculates_by_itself(row)])
 def test_float16_without_gradients_stays_finite(row: Row):
     """Adam's eps is 0 in float16: 0/0, or with L2 a tiny number over 0."""

@@ -39,6 +39,7 @@ def use(part, params=PARAMS, grads=GRADS):
 BAD_STRENGTHS = {
     "negative": (-0.1, ValueError, r"must be >= 0, got -0.1. Pass 0.1; the transform"),
     "negative array": (jnp.float32(-0.5), ValueError, r"must be >= 0, got -0.5"),
+    "barely negative": (-5e-324, ValueError, r"must be >= 0, got -5e-324. Pass 5e-324"),
     "nan": (float("nan"), ValueError, r"must be finite, got nan. Pass a number >= 0"),
     "inf": (np.float32(np.inf), ValueError, r"must be finite, got inf"),
     "True": (True, TypeError, r"must be a number, got the boolean True. Pass a numb"),

@@ -630,6 +630,8 @@ def test_a_proportional_schedule_of_numbers_arrays_and_schedules():
     constant = proportional(0.3, 0.1, 0.2)
     assert type(constant(7)) is float
     assert constant(7) == pytest.approx(0.15, rel=1e-14)
+    rounded_up = proportional(0.3, np.float32(1e-3), 1e-3)  # 1 + 5e-8 of the peak
+    assert rounded_up(7) == pytest.approx(0.3, rel=1e-7)
     both = proportional(lambda step: 0.1 * step)
     assert both(7) == pytest.approx(0.7 * 0.07 / 0.49, rel=1e-14)
     sweep = proportional(np.array([0.1, 0.2]), 0.1, np.array([0.2, 0.4]))(7)

@@ -485,6 +485,18 @@ def test_equal_leaves_have_different_bits():
     assert np.mean(updates["a"] != updates["b"]) > 0.3
 
 
+def test_masking_a_leaf_does_not_change_the_bits_of_another():
+    transform = dx.round_stochastically()
+
+    def update(params):
+        steps = jax.tree.map(lambda p: jnp.full(p.shape, 3e-3), params)
+        return transform.update(steps, transform.init(params), params)[0]["b"]
+
+    leaf = jnp.ones(1000, jnp.bfloat16)
+    masked = update({"a": optax.MaskedNode(), "b": leaf})
+    np.testing.assert_array_equal(masked, update({"a": leaf, "b": leaf}))
+
+
 def test_a_checkpoint_resumes_the_run():
     params = example("bfloat16")
     optimizer = dx.with_stochastic_rounding(optax.sgd(1e-3))

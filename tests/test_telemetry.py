@@ -166,10 +166,11 @@ def only_backwards(x):
 only_backwards.defvjp(lambda x: (x, None), lambda _, g: (g,))
 
 
-def test_without_a_jvp_the_decay_is_nan():
+@pytest.mark.parametrize("function", [only_backwards, jax.jit(only_backwards)])
+def test_without_a_jvp_the_decay_is_nan(function):
     optimizer = optax.stateless(
         lambda updates, params: jax.tree.map(
-            lambda u, p: -LR * u - LR * WD * only_backwards(p), updates, params
+            lambda u, p: -LR * u - LR * WD * function(p), updates, params
         )
     )
     state, _, _ = run(dx.track_decay(optimizer, every=1))
