@@ -284,8 +284,8 @@ def test_the_readme_quotes_the_published_runs():
     )
     text = " ".join(readme.split())
     size = abs(fixed.differences[SIZE].mean)
-    assert f"within {size:.1f} % of the float32 run's weight norm with" in text
+    assert f"within {size:.1f} % of the float32 run's weight norm" in text
     size, accuracy = (plain.differences[name].mean for name in (SIZE, ACCURACY))
     assert plain.weight_decay == 0
-    assert f"ends {-size:.0f} % smaller at λ = 0" in text
-    assert f"tests {accuracy:.1f} points better" in text
+    assert f"norm is {-size:.0f} % smaller at λ = 0" in text
+    assert f"has {accuracy:.1f} points more test accuracy" in text
