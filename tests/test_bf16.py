@@ -189,7 +189,7 @@ def test_the_conclusion_follows_the_numbers():
     assert "3.0 points worse" in text
 
 
-def test_what_is_lost_without_decay_is_no_decay():
+def test_without_decay_gradient_steps_are_lost():
     from experiments.reports.bf16 import conclusion, PLAIN
 
     stored = made_up({}, {PLAIN: 0.25})
@@ -243,7 +243,7 @@ def test_the_verdict_follows_from_the_published_runs():
         assert np.abs(applied(stored.retained[arm]) - 1).max() < 0.05
 
 
-def test_the_published_report_is_made_from_the_files_beside_it(tmp_path):
+def test_the_published_report_is_made_from_the_files_next_to_it(tmp_path):
     from experiments.studies.bf16 import write_report
 
     for path in PUBLISHED.iterdir():

@@ -208,7 +208,7 @@ def test_functions_are_found_wherever_a_value_holds_them(place, package):
     assert ours(code_hashes(None)) == {"ours", "ours.study"}
 
 
-def test_what_shows_is_left_out_unless_it_holds_the_chain(package):
+def test_display_code_is_not_hashed_unless_it_holds_the_chain(package):
     package(
         "ours.study", "import ours.figures, experiments.cli, experiments.reports.demo"
     )

@@ -176,7 +176,7 @@ HINTS = {
 
 
 @pytest.mark.parametrize("title", HINTS)
-def test_missing_set_is_one_line_with_the_cure(title, bare, own):
+def test_missing_set_is_one_line_with_the_hint(title, bare, own):
     from experiments.data import corpus, fashion_mnist
 
     load, source = {
@@ -190,7 +190,7 @@ def test_missing_set_is_one_line_with_the_cure(title, bare, own):
         assert part in message
 
 
-def test_folder_of_ones_own_that_is_none(own, monkeypatch):
+def test_a_data_folder_that_does_not_exist(own, monkeypatch):
     from experiments.data import fashion_mnist
 
     monkeypatch.setenv("DECAYAX_DATA", str(own / "typo"))
@@ -286,7 +286,7 @@ def test_text_file_by_hand(tmp_path):
     assert decoded == text
 
 
-def test_text_trouble_is_one_line(tmp_path):
+def test_a_text_error_is_one_line(tmp_path):
     from experiments.data import corpus
 
     path = tmp_path / "text"
@@ -361,7 +361,7 @@ def test_windows_depend_on_seed_and_epoch_alone():
     assert len({step.tobytes() for step in drawn[0, ..., 0]}) == 3
 
 
-def test_windows_hang_on_the_key_of_the_order():
+def test_windows_depend_on_the_order_key():
     from experiments.data.corpus import windows
     from experiments.seeds import key_for, Purpose
 

@@ -80,7 +80,7 @@ def test_every_place_is_compared_on_every_task():
 # --- Its data ---------------------------------------------------------------------
 
 
-def test_data_and_weights_hang_on_the_seed_and_only_training_labels_are_wrong():
+def test_data_and_weights_depend_on_the_seed_and_only_training_labels_are_wrong():
     import jax
 
     from experiments.training_setups import DIGITS

@@ -182,7 +182,7 @@ def test_bad_masks_fail_at_init(row: Row, kind):
         part.init(PARAMS)
 
 
-def test_a_mask_that_asks_for_values_is_told_why():
+def test_a_mask_that_asks_for_values_raises_with_the_reason():
     mask = lambda params: jax.tree.map(lambda p: p > 0, params)  # noqa: E731
     with pytest.raises(TypeError) as raised:
         dx.decoupled_decay(0.1, mask=mask).init(PARAMS)
@@ -190,7 +190,7 @@ def test_a_mask_that_asks_for_values_is_told_why():
     assert text in raised.value.__notes__[0]
 
 
-def test_a_mask_that_asks_for_arrays_is_told_what_it_gets():
+def test_a_mask_that_asks_for_arrays_raises_with_the_type_it_gets():
     mask = lambda p: jax.tree.map(lambda x: isinstance(x, jax.Array), p)  # noqa: E731
     with pytest.raises(ValueError, match=r"no .* jax.ShapeDtypeStruct, not a jax.A"):
         dx.decoupled_decay(0.1, mask=mask).init(PARAMS)

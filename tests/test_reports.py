@@ -471,7 +471,7 @@ def test_the_report_of_a_partially_filled_grid(tmp_path):
     assert len(widths) == 1  # the table of the terminal is aligned
 
 
-def test_large_squares_are_the_coarse_grid_and_small_ones_lie_upon_them(tmp_path):
+def test_large_squares_are_the_coarse_grid_and_small_ones_are_drawn_on_top(tmp_path):
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
@@ -917,7 +917,7 @@ def test_heat_maps_are_of_strength_and_rate_alone(tmp_path, monkeypatch):
     assert drawn == [["pair"]]
 
 
-def test_a_model_that_is_no_perceptron_is_named():
+def test_a_model_that_is_not_a_perceptron_is_named():
     from experiments import arms, training_setups
     from experiments.engine.config import cosine, StaticConfig
     from experiments.engine.describe import describe

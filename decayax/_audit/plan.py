@@ -68,7 +68,7 @@ def make_plan(
     sample: bool | None,
     steps: int,
 ) -> ProbePlan:
-    """Decide what to measure. The arguments are those of `audit`."""
+    """Decide what to measure. It takes the arguments of `audit`."""
     require_parameters("audit", params)
     leaves = {p: x for p, x in leaves_with_path(params) if not is_masked_leaf(x)}
     own_dtypes = jax.tree.map(_shape_of, params)

@@ -1,4 +1,4 @@
-r"""Stochastic rounding: a weight moves to a random neighbour whose mean is exact.
+r"""Stochastic rounding: each weight moves to a random neighbour, and the mean is exact.
 
     θ ← ⌈θ + Δ⌉ with probability (θ + Δ − ⌊θ + Δ⌋)/ulp, else ⌊θ + Δ⌋        E θ = θ + Δ
 

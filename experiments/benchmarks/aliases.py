@@ -46,7 +46,7 @@ class Alias(NamedTuple):
         return getattr(self.module, self.name)(learning_rate, **given)
 
 
-DECOUPLED = "γλ, behind the preconditioner"
+DECOUPLED = "γλ, after the preconditioner"
 CONTRIB = functools.partial(Alias, module=contrib)
 WITH = [
     Alias("adamw", "uniform", DECOUPLED),
@@ -62,11 +62,11 @@ WITH = [
     Alias(
         "adafactor",
         "uniform",
-        "λ, behind the learning rate",
+        "λ, after the learning rate",
         strength="weight_decay_rate",
     ),
-    Alias("novograd", "uniform", "L2 behind the preconditioner, in the momentum"),
-    Alias("fromage", "uniform", "1 − 1/√(1 + γ²), not chosen", strength=None),
+    Alias("novograd", "uniform", "L2 after the preconditioner, in the momentum"),
+    Alias("fromage", "uniform", "1 − 1/√(1 + γ²), fixed: there is no λ", strength=None),
     CONTRIB("momo", "uniform", "proximal, γλ/(1 + γλ)"),
     CONTRIB("momo_adam", "uniform", "proximal, γλ/(1 + γλ)"),
     CONTRIB("prodigy", "uniform", "dγλ, d found while training", 1.0),

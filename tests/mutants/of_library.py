@@ -78,7 +78,7 @@ MASKS = (
         "decayax/masks/_resolve.py",
         "mask = mask(jax.tree.map(_shape_only, params))",
         "mask = mask(params)",
-        "tests/test_errors.py::test_a_mask_that_asks_for_values_is_told_why",
+        "tests/test_errors.py::test_a_mask_that_asks_for_values_raises_with_the_reason",
     ),
     Mutant(
         "callable_module_is_a_function",
@@ -251,7 +251,7 @@ TRANSFORMS = (
         "decayax/_transforms/kernel.py",
         "{path: times(strength, factor) for path, factor in multipliers.items()}",
         "dict.fromkeys(multipliers, strength)",
-        "tests/test_contract.py::test_a_prefix_applies_to_all_leaves_below_it",
+        "tests/test_masks.py tests/test_contract.py -kmask",
     ),
     Mutant(
         "known_zero_is_calculated",
@@ -337,7 +337,7 @@ TRANSFORMS = (
         "decayax/_transforms/penalty.py",
         "total += 0.5 * rate *",
         "total += rate *",
-        "decayax/_transforms/penalty.py",
+        "tests/test_properties.py::test_the_penaltys_gradient_is_what_l2_adds_to_the_bit",
     ),
 )
 OPTIMIZERS = (
