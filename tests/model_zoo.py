@@ -1,8 +1,8 @@
 """Real models, and by hand the true role of each of their parameters.
 
 The ground truth for masks by role. No role here follows from a rule over leaf names:
-a table is indexed by the exact path of each leaf, and whoever wrote it knew which layer
-stands where. Two kinds of models:
+a table has the exact path of each leaf, and was written with the model's source at
+hand. There are two kinds of models:
 
 * built by a framework (Linen, NNX, Equinox): the table repeats the model's layout, one
   entry per layer, by what that layer *is* in the source just above it;

@@ -5,12 +5,10 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from mutants.of_experiments import MUTANTS as OF_EXPERIMENTS
-from mutants.of_library import MUTANTS as OF_LIBRARY
+from mutants import MUTANTS
 
 
 ROOT = Path(__file__).parents[1]
-MUTANTS = (*OF_LIBRARY, *OF_EXPERIMENTS)
 pytestmark = pytest.mark.needs_checkout
 
 

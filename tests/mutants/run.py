@@ -23,12 +23,10 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "tests")]
 
+from mutants import MUTANTS  # noqa: E402
 from mutants.mutant import Mutant  # noqa: E402
-from mutants.of_experiments import MUTANTS as OF_EXPERIMENTS  # noqa: E402
-from mutants.of_library import MUTANTS as OF_LIBRARY  # noqa: E402
 
 
-MUTANTS = (*OF_LIBRARY, *OF_EXPERIMENTS)
 TOO_LONG = 600.0  # seconds: a mutant that makes the tests hang is found
 MOST_SURVIVORS = 0.02  # of all mutants
 FOUND = (1, 2)  # pytest's status if a test fails, or if a module cannot be imported
@@ -40,7 +38,6 @@ class Verdict(NamedTuple):
     mutant: Mutant
     killed: bool
     seconds: float
-    output: str
 
 
 def copy_of_repository(folder: Path) -> Path:
@@ -79,12 +76,12 @@ def try_mutant(mutant: Mutant, copy: Path) -> Verdict:
         # Any other status: these tests do not exist, and the mutant was not tried.
         if result.returncode not in (0, *FOUND):
             raise ValueError(f"{mutant.name}: pytest cannot run {mutant.tests}")
-        killed, output = result.returncode in FOUND, result.stdout
+        killed = result.returncode in FOUND
     except subprocess.TimeoutExpired:
-        killed, output = True, "the tests took too long"
+        killed = True
     finally:
         path.write_text(source, encoding="utf-8")
-    return Verdict(mutant, killed, time.monotonic() - begun, output)
+    return Verdict(mutant, killed, time.monotonic() - begun)
 
 
 def try_all(mutants: list[Mutant], jobs: int) -> list[Verdict]:
