@@ -12,7 +12,7 @@
 #   make test-wheel   the built wheel, from another folder
 
 PYTHON ?= python3
-LOWEST := jax==0.5.3 jaxlib==0.5.3 optax==0.2.5
+LOWEST := jax==0.5.3 jaxlib==0.5.3 optax==0.2.5 jaxtyping==0.2.20
 VENV   := .venv
 RUN    := $(VENV)/bin/python -m
 # worksteal: an idle worker takes tests from a busy one; the slow tests are in few files.

@@ -24,7 +24,7 @@ import optax
 
 from experiments import protocol
 from experiments.cells import Table
-from experiments.engine import program
+from experiments.engine import one_run, program
 from experiments.engine.compilation_cache import (
     CompilationCache,
     get_batches,
@@ -91,21 +91,21 @@ def _one_epoch(
     task: Task,
     hparams: HParams,
     run_data: RunData,
-    carry: program.Carry,
+    carry: one_run.Carry,
     batches: Any,
     epoch: Any,
     data: Data,
 ) -> Any:
     """Train one epoch; return the sums over its steps, for each weight."""
-    with_decay = program.build_optimizer(config, task, hparams)
+    with_decay = one_run.build_optimizer(config, task, hparams)
     no_decay = {**hparams, "weight_decay": 0 * hparams["weight_decay"]}
-    without_decay = program.build_optimizer(config, task, no_decay)
+    without_decay = one_run.build_optimizer(config, task, no_decay)
     eta = multiplier(config, task.steps_per_epoch, hparams)
 
     def step(carry: Any, batch: Any) -> Any:
         index, params, model_state, state = carry
         grads, model_state = jax.grad(task.loss, has_aux=True)(
-            params, model_state, batch, program.step_key(hparams, index), run_data, data
+            params, model_state, batch, one_run.step_key(hparams, index), run_data, data
         )
         plain_updates, _ = without_decay.update(grads, state, params)
         updates, state = with_decay.update(grads, state, params)

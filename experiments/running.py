@@ -98,9 +98,9 @@ def run_built(
     missing = _train(study, options, words, resume, shard)
     if missing is not None:
         print(
-            f"Shard {options.shard} has trained its cells. The stage {missing.stage} "
-            f"still lacks {missing.cells} cells of other shards. When they are stored, "
-            f"resume with: {resume}"
+            f"Shard {options.shard} has trained its cells. {missing.cells} cells of "
+            f"the stage {missing.stage} belong to other shards and are not stored yet. "
+            f"When they are, resume with: {resume}"
         )
         return UNFINISHED
     print(study.report(folder))
@@ -212,7 +212,7 @@ def print_finished(study: Any, folder: Path) -> int:
     if other:
         print(
             f"These results were made with other {' and other '.join(other)}. To run "
-            "the study as it is now, give another directory with --out."
+            "the study as it is now, pass another folder: --out DIR."
         )
     # The report is not written again, so the verdict is read from it.
     report = (folder / "report.md").read_text(encoding="utf-8")

@@ -58,7 +58,7 @@ class Ridge(NamedTuple):
     low: float  # 95 % interval of the slope
     high: float
     p_separable: float  # of the hypothesis |slope| >= SEPARATE, two one-sided tests
-    p_coupled: float  # of the hypothesis |slope| <= SEPARATE, two-sided
+    p_not_separable: float  # of the hypothesis |slope| <= SEPARATE, two-sided
     centres: tuple[tuple[float, float], ...]  # (x, y*)
 
 
@@ -74,14 +74,15 @@ def fit_ridge(errors: Errors) -> Ridge | None:
     values = count * slope - (count - 1) * np.array(without)
     error = max(float(np.std(values, ddof=1)) / np.sqrt(count), 1e-12)
     student = stats.t(count - 1)
+    beyond = (abs(slope) - SEPARATE) / error
     margin = float(student.ppf(1 - LEVEL / 2)) * error
     return Ridge(
         slope=slope,
         offset=offset,
         low=slope - margin,
         high=slope + margin,
-        p_separable=float(student.sf((SEPARATE - abs(slope)) / error)),
-        p_coupled=min(1.0, 2 * float(student.sf((abs(slope) - SEPARATE) / error))),
+        p_separable=float(student.sf(-beyond)),
+        p_not_separable=min(1.0, 2 * float(student.sf(beyond))),
         centres=tuple((x, _centre(row)) for x, row in rows.items()),
     )
 

@@ -67,12 +67,12 @@ class Classification:
 
     def load(self) -> Labelled:
         if not 0 <= self.ema < 1:
-            raise UserError(f"ema={self.ema}: write 0, or a decay < 1 such as 0.999.")
+            raise UserError(f"ema={self.ema}: pass 0, or a decay < 1 such as 0.999.")
         data = self.data()
         if not self.batch <= self.train_size < len(data.pool_y):
             raise UserError(
-                f"train_size={self.train_size}: write at least batch={self.batch} and "
-                f"less than the pool's {len(data.pool_y)}; the others validate."
+                f"train_size={self.train_size}: pass at least batch={self.batch} and "
+                f"less than the pool's {len(data.pool_y)}. The other rows validate."
             )
         return data
 
@@ -171,8 +171,8 @@ class Language:
         text = self.data()
         if len(text.symbols) > self.symbols:
             raise UserError(
-                f"the text has {len(text.symbols)} symbols, the model {self.symbols}: "
-                "raise symbols= and the model's vocabulary."
+                f"the text has {len(text.symbols)} symbols, but symbols={self.symbols}"
+                ". Pass a larger symbols= and a model with this vocabulary."
             )
         return Tokens(text.train, text.val, text.test)
 

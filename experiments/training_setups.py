@@ -27,13 +27,8 @@ DIGITS = Classification(
     batch=50,
     label_noise=0.4,
 )
-LAYERNORM = Classification(
-    data=digits.load,
-    model=functools.partial(mlp, (64, 64, 64, 10), True),
-    classes=digits.CLASSES,
-    train_size=900,
-    batch=50,
-    label_noise=0.4,
+LAYERNORM = dataclasses.replace(
+    DIGITS, model=functools.partial(mlp, (64, 64, 64, 10), True)
 )
 # Fashion-MNIST: 2000 training, 3000 validation and 5000 test images.
 FASHION = Classification(

@@ -367,6 +367,19 @@ def test_optimizers_that_need_an_objective_are_not_auditable(name):
     assert "not auditable" in audit._repr_html_()
 
 
+@pytest.mark.parametrize(
+    "params",
+    [{}, {"steps": jnp.zeros(3, jnp.int32)}, {"none left": jnp.ones((0, 3))}],
+    ids=str,
+)
+def test_no_weights_are_no_clean_audit(params):
+    audit = dx.audit(optax.adamw(LR), params)
+    assert kinds(audit) == ["nothing to audit"]
+    assert "no problems found" not in str(audit)
+    with pytest.raises(ValueError, match="Pass the parameters that the optimizer"):
+        audit.check()
+
+
 def test_the_value_is_made_up_or_given():
     optimizer = contrib.momo(LR, weight_decay=WD)
     for options in ({}, {"extra_args": {"value": jnp.float32(2.0)}}):

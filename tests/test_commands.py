@@ -400,7 +400,7 @@ def test_a_shard_prints_the_missing_cells_and_the_resume_command(
     arguments = ("demo", "--smoke", "--out", tmp_path, "--wait", "0")
     status, out, errors = call(*arguments, "--shard", "1/2")
     assert (status, errors) == (3, [])
-    assert "The stage tuning still lacks 9 cells of other shards." in out
+    assert "9 cells of the stage tuning belong to other shards" in out
     words = shlex.split(out.rpartition("resume with: ")[2])
     assert words[1:4] == ["-m", "experiments", "demo"]
     shard = ["--shard", "1/2", "--wait", "0"]

@@ -14,22 +14,18 @@ import decayax as dx
 
 
 DECAYING = first_of_each(DECAYS)
-# The optimizers are chains: an error names the transform inside.
-NAMED_BY = {
-    **dict.fromkeys(("sgd_l2", "rmsprop_l2", "adam_l2"), "add_l2_to_grad"),
-    **dict.fromkeys(
-        ("sgdw", "rmspropw", "adamw", "track_decay")
-        + ("round_stochastically", "with_stochastic_rounding")
-        + ("compensate_rounding", "with_compensation", "with_state_dtype"),
-        "decoupled_decay",
-    ),
-}
+# An error about the decay names what has the decay: the optimizer in a wrapper (its row
+# gives the name as options), or a stage of a chain.
+WRAPPERS = ("track_decay", "with_stochastic_rounding", "with_compensation")
+CHAINED = ("round_stochastically", "compensate_rounding", "with_state_dtype")
 PARAMS = {"a": {"kernel": jnp.ones((4, 3)), "bias": jnp.ones(3)}, "b": jnp.ones(5)}
 GRADS = jax.tree.map(jnp.ones_like, PARAMS)
 
 
 def speaker(row: Row) -> str:
-    return NAMED_BY.get(row.name, row.name)
+    if row.name in CHAINED:
+        return "decoupled_decay"
+    return row.options if row.name in WRAPPERS else row.name
 
 
 def use(part, params=PARAMS, grads=GRADS):
@@ -238,8 +234,10 @@ def test_parameters_must_come_along(row: Row):
         part.update(GRADS, state)  # fmt: skip
 
 
-PLACES = [row for row in DECAYING if row.name in NAMED_BY.values()] + [
-    row for row in DECAYING if row.name == "independent_decay"
+PLACES = [
+    row
+    for row in DECAYING
+    if row.name in ("add_l2_to_grad", "decoupled_decay", "independent_decay")
 ]
 
 

@@ -176,6 +176,7 @@ BAD_RULES = {
         r"the rule 'b.\*kernel' gives block_0/attn/kernel must be >= 0, got -1",
     ),
     "not a list": (None, r"rules must be a list of pairs .* got None of type NoneType"),
+    "a dict": ({".*": True}, r"got {'.\*': True} .*Pass list\(rules.items\(\)\)"),
     "one rule": (".*kernel", r"rules must be a list of pairs .* got '.\*kernel'"),
 }
 
@@ -429,6 +430,20 @@ def test_masks_can_be_pickled_and_copied(kind):
     for twin in (pickle.loads(pickle.dumps(mask)), copy.deepcopy(mask)):
         assert twin.decide(PARAMS) == mask.decide(PARAMS)
         assert repr(twin) == repr(mask)
+
+
+@pytest.mark.parametrize("kind", PICKLED)
+def test_a_pickled_mask_names_public_modules_only(kind):
+    """Private files may move."""
+    pickled = pickle.dumps(PICKLED[kind])
+    named = re.findall(rb"decayax[\w.]*", pickled)
+    assert set(named) == {b"decayax.masks"}
+
+
+def test_a_ready_made_mask_is_itself_after_pickling():
+    mask = masks.no_bias_or_norm
+    assert pickle.loads(pickle.dumps(mask)) is mask
+    assert copy.deepcopy({"mask": mask})["mask"] is mask
 
 
 def test_masks_decide_the_same_in_another_process():

@@ -452,7 +452,7 @@ def test_bfloat16_stays_bfloat16(name):
             lambda: case("transformer").logits(
                 case("transformer").params, jnp.zeros((1, 7), int)
             ),
-            "7 tokens, but length 6",
+            "the input has 7 tokens, but the model has 6 positions",
         ),
     ],
 )

@@ -111,6 +111,22 @@ def test_adamw_keeps_a_low_precision_moment():
     assert {x.dtype for x in jax.tree.leaves(state[0].nu)} == {jnp.dtype("float32")}
 
 
+@pytest.mark.parametrize("wrong", ["bf16", 3, jnp.int32, bool])
+@pytest.mark.parametrize(
+    ("make", "argument"),
+    [
+        (dx.adamw, "mu_dtype"),
+        (dx.adam_l2, "mu_dtype"),
+        (dx.sgdw, "accumulator_dtype"),
+        (dx.sgd_l2, "accumulator_dtype"),
+    ],
+)
+def test_a_moment_needs_a_floating_point_dtype(make, argument, wrong):
+    text = rf"^{make.__name__}: {argument} must be a floating-point dtype, got .*Pass"
+    with pytest.raises(TypeError, match=text):
+        make(1e-2, **{argument: wrong})
+
+
 @pytest.mark.parametrize("make", [dx.sgd_l2, dx.sgdw])
 def test_sgd_keeps_a_low_precision_momentum(make):
     params, grads = problem()

@@ -13,6 +13,7 @@ import re
 import subprocess
 import sys
 import tokenize
+import typing
 from pathlib import Path
 
 import pytest
@@ -48,12 +49,23 @@ TOP_LEVEL = [name for name in FUNCTIONS if "." not in name]
 # --- names ------------------------------------------------------------------------
 
 
-def test_dir_shows_the_public_names_only():
-    assert dir(dx) == sorted(dx.__all__)
-    assert not any(name.startswith("_") for name in dir(dx))
+@pytest.mark.parametrize("module", MODULES.values(), ids=lambda m: m.__name__)
+def test_dir_shows_the_public_names_only(module):
+    assert dir(module) == sorted(module.__all__)
+    assert not any(name.startswith("_") for name in dir(module))
+    assert all(hasattr(module, name) for name in module.__all__)
+    assert len(set(module.__all__)) == len(module.__all__)
+
+
+def test_nothing_public_is_left_out():
+    for module in MODULES.values():
+        own = {
+            name
+            for name, value in vars(module).items()
+            if getattr(value, "__module__", "").startswith("decayax") and name[0] != "_"
+        }
+        assert own <= set(dir(module))
     assert {"masks", "rates", "Audit", "LeafAudit", "Finding"} <= set(dir(dx))
-    assert all(hasattr(dx, name) for name in dx.__all__)
-    assert len(set(dx.__all__)) == len(dx.__all__)
 
 
 @pytest.mark.parametrize("name", [*FUNCTIONS, *CLASSES])
@@ -62,6 +74,28 @@ def test_a_public_name_is_found_where_it_says(name):
     module = sys.modules[PUBLIC[name].__module__]
     assert module in MODULES.values()
     assert getattr(module, PUBLIC[name].__qualname__) is PUBLIC[name]
+
+
+@pytest.mark.parametrize("name", [*FUNCTIONS, *CLASSES])
+def test_type_hints_can_be_read(name):
+    """Also of methods. A class is said to be public, so its hints hold real types."""
+    value = PUBLIC[name]
+    methods = vars(value).values() if inspect.isclass(value) else ()
+    # optax.Params is a union that names `ArrayTree`, which only optax can resolve.
+    names = {"ArrayTree": typing.Any}
+    for each in [value, *filter(inspect.isfunction, methods)]:
+        typing.get_type_hints(each, localns=names)
+    if inspect.isfunction(value):
+        assert typing.get_type_hints(value, localns=names)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_help_shows_short_types(name):
+    """The names of unions, and not their members."""
+    shown = str(inspect.signature(FUNCTIONS[name]))
+    assert "._src" not in shown
+    assert "Union" not in shown
+    assert "ForwardRef" not in shown
 
 
 def test_every_transform_is_a_row_of_the_table():

@@ -678,7 +678,7 @@ def test_grids_without_a_ridge_and_undecided_ones():
     wide = Ridge(0.2, 0.0, -1.0, 1.4, 0.5, 0.9, ((-5.0, 1.0), (-3.0, 1.4)))
     flat = Grid(entry, np.zeros((2, 2)), None, 10)
     open_ = flat._replace(ridge=wide)
-    coupled = flat._replace(ridge=wide._replace(p_coupled=0.001))
+    coupled = flat._replace(ridge=wide._replace(p_not_separable=0.001))
     separable = flat._replace(ridge=wide._replace(p_separable=0.001))
     few = coupled._replace(seeds=2)
     judged = add_verdicts([flat, open_, coupled, separable, few])

@@ -795,7 +795,7 @@ WRAPPERS = {
 def test_an_optimizer_must_be_finished(name):
     for wrong in (optax.adamw, 1e-3, None, optax.GradientTransformation):
         with pytest.raises(
-            TypeError, match=rf"^{name}: takes a finished optimizer such as optax.ada"
+            TypeError, match=rf"^{name}: optimizer must be an optax.Gradient"
         ):
             WRAPPERS[name](wrong)
 

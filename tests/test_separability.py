@@ -32,7 +32,7 @@ def test_the_slope_is_that_of_the_valley(slope):
     assert exact.offset == pytest.approx(0, abs=0.01)
     assert exact.high - exact.low < 1e-6
     assert (exact.p_separable < 1e-6) == (abs(slope) < 0.25)
-    assert (exact.p_coupled < 1e-6) == (abs(slope) > 0.25)
+    assert (exact.p_not_separable < 1e-6) == (abs(slope) > 0.25)
     assert [x for x, _ in exact.centres] == [-2, -1, 0, 1, 2]
     for x, y in exact.centres:
         assert y == pytest.approx(slope * x, abs=0.02)
@@ -59,7 +59,7 @@ def test_a_slope_at_the_bound_is_separable_in_5_percent(slope):
     found = [fit_ridge(errors(slope, rng)) for _ in range(150)]
     separable = np.mean([each.p_separable < 0.05 for each in found])
     assert 0.02 <= separable <= 0.09
-    coupled = np.mean([each.p_coupled < 0.05 for each in found])
+    coupled = np.mean([each.p_not_separable < 0.05 for each in found])
     assert 0.005 <= coupled <= 0.06
     inside = [fit_ridge(errors(0.4 * slope, rng)) for _ in range(40)]
     assert np.mean([each.p_separable < 0.05 for each in inside]) > 0.5
@@ -86,7 +86,7 @@ def test_p_values_are_those_of_t_tests_of_the_jackknife(slope):
     assert found.p_separable == pytest.approx(inside)
     if abs(slope) > 0.25:
         outside = stats.ttest_1samp(values, -0.25).pvalue
-        assert found.p_coupled == pytest.approx(outside)
+        assert found.p_not_separable == pytest.approx(outside)
     low, high = stats.t.interval(0.95, 9, found.slope, stats.sem(values))
     assert (found.low, found.high) == pytest.approx((low, high))
 
@@ -95,7 +95,7 @@ def test_with_much_noise_nothing_is_significant():
     from experiments.separability import fit_ridge
 
     found = fit_ridge(errors(0.1, seeds=3, noise=4.0, bend=1.0))
-    assert found is None or min(found.p_separable, found.p_coupled) > 0.05
+    assert found is None or min(found.p_separable, found.p_not_separable) > 0.05
 
 
 def test_there_is_no_ridge_without_an_effect_of_lambda_or_with_few_rates():

@@ -480,6 +480,9 @@ def test_errors():
             ValueError, match="track_decay: every must be an integer >= 1"
         ):
             dx.track_decay(dx.sgdw(LR), every=every)
+    state = dx.track_decay(dx.sgdw(LR)).init({"w": jnp.ones(2)})
+    with pytest.raises(TypeError, match=r"decay_stats: groups must be a function path"):
+        dx.decay_stats(state, groups="w")
     optimizer = dx.track_decay(dx.sgdw(LR))
     with pytest.raises(ValueError, match=r"track_decay: needs the parameters, got par"):
         optimizer.update(GRADS, optimizer.init(PARAMS))

@@ -116,7 +116,7 @@ def test_multi_steps_is_refused_by_name(accumulate):
 
 @pytest.mark.parametrize("unfinished", [optax.sgd, "sgd", 0.1, None, optax.MultiSteps])
 def test_an_unfinished_optimizer_is_refused(unfinished):
-    with pytest.raises(TypeError, match=r"with_decay: takes a finished optimizer"):
+    with pytest.raises(TypeError, match=r"with_decay: optimizer must be an optax"):
         dx.with_decay(unfinished, 0.1)
 
 

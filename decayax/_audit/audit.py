@@ -5,6 +5,8 @@ weights of several sizes (`measure`). The differences of the rates show the mode
 (`findings`).
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
@@ -13,7 +15,7 @@ import jax
 import optax
 
 from decayax._audit.declared import declared_decay
-from decayax._audit.findings import find, not_auditable
+from decayax._audit.findings import find, not_auditable, NOTHING_TO_AUDIT
 from decayax._audit.leaf import LeafAudit
 from decayax._audit.measure import measure, with_surviving_fractions
 from decayax._audit.modes import mode_of, NONE
@@ -119,6 +121,8 @@ def audit(
             plan = make_plan(built, params, gradients, extra_args, sample, steps)
         except NotAuditable as reason:
             return Audit((), (not_auditable(str(reason)),), steps, False, False)
+        if not sum(plan.weight_counts()):
+            return Audit((), (NOTHING_TO_AUDIT,), steps, plan.elementwise, False)
         leaves = _leaves(plan, gradient_scales, seeds, slower)
     findings = find(leaves, declared_decay(built), weight_decay)
     return Audit(tuple(leaves), findings, steps, plan.elementwise, plan.sampled)
@@ -204,18 +208,23 @@ def _check(learning_rate, gradient_scales, steps, seeds, weight_decay, extra_arg
     scales = [("each of gradient_scales", scale) for scale in gradient_scales]
     for label, value in [("learning_rate", learning_rate), *scales]:
         if as_strength(NAME, label, value, "Pass a number > 0.") == 0.0:
-            raise ValueError(f"{NAME}: {label} must be > 0, got {value}.")
+            raise ValueError(
+                f"{NAME}: {label} must be > 0, got {value}. "
+                "Pass a number > 0, such as 0.001."
+            )
     for label, value in {"steps": steps, "seeds": seeds}.items():
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ValueError(
-                f"{NAME}: {label} must be an integer >= 1, got {short_repr(value)}."
+                f"{NAME}: {label} must be an integer >= 1, got {short_repr(value)}. "
+                f"Pass {label}=2, for example."
             )
     if weight_decay is not None:
         as_strength(NAME, "weight_decay", weight_decay)
     if not isinstance(extra_args, dict | None):
         raise TypeError(
             f"{NAME}: extra_args must be a dict of keyword arguments for "
-            f"optimizer.update such as {{'value': loss}}, got {short_repr(extra_args)}."
+            f"optimizer.update, got {short_repr(extra_args)}. Pass, for example, "
+            "{'value': 1.0}."
         )
 
 
@@ -227,6 +236,7 @@ def _build(optimizer: Any, learning_rate: float) -> Any:
     if not is_optimizer(built):
         raise TypeError(
             f"{NAME}: optimizer must be an optax.GradientTransformation or a function "
-            f"learning_rate -> optimizer, got {short_repr(built)}."
+            f"learning_rate -> optimizer, got {short_repr(built)}. Pass, for example, "
+            "optax.adamw(1e-3)."
         )
     return built

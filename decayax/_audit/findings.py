@@ -101,6 +101,14 @@ def not_auditable(reason: str) -> Finding:
     )
 
 
+NOTHING_TO_AUDIT = Finding(
+    kind="nothing to audit",
+    serious=True,
+    text="the parameters hold no floating-point number.",
+    hint="Pass the parameters that the optimizer trains.",
+)
+
+
 def find(
     leaves: Sequence[LeafAudit], declared: DeclaredDecay, weight_decay: float | None
 ) -> tuple[Finding, ...]:

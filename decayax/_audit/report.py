@@ -19,7 +19,7 @@ class Audit:
 
     Attributes:
         leaves: the decay of each inexact parameter, in the order of the params. Empty
-            if the optimizer is not auditable.
+            if there is nothing to audit, or the optimizer is not auditable.
         findings: problems, serious ones first. Empty if there are none.
         steps: the number of steps that were measured.
         elementwise: whether each weight's update depends on this weight only. False if

@@ -6,8 +6,12 @@ import optax
 from jax.typing import DTypeLike
 
 from decayax._core.strength import Scalar, ScalarOrSchedule
-from decayax._optimizers.stages import adam_stage, chain_in_float32, lr_stage
-from decayax._transforms.places import add_l2_to_grad, decoupled_decay
+from decayax._optimizers.stages import (
+    adam_stage,
+    chain_in_float32,
+    decay_stage,
+    lr_stage,
+)
 from decayax.masks._resolve import MaskOrFn
 
 
@@ -65,7 +69,7 @@ def adam_l2(
     """
     name = "adam_l2"
     return chain_in_float32(
-        add_l2_to_grad(weight_decay, mask=mask),
+        decay_stage(name, weight_decay, mask),  # λθ enters the gradient
         adam_stage(name, b1, b2, eps, eps_root, mu_dtype, nesterov),
         lr_stage(name, learning_rate),
     )
@@ -121,6 +125,6 @@ def adamw(
     name = "adamw"
     return chain_in_float32(
         adam_stage(name, b1, b2, eps, eps_root, mu_dtype, nesterov),
-        decoupled_decay(weight_decay, mask=mask),
+        decay_stage(name, weight_decay, mask),
         lr_stage(name, learning_rate),
     )

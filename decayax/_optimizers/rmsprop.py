@@ -7,11 +7,11 @@ import optax
 from decayax._core.strength import Scalar, ScalarOrSchedule
 from decayax._optimizers.stages import (
     chain_in_float32,
+    decay_stage,
     lr_stage,
     momentum_stage,
     rms_stage,
 )
-from decayax._transforms.places import add_l2_to_grad, decoupled_decay
 from decayax.masks._resolve import MaskOrFn
 
 
@@ -69,7 +69,7 @@ def rmsprop_l2(
     """
     name = "rmsprop_l2"
     return chain_in_float32(
-        add_l2_to_grad(weight_decay, mask=mask),
+        decay_stage(name, weight_decay, mask),  # λθ enters the gradient
         rms_stage(
             name, decay, eps, initial_scale, eps_in_sqrt, centered, bias_correction
         ),
@@ -127,6 +127,6 @@ def rmspropw(
             name, decay, eps, initial_scale, eps_in_sqrt, centered, bias_correction
         ),
         momentum_stage(name, momentum, nesterov),
-        decoupled_decay(weight_decay, mask=mask),
+        decay_stage(name, weight_decay, mask),
         lr_stage(name, learning_rate),
     )

@@ -6,8 +6,12 @@ import optax
 from jax.typing import DTypeLike
 
 from decayax._core.strength import Scalar, ScalarOrSchedule
-from decayax._optimizers.stages import chain_in_float32, lr_stage, momentum_stage
-from decayax._transforms.places import add_l2_to_grad, decoupled_decay
+from decayax._optimizers.stages import (
+    chain_in_float32,
+    decay_stage,
+    lr_stage,
+    momentum_stage,
+)
 from decayax.masks._resolve import MaskOrFn
 
 
@@ -56,7 +60,7 @@ def sgd_l2(
     """
     name = "sgd_l2"
     return chain_in_float32(
-        add_l2_to_grad(weight_decay, mask=mask),
+        decay_stage(name, weight_decay, mask),  # λθ enters the gradient
         momentum_stage(name, momentum, nesterov, accumulator_dtype),
         lr_stage(name, learning_rate),
     )
@@ -97,6 +101,6 @@ def sgdw(
     name = "sgdw"
     return chain_in_float32(
         momentum_stage(name, momentum, nesterov, accumulator_dtype),
-        decoupled_decay(weight_decay, mask=mask),
+        decay_stage(name, weight_decay, mask),
         lr_stage(name, learning_rate),
     )

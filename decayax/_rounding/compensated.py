@@ -63,7 +63,7 @@ def compensate(
     return rounded_update(target, theta, step), new_residual
 
 
-def compensate_rounding() -> optax.GradientTransformationExtraArgs:
+def compensate_rounding() -> "optax.GradientTransformationExtraArgs":
     r"""Last stage of a chain for 16-bit parameters: round to nearest, keep the error.
 
     .. math:: s = \theta + (\rho + \Delta), \qquad
@@ -134,8 +134,8 @@ def _compensate_rounding(name: str) -> optax.GradientTransformationExtraArgs:
 
 
 def with_compensation(
-    optimizer: optax.GradientTransformation,
-) -> optax.GradientTransformationExtraArgs:
+    optimizer: "optax.GradientTransformation",
+) -> "optax.GradientTransformationExtraArgs":
     r"""An optimizer for 16-bit weights: it adds each rounding error to the next step.
 
     It is the optimizer in float32, then :func:`compensate_rounding`. Two more bytes per

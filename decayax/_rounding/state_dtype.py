@@ -38,11 +38,11 @@ class StateDtypeState(NamedTuple):
 
 
 def with_state_dtype(
-    optimizer: optax.GradientTransformation,
-    dtype: DTypeLike,
+    optimizer: "optax.GradientTransformation",
+    dtype: "DTypeLike",
     *,
-    seed: int | jax.Array = 0,
-) -> optax.GradientTransformationExtraArgs:
+    seed: "int | jax.Array" = 0,
+) -> "optax.GradientTransformationExtraArgs":
     r"""An optimizer that stores its moments in bfloat16, rounded stochastically.
 
     .. math:: S_t \leftarrow q_t, \qquad

@@ -48,8 +48,8 @@ def round_at_random(param: Floats, update: Floats, bits: Bits) -> Floats32:
 
 
 def round_stochastically(
-    *, seed: int | jax.Array = 0
-) -> optax.GradientTransformationExtraArgs:
+    *, seed: "int | jax.Array" = 0
+) -> "optax.GradientTransformationExtraArgs":
     r"""Last stage of a chain for 16-bit parameters: round each update at random.
 
     .. math:: \Delta \leftarrow q - \theta, \qquad
@@ -123,8 +123,8 @@ def _round_stochastically(
 
 
 def with_stochastic_rounding(
-    optimizer: optax.GradientTransformation, *, seed: int | jax.Array = 0
-) -> optax.GradientTransformationExtraArgs:
+    optimizer: "optax.GradientTransformation", *, seed: "int | jax.Array" = 0
+) -> "optax.GradientTransformationExtraArgs":
     r"""An optimizer for 16-bit weights: it rounds each update at random.
 
     It is the optimizer in float32, then :func:`round_stochastically`. The optimizer

@@ -1,5 +1,7 @@
 """Read out what `track_decay` measured: sums in, statistics for a logger out."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 
 import jax
@@ -7,6 +9,7 @@ import numpy as np
 import optax
 
 from decayax._core.paths import is_masked_leaf, leaves_with_path, path_str
+from decayax._core.strength import short_repr
 from decayax._telemetry.measure import Sums
 from decayax._telemetry.track import TrackDecayState
 
@@ -52,6 +55,11 @@ def decay_stats(
         Rotation per step and its equilibrium: Kosson, Messmer and Jaggi,
         https://arxiv.org/abs/2305.17212, section 3.
     """
+    if not (groups is None or callable(groups)):
+        raise TypeError(
+            "decay_stats: groups must be a function path -> name of the group, got "
+            f"{short_repr(groups)}. Pass, for example, lambda path: path.split('/')[0]."
+        )
     nodes = jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, TrackDecayState))
     trackers = [node for node in nodes if isinstance(node, TrackDecayState)]
     if not trackers:

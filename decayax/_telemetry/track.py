@@ -7,9 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from decayax._core.strength import short_repr
 from decayax._telemetry.measure import measure_step, Sums
-from decayax._transforms.kernel import increment, is_optimizer, require_params
+from decayax._transforms.kernel import increment, require_optimizer, require_params
 
 
 NAME = "track_decay"
@@ -24,8 +23,8 @@ class TrackDecayState(NamedTuple):
 
 
 def track_decay(
-    optimizer: optax.GradientTransformation, *, every: int = 100
-) -> optax.GradientTransformationExtraArgs:
+    optimizer: "optax.GradientTransformation", *, every: int = 100
+) -> "optax.GradientTransformationExtraArgs":
     r"""An optimizer that also measures its own decay, every k-th step.
 
     .. math:: D = \mathrm d\Delta(\theta)[\theta], \qquad
@@ -49,12 +48,7 @@ def track_decay(
         >>> print(f"{dx.decay_stats(state)['kernel/decay_rate']:.6f}")
         0.000100
     """
-    if not is_optimizer(optimizer):
-        raise TypeError(
-            f"{NAME}: optimizer must be an optax.GradientTransformation, got "
-            f"{short_repr(optimizer)}. Pass a finished optimizer, such as "
-            "optax.adamw(1e-3)."
-        )
+    require_optimizer(NAME, optimizer)
     if not isinstance(every, int) or every < 1:
         raise ValueError(
             f"{NAME}: every must be an integer >= 1, got {every!r}. Pass 1 to measure "

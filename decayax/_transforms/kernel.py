@@ -166,8 +166,8 @@ def require_optimizer(name: str, value: Any) -> None:
     """Raise unless the value is an optimizer, and not a function that makes one."""
     if not is_optimizer(value):
         raise TypeError(
-            f"{name}: takes a finished optimizer such as optax.adam(1e-3), got "
-            f"{short_repr(value)}."
+            f"{name}: optimizer must be an optax.GradientTransformation, got "
+            f"{short_repr(value)}. Pass a finished optimizer, such as optax.adam(1e-3)."
         )
 
 

@@ -3,8 +3,6 @@ r"""RMSprop's preconditioner: divide by the root of a moving average of g².
 .. math:: V \leftarrow \beta V + (1-\beta)\,|g|^2, \qquad u = g / (\sqrt V + \epsilon)
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any, NamedTuple, TypeAlias
 
@@ -79,13 +77,13 @@ def root(x: Moment) -> Moment:
 
 
 def scale_by_rms(
-    decay: Scalar = 0.9,
-    eps: Scalar = 1e-8,
+    decay: "Scalar" = 0.9,
+    eps: "Scalar" = 1e-8,
     *,
-    initial_scale: Scalar = 0.0,
+    initial_scale: "Scalar" = 0.0,
     eps_in_sqrt: bool = False,
     bias_correction: bool = False,
-) -> optax.GradientTransformationExtraArgs:
+) -> "optax.GradientTransformationExtraArgs":
     r"""RMSprop's preconditioner, with ε outside the root as in torch.
 
     .. math::

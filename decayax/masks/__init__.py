@@ -9,20 +9,40 @@ parameter, and ``describe`` shows the reason for each decision:
     print(dx.masks.describe(dx.masks.no_bias_or_norm, params))
 """
 
-from decayax.masks._by_path import by_path as by_path
+from decayax.masks._by_path import by_path
 from decayax.masks._by_role import (
-    by_role as by_role,
-    no_bias_or_norm as no_bias_or_norm,
+    by_role,
+    no_bias_or_norm,
 )
 from decayax.masks._combine import (
-    all_of as all_of,
-    any_of as any_of,
-    invert as invert,
-    scale as scale,
+    all_of,
+    any_of,
+    invert,
+    scale,
 )
 from decayax.masks._describe import (
-    describe as describe,
-    Description as Description,
-    Row as Row,
+    describe,
+    Description,
+    Row,
 )
-from decayax.masks._mask import Decision as Decision, Mask as Mask
+from decayax.masks._mask import Decision, Mask
+
+
+__all__ = [
+    "by_path",
+    "by_role",
+    "no_bias_or_norm",
+    "all_of",
+    "any_of",
+    "invert",
+    "scale",
+    "describe",
+    "Description",
+    "Row",
+    "Decision",
+    "Mask",
+]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

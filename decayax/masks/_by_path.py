@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import itertools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn, TypeAlias
 
 import optax
@@ -25,6 +25,7 @@ from decayax.masks._resolve import as_multiplier, MaskOrFn, Multiplier
 # A multiplier that depends on the match, such as one that grows with the depth.
 MultiplierFn: TypeAlias = Callable[[re.Match[str]], Multiplier]
 Rule: TypeAlias = tuple[str | re.Pattern[str], Multiplier | MultiplierFn]
+EXAMPLE_RULES = "[('.*/kernel', True), ('.*/bias', False)]"
 LITERAL = re.compile(r"[\w/~ -]")  # a character that a pattern matches as it is
 
 
@@ -53,9 +54,10 @@ def by_path(rules: Sequence[Rule], *, default: MaskOrFn | None = None) -> Mask:
     """
     name = "masks.by_path"
     if not isinstance(rules, Sequence) or isinstance(rules, str):
+        hint = "list(rules.items())" if isinstance(rules, Mapping) else EXAMPLE_RULES
         raise TypeError(
             f"{name}: rules must be a list of pairs (pattern, multiplier), got "
-            f"{short_repr(rules)}."
+            f"{short_repr(rules)}. Pass {hint}."
         )
     for rule in rules:
         _check_rule(name, rule)
@@ -67,12 +69,14 @@ def by_path(rules: Sequence[Rule], *, default: MaskOrFn | None = None) -> Mask:
 def _check_rule(name: str, rule: Any) -> None:
     if not (isinstance(rule, tuple | list) and len(rule) == 2):
         raise TypeError(
-            f"{name}: a rule must be a pair (pattern, multiplier), got {rule!r}."
+            f"{name}: a rule must be a pair (pattern, multiplier), got "
+            f"{short_repr(rule)}. Pass rules such as {EXAMPLE_RULES}."
         )
     pattern, multiplier = rule
     if not isinstance(pattern, str | re.Pattern):
         raise TypeError(
-            f"{name}: a pattern must be a string, got {short_repr(pattern)}."
+            f"{name}: a pattern must be a string, got {short_repr(pattern)}. Pass "
+            f"rules such as {EXAMPLE_RULES}."
         )
     if not callable(multiplier):
         as_multiplier(name, f"the multiplier of the rule {pattern!r}", multiplier)

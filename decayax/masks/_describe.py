@@ -1,7 +1,5 @@
 """A mask's decisions as a table and as plain data."""
 
-from __future__ import annotations
-
 import dataclasses
 import html
 import math
@@ -86,7 +84,7 @@ class Description:
         return notes
 
 
-def describe(mask: MaskOrFn, params: optax.Params) -> Description:
+def describe(mask: "MaskOrFn", params: "optax.Params") -> Description:
     """What a mask decides for every parameter, to check before training.
 
     Args:

@@ -1,6 +1,8 @@
 """Class Mask: a mask that gives every parameter a multiplier and the rule behind it."""
 
 import dataclasses
+import functools
+import importlib
 import reprlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeAlias
@@ -38,18 +40,17 @@ class Mask:
     """A mask with reasons. Call it with the parameters for a tree of multipliers."""
 
     name: str  # public name of what made it: "masks.by_path"; for errors and repr
-    # Its arguments are name, params, *args, **kwargs. It is at the top level of its
-    # module, not a closure, so that masks pickle.
+    # Its arguments are name, params, *args, **kwargs.
     function: Callable[..., Decisions]
     args: tuple[Any, ...] = ()  # as the user passed them
     kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
-    def decide(self, params: optax.Params) -> Decisions:
+    def decide(self, params: "optax.Params") -> "Decisions":
         """The decision for every parameter, by path."""
         require_tree(self.name, params)
         return self.function(self.name, params, *self.args, **self.kwargs)
 
-    def __call__(self, params: optax.Params) -> MaskTree:
+    def __call__(self, params: "optax.Params") -> "MaskTree":
         """The tree of multipliers, in the structure of ``params``."""
         decided = self.decide(params)
         flat, treedef = flatten_with_path(params)
@@ -63,6 +64,14 @@ class Mask:
         shown = [ARGUMENT_REPR.repr(value) for value in self.args]
         shown += [f"{k}={ARGUMENT_REPR.repr(v)}" for k, v in self.kwargs.items()]
         return f"{self.name}({', '.join(shown)})" if shown else self.name
+
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        """Pickle the call that made the mask: it names public functions only."""
+        masks = importlib.import_module("decayax.masks")
+        made_by = getattr(masks, self.name.removeprefix("masks."))
+        if made_by is self:
+            return self.name.removeprefix("masks.")
+        return functools.partial(made_by, **self.kwargs), self.args
 
     def __hash__(self) -> int:
         # The arguments may be trees, which have no hash.

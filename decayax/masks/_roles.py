@@ -80,7 +80,7 @@ class Leaf(NamedTuple):
     module: str = ""  # the name of the dict or module that holds it
     module_type: str = ""  # the type of that module, "" if it is a container
     bias_shape: Shape | None = None  # of the bias in the same module
-    beside_a: bool = False  # next to a leaf "a": "b" is a factor then, not a bias
+    has_sibling_a: bool = False  # next to a leaf "a": "b" is a factor then, not a bias
 
 
 def roles(params: optax.Params) -> dict[Path, Role]:
@@ -107,7 +107,7 @@ def roles(params: optax.Params) -> dict[Path, Role]:
             module=named[-1] if named else "",
             module_type=module_type,
             bias_shape=bias_shapes.get((modules, _stem(name))),
-            beside_a=(modules, "a") in places or (modules, "A") in places,
+            has_sibling_a=(modules, "a") in places or (modules, "A") in places,
         )
         found[path] = role_of(leaf)
     return found
@@ -125,7 +125,7 @@ def role_of(leaf: Leaf) -> Role:
     """
     axes, words = len(leaf.shape), _words(leaf.name)
     if _is_bias(leaf.name):
-        return Role(OTHER, sure=False) if leaf.beside_a else Role(BIAS)
+        return Role(OTHER, sure=False) if leaf.has_sibling_a else Role(BIAS)
     if any(map(SCALE_WORD, words)) or leaf.name == "g" or words[1:] == ["g"]:
         # A scale with no axes scales a whole layer, such as a temperature.
         return Role(NORM_SCALE) if axes else Role(OTHER, sure=False)

@@ -31,23 +31,46 @@ Appendix B.2), here with periods of 10, 20 and 40 steps:
 """
 
 from decayax.rates._conventions import (
-    independent_from_lr_scaled as independent_from_lr_scaled,
-    lr_scaled_from_independent as lr_scaled_from_independent,
-    lr_scaled_from_rate as lr_scaled_from_rate,
-    proportional_schedule as proportional_schedule,
-    rate_from_lr_scaled as rate_from_lr_scaled,
+    independent_from_lr_scaled,
+    lr_scaled_from_independent,
+    lr_scaled_from_rate,
+    proportional_schedule,
+    rate_from_lr_scaled,
 )
 from decayax.rates._scales import (
-    normalised_from_weight_decay as normalised_from_weight_decay,
-    prior_width_from_weight_decay as prior_width_from_weight_decay,
-    weight_decay_from_normalised as weight_decay_from_normalised,
-    weight_decay_from_prior_width as weight_decay_from_prior_width,
+    normalised_from_weight_decay,
+    prior_width_from_weight_decay,
+    weight_decay_from_normalised,
+    weight_decay_from_prior_width,
 )
 from decayax.rates._timescales import (
-    half_life_steps_from_rate as half_life_steps_from_rate,
-    rate_from_half_life_steps as rate_from_half_life_steps,
-    rate_from_retained_fraction as rate_from_retained_fraction,
-    rate_from_timescale_steps as rate_from_timescale_steps,
-    retained_fraction as retained_fraction,
-    timescale_steps_from_rate as timescale_steps_from_rate,
+    half_life_steps_from_rate,
+    rate_from_half_life_steps,
+    rate_from_retained_fraction,
+    rate_from_timescale_steps,
+    retained_fraction,
+    timescale_steps_from_rate,
 )
+
+
+__all__ = [
+    "independent_from_lr_scaled",
+    "lr_scaled_from_independent",
+    "lr_scaled_from_rate",
+    "proportional_schedule",
+    "rate_from_lr_scaled",
+    "normalised_from_weight_decay",
+    "prior_width_from_weight_decay",
+    "weight_decay_from_normalised",
+    "weight_decay_from_prior_width",
+    "half_life_steps_from_rate",
+    "rate_from_half_life_steps",
+    "rate_from_retained_fraction",
+    "rate_from_timescale_steps",
+    "retained_fraction",
+    "timescale_steps_from_rate",
+]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -6,6 +6,8 @@
 # pyright: reportOverlappingOverload=false
 # Two numbers fit two overloads; the first of them, which gives float, is used.
 
+from __future__ import annotations
+
 from typing import Any, overload, TypeVar
 
 import jax

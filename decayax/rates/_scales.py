@@ -1,5 +1,7 @@
 """Weight decays in units of the run or of the data, which carry over to other runs."""
 
+from __future__ import annotations
+
 from decayax.rates._checks import (
     A,
     convert,

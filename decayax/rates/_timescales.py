@@ -5,6 +5,8 @@ A weight without gradient is multiplied by 1 − rate in each step, so that
     timescale = 1/rate,   half-life = ln 2/−ln(1 − rate),   retained = Π_t (1 − rate_t)
 """
 
+from __future__ import annotations
+
 import math
 from typing import Any, overload, TypeVar
 

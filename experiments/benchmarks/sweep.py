@@ -37,7 +37,7 @@ import numpy as np
 import optax
 
 from experiments import arms, training_setups
-from experiments.engine import compilation_cache, devices, program
+from experiments.engine import compilation_cache, devices, one_run, program
 from experiments.engine.assignment import split_in_chunks
 from experiments.engine.config import columns, cosine, grid, HParams, StaticConfig
 
@@ -200,21 +200,21 @@ def _one_by_one(
     def step(carry: Any, batch: Any, hparams: Any, run_data: Any, data: Any) -> Any:
         params, state, opt_state = carry
         grads, state = jax.grad(task.loss, has_aux=True)(
-            params, state, batch, program.step_key(hparams, 0), run_data, data
+            params, state, batch, one_run.step_key(hparams, 0), run_data, data
         )
-        update = program.build_optimizer(config, task, hparams).update
+        update = one_run.build_optimizer(config, task, hparams).update
         updates, opt_state = update(grads, opt_state, params)
         return optax.apply_updates(params, updates), state, opt_state
 
     @jax.jit
     def start(hparams: Any, data: Any) -> Any:
         params = task.init(hparams)
-        opt_state = program.build_optimizer(config, task, hparams).init(params)
+        opt_state = one_run.build_optimizer(config, task, hparams).init(params)
         state = task.state(hparams, params)
         return task.run_data(hparams, data), (params, state, opt_state)
 
     run = many_steps(step)
-    draw = jax.jit(functools.partial(program.draw_epochs, task, EPOCHS))
+    draw = jax.jit(functools.partial(one_run.draw_epochs, task, EPOCHS))
     seeds = {hparams["seed"] for hparams in cells}
     batches = {seed: np.asarray(draw(np.int32(seed), 0, data)) for seed in seeds}
 

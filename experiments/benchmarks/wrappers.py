@@ -36,7 +36,7 @@ class Case(NamedTuple):
     name: str
     dtype: str
     optimizer: Any
-    every: int = 1  # one of so many steps measures, and takes longer
+    every: int = 1  # every so many steps one step also measures, and takes longer
 
 
 CASES = (

@@ -58,7 +58,7 @@ def text_file(path: str | Path) -> Corpus:
         data = path.read_bytes()
     except OSError as error:
         raise data_paths.DataError(
-            f"{path}: cannot be read ({error.strerror})."
+            f"{path}: cannot be read ({error.strerror}). Pass a text file."
         ) from None
     return _corpus(data, path)
 
@@ -85,8 +85,8 @@ def windows(
 def _check_length(tokens: jax.Array | np.ndarray, length: int) -> None:
     if not 0 < length < len(tokens):
         raise ValueError(
-            f"length={length}: windows of {length} inputs and the next symbol do not "
-            f"fit {len(tokens)} symbols; take 1 to {len(tokens) - 1}."
+            f"length={length}: a window of {length} inputs and the next symbol does "
+            f"not fit into {len(tokens)} symbols. Pass 1 to {len(tokens) - 1}."
         )
 
 
@@ -95,12 +95,13 @@ def _corpus(data: bytes, origin: Path) -> Corpus:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise data_paths.DataError(
-            f"{origin}: byte {error.start} is not UTF-8 ({error.reason}); "
-            "save the text as UTF-8."
+            f"{origin}: byte {error.start} is not UTF-8 ({error.reason}). "
+            "Save the text as UTF-8."
         ) from None
     if len(text) < SHORTEST:
         raise data_paths.DataError(
-            f"{origin}: {len(text)} characters; a corpus needs {SHORTEST} or more."
+            f"{origin}: the text has {len(text)} characters. Pass one with "
+            f"{SHORTEST} or more."
         )
     codes = np.frombuffer(text.encode("utf-32-le"), "<u4")
     present = np.flatnonzero(np.bincount(codes))

@@ -61,7 +61,7 @@ def find_folder(source: DataSource) -> Path:
             return folder
     raise DataNotFound(
         f"{source.title} is missing (looked in {', '.join(map(str, searched))}). "
-        f"{source.hint} give --data DIR, a folder with {source.name}/ or its files."
+        f"{source.hint} pass --data DIR, a folder with {source.name}/ or its files."
     )
 
 
@@ -70,7 +70,8 @@ def _candidates(source: DataSource) -> Iterator[Path]:
         folder = Path(os.path.expanduser(own))
         if not folder.is_dir():
             raise DataNotFound(
-                f"--data {own} (or {VARIABLE}): there is no such folder."
+                f"--data {own} (or {VARIABLE}): there is no such folder. Pass a "
+                "folder that exists."
             )
         yield folder / source.name
         yield folder

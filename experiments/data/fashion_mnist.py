@@ -59,7 +59,7 @@ def _first_rows(
     """The first rows of a part, scaled to [0, 1]; None takes all."""
     images, labels = part
     if size is not None and not 0 < size <= len(labels):
-        raise ValueError(f"{name}={size}: there are 1 to {len(labels)} rows to take.")
+        raise ValueError(f"{name}={size}: pass a number from 1 to {len(labels)}.")
     x = images[:size].astype(np.float32, order="C")  # cut first: less memory
     x /= 255
     return x, labels[:size].astype(np.int32)

@@ -29,8 +29,8 @@ def load(p: int = 97, train_share: float = 0.5) -> Labelled:
     pool = round(train_share * count)
     if p < 2 or not 0 < pool < count:
         raise ValueError(
-            f"p={p}, train_share={train_share}: pass p >= 2 and a fraction for which "
-            "both parts have pairs."
+            f"p={p}, train_share={train_share}: a part has no pairs. Pass p >= 2 and a "
+            "fraction that leaves pairs for both parts."
         )
     a, b = np.divmod(np.arange(count, dtype=np.int32), np.int32(p))
     x = np.stack([a, b, np.full_like(a, p)], axis=1)

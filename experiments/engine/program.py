@@ -26,12 +26,11 @@ from experiments.engine.config import (
     Task,
 )
 from experiments.engine.one_run import (
-    build_optimizer as build_optimizer,
-    Carry as Carry,
-    draw_epochs as draw_epochs,
+    build_optimizer,
+    Carry,
+    draw_epochs,
     measure_run,
-    NEVER as NEVER,
-    step_key as step_key,
+    NEVER,
     train_epochs,
 )
 from experiments.errors import UserError

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from experiments.engine import compilation_cache, program
+from experiments.engine import compilation_cache, one_run, program
 from experiments.engine.compilation_cache import CompilationCache
 from experiments.engine.config import columns, HParams, SweepGroup
 from experiments.engine.devices import out_of_memory
@@ -110,12 +110,12 @@ def _train_parallel(
     return arrays | {"parallel": np.array([task.parallel], np.int32)}
 
 
-def _diverged_at(carry: program.Carry, diverged: np.ndarray, steps: int) -> np.ndarray:
+def _diverged_at(carry: one_run.Carry, diverged: np.ndarray, steps: int) -> np.ndarray:
     """Return the step at which each cell diverged, int32[cells]; -1 for never.
 
     It is `steps` if all losses were finite, but the weights after the last update are
     not.
     """
     recorded = np.asarray(carry.diverged_at)
-    in_last_update = diverged & (recorded == program.NEVER)
+    in_last_update = diverged & (recorded == one_run.NEVER)
     return np.where(in_last_update, steps, recorded).astype(np.int32)

@@ -40,7 +40,10 @@ class Transformer(nnx.Module):
     def __call__(self, tokens: jax.Array) -> jax.Array:
         table, positions = self.token.embedding[...], self.position.embedding[...]
         if tokens.shape[-1] > len(positions):
-            raise ValueError(f"{tokens.shape[-1]} tokens, but length {len(positions)}")
+            raise ValueError(
+                f"the input has {tokens.shape[-1]} tokens, but the model has "
+                f"{len(positions)} positions. Pass a larger length= to the model."
+            )
         # Not self.token(tokens): nnx.Embed casts to the dtype of its first table.
         x = jnp.take(table, tokens, axis=0) + positions[: tokens.shape[-1]]
         for block in self.blocks:

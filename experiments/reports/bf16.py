@@ -136,7 +136,7 @@ def _training_text(results: Bf16Results) -> str:
     means = {name: x.mean for name, x in worst.differences.items()}
     reason = ""
     if worst.weight_decay == 0:
-        reason = " At λ = 0 nothing decays: it loses gradient steps, not decay."
+        reason = " At λ = 0 nothing decays: here it loses gradient steps, not decay."
     return (
         "After training with stochastic rounding or compensation, the weight norm is "
         f"within {size:.2f} % of float32, and the training loss is within "

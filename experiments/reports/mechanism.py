@@ -146,9 +146,9 @@ def shrink_caption(shrinks: Mapping[str, Shrink], where: str) -> str:
 the middle of training: {markdown.join(settings)}. From the same state the optimizer is
 called with λ and with λ = 0; the difference is the effect of the decay on this step.
 For L2 it is divided by 1 − β₁ = 0.1, because momentum delays nine tenths of it to later
-steps. Fitted slopes of log shrink on log √v: {markdown.join(slopes)}. Excluded, because
-their shrink cannot be measured, are {markdown.join(excluded)}. A weight has no gradient
-if its unit is never active or its input is always 0.*"""
+steps. Fitted slopes of log shrink on log √v: {markdown.join(slopes)}. These are
+excluded, because their shrink cannot be measured: {markdown.join(excluded)}. A weight
+has no gradient if its unit is never active or its input is always 0.*"""
 
 
 # --- The spread of √v -------------------------------------------------------------

@@ -60,8 +60,9 @@ def _plan_of(module: ModuleType, folder: Path, manifest: dict[str, Any]) -> Any:
             return found
     made = ", ".join(sorted({revision_of(each) for each in manifest["made by"]}))
     raise UserError(
-        f"{folder} holds results of another plan ({manifest['hash']}) than the study "
-        f"{manifest['study']} has now: go back to the revision that made it, {made}."
+        f"the results in {folder} have the plan {manifest['hash']}, but the study "
+        f"{manifest['study']} has another plan now. Check out the revision that made "
+        f"them: {made}."
     )
 
 
@@ -90,8 +91,8 @@ def _with_claims(
     """A study without the protocol on other seeds, and the report."""
     if not hasattr(module, "claims"):
         raise UserError(
-            f"the study {name} has no protocol and no `claims`, so nothing can be "
-            "replicated: write claims(folder), which returns words by name."
+            f"the study {name} cannot be replicated: it has no protocol and no "
+            "function `claims`. Write claims(folder), which returns words by name."
         )
     missing = [field for field in ("first_seed", "seeds") if not hasattr(plan, field)]
     if missing:
@@ -109,8 +110,8 @@ def _with_claims(
 def _require_fresh(seeds: tuple[int, int], end: int) -> None:
     if seeds[0] < end:
         raise UserError(
-            f"--seeds {seeds[0]}:{seeds[1]}: the study has used seeds to {end - 1}, so "
-            f"begin at {end} or later."
+            f"--seeds {seeds[0]}:{seeds[1]}: the study has used the seeds up to "
+            f"{end - 1}. Pass seeds that begin at {end} or later."
         )
 
 

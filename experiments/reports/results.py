@@ -125,10 +125,11 @@ def choices_table(results: Results, title: str, names: list[str]) -> str:
 
 def _open_sides(outcome: Outcome) -> str:
     """The sides on which a choice is not bracketed, such as "λ above"."""
-    names = {"weight_decay": "λ", "learning_rate": "rate"}
     # A side is such as "weight_decay above".
     sides = [side.split() for side in outcome.open]
-    return markdown.join([f"{names.get(axis, axis)} {side}" for axis, side in sides])
+    return markdown.join(
+        [f"{AXIS_NAMES.get(axis, axis)} {side}" for axis, side in sides]
+    )
 
 
 def contrasts_table(results: Results, names: list[str] | None = None) -> str:

@@ -58,18 +58,18 @@ def read_grids(results: Results) -> list[Grid]:
 def add_verdicts(grids: list[Grid]) -> list[Grid]:
     """The grids with verdicts; p-values are corrected for both tests of all ridges."""
     ridges = [grid.ridge for grid in grids if grid.ridge is not None]
-    tests = [p for ridge in ridges for p in (ridge.p_separable, ridge.p_coupled)]
+    tests = [p for ridge in ridges for p in (ridge.p_separable, ridge.p_not_separable)]
     corrected = iter(holm(tests))
     found = []
     for grid in grids:
         verdict = NO_RIDGE
         if grid.ridge is not None:
             # In the order of `tests`.
-            p_separable, p_coupled = next(corrected), next(corrected)
+            p_separable, p_not_separable = next(corrected), next(corrected)
             verdict = UNDETERMINED
             if grid.seeds >= MIN_VALUES and p_separable < LEVEL:
                 verdict = SEPARABLE
-            elif grid.seeds >= MIN_VALUES and p_coupled < LEVEL:
+            elif grid.seeds >= MIN_VALUES and p_not_separable < LEVEL:
                 verdict = NOT_SEPARABLE
         found.append(grid._replace(verdict=verdict))
     return found

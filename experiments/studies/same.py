@@ -29,7 +29,7 @@ import optax
 
 import decayax as dx
 from experiments import arms
-from experiments.engine import program
+from experiments.engine import one_run, program
 from experiments.engine.compilation_cache import CompilationCache, load_data
 from experiments.engine.config import (
     constant,
@@ -155,7 +155,7 @@ def _idle_weight(plan: SamePlan, make_optimizer: OptimizerFactory) -> np.ndarray
 def start_of_seed(plan: SamePlan, seed: jax.Array, data: Any) -> tuple[Any, Any, Any]:
     """What all runs of a seed share: split, initial parameters, batches."""
     task, hparams = plan.setup().task(), {"seed": seed}
-    batches = program.draw_epochs(task, plan.epochs, seed, 0, data)[: plan.steps]
+    batches = one_run.draw_epochs(task, plan.epochs, seed, 0, data)[: plan.steps]
     return task.run_data(hparams, data), task.init(hparams), batches
 
 
