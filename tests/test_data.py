@@ -195,7 +195,10 @@ def test_a_data_folder_that_does_not_exist(own, monkeypatch):
 
     monkeypatch.setenv("DECAYAX_DATA", str(own / "typo"))
     message = refusal("DataNotFound", fashion_mnist.load)
-    assert message == f"--data {own}/typo (or DECAYAX_DATA): there is no such folder."
+    assert message == (
+        f"--data {own}/typo (or DECAYAX_DATA): there is no such folder. Pass a folder "
+        "that exists."
+    )
 
 
 def test_places_in_their_order(bare, own, tmp_path, monkeypatch):
@@ -247,7 +250,9 @@ def test_fashion_mnist_made_up(own):
     for part, whole, size in zip(small, data, (3, 3, 2, 2), strict=True):
         np.testing.assert_array_equal(part, whole[:size])
     for sizes in ({"pool_size": 8}, {"test_size": 0}, {"test_size": -1}):
-        with pytest.raises(ValueError, match=r"_size=.*: there are 1 to [74] rows"):
+        with pytest.raises(
+            ValueError, match=r"_size=.*: pass a number from 1 to [74]\."
+        ):
             fashion_mnist.load(**sizes, check=False)
 
 
@@ -291,8 +296,11 @@ def test_a_text_error_is_one_line(tmp_path):
 
     path = tmp_path / "text"
     for data, expected in [
-        (b"", "0 characters; a corpus needs 1000 or more"),
-        ("é".encode() * 999, "999 characters; a corpus needs 1000 or more"),
+        (b"", "the text has 0 characters. Pass one with 1000 or more."),
+        (
+            "é".encode() * 999,
+            "the text has 999 characters. Pass one with 1000 or more.",
+        ),
         (b"ab\xff" + b"c" * 2000, "byte 2 is not UTF-8"),
         ("é".encode() * 2000 + b"\xc3", "byte 4000 is not UTF-8"),
         ("é".encode("utf-16") * 2000, "byte 0 is not UTF-8"),
@@ -302,7 +310,8 @@ def test_a_text_error_is_one_line(tmp_path):
         assert message.startswith(f"{path}: {expected}")
     message = refusal("DataError", corpus.text_file, tmp_path / "none")
     assert (
-        message == f"{tmp_path / 'none'}: cannot be read (No such file or directory)."
+        message == f"{tmp_path / 'none'}: cannot be read (No such file or directory). "
+        "Pass a text file."
     )
     assert "cannot be read" in refusal("DataError", corpus.text_file, tmp_path)
 
@@ -375,7 +384,7 @@ def test_windows_that_do_not_fit():
     from experiments.data.corpus import windows
 
     for length in (0, 9, 10):
-        message = f"length={length}: .* do not fit 9 symbols; take 1 to 8"
+        message = f"length={length}: .* does not fit into 9 symbols. Pass 1 to 8"
         with pytest.raises(ValueError, match=message):
             windows(0, 0, jnp.arange(9), length, 1, 1)
 
@@ -460,7 +469,7 @@ def test_modular_default_is_the_same_everywhere():
 def test_modular_refuses(options):
     from experiments.data import modular
 
-    with pytest.raises(ValueError, match="pass p >= 2 and a fraction"):
+    with pytest.raises(ValueError, match="Pass p >= 2 and a fraction"):
         modular.load(**options)
 
 

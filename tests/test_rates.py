@@ -22,7 +22,7 @@ import decayax as dx
 from decayax import rates
 
 
-NAMES = [name for name, f in vars(rates).items() if inspect.isfunction(f)]
+NAMES = rates.__all__
 PEAK, STEPS = 0.1, 40
 
 

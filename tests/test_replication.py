@@ -281,7 +281,7 @@ def test_seeds_that_were_used_are_refused(finished):
 
     used = plan().seeds("final").stop
     with pytest.raises(
-        UserError, match=rf"to {used - 1}, so begin at {used} or later\.$"
+        UserError, match=rf"to {used - 1}. Pass seeds that begin at {used} or later\.$"
     ):
         study_of(module(), finished, (used - 1, 1030))
     study_of(module(), finished, (used, used + 10))
@@ -293,7 +293,7 @@ def test_results_of_another_plan_are_refused(finished):
 
     other = module()
     other.FULL = other.SMOKE = dataclasses.replace(plan(), candidates=5)
-    with pytest.raises(UserError, match="results of another plan .* the revision"):
+    with pytest.raises(UserError, match="another plan now. Check out the revision"):
         study_of(other, finished, (1000, 1030))
 
 

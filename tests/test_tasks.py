@@ -117,7 +117,7 @@ def test_a_text_is_trained_on_its_first_part_and_guessed_by_chance():
 def test_a_text_with_more_symbols_than_the_model_is_refused():
     from experiments.errors import UserError
 
-    with pytest.raises(UserError, match="the text has 5 symbols, the model 4: raise"):
+    with pytest.raises(UserError, match="the text has 5 symbols, but symbols=4"):
         language(symbols=4).load()
 
 
@@ -210,7 +210,7 @@ def test_an_average_leaves_the_training_as_it_is():
 def test_a_decay_of_the_average_that_is_none_is_refused(ema):
     from experiments.errors import UserError
 
-    with pytest.raises(UserError, match=f"ema={ema}: write 0, or a decay"):
+    with pytest.raises(UserError, match=f"ema={ema}: pass 0, or a decay"):
         classification(copying, sequences, ema=ema).load()
 
 
