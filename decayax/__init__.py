@@ -11,6 +11,7 @@ from decayax._audit.report import Audit
 from decayax._optimizers.adam import adam_l2, adamw
 from decayax._optimizers.rmsprop import rmsprop_l2, rmspropw
 from decayax._optimizers.sgd import sgd_l2, sgdw
+from decayax._optimizers.stages import LearningRateState
 from decayax._rounding.compensated import (
     compensate_rounding,
     CompensationState,
@@ -54,6 +55,7 @@ __all__ = [
     "rmspropw",
     "adam_l2",
     "adamw",
+    "LearningRateState",
     # what decays, and how strongly
     "masks",
     "rates",

@@ -683,7 +683,7 @@ def decay_rate(opt_state, params):
     """The rate of `dx.decay_stats`, of all decayed weights together."""
     sums = [opt_state.sums[name] for name in ("weight", "idle")]
     weights, *_, weights_decay, _, _ = sums[0] + sums[1]
-    return {"decay_rate": -weights_decay / weights, "count": opt_state.count}
+    return {"decay_rate": -weights_decay / weights, "count": opt_state.step}
 
 
 def test_a_record_of_the_optimizer_is_a_measure(cache):

@@ -185,3 +185,26 @@ def test_a_bad_learning_rate_is_refused_by_name(make, bad):
         (TypeError, ValueError), match=f"{make.__name__}: learning_rate"
     ):
         make(bad)
+
+
+WITH_COUNT = {
+    "adamw": dx.adamw(1e-3),
+    "adam_l2": dx.adam_l2(optax.constant_schedule(1e-3)),
+    "rmspropw": dx.rmspropw(1e-3, momentum=0.9, bias_correction=True),
+    "track_decay": dx.track_decay(dx.adamw(1e-3)),
+    "with_stochastic_rounding": dx.with_stochastic_rounding(dx.adamw(1e-3)),
+    "with_compensation": dx.with_compensation(dx.adamw(1e-3)),
+    "with_state_dtype": dx.with_state_dtype(dx.adamw(1e-3), jnp.bfloat16),
+    "with_decay": dx.with_decay(optax.adam(1e-3), 0.1, learning_rate=1e-3),
+    "chain": optax.chain(dx.scale_by_rms(), dx.decoupled_decay(0.1), optax.scale(-1)),
+}
+
+
+@pytest.mark.parametrize("name", WITH_COUNT)
+def test_the_count_of_the_preconditioner_is_found(name):
+    """The counters of our own stages have another name, as optax's `adamw` has one."""
+    optimizer, params = WITH_COUNT[name], {"w": jnp.ones(3)}
+    state = optimizer.init(params)
+    assert optax.tree.get(state, "count") == 0
+    _, state = optimizer.update(params, state, params)
+    assert optax.tree.get(state, "count") == 1

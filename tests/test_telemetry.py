@@ -287,7 +287,7 @@ def test_every_k_th_step_is_measured():
     assert len(set(norms)) == 3
     assert norms[0] == norms[1] == norms[2] != norms[3]
     assert norms[3] == norms[4] == norms[5] != norms[6]
-    assert int(state.count) == 7
+    assert int(state.step) == 7
     assert update._cache_size() == 1
 
 
@@ -328,7 +328,7 @@ def test_the_state_may_be_donated():
     state = optimizer.init(PARAMS)
     for _ in range(3):
         _, state = step(GRADS, state, PARAMS)
-    assert int(state.count) == 3
+    assert int(state.step) == 3
 
 
 def test_groups_are_sums():

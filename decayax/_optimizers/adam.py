@@ -98,8 +98,8 @@ def adamw(
     multipliers, fit by path, and raise if they match nothing. Strengths are checked,
     and dtypes never change.
 
-    The state tree does not depend on the type of strength, learning rate or mask. So it
-    differs from optax's: it has three counters (Adam's is ``state[0].count``), and a
+    The state tree does not depend on the type of strength, learning rate or mask:
+    decay and learning rate count their own steps. So it differs from optax's, and a
     checkpoint of one does not load into the other.
 
     Args:

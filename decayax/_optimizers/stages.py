@@ -1,5 +1,8 @@
 """The stages of an optimizer. Errors start with the name of the optimizer."""
 
+from typing import NamedTuple
+
+import jax
 import jax.numpy as jnp
 import optax
 from jax.typing import DTypeLike
@@ -12,7 +15,7 @@ from decayax._core.strength import (
     ScalarOrSchedule,
     short_repr,
 )
-from decayax._transforms.kernel import pull
+from decayax._transforms.kernel import increment, pull
 from decayax._transforms.places import plus_decay
 from decayax._transforms.precision import cast_around
 from decayax._transforms.rms import scale_by_rms
@@ -80,19 +83,39 @@ def rms_stage(
     return scale(decay, eps, initial_scale=initial_scale, **options)
 
 
+class LearningRateState(NamedTuple):
+    """State of the last stage of the six optimizers.
+
+    Optax's has a field ``count``; a second one would break
+    ``optax.tree.get(state, "count")``, which works for ``optax.adamw``.
+    """
+
+    step: jax.Array  # int32[]: updates so far
+
+
 def lr_stage(
     name: str, learning_rate: ScalarOrSchedule
 ) -> optax.GradientTransformation:
-    """Δ = −γ_t·u."""
+    """Multiply by −γ_t. The state counts the steps for a constant too."""
     if callable(learning_rate):
-        return optax.scale_by_learning_rate(learning_rate)
-    hint = (
-        "Pass one number >= 0 or a schedule. To maximize, put optax.scale(-1.0) before "
-        "the optimizer."
-    )
-    constant = as_strength(name, "learning_rate", learning_rate, hint)
-    # A schedule for a constant too: its counter keeps the state tree the same.
-    return optax.scale_by_learning_rate(lambda step: constant)
+        schedule = learning_rate
+    else:
+        hint = (
+            "Pass one number >= 0 or a schedule. To maximize, put optax.scale(-1.0) "
+            "before the optimizer."
+        )
+        constant = as_strength(name, "learning_rate", learning_rate, hint)
+        schedule = optax.constant_schedule(constant)
+
+    def init(params: optax.Params) -> LearningRateState:
+        return LearningRateState(step=jnp.zeros([], jnp.int32))
+
+    def update(updates, state, params=None):
+        factor = -1 * schedule(state.step)
+        updates = jax.tree.map(lambda u: jnp.asarray(factor, u.dtype) * u, updates)
+        return updates, LearningRateState(step=increment(state.step))
+
+    return optax.GradientTransformation(init, update)
 
 
 def require_dtype(name: str, argument: str, dtype: DTypeLike | None) -> None:

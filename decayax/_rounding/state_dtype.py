@@ -32,7 +32,7 @@ from decayax._transforms.precision import cast_around
 class StateDtypeState(NamedTuple):
     """The state of ``with_state_dtype``."""
 
-    count: jax.Array  # int32 (), calls of update
+    step: jax.Array  # int32 (), calls of update
     key: jax.Array  # uint32 (2,), of the seed; it never changes
     inner: Any  # the optimizer's state, its float32 arrays in the chosen dtype
 
@@ -89,9 +89,9 @@ def with_state_dtype(
     def update(updates, state, params=None, **extra_args):
         inner = _cast_arrays(state.inner, jnp.bfloat16, jnp.float32)
         updates, inner = in_float32.update(updates, inner, params, **extra_args)
-        key = step_key(state.key, STATE, state.count)
+        key = step_key(state.key, STATE, state.step)
         inner = _round_arrays(inner, state.inner, key)
-        return updates, StateDtypeState(increment(state.count), state.key, inner)
+        return updates, StateDtypeState(increment(state.step), state.key, inner)
 
     return optax.GradientTransformationExtraArgs(init, update)
 

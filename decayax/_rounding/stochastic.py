@@ -35,7 +35,7 @@ from decayax._transforms.kernel import increment, map_leaves
 class StochasticRoundingState(NamedTuple):
     """The state of ``round_stochastically``."""
 
-    count: jax.Array  # int32 (), calls of update
+    step: jax.Array  # int32 (), calls of update
     key: jax.Array  # uint32 (2,), of the seed; it never changes
 
 
@@ -108,7 +108,7 @@ def _round_stochastically(
     def update(updates, state, params=None, **extra_args):
         # Numbers in the whole tree: masking one leaf does not change another's bits.
         leaf_number = {path: i for i, (path, _) in enumerate(leaves_with_path(params))}
-        key = step_key(state.key, WEIGHTS, state.count)
+        key = step_key(state.key, WEIGHTS, state.step)
 
         def round_leaf(path: Path, update: Any, param: Any) -> Any:
             if not is_rounded(param):
@@ -117,7 +117,7 @@ def _round_stochastically(
             return round_at_random(param, update, bits)
 
         updates = map_leaves(name, round_leaf, updates, params)
-        return updates, state._replace(count=increment(state.count))
+        return updates, state._replace(step=increment(state.step))
 
     return optax.GradientTransformationExtraArgs(init, update)
 

@@ -17,7 +17,7 @@ NAME = "track_decay"
 class TrackDecayState(NamedTuple):
     """The state of ``track_decay``."""
 
-    count: jax.Array  # int32[]: updates so far
+    step: jax.Array  # int32[]: updates so far
     sums: Any  # the params' tree with float32[8] leaves: the last measured `Sums`
     inner: optax.OptState  # of the wrapped optimizer
 
@@ -74,7 +74,7 @@ def track_decay(
         # It computes the updates again. If it shared those above, XLA would have to
         # keep them in every step.
         measure = functools.partial(measure_step, step, state.inner, params)
-        sums = jax.lax.cond(state.count % every == 0, measure, lambda: state.sums)
-        return new_updates, TrackDecayState(increment(state.count), sums, new_inner)
+        sums = jax.lax.cond(state.step % every == 0, measure, lambda: state.sums)
+        return new_updates, TrackDecayState(increment(state.step), sums, new_inner)
 
     return optax.GradientTransformationExtraArgs(init, update)

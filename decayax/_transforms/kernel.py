@@ -45,7 +45,7 @@ EXCLUDE_HINT = "Exclude it with False in mask=, or replace it with None."
 class DecayState(NamedTuple):
     """State of every decay; it does not depend on the type of strength or mask."""
 
-    count: jax.Array  # int32[]: updates so far; a schedule reads it, then it advances
+    step: jax.Array  # int32[]: updates so far; a schedule reads it, then it advances
 
 
 def pull(
@@ -60,12 +60,12 @@ def pull(
         # value yet: 1 replaces it, because 0 would accept every parameter.
         strength = 1.0 if callable(weight_decay) else weight_decay
         rate_by_path(name, strength, mask, params)
-        return DecayState(count=jnp.zeros([], jnp.int32))
+        return DecayState(step=jnp.zeros([], jnp.int32))
 
     # In this library `update` has the types of optax's TransformUpdateExtraArgsFn.
     def update(updates, state, params=None, **extra_args):
         params = require_params(name, params)
-        strength = strength_at(name, "weight_decay", weight_decay, state.count)
+        strength = strength_at(name, "weight_decay", weight_decay, state.step)
         rates = rate_by_path(name, strength, mask, params)
 
         def apply_rate(path: Path, update: Any, param: Any) -> Any:
@@ -74,7 +74,7 @@ def pull(
             return _apply_leaf(name, leaf, path, update, param, rates[path])
 
         updates = map_leaves(name, apply_rate, updates, params)
-        return updates, DecayState(count=increment(state.count))
+        return updates, DecayState(step=increment(state.step))
 
     return optax.GradientTransformationExtraArgs(init, update)
 

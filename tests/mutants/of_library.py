@@ -242,8 +242,8 @@ TRANSFORMS = (
     Mutant(
         "schedule_read_late",
         "decayax/_transforms/kernel.py",
-        '"weight_decay", weight_decay, state.count)',
-        '"weight_decay", weight_decay, increment(state.count))',
+        '"weight_decay", weight_decay, state.step)',
+        '"weight_decay", weight_decay, increment(state.step))',
         "tests/test_contract.py::test_a_schedule_is_read_from_step_zero",
     ),
     Mutant(
@@ -561,9 +561,9 @@ TELEMETRY = (
     Mutant(
         "z21",
         "decayax/_telemetry/track.py",
-        "sums = jax.lax.cond(state.count % every == 0, measure, lambda: state.sums)",
+        "sums = jax.lax.cond(state.step % every == 0, measure, lambda: state.sums)",
         "sums = jax.tree.map(lambda new, old: "
-        "jnp.where(state.count % every == 0, new, old), measure(), state.sums)",
+        "jnp.where(state.step % every == 0, new, old), measure(), state.sums)",
         "tests/test_telemetry.py::test_the_other_steps_only_pay_for_a_comparison",
     ),
     Mutant(
@@ -634,8 +634,8 @@ ROUNDING = (
     Mutant(
         "same_bits_in_each_step",
         "decayax/_rounding/stochastic.py",
-        "count=increment(state.count)",
-        "count=state.count",
+        "step=increment(state.step)",
+        "step=state.step",
         "tests/test_contract.py::test_state_is_arrays_and_its_counters_advance",
     ),
     Mutant(
