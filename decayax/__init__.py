@@ -33,6 +33,7 @@ from decayax._transforms.places import (
     with_decay,
 )
 from decayax._transforms.rms import scale_by_rms, ScaleByRmsState
+from decayax._transforms.stddev import scale_by_stddev, ScaleByStddevState
 
 
 __version__ = "0.1.0"  # pyproject.toml reads it from here
@@ -45,9 +46,11 @@ __all__ = [
     "with_decay",
     "l2_penalty",
     "DecayState",
-    # preconditioner
+    # preconditioners
     "scale_by_rms",
     "ScaleByRmsState",
+    "scale_by_stddev",
+    "ScaleByStddevState",
     # optimizers in pairs: with L2, with decoupled decay
     "sgd_l2",
     "sgdw",

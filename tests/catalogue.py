@@ -66,28 +66,38 @@ def decay_alone(transform):
     return lambda weight_decay, mask=None: transform(weight_decay, mask=mask)
 
 
-def rms(**options) -> Row:
+def preconditioner(make, centered=False, **options) -> Row:
     def part(weight_decay=None, mask=None):
-        return dx.scale_by_rms(**options)
+        return make(**options)
 
     def optimizer(learning_rate, weight_decay=None, mask=None):
         return optax.chain(part(), optax.scale_by_learning_rate(learning_rate))
 
     def ref(theta0, grads, *, learning_rate, weight_decay=0.0, multiplier=1.0):
         return reference.rmspropw(
-            theta0, grads, learning_rate=learning_rate, weight_decay=0.0, **options
+            theta0,
+            grads,
+            learning_rate=learning_rate,
+            weight_decay=0.0,
+            centered=centered,
+            **options,
         )
 
     label = ",".join(f"{key}={value}" for key, value in options.items())
-    return Row("scale_by_rms", label, part, optimizer, ref, decays=False)
+    return Row(make.__name__, label, part, optimizer, ref, decays=False)
 
 
-def around(inner, ref, options, with_rate=True, built_on=None) -> Row:
-    """with_decay around a finished optimizer, with or without its learning rate."""
+rms = partial(preconditioner, dx.scale_by_rms)
+stddev = partial(preconditioner, dx.scale_by_stddev, centered=True)
+
+
+def around(inner, ref, options, built_on=None) -> Row:
+    """with_decay around a finished optimizer."""
 
     def optimizer(learning_rate, weight_decay, mask=None):
-        rate = {"learning_rate": learning_rate} if with_rate else {}
-        return dx.with_decay(inner(learning_rate), weight_decay, mask=mask, **rate)
+        return dx.with_decay(
+            inner(learning_rate), weight_decay, learning_rate=learning_rate, mask=mask
+        )
 
     part = partial(optimizer, 0.5)
     return Row("with_decay", options, part, optimizer, ref, built_on=built_on)
@@ -152,7 +162,6 @@ def build(make, options, learning_rate, weight_decay, mask=None):
 
 
 ADAM = "optax.scale_by_adam"
-STDDEV = "optax.scale_by_stddev"
 SGDS = ((dx.sgd_l2, reference.sgd_l2), (dx.sgdw, reference.sgdw))
 RMSPROPS = ((dx.rmsprop_l2, reference.rmsprop_l2), (dx.rmspropw, reference.rmspropw))
 ADAMS = ((dx.adam_l2, reference.adam_l2), (dx.adamw, reference.adamw))
@@ -176,17 +185,13 @@ ROWS = [
     rms(decay=0.99, eps=1e-3, initial_scale=0.5),
     rms(eps=1e-3, eps_in_sqrt=True),
     rms(decay=0.999, bias_correction=True),
+    stddev(eps=1e-2),
+    stddev(decay=0.99, eps=1e-3, initial_scale=0.5),
+    stddev(eps=1e-3, eps_in_sqrt=True),
+    stddev(decay=0.999, eps=0.1, bias_correction=True),
     # wrappers
-    around(optax.sgd, reference.sgdw, "sgd, with γ"),
-    around(optax.sgd, reference.sgd_independent, "sgd", with_rate=False),
-    around(optax.adam, reference.adamw, "adam, with γ", built_on=ADAM),
-    around(
-        optax.adam,
-        reference.adam_independent,
-        "adam",
-        with_rate=False,
-        built_on=ADAM,
-    ),
+    around(optax.sgd, reference.sgdw, "sgd"),
+    around(optax.adam, reference.adamw, "adam", built_on=ADAM),
     wrapped(track_every_second_step, dx.sgdw, reference.sgdw, "sgdw", "track_decay"),
     wrapped(
         track_every_second_step,
@@ -234,7 +239,7 @@ ROWS = [
         {"momentum": 0.8, "nesterov": True, "initial_scale": 1.0, "eps": 1e-3},
     ),
     *optimizers(RMSPROPS, {"eps_in_sqrt": True, "eps": 1e-3, "bias_correction": True}),
-    *optimizers(RMSPROPS, {"centered": True, "eps": 1e-2}, built_on=STDDEV),
+    *optimizers(RMSPROPS, {"centered": True, "eps": 1e-2}),
     *optimizers(ADAMS, {}, built_on=ADAM),
     *optimizers(
         ADAMS, {"b1": 0.8, "b2": 0.95, "eps": 1e-3, "eps_root": 1e-3}, built_on=ADAM

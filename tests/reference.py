@@ -23,7 +23,7 @@ def wide(x):
 
 def abs2(x):
     """|x|^2, real."""
-    return x.real**2 + x.imag**2
+    return np.real(x) ** 2 + np.imag(x) ** 2
 
 
 def at(value, t: int) -> float:
@@ -43,9 +43,9 @@ def sgd_step(m, d, t: int, *, momentum=None, nesterov=False):
 
 
 class RMSState(NamedTuple):
-    V: np.ndarray | float  # V_0 = initial_scale
-    M: np.ndarray | float = 0.0
+    V_0: float  # the initial scale
     m: np.ndarray | float = 0.0
+    seen: tuple = ()  # d_0 .. d_t
 
 
 def rmsprop_step(
@@ -61,23 +61,30 @@ def rmsprop_step(
     momentum=None,
     nesterov=False,
 ):
-    """V <- beta V + (1 - beta) |d|^2;  M <- beta M + (1 - beta) d
+    """V <- beta V + (1 - beta) |d|^2 and M <- beta M + (1 - beta) d, as sums.
 
-    V_hat, M_hat = (V, M) / (1 - beta^(t+1)) if bias_correction, else V, M
-    S = V_hat - |M_hat|^2 if centered, else V_hat
+    d_i has the weight w_i = (1 - beta) beta^(t-i); V_0, with the mean 0, has the weight
+    r = beta^(t+1). With c = sum of w_i if bias_correction, else 1:
+
+    S = (r V_0 + sum w_i |d_i|^2) / c
+    M = sum w_i d_i / c
+    S = S - |M|^2 if centered. Without a difference this is
+        (r V_0 + sum w_i |d_i - M|^2) / c, plus r |M|^2 without bias_correction
     u = d / sqrt(S + eps) if eps_in_sqrt, else d / (sqrt(S) + eps)
     direction = u after momentum, as in sgd_step
-
-    S is taken as written: where it vanishes exactly (centered, bias_correction, t = 0)
-    rounding alone decides its sign.
     """
-    V = decay * state.V + (1 - decay) * abs2(d)
-    M = decay * state.M + (1 - decay) * d
-    c = 1 - decay ** (t + 1) if bias_correction else 1.0
-    S = V / c - abs2(M / c) if centered else V / c
+    seen = (*state.seen, d)
+    weights = [(1 - decay) * decay ** (t - i) for i in range(t + 1)]
+    r = decay ** (t + 1)
+    c = 1 - r if bias_correction else 1.0
+    M = sum(w * x for w, x in zip(weights, seen, strict=True)) / c if centered else 0.0
+    S = r * state.V_0 + sum(w * abs2(x - M) for w, x in zip(weights, seen, strict=True))
+    if centered and not bias_correction:
+        S = S + r * abs2(M)
+    S = S / c
     u = d / np.sqrt(S + eps) if eps_in_sqrt else d / (np.sqrt(S) + eps)
     direction, m = sgd_step(state.m, u, t, momentum=momentum, nesterov=nesterov)
-    return direction, RMSState(V, M, m)
+    return direction, RMSState(state.V_0, m, seen)
 
 
 class AdamState(NamedTuple):
@@ -189,11 +196,6 @@ def adam_l2(theta0, grads, **options):
 def adamw(theta0, grads, **options):
     """Adam, the decay outside the moments."""
     return trajectory("decoupled", adam_step, AdamState(), theta0, grads, **options)
-
-
-def adam_independent(theta0, grads, **options):
-    """adamw with the decay not multiplied by the learning rate."""
-    return trajectory("independent", adam_step, AdamState(), theta0, grads, **options)
 
 
 # --- Directions: u_0 .. u_{T-1}, shape [T, *leaf], of the plain gradients. ---

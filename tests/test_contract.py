@@ -703,6 +703,7 @@ COUNTER, KEY = 4, 8  # bytes
 PLAIN = {
     **dict.fromkeys(PLACES, (optax.identity(), 1)),
     "scale_by_rms": (optax.scale_by_rms(), 1),
+    "scale_by_stddev": (optax.scale_by_stddev(), 1),
     "with_decay": (optax.sgd(0.1), 1),
     **dict.fromkeys(("sgd_l2", "sgdw"), (optax.sgd(0.1), 2)),
     **dict.fromkeys(("rmsprop_l2", "rmspropw"), (optax.rmsprop(0.1), 3)),

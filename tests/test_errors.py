@@ -373,7 +373,7 @@ def test_an_error_stays_short():
     many = {str(n): jnp.ones(2) for n in range(1000)}
     for mistake in (
         lambda: dx.decoupled_decay(many),
-        lambda: dx.with_decay(many, 0.1),
+        lambda: dx.with_decay(many, 0.1, learning_rate=0.1),
         lambda: dx.l2_penalty(0.1, many),
         lambda: use(dx.decoupled_decay(0.1), params=many),
         lambda: use(dx.decoupled_decay(0.1, mask=dict.fromkeys(many, 0)), many, many),

@@ -54,9 +54,8 @@ def problem():
 
 
 @pytest.mark.relaxed("the bare optax optimizer")
-@pytest.mark.parametrize("with_rate", [True, False], ids=["γλ", "λ"])
 @pytest.mark.parametrize("name", WITHOUT_DECAY)
-def test_adds_the_shrink_with_the_right_sign(name, with_rate):
+def test_adds_the_shrink_with_the_right_sign(name):
     """The difference to the bare optimizer is −rate·θ in every step."""
     params, grads = problem()
     rate = optax.linear_schedule(RATE, 0.0, 10)
@@ -64,14 +63,14 @@ def test_adds_the_shrink_with_the_right_sign(name, with_rate):
     decayed = dx.with_decay(
         bare,
         STRENGTH,
-        learning_rate=rate if with_rate else None,
+        learning_rate=rate,
         mask={"w": True, "b": False},
     )
     state, inner = decayed.init(params), bare.init(params)
     for t, grad in enumerate(grads):
         updates, state = decayed.update(grad, state, params)
         plain, inner = bare.update(grad, inner, params)
-        shrink = STRENGTH * (float(rate(t)) if with_rate else 1.0)
+        shrink = STRENGTH * float(rate(t))
         expected = {"w": plain["w"] - shrink * params["w"], "b": plain["b"]}
         chex.assert_trees_all_close(updates, expected, rtol=1e-5, atol=1e-6)
         chex.assert_trees_all_equal(updates["b"], plain["b"])
@@ -81,7 +80,7 @@ def test_adds_the_shrink_with_the_right_sign(name, with_rate):
 @pytest.mark.relaxed("optax.lbfgs")
 def test_extra_arguments_of_a_line_search_pass():
     loss = lambda p: jnp.sum((p - 1.0) ** 2)  # noqa: E731
-    optimizer = dx.with_decay(optax.lbfgs(), 0.1)
+    optimizer = dx.with_decay(optax.lbfgs(), 0.1, learning_rate=1.0)
     params = jnp.array([3.0, -2.0])
     value, grad = jax.value_and_grad(loss)(params)
     bare, _ = optax.lbfgs().update(
@@ -111,13 +110,23 @@ def test_dtypes_stay_where_the_optimizer_inside_would_change_them():
 )
 def test_multi_steps_is_refused_by_name(accumulate):
     with pytest.raises(TypeError, match=r"MultiSteps\(with_decay\(optimizer, \.\.\."):
-        dx.with_decay(accumulate, 0.1)
+        dx.with_decay(accumulate, 0.1, learning_rate=0.1)
 
 
 @pytest.mark.parametrize("unfinished", [optax.sgd, "sgd", 0.1, None, optax.MultiSteps])
 def test_an_unfinished_optimizer_is_refused(unfinished):
     with pytest.raises(TypeError, match=r"with_decay: optimizer must be an optax"):
-        dx.with_decay(unfinished, 0.1)
+        dx.with_decay(unfinished, 0.1, learning_rate=0.1)
+
+
+def test_the_learning_rate_is_required():
+    """Without it λ would be the rate: 10 % a step instead of γλ."""
+    with pytest.raises(TypeError, match="learning_rate"):
+        dx.with_decay(optax.adam(1e-3), 0.1)
+    with pytest.raises(
+        TypeError, match=r"got None\. For a decay .* dx.independent_decay"
+    ):
+        dx.with_decay(optax.adam(1e-3), 0.1, learning_rate=None)
 
 
 @pytest.mark.parametrize(

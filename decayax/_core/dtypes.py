@@ -33,8 +33,18 @@ def is_inexact(leaf: Any) -> bool:
     return jnp.issubdtype(dtype_of(leaf), jnp.inexact)
 
 
+def is_float0(leaf: Any) -> bool:
+    """Whether the leaf is the gradient of an integer: JAX gives it the dtype float0."""
+    return getattr(leaf, "dtype", None) == jax.dtypes.float0
+
+
 def cast_like(new: Any, old: Any) -> Any:
-    """Cast ``new`` to the dtype of ``old``; without a copy if it has that dtype."""
+    """Cast ``new`` to the dtype of ``old``; without a copy if it has that dtype.
+
+    For a float0 the result is ``old``, because no other value has this dtype.
+    """
+    if is_float0(old):
+        return old
     dtype = dtype_of(old)
     return new if dtype_of(new) == dtype else jnp.asarray(new).astype(dtype)
 

@@ -42,9 +42,8 @@ def adam_l2(
         learning_rate: as for :func:`sgd_l2`.
         b1, b2: :math:`\beta_1` and :math:`\beta_2` in [0, 1), per step.
         eps: :math:`\epsilon \ge 0`, in units of a gradient, outside the root.
-        eps_root: added to :math:`\hat v` inside the root; >= 0. With 0, derivatives
-            through Optax's root are NaN where :math:`\hat v` is 0 and depends on the
-            variable. Use ``eps_root > 0`` for meta-gradients.
+        eps_root: added to :math:`\hat v` inside the root; >= 0. Derivatives are finite
+            with 0 too; those of ``optax.adam`` need ``eps_root > 0``.
         mu_dtype: dtype of :math:`m`; None: that of the parameters.
         weight_decay, mask: as for :func:`add_l2_to_grad`.
         nesterov: Nesterov's momentum (NAdam).

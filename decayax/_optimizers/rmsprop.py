@@ -43,8 +43,8 @@ def rmsprop_l2(
         learning_rate: as for :func:`sgd_l2`.
         decay, eps, initial_scale, eps_in_sqrt, bias_correction: as for
             :func:`scale_by_rms`.
-        centered: divide by the standard deviation: :math:`V` minus the square of the
-            mean gradient. The result is NaN where rounding makes that negative.
+        centered: divide by the standard deviation of the gradients, as
+            :func:`scale_by_stddev`.
         momentum: :math:`\mu` in [0, 1) on the divided gradient, or None. The learning
             rate is applied after it, as in torch; ``optax.rmsprop`` applies it before.
         nesterov: Nesterov's momentum.

@@ -15,18 +15,20 @@ from decayax._core.strength import (
     ScalarOrSchedule,
     short_repr,
 )
+from decayax._transforms.adam import scale_by_adam
 from decayax._transforms.kernel import increment, pull
 from decayax._transforms.places import plus_decay
 from decayax._transforms.precision import cast_around
 from decayax._transforms.rms import scale_by_rms
+from decayax._transforms.stddev import scale_by_stddev
 from decayax.masks._resolve import MaskOrFn
 
 
 def chain_in_float32(
     *stages: optax.GradientTransformation,
 ) -> optax.GradientTransformationExtraArgs:
-    """Chain the stages; they see 16-bit updates and state as float32."""
-    return cast_around(optax.chain(*stages), widen_updates=True, widen_state=True)
+    """Chain the stages; they see 16-bit trees as float32."""
+    return cast_around(optax.chain(*stages))
 
 
 def decay_stage(
@@ -63,7 +65,7 @@ def adam_stage(
     as_strength(name, "eps", eps, NUMBER_HINT)
     as_strength(name, "eps_root", eps_root, NUMBER_HINT)
     require_dtype(name, "mu_dtype", mu_dtype)
-    return optax.scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov=nesterov)
+    return scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov)
 
 
 def rms_stage(
@@ -78,7 +80,7 @@ def rms_stage(
     """RMSprop's direction u = g/(√V + ε); if centered, √V is the standard deviation."""
     as_average_rate(name, "decay", decay)
     as_strength(name, "eps", eps, NUMBER_HINT)
-    scale = optax.scale_by_stddev if centered else scale_by_rms
+    scale = scale_by_stddev if centered else scale_by_rms
     options = {"eps_in_sqrt": eps_in_sqrt, "bias_correction": bias_correction}
     return scale(decay, eps, initial_scale=initial_scale, **options)
 

@@ -59,6 +59,6 @@ def with_rounding(
     require_optimizer(name, optimizer)
     # The rounding stage needs the float32 updates, so they are not cast back.
     in_float32 = cast_around(
-        optimizer, widen_updates=True, widen_params=True, restore_updates=False
+        optimizer, widen_params=True, widen_init=True, restore_updates=False
     )
     return check_params(name, optax.chain(in_float32, rounding))

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import DTypeLike
 
-from decayax._core.dtypes import dtype_of
+from decayax._core.dtypes import cast_like, dtype_of
 from decayax._core.paths import flatten_with_path
 from decayax._core.strength import short_repr
 from decayax._rounding.grid import stochastic_round, Sum
@@ -80,7 +80,7 @@ def with_state_dtype(
             "squared gradients are below 6e-8, the smallest float16: their average "
             "would be 0, and Adam would divide by eps.)"
         )
-    in_float32 = cast_around(optimizer, widen_updates=True, widen_params=True)
+    in_float32 = cast_around(optimizer, widen_params=True, widen_init=True)
 
     def init(params: optax.Params) -> StateDtypeState:
         inner = _cast_arrays(in_float32.init(params), jnp.float32, jnp.bfloat16)
@@ -104,16 +104,19 @@ def _cast_arrays(state: Any, old: DTypeLike, new: DTypeLike) -> Any:
 def _round_arrays(
     new_state: optax.OptState, old_state: optax.OptState, key: StepKey
 ) -> optax.OptState:
-    """Round the arrays that the old state holds in bfloat16; others pass."""
+    """Round the arrays that the old state holds in bfloat16; others pass.
+
+    An outer wrapper may show them as float32, for example `with_decay`.
+    """
     old_leaves, treedef = flatten_with_path(old_state)
     new_leaves = list(treedef.flatten_up_to(new_state))
     for number, (_, old) in enumerate(old_leaves):
-        if _is_array(old, jnp.bfloat16):
+        if _is_array(old, jnp.bfloat16) or _is_array(old, jnp.float32):
             new = new_leaves[number]
             bits = random_bits(key, number, new.shape)
             exact = Sum(rounded=new, error=jnp.zeros_like(new))
             rounded = stochastic_round(exact, bits, jnp.bfloat16)
-            new_leaves[number] = rounded.astype(jnp.bfloat16)
+            new_leaves[number] = cast_like(rounded, old)
     return treedef.unflatten(new_leaves)
 
 

@@ -117,33 +117,35 @@ def map_leaves(
     def with_param(path, update, param):
         return f(path, update, param), param
 
-    return map_leaf_pairs(name, with_param, updates, params)[0]
+    return map_leaf_tuples(name, with_param, updates, params)[0]
 
 
-def map_leaf_pairs(
-    name: str, f: Callable[[Path, Any, Any], tuple], updates: optax.Updates, others: Any
-) -> tuple[optax.Updates, Any]:
-    """Map ``f(path, update, other) -> (update, other)`` over two trees.
+def map_leaf_tuples(
+    name: str, f: Callable[..., tuple], updates: optax.Updates, *others: Any
+) -> tuple[Any, ...]:
+    """Map ``f(path, update, *others) -> (update, *others)`` over trees.
 
     The others are parameters or moments. Where the updates hold None or MaskedNode,
-    both leaves pass unchanged.
+    all leaves pass unchanged.
     """
     flat, treedef = flatten_with_path(updates)
     try:
-        flat_others = treedef.flatten_up_to(others)
+        flat_others = zip(*map(treedef.flatten_up_to, others), strict=True)
     except (ValueError, TypeError) as error:
         raise ValueError(
             f"{name}: updates and parameters are different trees: "
             f"{str(error)[:300]}. Pass the gradients of these same parameters."
         ) from None
-    new_updates, new_others = [], []
-    for (path, update), other in zip(flat, flat_others, strict=True):
-        if not is_masked_leaf(update):
-            _require_same_shape(name, path, update, other)
-            update, other = f(path, update, other)
-        new_updates.append(update)
-        new_others.append(other)
-    return treedef.unflatten(new_updates), treedef.unflatten(new_others)
+    rows = []
+    for (path, update), leaves in zip(flat, flat_others, strict=True):
+        if is_masked_leaf(update):
+            rows.append((update, *leaves))
+            continue
+        for leaf in leaves:
+            _require_same_shape(name, path, update, leaf)
+        rows.append(f(path, update, *leaves))
+    columns = zip(*rows, strict=True) if rows else [()] * (1 + len(others))
+    return tuple(map(treedef.unflatten, columns))
 
 
 def _require_same_shape(name: str, path: Path, update: Any, param: Any) -> None:

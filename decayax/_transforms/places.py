@@ -145,16 +145,15 @@ def with_decay(
     optimizer: optax.GradientTransformation,
     weight_decay: ScalarOrSchedule,
     *,
-    learning_rate: ScalarOrSchedule | None = None,
+    learning_rate: ScalarOrSchedule,
     mask: MaskOrFn = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Decoupled weight decay around any finished optimizer.
 
     .. math:: \Delta_t \leftarrow \Delta_t - \gamma_t\lambda_t\, m\, \theta_t
 
-    :math:`\Delta_t` is the optimizer's own update. With the optimizer's learning rate
-    the result is the same as :func:`decoupled_decay` in the right place of its chain;
-    without a learning rate it is :func:`independent_decay` after the optimizer.
+    :math:`\Delta_t` is the optimizer's own update. The result is the same as
+    :func:`decoupled_decay` in the right place of its chain.
 
     Put ``with_decay`` *inside* wrappers that skip, average or accumulate steps
     (``MultiSteps``, ``apply_if_finite``, schedule-free), so that a weight decays only
@@ -164,15 +163,16 @@ def with_decay(
 
     Args:
         optimizer: a finished optimizer, whose updates are added to the parameters.
-        weight_decay: :math:`\lambda`, as for :func:`decoupled_decay` with a learning
-            rate, as for :func:`independent_decay` without.
+        weight_decay: :math:`\lambda`, as for :func:`decoupled_decay`.
         learning_rate: :math:`\gamma_t`, the same value or schedule as in the optimizer.
-            None: 1.
+            For a decay that does not depend on it, write ``optax.chain(optimizer,
+            dx.independent_decay(...))``.
         mask: :math:`m`, as for :func:`decoupled_decay`.
 
     Returns:
-        The optimizer with decay. Updates keep the gradients' dtypes and the state its
-        own, also where the optimizer alone would change them.
+        The optimizer with decay. It calculates 16-bit leaves in float32. Updates keep
+        the gradients' dtypes and the state its own, also where the optimizer alone
+        would change them.
 
     Example:
         >>> import optax, decayax as dx, jax.numpy as jnp
@@ -191,7 +191,12 @@ def with_decay(
             "decay. Put the decay inside: MultiSteps(with_decay(optimizer, ...), k)."
         )
     require_optimizer(name, optimizer)
-    rate = weight_decay
-    if learning_rate is not None:
-        rate = lr_scaled_strength(name, learning_rate, weight_decay)
-    return cast_around(optax.chain(optimizer, pull(name, minus_decay, rate, mask)))
+    if learning_rate is None:
+        raise TypeError(
+            f"{name}: learning_rate must be that of the optimizer, got None. For a "
+            "decay that does not depend on it, write optax.chain(optimizer, "
+            "dx.independent_decay(...))."
+        )
+    rate = lr_scaled_strength(name, learning_rate, weight_decay)
+    in_float32 = cast_around(optimizer, widen_params=True, restore_updates=False)
+    return cast_around(optax.chain(in_float32, pull(name, minus_decay, rate, mask)))

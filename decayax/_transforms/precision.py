@@ -9,49 +9,61 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
-from decayax._core.dtypes import cast_like, strip_weak_type, to_float32
+from decayax._core.dtypes import cast_like, is_float0, strip_weak_type, to_float32
 
 
 def cast_around(
     inner: optax.GradientTransformation,
     *,
-    widen_updates: bool = False,
-    widen_state: bool = False,
     widen_params: bool = False,
+    widen_init: bool = False,
     restore_updates: bool = True,
 ) -> optax.GradientTransformationExtraArgs:
-    """Run ``inner`` on float32 copies of 16-bit trees, then restore their dtypes.
+    """Run ``inner`` on float32 copies of 16-bit leaves, then restore their dtypes.
 
-    ``inner`` sees float32 copies of the trees that are widened. With ``widen_params``
-    it sees them in ``init`` too, so a state with the parameters' dtypes is float32.
-    Updates keep their dtypes if ``restore_updates`` is set, the state always does.
+    Its ``update`` sees gradients and state in float32, with ``widen_params`` the
+    parameters too. (A mask in ``inner`` may decide by the dtype of a parameter, so they
+    stay as they are if ``inner`` calculates in float32 by itself.) With ``widen_init``
+    its ``init`` sees float32 parameters, so that the state is float32.
+
+    Updates keep their dtypes if ``restore_updates`` is set, the state always does. A
+    float0 update, that of an integer, is 0 for ``inner`` and keeps its dtype.
     """
     inner = optax.with_extra_args_support(inner)
 
     def init(params: optax.Params) -> optax.OptState:
         with _standard_promotion():
-            state = inner.init(_to_float32_if(widen_params, params))
+            state = inner.init(_to_float32(params) if widen_init else params)
         return jax.tree.map(strip_weak_type, state)
 
     def update(updates, state, params=None, **extra_args):
         with _standard_promotion():
             new_updates, new_state = inner.update(
-                _to_float32_if(widen_updates, updates),
-                _to_float32_if(widen_state, state),
-                _to_float32_if(widen_params, params),
+                _to_float32(jax.tree.map(_zero_for_float0, updates)),
+                _to_float32(state),
+                _to_float32(params) if widen_params else params,
                 **extra_args,
             )
-        if restore_updates:
-            new_updates = jax.tree.map(cast_like, new_updates, updates)
+        restore = cast_like if restore_updates else _keep_float0
+        new_updates = jax.tree.map(restore, new_updates, updates)
         return new_updates, jax.tree.map(cast_like, new_state, state)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _to_float32_if(widen: bool, tree: Any) -> Any:
-    return jax.tree.map(to_float32, tree) if widen else tree
+def _to_float32(tree: Any) -> Any:
+    return jax.tree.map(to_float32, tree)
+
+
+def _zero_for_float0(update: Any) -> Any:
+    return jnp.zeros(update.shape, jnp.float32) if is_float0(update) else update
+
+
+def _keep_float0(new: Any, update: Any) -> Any:
+    return update if is_float0(update) else new
 
 
 @contextlib.contextmanager

@@ -11,7 +11,13 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from decayax._core.dtypes import cast_like, compute_dtype, dtype_of, is_inexact
+from decayax._core.dtypes import (
+    cast_like,
+    compute_dtype,
+    dtype_of,
+    is_float0,
+    is_inexact,
+)
 from decayax._core.strength import (
     as_average_rate,
     as_strength,
@@ -22,12 +28,14 @@ from decayax._core.strength import (
 from decayax._transforms.kernel import (
     increment,
     Leaf,
-    map_leaf_pairs,
+    map_leaf_tuples,
     require_inexact,
 )
 
 
 Moment: TypeAlias = Float[Array, "*shape"]
+
+GRADIENT_HINT = "Replace it with None, or exclude it with optax.masked."
 
 
 class ScaleByRmsState(NamedTuple):
@@ -35,6 +43,13 @@ class ScaleByRmsState(NamedTuple):
 
     count: jax.Array  # int32[]: updates so far
     nu: optax.Updates  # V: shapes and dtypes of the parameters, real for complex ones
+
+
+def real_moment(param: Any, value: Strength) -> Moment:
+    """A moment of one value, in the real dtype of the parameter."""
+    dtype = dtype_of(param) if is_inexact(param) else jnp.float32
+    # finfo of a complex dtype is that of its real part.
+    return jnp.full_like(param, value, dtype=jnp.finfo(dtype).dtype)
 
 
 def rms_step(
@@ -54,26 +69,38 @@ def rms_step(
     # 1 − β before the cast: rounded to float32, a β near 1 loses digits of 1 − β.
     gain = jnp.asarray(1.0 - decay, square.dtype)
     nu = beta * nu.astype(square.dtype) + gain * square
-    unbiased = bias_corrected(nu, decay, count) if bias_correction else nu
-    epsilon = jnp.asarray(eps, nu.dtype)
-    scale = root(unbiased + epsilon) if eps_in_sqrt else root(unbiased) + epsilon
-    return grad / scale.astype(dtype), nu
+    unbiased = nu / one_minus_power(decay, count, nu.dtype) if bias_correction else nu
+    return divide_by_root(grad, unbiased, eps, eps_in_sqrt), nu
 
 
-def bias_corrected(nu: Moment, decay: Strength, count: Int[Array, ""]) -> Moment:
-    """V̂ = V/(1 − βᵗ), with 1 − βᵗ = −expm1(t·log β): no cancellation for β near 1."""
+def divide_by_root(
+    grad: Leaf, square: Moment, eps: Strength, eps_in_sqrt: bool
+) -> Leaf:
+    """Return g/(√V + ε), or g/√(V + ε)."""
+    epsilon = jnp.asarray(eps, square.dtype)
+    scale = root(square + epsilon) if eps_in_sqrt else root(square) + epsilon
+    # −(−g/s) is g/s to the bit. If g is the sum of a gradient and an L2 term, XLA then
+    # calculates the sum inside the division too, and does not store it for all weights.
+    return -(-grad / scale.astype(grad.dtype))
+
+
+def one_minus_power(decay: Strength, count: Int[Array, ""], dtype: Any) -> jax.Array:
+    """1 − βᵗ = −expm1(t·log β), without cancellation for β near 1."""
+    t = count.astype(dtype)
     if isinstance(decay, float):
-        log_decay = math.log(decay) if decay > 0.0 else -math.inf
-    else:
-        log_decay = jnp.log(jnp.asarray(decay, nu.dtype))
-    return nu / -jnp.expm1(count.astype(nu.dtype) * log_decay)
+        return -jnp.expm1(t * math.log(decay)) if decay > 0 else (t > 0).astype(dtype)
+    beta = jnp.asarray(decay, dtype)
+    positive = beta > 0
+    near_one = -jnp.expm1(t * jnp.log(jnp.where(positive, beta, 1)))
+    # At 0 the logarithm has no derivative, but the power has.
+    return jnp.where(positive, near_one, 1 - jnp.where(positive, 0, beta) ** t)
 
 
 def root(x: Moment) -> Moment:
-    """√x with derivative 0 at 0, which a weight with λθ = g = 0 needs."""
-    positive = x > 0
+    """√x, with the derivative 0 at 0, for x >= 0; NaN stays NaN."""
+    zero = x <= 0
     # The inner `where` matters: the derivative of √ at 0 is inf, and 0 · inf is NaN.
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1)), 0)
+    return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, x)))
 
 
 def scale_by_rms(
@@ -131,26 +158,22 @@ def scale_by_rms(
     start = as_strength(name, "initial_scale", initial_scale, NUMBER_HINT)
 
     def init(params: optax.Params) -> ScaleByRmsState:
-        def moment(param: Any) -> Moment:
-            dtype = dtype_of(param) if is_inexact(param) else jnp.float32
-            # finfo of a complex dtype is that of its real part.
-            return jnp.full_like(param, start, dtype=jnp.finfo(dtype).dtype)
-
-        nu = jax.tree.map(moment, params)
+        nu = jax.tree.map(lambda param: real_moment(param, start), params)
         return ScaleByRmsState(count=jnp.zeros([], jnp.int32), nu=nu)
 
     def update(updates, state, params=None, **extra_args):
         count = increment(state.count)
 
         def step(path, grad, nu):
-            hint = "Replace it with None, or exclude it with optax.masked."
-            require_inexact(name, "gradient", path, grad, hint)
+            if is_float0(grad):
+                return grad, nu
+            require_inexact(name, "gradient", path, grad, GRADIENT_HINT)
             direction, new_nu = rms_step(
                 grad, nu, count, beta, epsilon, eps_in_sqrt, bias_correction
             )
             return cast_like(direction, grad), cast_like(new_nu, nu)
 
-        updates, nu = map_leaf_pairs(name, step, updates, state.nu)
+        updates, nu = map_leaf_tuples(name, step, updates, state.nu)
         return updates, ScaleByRmsState(count=count, nu=nu)
 
     return optax.GradientTransformationExtraArgs(init, update)
