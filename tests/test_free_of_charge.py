@@ -132,6 +132,42 @@ def test_no_more_bytes_than_the_same_optax_chain(name):
     assert not copies_of_the_leaf(ours)
 
 
+def l2_chain(*rest):
+    return optax.chain(dx.add_l2_to_grad(0.1, mask=MASK), *rest, rate())
+
+
+# Arrays of the size of the leaf that one step reads and writes. A momentum or a moment
+# is one read of g and θ (for g + λθ) and of itself, and one write.
+L2_CHAINS = {
+    "sgd": (dx.sgd_l2(**OURS), 3),
+    "sgd, momentum": (dx.sgd_l2(momentum=0.9, **OURS), 4 + 3),
+    "sgd, nesterov": (dx.sgd_l2(momentum=0.9, nesterov=True, **OURS), 4 + 4),
+    "rmsprop": (dx.rmsprop_l2(**OURS), 4 + 4),
+    "rmsprop, multiplier": (dx.rmsprop_l2(**OURS | {"mask": {"w": 0.5, "b": 1}}), 8),
+    "rmsprop, unbiased": (dx.rmsprop_l2(bias_correction=True, **OURS), 8),
+    "rmsprop, momentum": (dx.rmsprop_l2(momentum=0.9, **OURS), 4 + 5 + 3),
+    "rmsprop, centered": (dx.rmsprop_l2(centered=True, **OURS), 4 + 5 + 4),
+    "adam": (dx.adam_l2(**OURS), 4 + 4 + 4),
+    "adam, nesterov": (dx.adam_l2(nesterov=True, **OURS), 4 + 4 + 5),
+    "a chain": (l2_chain(dx.scale_by_rms()), 4 + 4),
+    "a chain, centered": (l2_chain(dx.scale_by_stddev()), 4 + 5 + 4),
+    "a chain of optax": (l2_chain(optax.scale_by_rms()), 4 + 4),
+    "a chain of optax, clipped": (l2_chain(optax.clip(1.0), optax.scale_by_rms()), 8),
+}
+
+
+@pytest.mark.relaxed("optax.scale_by_rms")
+@pytest.mark.parametrize("name", L2_CHAINS)
+def test_the_l2_term_needs_no_array_of_its_own(name):
+    """XLA calculates g + λθ where it is used, and does not store it for all leaves."""
+    optimizer, arrays = L2_CHAINS[name]
+    executable = compiled(optimizer)
+    memory = executable.memory_analysis()
+    assert memory.temp_size_in_bytes < LEAF / 10
+    assert bytes_accessed(executable) < (arrays + 0.5) * LEAF
+    assert not copies_of_the_leaf(executable)
+
+
 @pytest.mark.parametrize(
     "name",
     ["add_l2_to_grad", "decoupled_decay", "independent_decay", "sgd_l2", "sgdw"],

@@ -26,8 +26,12 @@ def scale_by_adam(
     nesterov: bool,
 ) -> optax.GradientTransformation:
     """`optax.scale_by_adam` with `root` as square root, and the same state."""
-    correct = optax.tree.bias_correction
     init = optax.scale_by_adam(b1, b2, eps, eps_root, mu_dtype).init
+
+    def correct(moment, decay, count):
+        # Under strict promotion, β ** int32 has a value but no derivative.
+        count = count.astype(jnp.result_type(decay, float))
+        return optax.tree.bias_correction(moment, decay, count)
 
     def direction(mean: Moment | None, square: Moment) -> Any:
         return None if mean is None else mean / (root(square + eps_root) + eps)

@@ -20,7 +20,9 @@ from decayax.masks._resolve import MaskOrFn
 
 def plus_decay(update: Leaf, param: Leaf, rate: Rate) -> Leaf:
     """Return u + λθ, for updates that the learning rate will negate."""
-    return update + rate * param
+    # −(−u − λθ) is u + λθ. If several operations use it, as in RMSprop, XLA stores a
+    # sum of two arrays for all parameters at once, but calculates a negation again.
+    return -(-update - rate * param)
 
 
 def minus_decay(update: Leaf, param: Leaf, rate: Rate) -> Leaf:

@@ -79,9 +79,7 @@ def divide_by_root(
     """Return g/(√V + ε), or g/√(V + ε)."""
     epsilon = jnp.asarray(eps, square.dtype)
     scale = root(square + epsilon) if eps_in_sqrt else root(square) + epsilon
-    # −(−g/s) is g/s to the bit. If g is the sum of a gradient and an L2 term, XLA then
-    # calculates the sum inside the division too, and does not store it for all weights.
-    return -(-grad / scale.astype(grad.dtype))
+    return grad / scale.astype(grad.dtype)
 
 
 def one_minus_power(decay: Strength, count: Int[Array, ""], dtype: Any) -> jax.Array:

@@ -62,20 +62,24 @@ def stddev_step(
 ) -> tuple[Moment, Leaf, Moment]:
     """The variance to divide by, m, and S.
 
-    The weights of the gradients sum to 1 − βᵗ. With bias correction the new gradient
-    has its share of this sum in m, and the variance is S divided by the sum.
+    The weights of the first t gradients sum to 1 − βᵗ. With bias correction m is their
+    mean and S/(1 − βᵗ) their variance.
     """
     dtype = compute_dtype(grad, mean)
-    mean = jnp.asarray(mean, dtype)
-    deviation = jnp.asarray(grad, dtype) - mean
-    square = jnp.real(deviation * jnp.conj(deviation))
-    real = square.dtype
+    grad, mean = jnp.asarray(grad, dtype), jnp.asarray(mean, dtype)
+    real = jnp.finfo(dtype).dtype
     beta, gain = jnp.asarray(decay, real), jnp.asarray(1.0 - decay, real)
     before = total = jnp.ones([], real)
     if bias_correction:
         before, total = (one_minus_power(decay, t, real) for t in (count - 1, count))
-    mean = mean + (gain / total).astype(dtype) * deviation
-    variance = beta * (variance.astype(real) + gain * (before / total) * square)
+    mean = mean + (gain / total).astype(dtype) * (grad - mean)
+    # The deviation from the new mean is (1 − share)·d. XLA can overwrite the old mean,
+    # because it is not used again.
+    deviation = grad - mean
+    square = jnp.real(deviation * jnp.conj(deviation))
+    rest = beta * before  # 0 in the first step, and for β = 0: S has no new part
+    weight = jnp.where(rest > 0, gain * total / jnp.where(rest > 0, rest, 1), 0)
+    variance = beta * variance.astype(real) + weight * square
     return variance / total, mean, variance
 
 
