@@ -683,16 +683,26 @@ def test_a_known_zero_is_the_identity_bit_for_bit(row: Row):
             assert got is sent
 
 
-@parametrize([row for row in DECAYING if row.name in PLACES])
-def test_integer_leaves_pass_where_no_decay_touches_them(row: Row):
-    """Only the places: optax's other parts step integers, or fail."""
-    params = {"w": jnp.ones(2), "table": jnp.arange(3)}
-    grads = {"w": jnp.ones(2), "table": np.zeros(3, jax.dtypes.float0)}
+@pytest.mark.parametrize("dtype", [jnp.int8, jnp.uint32, jnp.bool_])
+@parametrize(NAMED)
+def test_integer_leaves_pass_where_no_decay_touches_them(row: Row, dtype):
+    """jax.grad(..., allow_int=True) gives them a gradient of dtype float0."""
+    if row.name == "l2_penalty":
+        pytest.skip("its row takes gradients of the parameters by itself")
+    params = {"w": jnp.ones(2), "table": jnp.zeros((2, 3), dtype)}
+    grads = {"w": jnp.ones(2), "table": np.zeros((2, 3), jax.dtypes.float0)}
     part = row.part(0.1, {"w": True, "table": False})
-    updates, _ = steps(part, params, grads)
-    assert updates["table"] is grads["table"]
-    with pytest.raises(TypeError, match=r"parameter table has dtype int32"):
-        row.part(0.1).init(params)
+    updates, state = steps(part, params, grads)
+    assert updates["table"].dtype == jax.dtypes.float0
+    assert np.isfinite(updates["w"]).all()
+    chex.assert_trees_all_equal_dtypes(state, part.init(params))
+    compiled, _ = jax.jit(part.update)(grads, part.init(params), params)
+    assert compiled["table"].dtype == jax.dtypes.float0
+    if row.decays:
+        with pytest.raises(
+            TypeError, match=rf"parameter table has dtype {dtype.dtype}"
+        ):
+            row.part(0.1).init(params)
 
 
 # --- cost -------------------------------------------------------------------------
