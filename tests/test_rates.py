@@ -466,6 +466,23 @@ PORTS = [
         "γ_t λ",
     ),
     Port(
+        "timm",
+        "RMSpropTF(momentum=0.9, eps=1e-3, weight_decay=0.3, decoupled_decay=True)",
+        "dx.with_decay(optax.rmsprop(schedule, eps=1e-3, initial_scale=1.0, "
+        "momentum=0.9), 0.3, learning_rate=schedule)",
+        lambda gamma, eta: gamma * 0.3,
+        "γ_t λ",
+    ),
+    Port(
+        "TensorFlow 1",
+        "RMSPropOptimizer(momentum=0.9, epsilon=1e-3), L2 of 0.3 in the loss",
+        "optax.chain(dx.add_l2_to_grad(0.3), optax.rmsprop(schedule, eps=1e-3, "
+        "initial_scale=1.0, momentum=0.9))",
+        lambda gamma, eta: 0.3,
+        "λ in the gradient",
+        l2=True,
+    ),
+    Port(
         "Hugging Face Trainer",
         "TrainingArguments(weight_decay=0.3)",
         "dx.adamw(schedule, weight_decay=0.3, mask=dx.masks.no_bias_or_norm)",
@@ -540,8 +557,8 @@ MODEL = {
 
 def rows(chosen):
     for row in PORTS:
-        part = re.search("adafactor|adam", row.write)
-        marks = [pytest.mark.relaxed(f"optax.{part[0]}")] if part else []
+        part = re.search("adafactor|adam|optax.rmsprop", row.write)
+        marks = [pytest.mark.relaxed(f"optax's part: {part[0]}")] if part else []
         if chosen(row):
             yield pytest.param(row, marks=marks, id=f"{row.framework}: {row.recipe}")
 
@@ -580,7 +597,8 @@ def test_porting_from_optax_gives_the_same_steps(x64, row):
 def test_porting_gives_the_gradient_term_of_the_framework(x64, row):
     """With decay on gradients g, the steps are those without it on g + λθ."""
     with_l2 = row.build(cosine, PEAK)
-    without = row._replace(write=row.write.replace("=0.3", "=0.0")).build(cosine, PEAK)
+    write = re.sub(r"(weight_decay=|l2_to_grad\()0.3", r"\g<1>0.0", row.write)
+    without = row._replace(write=write).build(cosine, PEAK)
     rng = np.random.default_rng(0)
     theta = jnp.asarray(rng.standard_normal(4))
     states = with_l2.init(theta), without.init(theta)
@@ -593,10 +611,28 @@ def test_porting_gives_the_gradient_term_of_the_framework(x64, row):
         theta, states = theta + ours, (first, second)
 
 
+def test_porting_gives_the_steps_of_tensorflows_rmsprop(x64):
+    """ε in the root, V₀ = 1, and the learning rate inside the momentum."""
+    row = next(row for row in PORTS if row.framework == "timm")
+    ours = row.build(cosine, PEAK)
+    rng = np.random.default_rng(0)
+    theta = jnp.asarray(rng.standard_normal(4))
+    expected, mean_square, momentum = np.array(theta), np.ones(4), np.zeros(4)
+    state = ours.init(theta)
+    for step in range(5):
+        grad, gamma = rng.standard_normal(4), float(cosine(step))
+        updates, state = ours.update(jnp.asarray(grad), state, theta)
+        theta = theta + updates
+        mean_square = 0.9 * mean_square + 0.1 * grad**2
+        momentum = 0.9 * momentum + gamma * grad / np.sqrt(mean_square + 1e-3)
+        expected = (1 - gamma * 0.3) * expected - momentum
+        np.testing.assert_allclose(theta, expected, rtol=1e-10)
+
+
 def test_the_table_names_what_it_writes():
     assert len({(row.framework, row.recipe) for row in PORTS}) == len(PORTS)
     for row in PORTS:
-        assert ("_l2(" in row.write) == row.l2 == (row.says == "λ in the gradient")
+        assert ("l2" in row.write) == row.l2 == (row.says == "λ in the gradient")
         assert ("mask=" in row.write) == bool(row.excluded)
 
 
