@@ -42,7 +42,7 @@ SAME_FIELDS = {
 }
 STEPS = ("count", "step", "step_count", "gradient_step")
 # Carried over if both states have them; otherwise they start as in `init`.
-OPTIONAL = ("residual", "sums")
+OPTIONAL = ("residual", "rounded", "sums")
 
 
 def adopt_state(
