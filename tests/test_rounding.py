@@ -4,6 +4,7 @@ import functools
 import pickle
 import subprocess
 import sys
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -778,7 +779,7 @@ def add(params, updates):
 
 
 def widened(dtype, *names):
-    def widen(params, updates):
+    def widen(params: Any, updates):
         params = dx.apply_updates(params, updates)
         cast = {name: params[name].astype(dtype) for name in names or params}
         return params | cast
