@@ -74,8 +74,9 @@ def adopt_state(
     Args:
         optimizer: the new optimizer.
         params: the parameters of the job, as for ``optimizer.init``.
-        old_state: the whole state of the old optimizer, of any dtype; also as restored
-            from a checkpoint, in NumPy arrays or in plain dicts and lists.
+        old_state: the whole state of the old optimizer; also as restored from a
+            checkpoint, in NumPy arrays or in plain dicts and lists. These do not name
+            the state classes: two classes with the same fields look alike there.
 
     Returns:
         A state of ``optimizer``. It shares the arrays of moments that need no cast with
