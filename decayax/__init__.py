@@ -9,6 +9,7 @@ from decayax._audit.findings import Finding
 from decayax._audit.leaf import LeafAudit
 from decayax._audit.report import Audit
 from decayax._optimizers.adam import adam_l2, adamw
+from decayax._optimizers.adopt import adopt_state
 from decayax._optimizers.rmsprop import rmsprop_l2, rmspropw
 from decayax._optimizers.sgd import sgd_l2, sgdw
 from decayax._optimizers.stages import LearningRateState
@@ -24,6 +25,7 @@ from decayax._rounding.stochastic import (
     with_stochastic_rounding,
 )
 from decayax._telemetry import decay_stats, track_decay, TrackDecayState
+from decayax._transforms.apply import apply_updates
 from decayax._transforms.kernel import DecayState
 from decayax._transforms.penalty import l2_penalty
 from decayax._transforms.places import (
@@ -70,7 +72,9 @@ __all__ = [
     "track_decay",
     "decay_stats",
     "TrackDecayState",
-    # 16-bit weights and moments
+    # 16-bit weights and moments; a running job moves to another optimizer
+    "apply_updates",
+    "adopt_state",
     "with_stochastic_rounding",
     "with_compensation",
     "with_state_dtype",

@@ -24,7 +24,8 @@ import decayax as dx
 ROOT = Path(__file__).parent.parent
 SIGNATURES = Path(__file__).parent / "data" / "signatures.txt"
 MODULES = {"": dx, "masks.": dx.masks, "rates.": dx.rates}
-NOT_TRANSFORMS = {"audit", "decay_stats"}  # public functions without a catalogue row
+# Public functions without a catalogue row.
+NOT_TRANSFORMS = {"adopt_state", "apply_updates", "audit", "decay_stats"}
 
 
 def public_names(module) -> list[str]:

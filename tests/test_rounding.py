@@ -1,9 +1,12 @@
 """Rounding of 16-bit weights, against the definitions and in training."""
 
 import functools
+import pickle
 import subprocess
 import sys
+from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -595,24 +598,300 @@ def test_without_rounding_hyperparam_dtype_keeps_them():
     assert np.isfinite(as_float64(after["kernel"])).all()
 
 
+# Each takes a rounding wrapper and the learning rate of two steps without it.
+LABELS = {"w": "train", "frozen": "freeze"}
+TRAINED = {"w": True, "frozen": False}
+FROZEN = {"w": False, "frozen": True}
+
+
+def adamw(rate):
+    return optax.adamw(rate, weight_decay=0.1)
+
+
+PLACES = {
+    "partition": lambda wrap, rate: optax.partition(
+        {"train": wrap(adamw(rate)), "freeze": optax.set_to_zero()}, LABELS
+    ),
+    "partition of an injected optimizer": lambda wrap, rate: optax.partition(
+        {
+            "train": wrap(optax.inject_hyperparams(adamw)(rate)),
+            "freeze": optax.set_to_zero(),
+        },
+        LABELS,
+    ),
+    "masked": lambda wrap, rate: optax.chain(
+        optax.masked(wrap(adamw(rate)), TRAINED),
+        optax.masked(optax.set_to_zero(), FROZEN),
+    ),
+    "MultiSteps of 1": lambda wrap, rate: optax.MultiSteps(wrap(adamw(rate)), 1),
+    "MultiSteps of 2": lambda wrap, rate: optax.MultiSteps(wrap(adamw(2 * rate)), 2),
+    "MultiSteps that skips": lambda wrap, rate: optax.MultiSteps(
+        wrap(adamw(rate)), 1, should_skip_update_fn=optax.skip_not_finite
+    ),
+    "MultiSteps in partition": lambda wrap, rate: optax.partition(
+        {
+            "train": optax.MultiSteps(
+                wrap(adamw(2 * rate)), 2
+            ).gradient_transformation(),
+            "freeze": optax.set_to_zero(),
+        },
+        LABELS,
+    ),
+    "inject_hyperparams": lambda wrap, rate: optax.inject_hyperparams(
+        lambda learning_rate: wrap(adamw(learning_rate))
+    )(rate),
+    "after clipping": lambda wrap, rate: optax.chain(
+        optax.clip_by_global_norm(1.0), wrap(adamw(rate))
+    ),
+    "named_chain": lambda wrap, rate: optax.named_chain(
+        ("clip", optax.clip(1.0)), ("adamw", wrap(adamw(rate)))
+    ),
+    "flatten": lambda wrap, rate: optax.flatten(wrap(adamw(rate))),
+    "track_decay": lambda wrap, rate: dx.track_decay(wrap(adamw(rate))),
+    # The rounding outside:
+    "around apply_if_finite": lambda wrap, rate: wrap(
+        optax.apply_if_finite(adamw(rate), 3)
+    ),
+    "around MultiSteps": lambda wrap, rate: wrap(optax.MultiSteps(adamw(2 * rate), 2)),
+    "around masked": lambda wrap, rate: wrap(optax.masked(adamw(rate), TRAINED)),
+    "around track_decay": lambda wrap, rate: wrap(dx.track_decay(adamw(rate))),
+    "around with_decay": lambda wrap, rate: wrap(
+        dx.with_decay(optax.adam(rate), 0.1, learning_rate=rate)
+    ),
+    "around with_state_dtype": lambda wrap, rate: wrap(
+        dx.with_state_dtype(adamw(rate), jnp.bfloat16)
+    ),
+}
+FREEZES = ("partition", "masked", "MultiSteps in")
+
+
+def two_leaves(dtype=jnp.bfloat16):
+    return {"w": jnp.ones(4096, dtype), "frozen": jnp.ones(1000, dtype)}
+
+
+@pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("method", METHODS)
-def test_it_must_be_the_outermost_wrapper(method):
-    """Wrappers that skip or accumulate go inside; outside of it, dtypes differ."""
-    params = example("bfloat16")
-    grads = jax.tree.map(jnp.ones_like, params)
-    decay = optax.adamw(1e-3, weight_decay=0.1)
-    for inside in (
-        optax.apply_if_finite(decay, 3),
-        optax.MultiSteps(decay, 2),
-        optax.masked(decay, {"kernel": True, "bias": False}),
-        dx.track_decay(decay),
-    ):
-        after, _ = run(METHODS[method](inside), params, 4, noise=1.0)
-        assert after["kernel"].dtype == jnp.bfloat16
-        assert np.any(as_float64(after["kernel"]) != as_float64(params["kernel"]))
-    around = optax.apply_if_finite(METHODS[method](decay), 3)
-    with pytest.raises(TypeError, match=r"float32.*bfloat16|bfloat16.*float32"):
-        around.update(grads, around.init(params), params)
+def test_the_decay_arrives_in_every_place(method, place):
+    """200 steps of AdamW without gradient: (1 - γλ)^200, to an ulp of bfloat16."""
+    optimizer, params = PLACES[place](METHODS[method], 0.01), two_leaves()
+    zeros = jax.tree.map(jnp.zeros_like, params)
+
+    def step(carry, _):
+        params, state = carry
+        updates, state = optimizer.update(zeros, state, params)
+        return (dx.apply_updates(params, updates), state), None
+
+    start = params, optimizer.init(params)
+    (after, _), _ = jax.jit(lambda start: jax.lax.scan(step, start, length=200))(start)
+    exact = (1 - 0.01 * 0.1) ** 200
+    assert after["w"].dtype == jnp.bfloat16
+    assert as_float64(after["w"]).mean() == pytest.approx(exact, abs=2.0**-8)
+    if place.startswith(FREEZES):
+        np.testing.assert_array_equal(after["frozen"], params["frozen"])
+
+
+@pytest.mark.parametrize("place", [name for name in PLACES if name.startswith(FREEZES)])
+def test_frozen_weights_need_no_state(place):
+    def nbytes(wrap):
+        state = PLACES[place](wrap, 0.01).init(two_leaves())
+        return sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+
+    in_float32 = PLACES[place](lambda optimizer: optimizer, 0.01)
+    trained = {"w": jnp.ones(4096), "frozen": jnp.ones(1000, jnp.bfloat16)}
+    plain = sum(x.nbytes for x in jax.tree.leaves(in_float32.init(trained)))
+    assert nbytes(METHODS["compensated"]) == plain + 2 * 4096
+    assert nbytes(METHODS["stochastic"]) == plain + 4 + 8  # counter and key
+
+
+@pytest.mark.parametrize(
+    "around",
+    [
+        lambda inner: optax.apply_if_finite(inner, 3),
+        lambda inner: optax.conditionally_transform(inner, lambda step: step > 0),
+        lambda inner: optax.conditionally_mask(inner, lambda step: step > 0),
+    ],
+    ids=["apply_if_finite", "conditionally_transform", "conditionally_mask"],
+)
+@pytest.mark.parametrize("method", METHODS)
+def test_wrappers_that_compare_dtypes_go_inside(method, around):
+    """The README quotes JAX's error."""
+    params = two_leaves()
+    outside = around(METHODS[method](adamw(1e-3)))
+    text = (
+        r"(?s)cond branches must have equal output types.*(float32.*bfloat16|bfloat16)"
+    )
+    with pytest.raises(TypeError, match=text):
+        outside.update(params, outside.init(params), params)
+    inside = METHODS[method](around(adamw(1e-3)))
+    updates, _ = inside.update(params, inside.init(params), params)
+    assert dx.apply_updates(params, updates)["w"].dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "inner",
+    [
+        lambda wrap: wrap(adamw(1e-3)),
+        lambda wrap: optax.chain(optax.clip(1.0), wrap(adamw(1e-3))),
+        lambda wrap: optax.masked(wrap(adamw(1e-3)), TRAINED),
+        lambda wrap: optax.MultiSteps(wrap(adamw(1e-3)), 2),
+        lambda wrap: dx.track_decay(wrap(adamw(1e-3))),
+    ],
+)
+def test_a_rounding_wrapper_inside_with_state_dtype_is_refused(method, inner):
+    narrow = dx.with_state_dtype(inner(METHODS[method]), jnp.bfloat16)
+    text = r"^with_state_dtype: the optimizer inside rounds .*Exchange the two wrappers"
+    with pytest.raises(TypeError, match=text):
+        narrow.init(two_leaves())
+
+
+# --- wider parameters -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "complex64", "complex128"])
+@pytest.mark.parametrize("method", METHODS)
+def test_wider_parameters_get_the_optimizers_own_updates(method, dtype, x64):
+    rng = np.random.default_rng(0)
+    params = {
+        "wide": jnp.asarray(rng.standard_normal(50), dtype),
+        "narrow": jnp.asarray(rng.standard_normal(50), jnp.bfloat16),
+    }
+    grads = jax.tree.map(lambda p: 0.1 * jnp.roll(p, 1), params)
+    if dtype.startswith("complex"):
+        grads["wide"] *= 1j
+    plain = dx.sgdw(1e-3, momentum=0.9, weight_decay=0.1)
+    rounding = METHODS[method](plain)
+    expected_state, state = plain.init(params), rounding.init(params)
+    for _ in range(3):
+        expected, expected_state = plain.update(grads, expected_state, params)
+        updates, state = rounding.update(grads, state, params)
+    np.testing.assert_array_equal(updates["wide"], expected["wide"])
+    assert updates["wide"].dtype == dtype
+    assert updates["narrow"].dtype == jnp.float32
+    landed = dx.apply_updates(params, updates)
+    assert landed["wide"].dtype == dtype
+    exact = as_float64(params["narrow"]) + as_float64(expected["narrow"])
+    assert np.abs(as_float64(landed["narrow"]) - exact).max() < 2.0**-6
+
+
+def add(params, updates):
+    return jax.tree.map(lambda p, u: p + u, params, updates)
+
+
+def widened(dtype, *names):
+    def widen(params: Any, updates):
+        params = dx.apply_updates(params, updates)
+        cast = {name: params[name].astype(dtype) for name in names or params}
+        return params | cast
+
+    return widen
+
+
+# How 16-bit parameters become wide, and the first of them.
+WAYS = {
+    "p + u": (add, "a"),
+    "equinox": (eqx.apply_updates, "a"),
+    "one leaf": (widened("float32", "b"), "b"),
+    "another leaf": (widened("float32", "c"), "c"),
+    "numpy": (lambda p, u: jax.tree.map(lambda x: np.array(x, np.float32), p), "a"),
+    "shapes": (
+        lambda p, u: jax.eval_shape(lambda: add(p, u)),
+        "a",
+    ),
+}
+PLACES_OF_16_BITS = {
+    "alone": lambda wrap: wrap(optax.sgd(1e-3)),
+    "in a chain": lambda wrap: optax.chain(optax.clip(1.0), wrap(optax.sgd(1e-3))),
+    "in partition": lambda wrap: optax.partition(
+        {"x": wrap(optax.sgd(1e-3)), "y": optax.sgd(1e-3)},
+        {"a": "x", "b": "x", "c": "x", "wide": "y", "n": "y"},
+    ),
+    "in masked": lambda wrap: optax.masked(
+        wrap(optax.sgd(1e-3)), {"a": True, "b": True, "c": True, "wide": 0, "n": 0}
+    ),
+    "in MultiSteps": lambda wrap: optax.MultiSteps(wrap(optax.sgd(1e-3)), 1),
+    "around MultiSteps": lambda wrap: wrap(optax.MultiSteps(optax.sgd(1e-3), 1)),
+}
+
+
+def mixed_parameters():
+    return {
+        "a": jnp.ones(3, jnp.bfloat16),
+        "b": jnp.ones((), jnp.float16),
+        "c": jnp.ones((2, 1), jnp.bfloat16),
+        "wide": jnp.ones(2),
+        "n": None,
+    }
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("place", PLACES_OF_16_BITS)
+@pytest.mark.parametrize("method", METHODS)
+def test_16_bit_parameters_that_come_back_wide_are_noticed(method, place, way):
+    optimizer, params = PLACES_OF_16_BITS[place](METHODS[method]), mixed_parameters()
+    updates, state = optimizer.update(params, optimizer.init(params), params)
+    landed = dx.apply_updates(params, updates)
+    optimizer.update(landed, state, landed)  # that is right
+    widen, name = WAYS[way]
+    wide = widen(params, updates)
+    text = rf"the parameter {name} had 16 bits at init .*dx.apply_updates\(params, upd"
+    with pytest.raises(TypeError, match=text):  # while it is traced
+        jax.eval_shape(lambda params: optimizer.update(params, state, params), wide)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_whole_equinox_model_that_comes_back_wide_is_noticed(method):
+    model = eqx.nn.MLP(2, 2, 3, 1, key=jax.random.key(0), dtype=jnp.bfloat16)
+    optimizer = METHODS[method](optax.sgd(1e-3))
+    params = eqx.filter(model, eqx.is_inexact_array)
+    updates, state = optimizer.update(params, optimizer.init(params), params)
+    wide = eqx.filter(eqx.apply_updates(model, updates), eqx.is_inexact_array)
+    with pytest.raises(TypeError, match=r"the parameter layers/0/weight had 16 bits"):
+        optimizer.update(wide, state, wide)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_restored_state_notices_them_too(method):
+    params = mixed_parameters()
+    optimizer = METHODS[method](optax.sgd(1e-3))
+    state = pickle.loads(pickle.dumps(optimizer.init(params)))
+    wide = widened("float32", "b")(params, params)
+    with pytest.raises(TypeError, match=r"the parameter b had 16 bits at init"):
+        optimizer.update(wide, state, wide)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_float32_at_init_may_stay_float32(method):
+    params = jax.tree.map(lambda x: x.astype(jnp.float32), mixed_parameters())
+    optimizer = METHODS[method](optax.sgd(1e-3))
+    updates, state = optimizer.update(params, optimizer.init(params), params)
+    optimizer.update(params, state, eqx.apply_updates(params, updates))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_shardings_of_mixed_parameters_fit_the_state(method):
+    """optax.tree.map_params with a spec for each parameter, as FSDP programs do."""
+    mesh = Mesh(np.array(jax.devices()[:2]), ("data",))
+    params = {"w": jnp.ones((4, 2), jnp.bfloat16), "norm": jnp.ones(4)}
+    specs = {"w": PartitionSpec("data", None), "norm": PartitionSpec("data")}
+    optimizer = METHODS[method](dx.sgdw(1e-3, momentum=0.9))
+    state_specs = optax.tree_utils.tree_map_params(
+        optimizer,
+        lambda _, spec: spec,
+        optimizer.init(params),
+        specs,
+        transform_non_params=lambda _: PartitionSpec(),
+    )
+    placed = jax.tree.map(
+        lambda spec: NamedSharding(mesh, spec),
+        state_specs,
+        is_leaf=lambda x: isinstance(x, PartitionSpec),
+    )
+    state = jax.jit(optimizer.init, out_shardings=placed)(params)
+    assert jax.tree.structure(state) == jax.tree.structure(optimizer.init(params))
+    if method == "compensated":
+        expected = NamedSharding(mesh, specs["w"])
+        assert state[1].residual["w"].sharding.is_equivalent_to(expected, 2)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -800,9 +1079,18 @@ def test_an_optimizer_must_be_finished(name):
             WRAPPERS[name](wrong)
 
 
-@pytest.mark.parametrize("dtype", [jnp.complex64, jnp.float8_e4m3fn])
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        jnp.float8_e4m3fn,
+        jnp.float8_e5m2,
+        jnp.float8_e4m3b11fnuz,
+        jnp.float8_e4m3fnuz,
+        jnp.float8_e5m2fnuz,
+    ],
+)
 @pytest.mark.parametrize("name", ["round_stochastically", "compensate_rounding"])
-def test_complex_and_8_bit_parameters_are_refused(name, dtype):
+def test_8_bit_parameters_are_refused(name, dtype):
     transform = getattr(dx, name)()
     params = {"w": jnp.ones(2, dtype)}
     text = rf"^{name}: the parameter w has dtype .*; it rounds to bfloat16 and float16"
@@ -839,8 +1127,8 @@ def test_the_state_must_be_that_of_the_parameters():
 @pytest.mark.parametrize("name", ["with_stochastic_rounding", "with_compensation"])
 def test_errors_name_the_wrapper(name):
     optimizer = getattr(dx, name)(optax.sgd(1e-3))
-    with pytest.raises(TypeError, match=rf"^{name}: the parameter w has dtype complex"):
-        optimizer.init({"w": jnp.ones(2, jnp.complex64)})
+    with pytest.raises(TypeError, match=rf"^{name}: the parameter w has dtype float8"):
+        optimizer.init({"w": jnp.ones(2, jnp.float8_e5m2)})
     params = {"w": jnp.ones(2, jnp.bfloat16)}
     with pytest.raises(ValueError, match=rf"^{name}: needs the parameters"):
         optimizer.update(params, optimizer.init(params))

@@ -86,20 +86,21 @@ def adamw(
     *,
     nesterov: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Adam with decoupled weight decay: a drop-in for ``optax.adamw``.
+    r"""Adam with decoupled weight decay, with the arguments of ``optax.adamw``.
 
     .. math::
         \theta_{t+1} = (1 - \gamma_t\lambda_t)\,\theta_t
             - \gamma_t \frac{\hat m_t(g)}{\sqrt{\hat v_t(g)} + \epsilon}
 
     Signature and defaults are those of ``optax.adamw``. On float32 parameters with the
-    default ``mu_dtype`` the trajectory is the same to the bit. In addition, masks have
+    default ``mu_dtype`` the trajectory is the same to the bit: it is a drop-in for the
+    call, not for checkpoints. In addition, masks have
     multipliers, fit by path, and raise if they match nothing. Strengths are checked,
     and dtypes never change.
 
     The state tree does not depend on the type of strength, learning rate or mask:
-    decay and learning rate count their own steps. So it differs from optax's, and a
-    checkpoint of one does not load into the other.
+    decay and learning rate count their own steps. So it differs from optax's;
+    :func:`adopt_state` moves a state from one to the other.
 
     Args:
         learning_rate, b1, b2, eps, eps_root, mu_dtype, nesterov: as for

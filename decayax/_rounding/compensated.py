@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int16
 
+from decayax._core.dtypes import dtype_of
 from decayax._core.paths import flatten_with_path, Path, path_str
 from decayax._rounding.grid import (
     binade_of,
@@ -26,7 +27,12 @@ from decayax._rounding.grid import (
     to_ulps,
     two_sum,
 )
-from decayax._rounding.leaves import check_params, is_rounded, with_rounding
+from decayax._rounding.leaves import (
+    check_params,
+    is_rounded,
+    require_same_width,
+    with_rounding,
+)
 from decayax._transforms.kernel import map_leaves
 
 
@@ -39,7 +45,9 @@ MAX_RESIDUAL = 2.0**15 - 1.0  # the largest int16: half an ulp, less one unit
 class CompensationState(NamedTuple):
     """The state of ``compensate_rounding``."""
 
-    residual: Any  # int16 like each parameter, in 2^-16 ulp; 0 where it is not rounded
+    # Like each parameter: int16, in 2^-16 ulp. Where the parameter is not rounded, it
+    # is 0 in uint16: the dtype shows which parameters had 16 bits at init.
+    residual: Any
 
 
 def compensate(
@@ -79,6 +87,7 @@ def compensate_rounding() -> "optax.GradientTransformationExtraArgs":
         between two steps, they are wrong by at most half an ulp.
 
     Raises:
+        TypeError: as for :func:`round_stochastically`.
         ValueError: the state belongs to other parameters.
 
     Example:
@@ -106,23 +115,27 @@ def compensate_rounding() -> "optax.GradientTransformationExtraArgs":
 
 def _compensate_rounding(name: str) -> optax.GradientTransformationExtraArgs:
     def init(params: optax.Params) -> CompensationState:
-        residual = jax.tree.map(lambda p: jnp.zeros_like(p, jnp.int16), params)
-        return CompensationState(residual)
+        def zero(param: Any) -> Any:
+            return jnp.zeros_like(param, jnp.int16 if is_rounded(param) else jnp.uint16)
 
-    def update(updates, state, params=None, **extra_args):
+        return CompensationState(jax.tree.map(zero, params))
+
+    def update(updates, state, params: Any = None, **extra_args):
         # By path, because map_leaves walks the updates and the parameters only.
         flat, treedef = flatten_with_path(state.residual)
         residuals = dict(flat)
+        rounded = {path for path, x in flat if dtype_of(x) == jnp.int16}
+        require_same_width(name, rounded, params)
 
         def compensate_leaf(path: Path, update: Any, param: Any) -> Any:
             if not is_rounded(param):
                 return update
-            residual = residuals.get(path)
+            residual = residuals[path] if path in rounded else None
             if residual is None or jnp.shape(residual) != jnp.shape(param):
                 raise ValueError(
                     f"{name}: the state has no residual for {path_str(path)} of shape "
-                    f"{jnp.shape(param)}: it belongs to other parameters. Call init "
-                    "on these."
+                    f"{jnp.shape(param)}: it belongs to other parameters, or to wider "
+                    "ones. Call init on these."
                 )
             update, residuals[path] = compensate(param, residual, update)
             return update
@@ -140,7 +153,9 @@ def with_compensation(
 
     It is the optimizer in float32, then :func:`compensate_rounding`. Two more bytes per
     weight make the sum of all updates as accurate as in float32, without random
-    numbers. It must be the **outermost** wrapper, see :func:`with_stochastic_rounding`.
+    numbers. Its place: as for :func:`with_stochastic_rounding`. Inside
+    ``optax.partition`` or ``masked`` frozen weights need no residual; outside, each
+    needs two bytes.
 
     Args:
         optimizer: any finished optimizer.

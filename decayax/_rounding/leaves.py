@@ -1,12 +1,13 @@
 """Which leaves are rounded, and how a rounding stage is put around an optimizer."""
 
+from collections.abc import Collection
 from typing import Any
 
 import jax.numpy as jnp
 import optax
 
 from decayax._core.dtypes import dtype_of, is_inexact
-from decayax._core.paths import is_masked_leaf, leaves_with_path, path_str
+from decayax._core.paths import is_masked_leaf, leaves_with_path, Path, path_str
 from decayax._transforms.kernel import require_optimizer, require_params
 from decayax._transforms.precision import cast_around
 
@@ -20,17 +21,32 @@ def is_rounded(leaf: Any) -> bool:
 
 
 def _require_supported_dtypes(name: str, params: optax.Params) -> None:
-    """Raise if a parameter is complex or has fewer than 16 bits."""
+    """Raise if a parameter is a float of fewer than 16 bits."""
     for path, leaf in leaves_with_path(params):
         if is_masked_leaf(leaf) or not is_inexact(leaf):
             continue
         dtype = dtype_of(leaf)
-        is_complex = jnp.issubdtype(dtype, jnp.complexfloating)
-        if is_complex or jnp.finfo(dtype).bits < 16:
+        # Of a complex dtype, finfo counts the bits of one part.
+        if jnp.finfo(dtype).bits < 16:
             raise TypeError(
                 f"{name}: the parameter {path_str(path)} has dtype {dtype}; it rounds "
                 "to bfloat16 and float16 only. Use optax.partition to wrap the "
                 "optimizer of the other parameters."
+            )
+
+
+def require_same_width(
+    name: str, rounded_at_init: Collection[Path], params: optax.Params
+) -> None:
+    """Raise if a parameter that had 16 bits at ``init`` now has more."""
+    for path, leaf in leaves_with_path(params):
+        if path in rounded_at_init and is_inexact(leaf) and not is_rounded(leaf):
+            raise TypeError(
+                f"{name}: the parameter {path_str(path)} had 16 bits at init and now "
+                f"has dtype {dtype_of(leaf)}. The float32 updates were added without "
+                "a cast back, as equinox.apply_updates and p + u do. Write params = "
+                "dx.apply_updates(params, updates). If the wider parameters are "
+                "intended, call init on them, or dx.adopt_state."
             )
 
 

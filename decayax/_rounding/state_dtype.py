@@ -16,6 +16,7 @@ from jax.typing import DTypeLike
 from decayax._core.dtypes import cast_like, dtype_of
 from decayax._core.paths import flatten_with_path
 from decayax._core.strength import short_repr
+from decayax._rounding.compensated import CompensationState
 from decayax._rounding.grid import stochastic_round, Sum
 from decayax._rounding.random_bits import (
     key_from_seed,
@@ -25,6 +26,7 @@ from decayax._rounding.random_bits import (
     step_key,
     StepKey,
 )
+from decayax._rounding.stochastic import StochasticRoundingState
 from decayax._transforms.kernel import increment, require_optimizer
 from decayax._transforms.precision import cast_around
 
@@ -50,8 +52,8 @@ def with_state_dtype(
 
     Put it inside :func:`with_stochastic_rounding` or :func:`with_compensation`:
     ``with_compensation(with_state_dtype(optax.adamw(1e-3), jnp.bfloat16))`` needs 8
-    bytes per weight. Put it inside :func:`track_decay` too; outside, it would round the
-    measurements.
+    bytes per weight. Outside of them it raises: they would see float32 weights. Put it
+    inside :func:`track_decay` too; outside, it would round the measurements.
 
     Args:
         optimizer: any finished optimizer.
@@ -83,7 +85,9 @@ def with_state_dtype(
     in_float32 = cast_around(optimizer, widen_params=True, widen_init=True)
 
     def init(params: optax.Params) -> StateDtypeState:
-        inner = _cast_arrays(in_float32.init(params), jnp.float32, jnp.bfloat16)
+        state = in_float32.init(params)
+        _refuse_rounding(name, state)
+        inner = _cast_arrays(state, jnp.float32, jnp.bfloat16)
         return StateDtypeState(jnp.zeros((), jnp.int32), key_from_seed(seed), inner)
 
     def update(updates, state, params=None, **extra_args):
@@ -94,6 +98,21 @@ def with_state_dtype(
         return updates, StateDtypeState(increment(state.step), state.key, inner)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _refuse_rounding(name: str, state: optax.OptState) -> None:
+    """Raise if the optimizer inside rounds: it sees float32 weights only."""
+    kinds = CompensationState, StochasticRoundingState
+
+    def is_rounding(node: Any) -> bool:
+        return isinstance(node, kinds)
+
+    if any(map(is_rounding, jax.tree.leaves(state, is_leaf=is_rounding))):
+        raise TypeError(
+            f"{name}: the optimizer inside rounds its updates for 16-bit weights, but "
+            "here it sees float32 weights. Exchange the two wrappers: "
+            "with_compensation(with_state_dtype(optimizer, dtype))."
+        )
 
 
 def _cast_arrays(state: Any, old: DTypeLike, new: DTypeLike) -> Any:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from decayax._core.paths import leaves_with_path, Path
+from decayax._core.paths import leaves_with_path, Path, path_str
 from decayax._rounding.grid import (
     Floats,
     Floats32,
@@ -20,7 +20,12 @@ from decayax._rounding.grid import (
     stochastic_round,
     two_sum,
 )
-from decayax._rounding.leaves import check_params, is_rounded, with_rounding
+from decayax._rounding.leaves import (
+    check_params,
+    is_rounded,
+    require_same_width,
+    with_rounding,
+)
 from decayax._rounding.random_bits import (
     Bits,
     key_from_seed,
@@ -37,6 +42,9 @@ class StochasticRoundingState(NamedTuple):
 
     step: jax.Array  # int32 (), calls of update
     key: jax.Array  # uint32 (2,), of the seed; it never changes
+    # A MaskedNode for each parameter that had 16 bits at init, by path. It holds no
+    # array: a program can read it while it is traced, and it needs no memory.
+    rounded: Any
 
 
 def round_at_random(param: Floats, update: Floats, bits: Bits) -> Floats32:
@@ -56,11 +64,10 @@ def round_stochastically(
         q \in \{\lfloor\theta+\Delta\rfloor, \lceil\theta+\Delta\rceil\},
         \qquad \mathrm E\,q = \theta + \Delta
 
-    The updates leave as float32, so that ``optax.apply_updates`` lands on q exactly.
-    Nothing may follow it in the chain. (Do not use ``equinox.apply_updates``: the
-    parameters would become float32.) The stages before it see the gradients as they
-    are; pass float32 gradients for exact updates, or use
-    :func:`with_stochastic_rounding`.
+    The updates leave as float32, so that :func:`apply_updates` and
+    ``optax.apply_updates`` land on q exactly. Nothing may follow it in the chain. The
+    stages before it see the gradients as they are; pass float32 gradients for exact
+    updates, or use :func:`with_stochastic_rounding`.
 
     Args:
         seed: an integer in [0, 2^64). The same seed gives the same updates, with any
@@ -72,7 +79,9 @@ def round_stochastically(
         pass unchanged for others. Its state is a counter and a key.
 
     Raises:
-        TypeError: a parameter is complex or has 8 bits; the seed is not an integer.
+        TypeError: a parameter has 8 bits or fewer, or it had 16 bits at ``init`` and
+            now has more (``equinox.apply_updates`` does that); the seed is not an
+            integer.
         ValueError: ``params`` is missing; the seed is out of its range.
 
     Example:
@@ -102,12 +111,16 @@ def _round_stochastically(
     require_seed(name, seed)
 
     def init(params: optax.Params) -> StochasticRoundingState:
-        del params
-        return StochasticRoundingState(jnp.zeros((), jnp.int32), key_from_seed(seed))
+        return StochasticRoundingState(
+            jnp.zeros((), jnp.int32), key_from_seed(seed), _mark_rounded(params)
+        )
 
-    def update(updates, state, params=None, **extra_args):
+    def update(updates, state, params: Any = None, **extra_args):
+        leaves = leaves_with_path(params)
+        rounded = {path for path, _ in leaves if path_str(path) in state.rounded}
+        require_same_width(name, rounded, params)
         # Numbers in the whole tree: masking one leaf does not change another's bits.
-        leaf_number = {path: i for i, (path, _) in enumerate(leaves_with_path(params))}
+        leaf_number = {path: i for i, (path, _) in enumerate(leaves)}
         key = step_key(state.key, WEIGHTS, state.step)
 
         def round_leaf(path: Path, update: Any, param: Any) -> Any:
@@ -122,6 +135,15 @@ def _round_stochastically(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
+def _mark_rounded(params: optax.Params) -> Any:
+    leaves = leaves_with_path(params)
+    if not leaves:
+        # optax.tree.map_params compares the state of a placeholder without leaves with
+        # a real state, and a leaf fits any tree there.
+        return jnp.zeros((0,), jnp.int32)
+    return {path_str(path): optax.MaskedNode() for path, x in leaves if is_rounded(x)}
+
+
 def with_stochastic_rounding(
     optimizer: "optax.GradientTransformation", *, seed: "int | jax.Array" = 0
 ) -> "optax.GradientTransformationExtraArgs":
@@ -132,9 +154,11 @@ def with_stochastic_rounding(
     see :func:`with_state_dtype`). The rounding needs no memory. Its noise is a random
     walk with steps of one ulp.
 
-    It must be the **outermost** wrapper: outside ``optax.apply_if_finite``,
-    ``MultiSteps`` and the like, and outside :func:`track_decay`, which would only see
-    the rounded update and report NaN.
+    Put it outside the wrappers that compare or restore dtypes:
+    ``optax.apply_if_finite``, ``conditionally_transform``, ``conditionally_mask``,
+    :func:`with_decay`, :func:`with_state_dtype`; and outside :func:`track_decay`, which
+    would report NaN for the rounded update. Inside ``partition`` and ``masked`` frozen
+    weights need no state. ``MultiSteps`` may be on either side.
 
     Args:
         optimizer: any finished optimizer.

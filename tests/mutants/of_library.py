@@ -641,8 +641,8 @@ ROUNDING = (
     Mutant(
         "numbers_of_the_masked_tree",
         "decayax/_rounding/stochastic.py",
-        "enumerate(leaves_with_path(params))}",
-        "enumerate(x for x in leaves_with_path(params) if is_rounded(x[1]))}",
+        "enumerate(leaves)}",
+        "enumerate(x for x in leaves if is_rounded(x[1]))}",
         "tests/test_rounding.py::test_masking_a_leaf_does_not_change_the_bits_of_another",
     ),
     Mutant(
@@ -670,6 +670,175 @@ ROUNDING = (
         "tests/test_rounding.py::test_moments_in_sixteen_bits_keep_moving",
     ),
 )
+APPLY = "decayax/_transforms/apply.py"
+ADOPT = "decayax/_optimizers/adopt.py"
+SLOTS = "decayax/_optimizers/slots.py"
+MOVING = (
+    Mutant(
+        "wide_parameters_are_not_noticed",
+        "decayax/_rounding/leaves.py",
+        "if path in rounded_at_init and is_inexact(leaf) and not is_rounded(leaf):",
+        "if False:",
+        "tests/test_rounding.py::test_16_bit_parameters_that_come_back_wide_are_noticed",
+    ),
+    Mutant(
+        "legitimate_float32_is_refused",
+        "decayax/_rounding/leaves.py",
+        "if path in rounded_at_init and is_inexact(leaf) and not is_rounded(leaf):",
+        "if is_inexact(leaf) and not is_rounded(leaf):",
+        "tests/test_rounding.py::test_float32_at_init_may_stay_float32",
+    ),
+    Mutant(
+        "complex_is_refused",
+        "decayax/_rounding/leaves.py",
+        "if jnp.finfo(dtype).bits < 16:",
+        "if jnp.finfo(dtype).bits < 16 or dtype == jnp.complex64:",
+        "tests/test_rounding.py::test_wider_parameters_get_the_optimizers_own_updates",
+    ),
+    Mutant(
+        "residual_forgets_the_width",
+        "decayax/_rounding/compensated.py",
+        "jnp.int16 if is_rounded(param) else jnp.uint16",
+        "jnp.int16",
+        "tests/test_rounding.py::test_float32_at_init_may_stay_float32",
+    ),
+    Mutant(
+        "placeholder_has_no_leaf",
+        "decayax/_rounding/stochastic.py",
+        "    if not leaves:",
+        "    if False:",
+        "tests/test_rounding.py::test_the_shardings_of_mixed_parameters_fit_the_state",
+    ),
+    Mutant(
+        "rounding_inside_state_dtype",
+        "decayax/_rounding/state_dtype.py",
+        "        _refuse_rounding(name, state)\n",
+        "",
+        "tests/test_rounding.py::"
+        "test_a_rounding_wrapper_inside_with_state_dtype_is_refused",
+    ),
+    Mutant(
+        "apply_in_the_dtype_of_the_parameter",
+        APPLY,
+        "compute_dtype(param, update) if is_inexact(param) else dtype_of(param)",
+        "dtype_of(param)",
+        "tests/test_apply_updates.py::"
+        "test_16_bits_are_added_in_float32_and_rounded_once",
+    ),
+    Mutant(
+        "apply_forgets_the_weak_type",
+        APPLY,
+        'if getattr(param, "weak_type", False):',
+        "if False:",
+        "tests/test_apply_updates.py::test_weak_types_stay_so_nothing_compiles_twice",
+    ),
+    Mutant(
+        "apply_broadcasts",
+        APPLY,
+        "if np.shape(update) != np.shape(param):",
+        "if False:",
+        "tests/test_apply_updates.py::test_errors_name_the_leaf",
+    ),
+    Mutant(
+        "a_missing_update_passes",
+        APPLY,
+        "    if is_inexact(param):\n        raise",
+        "    if False:\n        raise",
+        "tests/test_apply_updates.py::test_errors_name_the_leaf",
+    ),
+    Mutant(
+        "none_covers_no_subtree",
+        APPLY,
+        "if any(path[:length] in update_at for length in range(len(path))):",
+        "if False:",
+        "tests/test_apply_updates.py::test_one_none_covers_a_subtree",
+    ),
+    Mutant(
+        "new_counters_start_at_zero",
+        ADOPT,
+        "[match] if match else inside or old",
+        "[match] if match else []",
+        "tests/test_adopt_state.py::test_counters_go_on",
+    ),
+    Mutant(
+        "new_counters_ignore_the_wrapper",
+        ADOPT,
+        "[match] if match else inside or old",
+        "[match] if match else old",
+        "tests/test_adopt_state.py::test_counters_go_on",
+    ),
+    Mutant(
+        "a_counter_has_no_counterpart",
+        ADOPT,
+        "[match] if match else inside or old",
+        "inside or old",
+        "tests/test_adopt_state.py::test_counters_go_on",
+    ),
+    Mutant(
+        "two_counters_share_an_array",
+        ADOPT,
+        "jnp.array(step, slot.value.dtype)",
+        "jnp.asarray(step, slot.value.dtype)",
+        "tests/test_adopt_state.py::test_no_two_counters_share_an_array",
+    ),
+    Mutant(
+        "lost_moments_pass",
+        ADOPT,
+        "[slot for slot in unused if _is_required(slot)], missing",
+        "[], missing",
+        "tests/test_adopt_state.py::test_what_does_not_fit_is_refused_by_name",
+    ),
+    Mutant(
+        "missing_moments_pass",
+        ADOPT,
+        "[slot for slot in unused if _is_required(slot)], missing",
+        "[slot for slot in unused if _is_required(slot)], []",
+        "tests/test_adopt_state.py::test_what_does_not_fit_is_refused_by_name",
+    ),
+    Mutant(
+        "momentum_with_the_learning_rate_passes",
+        ADOPT,
+        'if old.field == "trace" and old.is_last != new.is_last:',
+        "if False:",
+        "tests/test_adopt_state.py::test_what_does_not_fit_is_refused_by_name",
+    ),
+    Mutant(
+        "classes_do_not_matter",
+        ADOPT,
+        "return len(names) == 1 or any(names <= same for same in SAME_STATE)",
+        "return True",
+        "tests/test_adopt_state.py::test_what_does_not_fit_is_refused_by_name",
+    ),
+    Mutant(
+        "moments_keep_their_dtype",
+        ADOPT,
+        "value = jnp.asarray(value, like.dtype)",
+        "value = jnp.asarray(value)",
+        "tests/test_adopt_state.py::test_moments_are_rounded_to_the_nearest",
+    ),
+    Mutant(
+        "restored_moments_are_not_placed",
+        ADOPT,
+        "return jax.device_put(value, like.sharding)",
+        "return value",
+        "tests/test_adopt_state.py::"
+        "test_the_moments_have_the_sharding_of_the_parameters",
+    ),
+    Mutant(
+        "the_state_of_a_step_passes_for_parameters",
+        SLOTS,
+        "(found <= paths and not is_state)",
+        "found <= paths",
+        "tests/test_adopt_state.py::test_trees",
+    ),
+    Mutant(
+        "multisteps_counts_outside",
+        SLOTS,
+        'field == "gradient_step" or ',
+        "",
+        "tests/test_adopt_state.py::test_counters_go_on",
+    ),
+)
 MUTANTS: tuple[Mutant, ...] = (
     *CORE,
     *MASKS,
@@ -680,4 +849,5 @@ MUTANTS: tuple[Mutant, ...] = (
     *AUDIT,
     *TELEMETRY,
     *ROUNDING,
+    *MOVING,
 )
