@@ -1,13 +1,13 @@
 """decayax: weight decay for training with Optax, one transform per meaning."""
 
 import sys as _sys
-from types import FunctionType as _FunctionType
 
 from decayax import masks, rates
 from decayax._audit.audit import audit
 from decayax._audit.findings import Finding
 from decayax._audit.leaf import LeafAudit
 from decayax._audit.report import Audit
+from decayax._core.face import name_public_modules as _name_public_modules
 from decayax._optimizers.adam import adam_l2, adamw
 from decayax._optimizers.adopt import adopt_state
 from decayax._optimizers.rmsprop import rmsprop_l2, rmspropw
@@ -90,13 +90,4 @@ def __dir__() -> list[str]:
     return sorted(__all__)
 
 
-def _set_public_modules() -> None:
-    """Name the public module in pickles and documentation: private files may move."""
-    for module in (masks, rates, _sys.modules[__name__]):
-        for value in vars(module).values():
-            named = isinstance(value, type | _FunctionType)
-            if named and value.__module__.startswith("decayax."):
-                value.__module__ = module.__name__
-
-
-_set_public_modules()
+_name_public_modules(masks, rates, _sys.modules[__name__])

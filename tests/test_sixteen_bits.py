@@ -25,7 +25,6 @@ ADAPTIVE = [
     "radam",
     "rmsprop",
     "adamax",
-    "yogi",
 ]
 WRAPPERS = {
     "with_decay": functools.partial(

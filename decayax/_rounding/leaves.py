@@ -43,10 +43,12 @@ def require_same_width(
         if path in rounded_at_init and is_inexact(leaf) and not is_rounded(leaf):
             raise TypeError(
                 f"{name}: the parameter {path_str(path)} had 16 bits at init and now "
-                f"has dtype {dtype_of(leaf)}. The float32 updates were added without "
-                "a cast back, as equinox.apply_updates and p + u do. Write params = "
-                "dx.apply_updates(params, updates). If the wider parameters are "
-                "intended, call init on them, or dx.adopt_state."
+                f"has dtype {dtype_of(leaf)}. If the float32 updates were added "
+                "without a cast back, as equinox.apply_updates and p + u do, write "
+                "params = dx.apply_updates(params, updates). If a wrapper around it "
+                "shows float32 parameters, as with_decay does, put it outside of that "
+                "wrapper. If the wider parameters are intended, call init on them, or "
+                "dx.adopt_state."
             )
 
 
