@@ -166,6 +166,17 @@ def test_scale_by_rms_with_decoupled_decay_is_adamw_without_first_moment(x64):
     np.testing.assert_allclose(path, adamw, rtol=1e-12)
 
 
+@pytest.mark.parametrize("make", [dx.scale_by_rms, dx.scale_by_stddev])
+def test_a_nan_in_the_second_moment_stays_visible(make):
+    """It must not become a division by ε, which is a huge finite step."""
+    transform = make()
+    state = transform.init(jnp.ones(2))
+    for grad in (jnp.array([jnp.nan, 1.0]), jnp.ones(2)):
+        update, state = transform.update(grad, state)
+    assert np.isnan(update[0])
+    assert np.isfinite(update[1])
+
+
 def test_bias_correction_keeps_float32_for_averages_near_one():
     """The first step is g/|g| = ±1; 1 − 0.999 in float32 would be off by 6e-6."""
     grads = jnp.array([1e-3, -2.0, 5.0])

@@ -277,8 +277,8 @@ TRANSFORMS = (
     Mutant(
         "decay_before_the_optimizer",
         "decayax/_transforms/places.py",
-        "optax.chain(optimizer, pull(name, minus_decay, rate, mask))",
-        "optax.chain(pull(name, minus_decay, rate, mask), optimizer)",
+        "optax.chain(in_float32, pull(name, minus_decay, rate, mask))",
+        "optax.chain(pull(name, minus_decay, rate, mask), in_float32)",
         "tests/test_with_decay.py::test_adds_the_shrink_with_the_right_sign",
     ),
     Mutant(
@@ -306,24 +306,87 @@ TRANSFORMS = (
     Mutant(
         "o09",
         "decayax/_transforms/rms.py",
-        "math.log(decay) if decay > 0.0 else -math.inf",
-        "math.log(decay)",
+        "-jnp.expm1(t * math.log(decay)) if decay > 0 else (t > 0).astype(dtype)",
+        "-jnp.expm1(t * math.log(decay))",
         "tests/test_laws.py::test_without_memory_the_preconditioner_is_the_sign",
     ),
     Mutant(
         "bias_correction_cancels",
         "decayax/_transforms/rms.py",
-        "-jnp.expm1(count.astype(nu.dtype) * log_decay)",
-        "(1.0 - jnp.exp(count.astype(nu.dtype) * log_decay))",
+        "-jnp.expm1(t * math.log(decay))",
+        "1.0 - jnp.exp(t * math.log(decay))",
         "tests/test_laws.py::test_bias_correction_keeps_float32_for_averages_near_one",
     ),
     Mutant(
         "derivative_of_the_root_is_nan",
         "decayax/_transforms/rms.py",
-        "jnp.sqrt(jnp.where(positive, x, 1))",
+        "jnp.sqrt(jnp.where(zero, 1, x))",
         "jnp.sqrt(x)",
         "tests/test_contract.py::"
         "test_the_derivative_is_finite_where_weight_and_gradient_vanish",
+    ),
+    Mutant(
+        "root_of_nan_is_0",
+        "decayax/_transforms/rms.py",
+        "zero = x <= 0",
+        "zero = ~(x > 0)",
+        "tests/test_laws.py::test_a_nan_in_the_second_moment_stays_visible",
+    ),
+    Mutant(
+        "derivative_of_the_correction_at_0",
+        "decayax/_transforms/rms.py",
+        "jnp.where(positive, near_one, 1 - jnp.where(positive, 0, beta) ** t)",
+        "near_one",
+        "tests/test_derivatives.py",
+    ),
+    Mutant(
+        "derivative_of_adams_root_is_nan",
+        "decayax/_transforms/adam.py",
+        "mean / (root(square + eps_root) + eps)",
+        "mean / (jnp.sqrt(square + eps_root) + eps)",
+        "tests/test_derivatives.py",
+    ),
+    Mutant(
+        "nadam_looks_two_steps_ahead",
+        "decayax/_transforms/adam.py",
+        "ahead = correct(mu, b1, optax.safe_increment(count))",
+        "ahead = correct(mu, b1, count)",
+        "tests/test_trajectories.py -kadam",
+    ),
+    Mutant(
+        "variance_is_a_difference",
+        "decayax/_transforms/stddev.py",
+        "return variance / total, mean, variance",
+        "return variance / total + 1e-7 * jnp.abs(mean) ** 2, mean, variance",
+        "tests/test_centered.py",
+    ),
+    Mutant(
+        "deviation_from_the_old_mean",
+        "decayax/_transforms/stddev.py",
+        "weight = jnp.where(rest > 0, gain * total / jnp.where(rest > 0, rest, 1), 0)",
+        "weight = gain",
+        "tests/test_trajectories.py -kstddev",
+    ),
+    Mutant(
+        "l2_term_has_its_own_array",
+        "decayax/_transforms/places.py",
+        "return -(-update - rate * param)",
+        "return update + rate * param",
+        "tests/test_free_of_charge.py::test_the_l2_term_needs_no_array_of_its_own",
+    ),
+    Mutant(
+        "wrapped_optimizer_sees_16_bits",
+        "decayax/_transforms/places.py",
+        "cast_around(optimizer, widen_params=True, restore_updates=False)",
+        "optax.with_extra_args_support(optimizer)",
+        "tests/test_sixteen_bits.py",
+    ),
+    Mutant(
+        "float0_becomes_a_number",
+        "decayax/_core/dtypes.py",
+        "    if is_float0(old):\n        return old\n",
+        "",
+        "tests/test_contract.py::test_integer_leaves_pass_where_no_decay_touches_them",
     ),
     Mutant(
         "square_of_a_complex_gradient",
@@ -369,10 +432,18 @@ OPTIMIZERS = (
         "tests/test_contract.py::test_a_mask_is_one_multiplier_per_leaf -krmspropw",
     ),
     Mutant(
-        "momentum_in_16_bits",
+        "mask_sees_widened_parameters",
         "decayax/_optimizers/stages.py",
-        "widen_updates=True, widen_state=True",
-        "widen_updates=True",
+        "return cast_around(optax.chain(*stages))",
+        "return cast_around(optax.chain(*stages), widen_params=True)",
+        "tests/test_contract.py::"
+        "test_masks_see_params_and_the_same_ones_at_init_and_update",
+    ),
+    Mutant(
+        "state_in_16_bits",
+        "decayax/_transforms/precision.py",
+        "                _to_float32(state),\n",
+        "                state,\n",
         "tests/test_contract.py::test_a_sixteen_bit_state_is_calculated_in_float32",
     ),
     Mutant(
@@ -648,8 +719,8 @@ ROUNDING = (
     Mutant(
         "updates_leave_in_float32",
         "decayax/_rounding/state_dtype.py",
-        "in_float32 = cast_around(optimizer, widen_updates=True, widen_params=True)",
-        "in_float32 = cast_around(optimizer, widen_updates=True, widen_params=True, "
+        "in_float32 = cast_around(optimizer, widen_params=True, widen_init=True)",
+        "in_float32 = cast_around(optimizer, widen_params=True, widen_init=True, "
         "restore_updates=False)",
         "tests/test_contract.py::"
         "test_output_dtype_is_that_of_the_updates_for_any_strength",
@@ -665,8 +736,8 @@ ROUNDING = (
     Mutant(
         "moments_are_rounded_to_nearest",
         "decayax/_rounding/state_dtype.py",
-        "new_leaves[number] = rounded.astype(jnp.bfloat16)",
-        "new_leaves[number] = new.astype(jnp.bfloat16)",
+        "new_leaves[number] = cast_like(rounded, old)",
+        "new_leaves[number] = cast_like(new, old)",
         "tests/test_rounding.py::test_moments_in_sixteen_bits_keep_moving",
     ),
 )
