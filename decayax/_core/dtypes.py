@@ -39,12 +39,7 @@ def is_float0(leaf: Any) -> bool:
 
 
 def cast_like(new: Any, old: Any) -> Any:
-    """Cast ``new`` to the dtype of ``old``; without a copy if it has that dtype.
-
-    For a float0 the result is ``old``, because no other value has this dtype.
-    """
-    if is_float0(old):
-        return old
+    """Cast ``new`` to the dtype of ``old``; without a copy if it has that dtype."""
     dtype = dtype_of(old)
     return new if dtype_of(new) == dtype else jnp.asarray(new).astype(dtype)
 

@@ -382,10 +382,10 @@ TRANSFORMS = (
         "tests/test_sixteen_bits.py",
     ),
     Mutant(
-        "float0_becomes_a_number",
-        "decayax/_core/dtypes.py",
-        "    if is_float0(old):\n        return old\n",
-        "",
+        "float0_reaches_the_optimizer",
+        "decayax/_transforms/precision.py",
+        "_to_float32(jax.tree.map(_zero_for_float0, updates))",
+        "_to_float32(updates)",
         "tests/test_contract.py::test_integer_leaves_pass_where_no_decay_touches_them",
     ),
     Mutant(
