@@ -145,3 +145,36 @@ def test_each_factor_is_checked_under_its_own_name(rate, strength, named):
 
     with pytest.raises((TypeError, ValueError), match=f"with_decay: .*{named}"):
         use()
+
+
+def updates_without_gradients(optimizer, steps=1, **extra_args):
+    params = {
+        "table": jnp.ones((4, 3)),
+        "kernel": jnp.ones((3, 3)),
+        "bias": jnp.ones(3),
+    }
+    zeros, state = jax.tree.map(jnp.zeros_like, params), optimizer.init(params)
+    for _ in range(steps):
+        updates, state = optimizer.update(zeros, state, params, **extra_args)
+    return {name: float(jnp.ravel(leaf)[0]) for name, leaf in updates.items()}
+
+
+@pytest.mark.relaxed("optax.contrib.muon")
+def test_each_group_of_muon_has_its_own_decay():
+    strengths = {"table": 0.5, "kernel": 1.0, "bias": False}
+    optimizer = dx.with_decay(
+        optax.contrib.muon(0.1), 0.2, learning_rate=0.1, mask=strengths
+    )
+    expected = {"table": -0.01, "kernel": -0.02, "bias": 0.0}
+    assert updates_without_gradients(optimizer) == pytest.approx(expected)
+
+
+@pytest.mark.relaxed("optax.contrib.reduce_on_plateau")
+def test_a_plateau_scales_the_decay_before_it_and_not_after_it():
+    plateau = optax.contrib.reduce_on_plateau(factor=0.5, patience=5)
+    before = optax.chain(dx.sgdw(0.1, weight_decay=0.2), plateau)
+    after = optax.chain(optax.sgd(0.1), plateau, dx.independent_decay(0.02))
+    scaled = updates_without_gradients(before, steps=8, value=1.0)
+    constant = updates_without_gradients(after, steps=8, value=1.0)
+    np.testing.assert_allclose(list(scaled.values()), -0.01, rtol=1e-6)
+    np.testing.assert_allclose(list(constant.values()), -0.02, rtol=1e-6)
