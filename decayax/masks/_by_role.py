@@ -88,7 +88,7 @@ def _decide_by_role(name: str, params: optax.Params, **given: Any) -> Decisions:
             multiplier = role.axes >= 2
             why = ", 2 or more axes" if multiplier else ", fewer than 2 axes"
         elif not role.sure and decides not in (OTHER, role.group):
-            why = ", guessed from its axes"
+            why = ", guessed"
         checked = as_multiplier(name, decides, multiplier)
         decided[path] = Decision(checked, f"role {decides}{why}")
     return decided

@@ -155,7 +155,8 @@ def _role_by_words(leaf: Leaf, words: Words) -> Role:
 def _role_of_shift(leaf: Leaf) -> Role:
     """The role of a leaf that is named b, beta, offset or shift."""
     weight = leaf.siblings.weights.get(stem(leaf.name), ())
-    if len(weight) > len(leaf.shape) or is_near_norm(leaf):
+    is_of_bias = is_bias(words_of(leaf.module))  # the module Bias of Haiku
+    if len(weight) > len(leaf.shape) or is_near_norm(leaf) or is_of_bias:
         return Role(BIAS)
     # In formulas B is a matrix next to A or C, as in state space layers and LoRA.
     letters = [part for part in PART_OF_NAME.findall(leaf.name) if part in "bB"]
@@ -164,7 +165,9 @@ def _role_of_shift(leaf: Leaf) -> Role:
     is_formula = letters and (letters[0] == "B" or twins & leaf.siblings.parts)
     if is_formula or not leaf.shape:
         return UNKNOWN
-    if leaf.axes <= 1 or leaf.shape in leaf.siblings.vectors:
+    # Not in a norm, beta may be the slope of an activation.
+    is_vector = leaf.axes <= 1 and "beta" not in own
+    if is_vector or leaf.shape in leaf.siblings.vectors:
         return Role(BIAS)
     return Role(KERNEL if any(map(WEIGHT_WORD, own)) else BIAS, sure=False)
 
@@ -190,9 +193,8 @@ def _role_of_weight(leaf: Leaf, words: Words) -> Role:
     by_name = role_of_module(own)
     if any(map(LOW_RANK_WORD, words_of(leaf.module))):
         return UNKNOWN
-    if words[-1].startswith("kernel") or (
-        "kernel" in words and by_name == Role(KERNEL)
-    ):
+    is_kernel = "kernel" in words and by_name == Role(KERNEL)
+    if is_kernel or words[-1] in ("kernel", "kernels"):
         return Role(KERNEL)
     # The comparison with the bias holds for stacked layers too.
     bias = leaf.siblings.biases.get(stem(leaf.name))
@@ -203,7 +205,8 @@ def _role_of_weight(leaf: Leaf, words: Words) -> Role:
     # The name of the leaf can hold that of a module: in_proj_weight.
     of_type = role_of_module(words_of(leaf.module_type))
     role = of_type or by_name or role_of_module(words_of(leaf.module)) or UNKNOWN
-    is_known = not own or by_name is not None
+    is_letters = WEIGHT_WORD(words[0]) and all(len(word) == 1 for word in own)
+    is_known = not own or by_name is not None or is_letters
     if role.name == NORM_SCALE:
         is_scale = role.sure or leaf.axes <= 1 or is_near_norm(leaf)
         return Role(NORM_SCALE, is_scale and is_known)

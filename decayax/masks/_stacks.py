@@ -49,7 +49,8 @@ def stacked_axes(members: Iterable[Member]) -> dict[Modules, tuple[int, ...]]:
 def _shared_axes(members: list[Member]) -> tuple[int, ...]:
     """The axes that all shapes share, as long as each member keeps its own axes.
 
-    >>> norm, kernel = Member((), (6, 8), False, True), Member((), (6, 8, 8), True, False)
+    >>> norm = Member((), (6, 8), is_matrix=False, is_norm=True)
+    >>> kernel = Member((), (6, 8, 8), is_matrix=True, is_norm=False)
     >>> _shared_axes([norm, kernel]), _shared_axes([norm._replace(shape=(8,)), kernel])
     ((0,), ())
     """

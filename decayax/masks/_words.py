@@ -15,7 +15,7 @@ POSITION, TOKEN, SSM = "position", "token", "ssm"
 Words = tuple[str, ...]
 
 # LayerNorm_0 is two words and a number, layernorm1 one and a number, conv2_d two.
-PART_OF_NAME = re.compile(r"(?:Lo|Do|Ve)RA|[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
+PART_OF_NAME = re.compile(r"(?:Lo|Do|Ve)RA|FiLM|[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 # Words that name a leaf of any module: b, beta, offset; scale, gamma.
 BIAS_WORD = re.compile(r"bias|biases").fullmatch
 SHIFT_WORD = re.compile(r"beta|offset|shift").fullmatch
@@ -50,8 +50,10 @@ NORM_PLACE = re.compile(
     r"block|token"
 ).fullmatch
 CONDITIONED = re.compile(r"(weight|spectral|ada(?!pt?er)|cond|film|modul|styl|spade).*")
-# A projection of a patch or of a time is called an embedding, too.
-PROJECTED = re.compile(r"patch|patches|pixels?|time|timesteps?|fourier").fullmatch
+# A projection is called an embedding, too: of a patch, of a time, to the tokens.
+PROJECTED = re.compile(
+    r"patch|patches|pixels?|time|timesteps?|fourier|out|output|head"
+).fullmatch
 POSITION_WORD = re.compile(r"pos|positions?|positional|wpe|pe|rel|relpos|relative")
 SPECIAL_TOKEN = re.compile(
     r"cls|class|dist|distill(ation)?|masked|mask|reg|registers?|storage|query|prompt|"
@@ -135,6 +137,8 @@ def role_of_module(words: Words) -> Role | None:
     """
     if words == ("shared",) or is_position_bias(words):
         return Role(EMBEDDING)
+    if words and BIAS_WORD(words[-1]):
+        return UNKNOWN
     is_normed = any(map(NORM_WORD, words))
     for word in reversed(words):
         if NORM_WORD(word):
@@ -148,8 +152,9 @@ def role_of_module(words: Words) -> Role | None:
             # ln_mlp is the norm before the MLP, norm_mlp may be an MLP.
             return UNKNOWN if is_normed else Role(KERNEL)
     if any(map(PART_WORD, words)):
-        # weight_hh_l0 of torch: l is the layer.
-        return Role(KERNEL, all(PART_WORD(w) or w == "l" for w in words))
+        # lm_head, but not time_mix_k. weight_hh_l0 of torch: l is the layer.
+        is_part = len(words[-1]) > 1 and PART_WORD(words[-1]) is not None
+        return Role(KERNEL, is_part or all(PART_WORD(w) or w == "l" for w in words))
     return None
 
 
