@@ -18,7 +18,6 @@ from decayax.masks._words import (
     is_token,
     KERNEL,
     LAYER_WORD,
-    LOGIT_WORD,
     LOW_RANK_WORD,
     NORM_SCALE,
     OTHER,
@@ -34,6 +33,7 @@ from decayax.masks._words import (
     STATE_SPACE_LETTER,
     STATE_SPACE_MODULE,
     stem,
+    TEMPERATURE_WORD,
     TOKEN,
     UNKNOWN,
     WEIGHT_WORD,
@@ -122,7 +122,8 @@ def role_of(leaf: Leaf) -> Role:
         owner = words_of(leaf.module)
         if is_token(owner, leaf.axes):
             return role._replace(group=TOKEN)
-        if is_position(words) or is_position(owner):
+        is_layer = not role.sure and any(map(LAYER_WORD, owner))  # linear_pos
+        if is_position(words) or (is_position(owner) and not is_layer):
             return role._replace(group=POSITION)
     return role
 
@@ -175,12 +176,15 @@ def _role_of_shift(leaf: Leaf) -> Role:
 def _role_of_scale(leaf: Leaf, words: Words) -> Role | None:
     """The role of a leaf that is named scale, gamma or g. None: not a scale."""
     # A scale with no axes scales a whole layer, such as a temperature.
-    if not leaf.shape or any(map(LOGIT_WORD, words)):
+    if not leaf.shape:
         return UNKNOWN
-    bias = leaf.siblings.biases.get(stem(leaf.name))
-    is_vector = leaf.axes <= 1 or leaf.shape in leaf.siblings.vectors
-    if is_vector or is_near_norm(leaf):
+    if is_near_norm(leaf):
         return Role(NORM_SCALE)
+    if any(map(TEMPERATURE_WORD, words)):
+        return UNKNOWN
+    if leaf.axes <= 1 or leaf.shape in leaf.siblings.vectors:
+        return Role(NORM_SCALE)
+    bias = leaf.siblings.biases.get(stem(leaf.name))
     if words[-1] != "g" or words == ("weight", "g") or bias == leaf.shape:
         return Role(NORM_SCALE, sure=False)
     # The gate of a layer is named g, too.
@@ -193,8 +197,7 @@ def _role_of_weight(leaf: Leaf, words: Words) -> Role:
     by_name = role_of_module(own)
     if any(map(LOW_RANK_WORD, words_of(leaf.module))):
         return UNKNOWN
-    is_kernel = "kernel" in words and by_name == Role(KERNEL)
-    if is_kernel or words[-1] in ("kernel", "kernels"):
+    if words[-1] in ("kernel", "kernels"):
         return Role(KERNEL)
     # The comparison with the bias holds for stacked layers too.
     bias = leaf.siblings.biases.get(stem(leaf.name))

@@ -62,12 +62,8 @@ def _shared_axes(members: list[Member]) -> tuple[int, ...]:
     ]
     spare = len(shared)
     for member in members:
-        if member.is_matrix:
-            spare = min(spare, len(member.shape) - 2)
-        elif member.is_norm:
-            # A norm of shape (1, 1, 4) has one axis: the others broadcast.
-            axes = [i for i, n in enumerate(member.shape) if n > 1 or i in shared]
-            spare = min(spare, len(axes) - 1)
+        own = 2 if member.is_matrix else int(member.is_norm)
+        spare = min(spare, len(member.shape) - own)
     return tuple(shared[: max(spare, 0)])
 
 

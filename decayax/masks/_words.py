@@ -20,7 +20,7 @@ PART_OF_NAME = re.compile(r"(?:Lo|Do|Ve)RA|FiLM|[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+
 BIAS_WORD = re.compile(r"bias|biases").fullmatch
 SHIFT_WORD = re.compile(r"beta|offset|shift").fullmatch
 SCALE_WORD = re.compile(r"scale|scales|gamma|gammas").fullmatch
-LOGIT_WORD = re.compile(r"logits?|softmax|temperature").fullmatch
+TEMPERATURE_WORD = re.compile(r"logits?|softmax|temperature|emb.*").fullmatch
 # Words that name the weight of a module: its role is that of the module. wq, wi, wo.
 WEIGHT_WORD = re.compile(r"w|w[a-z]|weight|weights|kernel|kernels").fullmatch
 LOW_RANK_WORD = re.compile(r"q?lora|ada?lora|dora|vera|lo[hk]r|loha|hada").fullmatch
