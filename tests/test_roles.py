@@ -417,7 +417,7 @@ KINDS = {
         "wte position label_emb",
         weight=V(8),
     ),
-    "the same as leaves": same(
+    "leaves with the name of a table": same(
         V(8), "ln_emb time_embed rel_pos pos_embed masked_spec_embed pos wpe label_emb"
     ),
     "the same with unit axes, under the name of a table": {

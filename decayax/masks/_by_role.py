@@ -61,7 +61,8 @@ def by_role(
 
     Reference:
         BERT's optimizer (Devlin et al., https://arxiv.org/abs/1810.04805,
-        optimization.py) excludes norms and biases.
+        optimization.py) excludes norms and biases. For the groups: ``no_weight_decay``
+        of timm's vision transformers, ``_no_weight_decay`` in the code of Mamba.
     """
     name = "masks.by_role"
     given = {

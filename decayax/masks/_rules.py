@@ -143,8 +143,11 @@ def _role_by_words(leaf: Leaf, words: Words) -> Role:
     if role.name == NORM_SCALE and (role.sure or not WEIGHT_WORD(words[-1])):
         return Role(NORM_SCALE, role.sure or leaf.axes <= 1)
     if role.name == EMBEDDING:
-        is_table = len(leaf.shape) >= 2
-        return Role(EMBEDDING, role.sure and leaf.axes >= 2) if is_table else UNKNOWN
+        if len(leaf.shape) < 2:
+            return UNKNOWN
+        # class_embedding is a table of labels, or a stack of class tokens.
+        is_table = leaf.axes >= 2 and not is_token(words, 1)
+        return Role(EMBEDDING, role.sure and is_table)
     if any(map(WEIGHT_WORD, words)):
         return _role_of_weight(leaf, words)
     if role.name == KERNEL and leaf.axes >= 2:
@@ -208,7 +211,8 @@ def _role_of_weight(leaf: Leaf, words: Words) -> Role:
     # The name of the leaf can hold that of a module: in_proj_weight.
     of_type = role_of_module(words_of(leaf.module_type))
     role = of_type or by_name or role_of_module(words_of(leaf.module)) or UNKNOWN
-    is_letters = WEIGHT_WORD(words[0]) and all(len(word) == 1 for word in own)
+    # w_i and w_h of a GRU are known, x_w and mix_w of RWKV are not.
+    is_letters = bool(WEIGHT_WORD(words[0])) and all(len(word) == 1 for word in own)
     is_known = not own or by_name is not None or is_letters
     if role.name == NORM_SCALE:
         is_scale = role.sure or leaf.axes <= 1 or is_near_norm(leaf)

@@ -13,6 +13,7 @@ KERNEL, EMBEDDING, BIAS = "kernel", "embedding", "bias"
 NORM_SCALE, OTHER = "norm_scale", "other"
 POSITION, TOKEN, SSM = "position", "token", "ssm"
 Words = tuple[str, ...]
+cached = functools.lru_cache(maxsize=4096)  # most names occur in each layer
 
 # LayerNorm_0 is two words and a number, layernorm1 one and a number, conv2_d two.
 PART_OF_NAME = re.compile(r"(?:Lo|Do|Ve)RA|FiLM|[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
@@ -86,7 +87,7 @@ class Role(NamedTuple):
 UNKNOWN = Role(OTHER, sure=False)
 
 
-@functools.lru_cache(maxsize=4096)
+@cached
 def words_of(name: str) -> Words:
     """The words of a name in lower case, without numbers.
 
@@ -96,11 +97,13 @@ def words_of(name: str) -> Words:
     return tuple(part for part in parts_of(name) if not part.isdigit())
 
 
+@cached
 def parts_of(name: str) -> Words:
     """The words and numbers of a name in lower case."""
     return tuple(part.lower() for part in PART_OF_NAME.findall(name))
 
 
+@cached
 def stem(name: str) -> Words:
     """A name without its word for weight, scale or bias: the same for those of a layer.
 
@@ -128,7 +131,7 @@ def has_two_axes(name: str) -> bool:
     return bool(words and ends(words[-1])) and not is_token(words, 1)
 
 
-@functools.lru_cache(maxsize=4096)
+@cached
 def role_of_module(words: Words) -> Role | None:
     """The role of a module's weight, by the module's name. None: no word is known.
 
@@ -172,6 +175,7 @@ def _is_plain(words: Words) -> bool:
     return says_kind or all(any(is_known(w) for is_known in known) for w in words)
 
 
+@cached
 def is_plain_norm(words: Words) -> bool:
     """Whether it names a norm, other than by the word "scale".
 
@@ -192,6 +196,7 @@ def is_position(words: Words) -> bool:
     return any(map(POSITION_WORD.fullmatch, words))
 
 
+@cached
 def is_bias(words: Words) -> bool:
     """Whether it has the word "bias", and is not the table or the scale of one.
 
@@ -202,6 +207,7 @@ def is_bias(words: Words) -> bool:
     return any(map(BIAS_WORD, words)) and not _is_other_thing(words[-1])
 
 
+@cached
 def is_shift(words: Words) -> bool:
     """Whether it names what is added, in a norm or a layer: beta, offset, b_Q, bq.
 
