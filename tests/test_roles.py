@@ -239,8 +239,13 @@ CASES = {
         "B E N",
     ),
     "scales of norms, stacked": (
-        {"RMSNorm_0": {"g": m}, "bn": {"gamma": m, "beta": m}, "ln_f": {"scale": m}},
-        "N B N N",
+        {
+            "RMSNorm_0": {"g": m},
+            "bn": {"gamma": m, "beta": m},
+            "emb_norm_scale": m,  # the scale of an embedding alone may be a number
+            "ln_f": {"scale": m},
+        },
+        "N B N N N",
     ),
     "not surely of a norm": ({"w": m, "b": m}, "B? N?"),
     "parts of layers have matrices": (
