@@ -102,6 +102,80 @@ def test_by_role_gives_each_role_its_strength():
     assert default == multipliers(masks.by_role())
 
 
+T, P, S = "token", "position", "ssm"
+d, pair, table = jnp.ones(8), jnp.ones((8, 2)), {"embedding": jnp.ones((5, 8))}
+# Parameters of the code of timm, Swin, DINOv2, CLIP, BERT, T5, T5X, SAM, Mamba, Vision
+# Mamba, VMamba, S4, S5, RG-LRU, LRU, RWKV, and the group of each. None: no group.
+GROUPS = {
+    "cls_token": (jnp.ones((1, 1, 8)), T),
+    "dist_token": (jnp.ones((1, 1, 8)), T),
+    "register_tokens": (jnp.ones((1, 4, 8)), T),
+    "decoder": ({"mask_token": jnp.ones((1, 1, 8))}, T),
+    "class_embedding": (d, T),
+    "probe": (jnp.ones((1, 1, 8)), T),
+    "query_tokens": (jnp.ones((1, 4, 8)), T),
+    "pos_embed": (jnp.ones((1, 5, 8)), P),
+    "position_embeddings": (table, P),
+    "wpe": (table, P),
+    "pos_embedding": (jnp.ones((1, 5, 8)), P),
+    "relative_position_bias_table": (pair, P),
+    "relative_attention_bias": (table, P),
+    "relpos_bias": ({"rel_embedding": pair}, P),
+    "rel_pos_h": (jnp.ones((5, 8)), P),
+    "mixer": ({"A_log": pair, "D": d, "dt_bias": d}, S),
+    "backward": ({"A_b_log": pair, "D_b": d}, S),
+    "vmamba": ({"A_logs": pair, "Ds": d}, S),
+    "s4": ({"log_dt": d, "A_imag": pair, "log_A_real": pair, "D": d}, S),
+    "s5": ({"Lambda_re": d, "Lambda_im": d, "log_step": d, "D": d}, S),
+    "rg_lru": ({"a_param": d}, S),
+    "lru": ({"nu_log": d, "theta_log": d, "gamma_log": d}, S),
+    "rwkv": ({"time_decay": d, "time_first": d, "time_mix_k": jnp.ones((1, 1, 8))}, S),
+    "word_embeddings": (table, None),
+    "token_type_embeddings": (table, None),
+    "embed_tokens": (table, None),
+    "token_embed": (table, None),
+    "vocabulary": ({"token": table}, None),
+    "cls_head": ({"kernel": pair}, None),
+    "pos_proj": ({"kernel": pair}, None),
+    "linear_pos": ({"weight": pair}, None),
+    "in_proj": ({"kernel": pair, "bias": d}, None),
+    "vector": ({"D": d}, None),
+    "temperature": (d, None),
+}
+MODEL = {name: tree for name, (tree, _) in GROUPS.items()}
+
+
+def group_of(path):
+    return GROUPS[path.split("/")[0]][1]
+
+
+def test_the_groups_within_the_roles():
+    """A group that is not given decays as its role; a given one as it says."""
+    before = multipliers(masks.no_bias_or_norm, MODEL)
+    for group in (T, P, S):
+        found = multipliers(masks.by_role(**{group: 0.25}), MODEL)
+        expected = {p: 0.25 if group_of(p) == group else m for p, m in before.items()}
+        assert found == expected
+    assert before["wpe/embedding"] == before["cls_token"] == 1.0
+    assert (
+        before["mixer/D"] == before["mixer/dt_bias"] == before["class_embedding"] == 0
+    )
+    tables = multipliers(masks.by_role(embedding=0.5), MODEL)
+    assert tables["wpe/embedding"] == tables["word_embeddings/embedding"] == 0.5
+
+
+def test_no_bias_norm_or_token_excludes_the_groups():
+    before = multipliers(masks.no_bias_or_norm, MODEL)
+    found = multipliers(masks.no_bias_norm_or_token, MODEL)
+    assert found == {p: 0.0 if group_of(p) else m for p, m in before.items()}
+    by_role = masks.by_role(token=False, position=False, ssm=False)
+    assert found == multipliers(by_role, MODEL)
+    rules = {r.path: r.rule for r in masks.describe(by_role, MODEL).rows}
+    assert rules["cls_token"] == "role token"
+    assert rules["wpe/embedding"] == "role position"
+    assert rules["mixer/dt_bias"] == "role ssm"
+
+
 # --- rules ------------------------------------------------------------------------
 
 
@@ -412,6 +486,8 @@ TREE = {**dict.fromkeys(PARAMS, True), "block_0": 0.5, "cls": jnp.float32(0.25)}
 LENGTH = operator.methodcaller("end")  # of the path: a function that pickles
 PICKLED = {
     "no_bias_or_norm": masks.no_bias_or_norm,
+    "no_bias_norm_or_token": masks.no_bias_norm_or_token,
+    "groups": masks.by_role(token=0.5, position=False),
     "by_role": masks.by_role(kernel=0.5, bias=jnp.float32(0.25), other=True),
     "by_path": masks.by_path(
         [("block_0/.*", 0.5), (re.compile(".*/KERNEL", re.IGNORECASE), True)],
@@ -441,9 +517,10 @@ def test_a_pickled_mask_names_public_modules_only(kind):
 
 
 def test_a_ready_made_mask_is_itself_after_pickling():
-    mask = masks.no_bias_or_norm
-    assert pickle.loads(pickle.dumps(mask)) is mask
-    assert copy.deepcopy({"mask": mask})["mask"] is mask
+    for mask in (masks.no_bias_or_norm, masks.no_bias_norm_or_token):
+        assert pickle.loads(pickle.dumps(mask)) is mask
+        assert copy.deepcopy({"mask": mask})["mask"] is mask
+    assert masks.no_bias_or_norm != masks.no_bias_norm_or_token
 
 
 def test_masks_decide_the_same_in_another_process():
@@ -473,6 +550,7 @@ def test_masks_made_alike_are_equal():
 
 EXPRESSIONS = [
     "masks.no_bias_or_norm",
+    "masks.no_bias_norm_or_token",
     "masks.by_role(kernel=True, embedding=0.5, bias=False, norm_scale=0, other=None)",
     "masks.by_path([('.*/bias', 0.1), ('cls', True)], default=masks.no_bias_or_norm)",
     "masks.by_path([(re.compile('A', re.IGNORECASE), 1)], default=False)",

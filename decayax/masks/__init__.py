@@ -12,6 +12,7 @@ parameter, and ``describe`` shows the reason for each decision:
 from decayax.masks._by_path import by_path
 from decayax.masks._by_role import (
     by_role,
+    no_bias_norm_or_token,
     no_bias_or_norm,
 )
 from decayax.masks._combine import (
@@ -32,6 +33,7 @@ __all__ = [
     "by_path",
     "by_role",
     "no_bias_or_norm",
+    "no_bias_norm_or_token",
     "all_of",
     "any_of",
     "invert",
