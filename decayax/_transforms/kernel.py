@@ -15,6 +15,7 @@ import optax
 from jaxtyping import Array, Inexact
 
 from decayax._core.dtypes import cast_like, compute_dtype, dtype_of, is_inexact
+from decayax._core.parameters import require_no_state
 from decayax._core.paths import (
     flatten_with_path,
     is_masked_leaf,
@@ -35,7 +36,7 @@ from decayax.masks._resolve import MaskOrFn, resolve_nonzero_mask
 
 
 Leaf: TypeAlias = Inexact[Array, "*shape"]
-Rate: TypeAlias = Inexact[Array, ""]
+Rate: TypeAlias = Inexact[Array, "*#shape"]  # 0-d, or it broadcasts against the leaf
 # (update, parameter, rate) -> update, on arrays of one dtype.
 LeafPull: TypeAlias = Callable[[Leaf, Leaf, Rate], Leaf]
 
@@ -59,6 +60,7 @@ def pull(
         # A wrong mask or parameter raises here, before training. A schedule has no
         # value yet: 1 replaces it, because 0 would accept every parameter.
         strength = 1.0 if callable(weight_decay) else weight_decay
+        require_no_state(name, params)
         rate_by_path(name, strength, mask, params)
         return DecayState(step=jnp.zeros([], jnp.int32))
 

@@ -9,7 +9,7 @@ import optax
 
 from decayax._core.paths import leaves_with_path
 from decayax.masks._mask import Decision, Decisions, Mask
-from decayax.masks._resolve import as_multiplier, Multiplier
+from decayax.masks._resolve import as_multiplier, fit_to_leaf, Multiplier
 from decayax.masks._roles import OTHER, roles
 
 
@@ -63,17 +63,18 @@ def by_role(
 
 
 def _decide_by_role(name: str, params: optax.Params, **given: Any) -> Decisions:
-    axes = {path: np.ndim(leaf) for path, leaf in leaves_with_path(params)}
+    leaves = dict(leaves_with_path(params))
     decided = {}
     for path, role in roles(params).items():
         multiplier, why = given[role.name], ""
         if multiplier is None:  # only `other` may be None
-            multiplier = axes[path] >= 2
+            multiplier = np.ndim(leaves[path]) >= 2
             why = ", 2 or more axes" if multiplier else ", fewer than 2 axes"
         elif not role.sure and role.name != OTHER:
             why = ", guessed from its axes"
         checked = as_multiplier(name, role.name, multiplier)
-        decided[path] = Decision(checked, f"role {role.name}{why}")
+        fitted = fit_to_leaf(name, role.name, checked, path, leaves[path])
+        decided[path] = Decision(fitted, f"role {role.name}{why}")
     return decided
 
 

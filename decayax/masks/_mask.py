@@ -7,10 +7,12 @@ import reprlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
+import jax
+import numpy as np
 import optax
 
 from decayax._core.paths import flatten_with_path, is_masked_leaf, Path
-from decayax._core.strength import Strength
+from decayax._core.strength import equal_values, is_concrete, Strength
 from decayax.masks._resolve import (
     is_mask_fn,
     MaskOrFn,
@@ -25,11 +27,28 @@ ARGUMENT_REPR = reprlib.Repr()  # it shortens each argument of a mask's repr
 ARGUMENT_REPR.maxother = ARGUMENT_REPR.maxstring = 100  # characters
 
 
+def _repr_object(x: Any, level: int) -> str:
+    """An array in one line, with NumPy's dots; other objects shortened as usual."""
+    if isinstance(x, np.ndarray | jax.Array) and is_concrete(x):
+        numbers = np.array2string(np.asarray(x), separator=", ", threshold=10)
+        return f"np.array({' '.join(numbers.split())})"
+    return reprlib.Repr.repr_instance(ARGUMENT_REPR, x, level)
+
+
+ARGUMENT_REPR.repr_instance = _repr_object
+
+
 class Decision(NamedTuple):
     """What a mask decides for one parameter."""
 
     multiplier: Strength
     rule: str  # why: "role bias", "path block_0/.*"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Decision) and equal_values(tuple(self), tuple(other))
+
+    def __ne__(self, other: object) -> bool:  # that of a tuple compares arrays with !=
+        return not self == other
 
 
 Decisions: TypeAlias = dict[Path, Decision]
@@ -58,6 +77,13 @@ class Mask:
             leaf if is_masked_leaf(leaf) else decided[path].multiplier
             for path, leaf in flat
         )
+
+    def __eq__(self, other: object) -> bool:
+        """Whether both are made by the same call; arrays are compared by value."""
+        if not isinstance(other, Mask):
+            return NotImplemented
+        calls = [(m.name, m.function, m.args, dict(m.kwargs)) for m in (self, other)]
+        return equal_values(*calls)
 
     def __repr__(self) -> str:
         """The expression that makes the mask; long arguments are shortened."""
