@@ -101,15 +101,16 @@ def _decide_by_path(
     flat, treedef = flatten_with_path(params)
     leaves = {path: leaf for path, leaf in flat if not is_masked_leaf(leaf)}
     paths = list(leaves)
+    names = [(path, "/".join(path)) for path in paths]
     masked = [path for path, leaf in flat if isinstance(leaf, optax.MaskedNode)]
     if not paths:
         return {}
     decided: Decisions = {}
     for pattern, multiplier in rules:
         regex = re.compile(pattern)
-        matches = {p: m for p in paths if (m := regex.fullmatch("/".join(p)))}
-        new = [path for path in matches if path not in decided]
         text = regex.pattern
+        matches = {path: m for path, word in names if (m := regex.fullmatch(word))}
+        new = [path for path in matches if path not in decided]
         if not new and not any(_may_match_below(text, path) for path in masked):
             _raise_without_effect(name, text, paths, shadowed=len(matches) > 0)
         for path in new:

@@ -11,12 +11,21 @@ import jax
 import numpy as np
 import optax
 
-from decayax._core.paths import flatten_with_path, is_masked_leaf, Path
-from decayax._core.strength import equal_values, is_concrete, Strength
+from decayax._core.paths import (
+    flatten_with_path,
+    is_masked_leaf,
+    leaves_with_path,
+    Path,
+    path_str,
+    summarize_paths,
+)
+from decayax._core.strength import equal_values, is_concrete, is_zero, Strength
 from decayax.masks._resolve import (
     is_mask_fn,
+    MASK_FN_HINT,
     MaskOrFn,
     MaskTree,
+    Multipliers,
     require_tree,
     resolve_mask,
     tree_multipliers,
@@ -28,10 +37,11 @@ ARGUMENT_REPR.maxother = ARGUMENT_REPR.maxstring = 100  # characters
 
 
 def _repr_object(x: Any, level: int) -> str:
-    """An array in one line, with NumPy's dots; other objects shortened as usual."""
+    """A small array in one line, a large one by its shape; other objects as usual."""
     if isinstance(x, np.ndarray | jax.Array) and is_concrete(x):
-        numbers = np.array2string(np.asarray(x), separator=", ", threshold=10)
-        return f"np.array({' '.join(numbers.split())})"
+        numbers = " ".join(np.array2string(np.asarray(x), separator=", ").split())
+        is_small = len(numbers) < ARGUMENT_REPR.maxother
+        return f"np.array({numbers})" if is_small else f"<array of shape {x.shape}>"
     return reprlib.Repr.repr_instance(ARGUMENT_REPR, x, level)
 
 
@@ -119,3 +129,27 @@ def decide(name: str, mask: MaskOrFn, params: optax.Params) -> Decisions:
     rule = "mask None: all" if mask is None else f"mask {kind}"
     multipliers = resolve_mask(name, mask, params)
     return {path: Decision(value, rule) for path, value in multipliers.items()}
+
+
+def resolve_nonzero_mask(
+    name: str, mask: MaskOrFn, params: optax.Params
+) -> Multipliers:
+    """The multiplier of every parameter; raise if the mask excludes all of them."""
+    if isinstance(mask, Mask):  # as `resolve_mask`, without a tree in between
+        decided = mask.decide(params)
+        multipliers = {path: decision.multiplier for path, decision in decided.items()}
+    else:
+        multipliers = resolve_mask(name, mask, params)
+    if not multipliers or not all(map(is_zero, multipliers.values())):
+        return multipliers
+    # A group of optax.partition may hold no parameter that decays.
+    if any(isinstance(leaf, optax.MaskedNode) for _, leaf in leaves_with_path(params)):
+        return multipliers
+    hint = f"{MASK_FN_HINT} " if is_mask_fn(mask) else ""
+    raise ValueError(
+        f"{name}: the mask matches no parameter: "
+        f"{summarize_paths(map(path_str, multipliers))} all get the multiplier 0. "
+        f"Correct the mask. For no decay, pass weight_decay=0.0. {hint}(Inside "
+        "optax.inject_hyperparams, a mask function needs static_args='mask'; without "
+        "it, the function is called with the step.)"
+    )

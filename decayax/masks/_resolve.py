@@ -28,8 +28,8 @@ from decayax._core.paths import (
 from decayax._core.strength import (
     as_strengths,
     equal_values,
+    is_concrete,
     is_known,
-    is_zero,
     Strength,
 )
 
@@ -61,24 +61,6 @@ BOX_HINT = (
     "init, but not to update. Decide by types and metadata once, from the model: "
     'mask=masks.by_node(lambda node: not getattr(node, "no_decay", False), params).'
 )
-
-
-def resolve_nonzero_mask(
-    name: str, mask: MaskOrFn, params: optax.Params
-) -> Multipliers:
-    """`resolve_mask`, but raise a ValueError if the mask excludes every parameter."""
-    multipliers = resolve_mask(name, mask, params)
-    # A group of optax.partition may hold no parameter that decays.
-    is_group = any(isinstance(x, optax.MaskedNode) for _, x in leaves_with_path(params))
-    if multipliers and not is_group and all(map(is_zero, multipliers.values())):
-        hint = f"{MASK_FN_HINT} " if is_mask_fn(mask) else ""
-        raise ValueError(
-            f"{name}: the mask matches no parameter: {_listed(multipliers)} all get "
-            "the multiplier 0. Correct the mask. For no decay, pass weight_decay=0.0. "
-            f"{hint}(Inside optax.inject_hyperparams, a mask function needs "
-            "static_args='mask'; without it, the function is called with the step.)"
-        )
-    return multipliers
 
 
 def resolve_mask(name: str, mask: MaskOrFn, params: optax.Params) -> Multipliers:
@@ -161,6 +143,8 @@ def as_multiplier(name: str, argument: str, value: Any) -> Strength:
     if isinstance(value, bool):
         return float(value)
     if isinstance(value, np.bool_ | np.ndarray | jax.Array) and value.dtype == bool:
+        # In a traced program, astype would make a tracer of a concrete array.
+        value = np.asarray(value) if is_concrete(value) else value
         value = value.astype(np.float32)
     return as_strengths(name, argument, value, MULTIPLIER_HINT)
 
