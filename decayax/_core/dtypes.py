@@ -31,7 +31,8 @@ def dtype_of(leaf: Any) -> Any:
         return leaf.dtype
     if isinstance(leaf, numbers.Number):
         return jnp.result_type(leaf)
-    dtype = getattr(leaf, "dtype", type(leaf))
+    is_array = hasattr(leaf, "shape")  # jnp.float32 has a dtype, too
+    dtype = getattr(leaf, "dtype", type(leaf)) if is_array else type(leaf)
     numeric = jnp.issubdtype(dtype, jnp.number)
     return jax.dtypes.canonicalize_dtype(dtype) if numeric else dtype
 

@@ -71,17 +71,19 @@ def require_parameters(name: str, params: optax.Params) -> None:
     require_no_state(name, params)
     for path, leaf in leaves_with_path(params):
         if not (is_masked_leaf(leaf) or is_parameter(leaf)):
-            hint = f"{EQUINOX_HINT} {NNX_HINT}"
-            _raise_not_a_parameter(name, path, short_repr(leaf), hint)
+            what = "a PRNG key" if _is_key(leaf) else short_repr(leaf)
+            _raise_not_a_parameter(name, path, what, f"{EQUINOX_HINT} {NNX_HINT}")
 
 
 def is_parameter(leaf: Any) -> bool:
     """Whether a leaf is an array, a shape or a number, and not a PRNG key."""
-    if isinstance(leaf, int | float | complex):
-        return True
-    dtype = getattr(leaf, "dtype", None)
-    is_key = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
-    return hasattr(leaf, "shape") and not is_key
+    is_number = isinstance(leaf, int | float | complex)
+    return is_number or (hasattr(leaf, "shape") and not _is_key(leaf))
+
+
+def _is_key(leaf: Any) -> bool:
+    is_array = hasattr(leaf, "shape") and hasattr(leaf, "dtype")
+    return is_array and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def require_no_state(name: str, params: optax.Params) -> None:
