@@ -441,6 +441,9 @@ def test_descriptions_and_decisions_compare():
     assert described != other
     mask = masks.scale(TABLE_MASK, 0.5)
     assert mask.decide(TABLE) == mask.decide(TABLE)
+    a, b = mask.decide(TABLE)["w",], mask.decide(TABLE)["w",]
+    assert not a != b  # noqa: SIM202
+    assert a != masks.Decision(a.multiplier, "another rule")
     assert mask.decide(TABLE) != masks.scale(TABLE_MASK, 0.25).decide(TABLE)
 
 

@@ -130,11 +130,11 @@ def _type_of(node: Any) -> type:
 
 
 def _is_state(kind: type, has_param: bool) -> bool:
+    if _is_named(kind, {"Param"}):
+        return False
     if _is_equinox_state(kind) or _is_named(kind, STATE_VARIABLES):
-        return not _is_named(kind, {"Param"})
-    return (
-        has_param and _is_named(kind, {"Variable"}) and not _is_named(kind, {"Param"})
-    )
+        return True
+    return has_param and _is_named(kind, {"Variable"})
 
 
 def _is_equinox_state(kind: type) -> bool:
