@@ -47,7 +47,8 @@ BAD_STRENGTHS = {
     "list": ([0.1], TypeError, r"must be a number, got \[0.1\] of type list"),
     "dict": ({"w": 0.1}, TypeError, r"got \{'w': 0.1\} of type dict"),
     "shape (3,)": (np.full(3, 0.1), ValueError, r"one number, got an array of shape \("
-                   r"3,\). For one strength per parameter, pass mask= a tree"),
+                   r"3,\). For one strength per parameter, pass mask= a tree of numb"
+                   r"ers; for one per row, layer or head, .* a tree of arrays"),
     "shape (1,)": (jnp.ones(1), ValueError, r"got an array of shape \(1,\)"),
 }  # fmt: skip
 
@@ -151,15 +152,54 @@ BAD_MASKS = {
         r"the mask's multiplier at b must be >= 0, got -1.0",
     ),
     "nan": ({"a": True, "b": np.nan}, ValueError, r"multiplier at b must be finite"),
-    "bool array": (
-        {"a": True, "b": np.ones(5, bool)},
+    "array of another size": (
+        {"a": True, "b": jnp.ones(4)},
         ValueError,
-        r"multiplier at b must be one number, got an array of shape \(5,\). Write True",
+        r"multiplier at b has shape \(4,\), which does not broadcast to the shape "
+        r"\(5,\) of b. From the last axis on, each axis must have size 1 or that of",
     ),
-    "array": (
-        {"a": True, "b": jnp.ones(5)},
+    "array that enlarges": (
+        {"a": True, "b": np.ones((1, 5))},
         ValueError,
-        r"multiplier at b must be one number, got an array of shape \(5,\)",
+        r"multiplier at b has shape \(1, 5\), which does not broadcast to the sh",
+    ),
+    "rows, one axis": (
+        {"a": {"kernel": np.ones(4), "bias": True}, "b": True},
+        ValueError,
+        r"multiplier at a/kernel has shape \(4,\), which does not broadcast to the "
+        r"shape \(4, 3\) of a/kernel. For its first axes, write multiplier.reshape\("
+        r"\(4, 1\)\)",
+    ),
+    "array for a subtree": (
+        {"a": np.ones((4, 1)), "b": True},
+        ValueError,
+        r"multiplier at a has shape \(4, 1\), which does not broadcast to the shape "
+        r"\(3,\) of a/bias. .* or give this parameter one of its own",
+    ),
+    "list of multipliers": (
+        {"a": True, "b": [1.0, 0.0, 0.0, 0.0, 1.0]},
+        ValueError,
+        r"mask has an entry for b/0, b/1, b/2 and 2 more, where .* as an array, not a",
+    ),
+    "negative in an array": (
+        {"a": True, "b": np.array([1.0, 0.0, -2.0, 0.0, -3.0])},
+        ValueError,
+        r"the mask's multiplier at b must be >= 0, got -2.0",
+    ),
+    "nan in an array": (
+        {"a": True, "b": jnp.full(5, np.nan)},
+        ValueError,
+        r"the mask's multiplier at b must be finite, got nan",
+    ),
+    "complex array": (
+        {"a": True, "b": np.ones(5, complex)},
+        TypeError,
+        r"multiplier at b must be a real number, got an array of dtype complex128",
+    ),
+    "arrays of zeros": (
+        {"a": False, "b": np.zeros(5)},
+        ValueError,
+        r"mask matches no parameter: a/bias, a/kernel, b all get the multiplier 0\.",
     ),
 }
 

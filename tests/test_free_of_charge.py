@@ -205,3 +205,28 @@ def test_copies_are_found_in_the_other_order():
         .compile()
     )
     assert copies_of_the_leaf(executable)
+
+
+@pytest.mark.relaxed("optax.adamw")
+@pytest.mark.parametrize(
+    "mask", [None, 0.5, lambda params: dict.fromkeys(params, True)]
+)
+@pytest.mark.parametrize("scheduled", [False, True])
+def test_a_leaf_adds_no_more_operations_than_in_optax(scheduled, mask):
+    """Checks, casts and products of strengths do not end up in the program."""
+    strength = optax.linear_schedule(0.1, 0.0, 10) if scheduled else 0.1
+
+    def operations(optimizer, leaves):
+        params = {str(number): jnp.ones(2) for number in range(leaves)}
+        state = optimizer.init(params)
+        return count(jax.make_jaxpr(optimizer.update)(params, state, params).jaxpr)
+
+    def count(jaxpr):
+        values = [value for eqn in jaxpr.eqns for value in eqn.params.values()]
+        inner = [value.jaxpr for value in values if hasattr(value, "jaxpr")]
+        return len(jaxpr.eqns) + sum(map(count, inner))
+
+    ours = dx.adamw(1e-3, weight_decay=strength, mask=mask)
+    theirs = optax.adamw(1e-3, weight_decay=strength)
+    added = [operations(o, 12) - operations(o, 2) for o in (ours, theirs)]
+    assert 0 < added[0] <= added[1]

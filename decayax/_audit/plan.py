@@ -13,6 +13,7 @@ from decayax._audit.draws import count_numbers, normal, scaled_tree, steps_per_c
 from decayax._audit.probe import ProbedOptimizer
 from decayax._audit.readings import Setting
 from decayax._core.dtypes import dtype_of, is_inexact, to_float32
+from decayax._core.parameters import require_parameters
 from decayax._core.paths import is_masked_leaf, leaves_with_path, Path, path_str
 from decayax._core.strength import is_concrete
 from decayax._jaxpr.dependence import (
@@ -21,7 +22,6 @@ from decayax._jaxpr.dependence import (
     same_operations,
     trace_update,
 )
-from decayax.masks._resolve import require_parameters
 from decayax.masks._roles import roles
 
 

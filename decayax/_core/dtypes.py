@@ -1,5 +1,6 @@
 """Dtypes: arithmetic happens in float32 or wider; results keep the caller's dtypes."""
 
+import functools
 import numbers
 from typing import Any
 
@@ -9,9 +10,14 @@ import jax.numpy as jnp
 
 def compute_dtype(*leaves: Any) -> Any:
     """The dtype for arithmetic: float32, or the wider or complex dtype of a leaf."""
+    return _compute_dtype(frozenset(map(dtype_of, leaves)))
+
+
+@functools.cache  # a program has few dtypes and many leaves
+def _compute_dtype(dtypes: frozenset[Any]) -> Any:
     wide = [
         dtype
-        for dtype in map(dtype_of, leaves)
+        for dtype in dtypes
         if not jnp.issubdtype(dtype, jnp.floating) or jnp.finfo(dtype).bits > 32
     ]
     # Strict promotion would refuse to combine, for example, float32 and float64.
@@ -21,9 +27,12 @@ def compute_dtype(*leaves: Any) -> Any:
 
 def dtype_of(leaf: Any) -> Any:
     """The dtype that JAX gives to a leaf; for a non-numeric leaf its Python type."""
+    if isinstance(leaf, jax.Array):  # most leaves; its dtype is canonical
+        return leaf.dtype
     if isinstance(leaf, numbers.Number):
         return jnp.result_type(leaf)
-    dtype = getattr(leaf, "dtype", type(leaf))
+    is_array = hasattr(leaf, "shape")  # jnp.float32 has a dtype, too
+    dtype = getattr(leaf, "dtype", type(leaf)) if is_array else type(leaf)
     numeric = jnp.issubdtype(dtype, jnp.number)
     return jax.dtypes.canonicalize_dtype(dtype) if numeric else dtype
 
@@ -36,6 +45,13 @@ def is_inexact(leaf: Any) -> bool:
 def is_float0(leaf: Any) -> bool:
     """Whether the leaf is the gradient of an integer: JAX gives it the dtype float0."""
     return getattr(leaf, "dtype", None) == jax.dtypes.float0
+
+
+def as_dtype(x: Any, dtype: Any) -> jax.Array:
+    """``jnp.asarray(x, dtype)``, but immediate for an array of that dtype."""
+    is_array = isinstance(x, jax.Array) and x.dtype == dtype
+    is_weak = getattr(x, "weak_type", False)  # a PRNG key has no such attribute
+    return x if is_array and not is_weak else jnp.asarray(x, dtype)
 
 
 def cast_like(new: Any, old: Any) -> Any:
@@ -51,9 +67,9 @@ def to_float32(leaf: Any) -> Any:
     if isinstance(leaf, jax.ShapeDtypeStruct):
         dtype = compute_dtype(leaf)
         return jax.ShapeDtypeStruct(leaf.shape, dtype, sharding=leaf.sharding)
-    return jnp.asarray(leaf, compute_dtype(leaf))
+    return as_dtype(leaf, compute_dtype(leaf))
 
 
 def strip_weak_type(leaf: Any) -> Any:
     """Drop JAX's weak type, so that the dtype is the same after the first update."""
-    return jnp.asarray(leaf, leaf.dtype) if isinstance(leaf, jax.Array) else leaf
+    return as_dtype(leaf, leaf.dtype) if isinstance(leaf, jax.Array) else leaf

@@ -1,14 +1,16 @@
 """Strengths: one number λ ≥ 0, as a float, a 0-d array, a tracer or a schedule.
 
 A value that is concrete while the program is traced is checked and becomes a Python
-float. A traced value passes through unchanged; the code never branches on it.
+float. A traced value passes through unchanged; the code never branches on it. A
+multiplier of a mask may also be an array, for one strength per row, layer or head: a
+concrete one is checked and becomes a NumPy array of float64.
 """
 
 import math
 import numbers
 import reprlib
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeGuard
 
 import jax
 import jax.core
@@ -22,8 +24,9 @@ from decayax._core.dtypes import compute_dtype
 Scalar: TypeAlias = float | np.number | np.ndarray | jax.Array
 Schedule: TypeAlias = Callable[[Any], jax.typing.ArrayLike]  # step -> value
 ScalarOrSchedule: TypeAlias = Scalar | Schedule
-# A checked strength: a float if the value is concrete, else an array or a tracer.
-Strength: TypeAlias = float | jax.Array
+# A checked strength: a float or a NumPy array if it is concrete, else a JAX array.
+Concrete: TypeAlias = float | np.ndarray
+Strength: TypeAlias = Concrete | jax.Array
 
 STRENGTH_HINT = "Pass a number >= 0, such as 0.01, or 0.0 for no decay."
 NUMBER_HINT = "Pass one number >= 0."
@@ -42,19 +45,45 @@ def as_strength(
     require_real(must, value, hint or STRENGTH_HINT)
     shape = getattr(value, "shape", ())
     if shape != ():
-        per_parameter = "For one strength per parameter, pass mask= a tree of numbers."
+        per_parameter = (
+            "For one strength per parameter, pass mask= a tree of numbers; for one per "
+            "row, layer or head, pass mask= a tree of arrays."
+        )
         raise ValueError(
             f"{must} one number, got an array of shape {shape}. {hint or per_parameter}"
         )
     if isinstance(value, jax.Array) and not is_concrete(value):
         return value
     number = float(value)
+    _require_in_range(must, number, hint)
+    return number
+
+
+def as_strengths(name: str, argument: str, value: Any, hint: str) -> Strength:
+    """Check one strength or an array of them: real, finite and >= 0.
+
+    A concrete array becomes float64, so that it has the same value in a product as a
+    Python float. The rest is as for `as_strength`.
+    """
+    if getattr(value, "shape", ()) == ():
+        return as_strength(name, argument, value, hint)
+    must = f"{name}: {argument} must be"
+    require_real(must, value, hint)
+    if not is_concrete(value):
+        return value
+    numbers = np.asarray(value, np.float64)
+    wrong = numbers[~(np.isfinite(numbers) & (numbers >= 0))]
+    if wrong.size:
+        _require_in_range(must, float(wrong[0]), hint)
+    return numbers
+
+
+def _require_in_range(must: str, number: float, hint: str | None) -> None:
     if not math.isfinite(number):
         raise ValueError(f"{must} finite, got {number}. {hint or STRENGTH_HINT}")
     if number < 0:
         sign = f"Pass {-number}; the transform applies the minus sign itself."
         raise ValueError(f"{must} >= 0, got {number}. {hint or sign}")
-    return number
 
 
 def require_real(must: str, value: Any, hint: str) -> None:
@@ -111,16 +140,56 @@ def lr_scaled_strength(
 
 
 def times(a: Strength, b: Strength) -> Strength:
-    """The product of two strengths; a float if both are concrete."""
-    if isinstance(a, float) and isinstance(b, float):
+    """The product of two strengths; concrete if both are concrete."""
+    if is_known(a) and is_known(b):
         return a * b
-    dtype = compute_dtype(*(x for x in (a, b) if not isinstance(x, float)))
-    return jnp.asarray(a, dtype) * jnp.asarray(b, dtype)
+    a, b = _same_dtype(a, b)
+    return a * b
+
+
+def larger(a: Strength, b: Strength) -> Strength:
+    """The larger of two strengths; concrete if both are concrete."""
+    if isinstance(a, float) and isinstance(b, float):
+        return max(a, b)
+    if is_known(a) and is_known(b):
+        return np.maximum(a, b)
+    a, b = _same_dtype(a, b)
+    return jnp.maximum(a, b)
+
+
+def _same_dtype(a: Strength, b: Strength) -> tuple[jax.Array, jax.Array]:
+    # A concrete strength takes the dtype of a traced one, as JAX's weak types do.
+    dtype = compute_dtype(*(x for x in (a, b) if not is_known(x)))
+    return jnp.asarray(a, dtype), jnp.asarray(b, dtype)
+
+
+def is_known(strength: Strength) -> TypeGuard[Concrete]:
+    """Whether a checked strength is concrete."""
+    return isinstance(strength, float | np.ndarray)
 
 
 def is_zero(strength: Strength) -> bool:
-    """Whether the strength is concrete and 0."""
+    """Whether the strength is concrete and 0; an array, if all of its numbers are."""
+    if isinstance(strength, np.ndarray):
+        return not strength.any()
     return isinstance(strength, float) and strength == 0.0
+
+
+def equal_values(a: Any, b: Any) -> bool:
+    """Whether two trees of any objects are equal; arrays, if shape and numbers are."""
+    leaves, treedef = jax.tree.flatten(a)
+    others, other_treedef = jax.tree.flatten(b)
+    if treedef != other_treedef:
+        return False
+    return all(map(_equal_leaves, leaves, others))
+
+
+def _equal_leaves(a: Any, b: Any) -> bool:
+    arrays = [isinstance(x, np.ndarray | jax.Array) for x in (a, b)]
+    if a is b or not any(arrays):
+        return a is b or bool(a == b)
+    # Two different tracers may have different values.
+    return is_concrete(a) and is_concrete(b) and np.array_equal(a, b)
 
 
 def is_concrete(value: Any) -> bool:

@@ -1,5 +1,6 @@
 """The stages of an optimizer. Errors start with the name of the optimizer."""
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -114,7 +115,8 @@ def lr_stage(
 
     def update(updates, state, params=None):
         factor = -1 * schedule(state.step)
-        updates = jax.tree.map(lambda u: jnp.asarray(factor, u.dtype) * u, updates)
+        in_dtype = functools.cache(lambda dtype: jnp.asarray(factor, dtype))
+        updates = jax.tree.map(lambda u: in_dtype(u.dtype) * u, updates)
         return updates, LearningRateState(step=increment(state.step))
 
     return optax.GradientTransformation(init, update)

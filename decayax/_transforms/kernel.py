@@ -14,7 +14,14 @@ import numpy as np
 import optax
 from jaxtyping import Array, Inexact
 
-from decayax._core.dtypes import cast_like, compute_dtype, dtype_of, is_inexact
+from decayax._core.dtypes import (
+    as_dtype,
+    cast_like,
+    compute_dtype,
+    dtype_of,
+    is_inexact,
+)
+from decayax._core.parameters import require_no_state
 from decayax._core.paths import (
     flatten_with_path,
     is_masked_leaf,
@@ -31,11 +38,12 @@ from decayax._core.strength import (
     strength_at,
     times,
 )
-from decayax.masks._resolve import MaskOrFn, resolve_nonzero_mask
+from decayax.masks._mask import resolve_nonzero_mask
+from decayax.masks._resolve import MaskOrFn
 
 
 Leaf: TypeAlias = Inexact[Array, "*shape"]
-Rate: TypeAlias = Inexact[Array, ""]
+Rate: TypeAlias = Inexact[Array, "*#shape"]  # 0-d, or it broadcasts against the leaf
 # (update, parameter, rate) -> update, on arrays of one dtype.
 LeafPull: TypeAlias = Callable[[Leaf, Leaf, Rate], Leaf]
 
@@ -59,6 +67,7 @@ def pull(
         # A wrong mask or parameter raises here, before training. A schedule has no
         # value yet: 1 replaces it, because 0 would accept every parameter.
         strength = 1.0 if callable(weight_decay) else weight_decay
+        require_no_state(name, params)
         rate_by_path(name, strength, mask, params)
         return DecayState(step=jnp.zeros([], jnp.int32))
 
@@ -67,11 +76,18 @@ def pull(
         params = require_params(name, params)
         strength = strength_at(name, "weight_decay", weight_decay, state.step)
         rates = rate_by_path(name, strength, mask, params)
+        arrays: dict[Any, Rate] = {}  # most leaves share one: convert it once
 
         def apply_rate(path: Path, update: Any, param: Any) -> Any:
             if path not in rates:  # rate 0 is the identity, bit for bit
                 return update
-            return _apply_leaf(name, leaf, path, update, param, rates[path])
+            _require_pair(name, path, update, param)
+            dtype = compute_dtype(update, param)
+            key = id(rates[path]), dtype
+            if key not in arrays:
+                arrays[key] = jnp.asarray(rates[path], dtype)
+            wide_update, wide_param = as_dtype(update, dtype), as_dtype(param, dtype)
+            return cast_like(leaf(wide_update, wide_param, arrays[key]), update)
 
         updates = map_leaves(name, apply_rate, updates, params)
         return updates, DecayState(step=increment(state.step))
@@ -79,21 +95,14 @@ def pull(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _apply_leaf(
-    name: str, leaf: LeafPull, path: Path, update: Any, param: Any, rate: Strength
-) -> Any:
-    """Apply the leaf function in float32 or wider; keep the update's dtype."""
+def _require_pair(name: str, path: Path, update: Any, param: Any) -> None:
+    """Raise unless the update can hold the decay of its parameter."""
     require_inexact(name, "update", path, update)
     if jnp.iscomplexobj(param) and not jnp.iscomplexobj(update):
         raise TypeError(
             f"{name}: the update {path_str(path)} is real, but its parameter is "
             "complex. Pass the gradients of these same parameters."
         )
-    dtype = compute_dtype(update, param)
-    wide_update = jnp.asarray(update, dtype)
-    wide_param = jnp.asarray(param, dtype)
-    wide_rate = jnp.asarray(rate, dtype)
-    return cast_like(leaf(wide_update, wide_param, wide_rate), update)
 
 
 def rate_by_path(
@@ -101,8 +110,15 @@ def rate_by_path(
 ) -> dict[Path, Strength]:
     """λ·multiplier by path, for the parameters that decay: a concrete 0 is left out."""
     multipliers = resolve_nonzero_mask(name, mask, params)
-    rates = {path: times(strength, factor) for path, factor in multipliers.items()}
-    rates = {path: rate for path, rate in rates.items() if not is_zero(rate)}
+    # Most parameters share a multiplier: one product, not one operation for each.
+    products: dict[Any, Strength] = {}
+    rates: dict[Path, Strength] = {}
+    for path, factor in multipliers.items():
+        key = factor if isinstance(factor, float) else (id(factor),)
+        if key not in products:
+            products[key] = times(strength, factor)
+        if not is_zero(products[key]):
+            rates[path] = products[key]
     for path, param in leaves_with_path(params):
         if path in rates:
             require_inexact(name, "parameter", path, param)

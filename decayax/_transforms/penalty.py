@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from decayax._core.dtypes import compute_dtype
+from decayax._core.parameters import require_no_state
 from decayax._core.paths import leaves_with_path, path_str
 from decayax._core.strength import as_strength, Scalar
 from decayax._transforms.kernel import rate_by_path
@@ -48,6 +49,7 @@ def l2_penalty(
             f"{name}: weight_decay must be a number, got a schedule; a loss has no "
             "step. Write l2_penalty(params, schedule(step))."
         )
+    require_no_state(name, params)
     strength = as_strength(name, "weight_decay", weight_decay)
     rates = rate_by_path(name, strength, mask, params)
     decayed = [(path, leaf) for path, leaf in leaves_with_path(params) if path in rates]
@@ -60,5 +62,5 @@ def l2_penalty(
                 "the penalty is not unique there. Pass its real and imaginary parts."
             )
         rate = jnp.asarray(rates[path], dtype)
-        total += 0.5 * rate * jnp.sum(jnp.square(jnp.asarray(leaf, dtype)))
+        total += 0.5 * jnp.sum(rate * jnp.square(jnp.asarray(leaf, dtype)))
     return total

@@ -79,9 +79,11 @@ def decoupled_decay(
         weight_decay: :math:`\lambda \ge 0`. A weight loses the fraction
             :math:`\gamma_t\lambda` per step. A float, a 0-d array, a tracer, or a
             schedule (step -> value; the first step is 0).
-        mask: which parameters decay, and how much: a tree (or prefix) of bools or
-            multipliers :math:`m \ge 0`, or a function of the parameters that returns
-            one. The function sees shapes and dtypes, not values. None: all parameters.
+        mask: which parameters decay, and how much: a tree (or prefix) of bools,
+            multipliers :math:`m \ge 0`, or arrays of them that broadcast against the
+            parameter (one for each row or layer); or a function of the parameters that
+            returns one. The function sees shapes and dtypes, but no values and no
+            boxes such as ``nnx.Param``. None: all parameters.
 
     Returns:
         A transform that keeps the dtypes of the updates. It calculates 16-bit leaves
@@ -89,10 +91,10 @@ def decoupled_decay(
 
     Raises:
         TypeError: a strength or multiplier is not a real number; a parameter that
-            decays is not floating-point.
-        ValueError: a strength or multiplier is negative, not finite or not 0-d; the
-            mask does not fit the parameters or selects none; ``params`` is missing;
-            updates and parameters have different shapes.
+            decays is not floating-point; the tree holds a model's state too.
+        ValueError: a strength or multiplier is negative or not finite; a strength is
+            not 0-d; the mask does not fit the parameters or selects none; ``params`` is
+            missing; updates and parameters have different shapes.
 
     Example:
         >>> import optax, decayax as dx, jax.numpy as jnp

@@ -1,6 +1,7 @@
-"""What decays: masks by role or by path, and what they decide.
+"""What decays: masks by role, by path or by node, and what they decide.
 
-A mask gives every parameter a multiplier m of the decay: True, False, or a number ≥ 0.
+A mask gives every parameter a multiplier m of the decay: True, False, a number ≥ 0, or
+an array of them that broadcasts against the parameter (one for each row or layer).
 A mask of this module is a function of the parameters, for ``mask=`` of any decayax
 transform and for ``optax.masked``. It raises an error for a rule that matches no
 parameter, and ``describe`` shows the reason for each decision:
@@ -9,6 +10,7 @@ parameter, and ``describe`` shows the reason for each decision:
     print(dx.masks.describe(dx.masks.no_bias_or_norm, params))
 """
 
+from decayax.masks._by_node import by_node
 from decayax.masks._by_path import by_path
 from decayax.masks._by_role import (
     by_role,
@@ -30,6 +32,7 @@ from decayax.masks._mask import Decision, Mask
 
 
 __all__ = [
+    "by_node",
     "by_path",
     "by_role",
     "no_bias_or_norm",

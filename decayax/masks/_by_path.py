@@ -19,7 +19,12 @@ from decayax._core.paths import (
 )
 from decayax._core.strength import short_repr
 from decayax.masks._mask import check_mask, decide, Decision, Decisions, Mask
-from decayax.masks._resolve import as_multiplier, MaskOrFn, Multiplier
+from decayax.masks._resolve import (
+    as_multiplier,
+    fit_to_leaf,
+    MaskOrFn,
+    Multiplier,
+)
 
 
 # A multiplier that depends on the match, such as one that grows with the depth.
@@ -35,7 +40,8 @@ def by_path(rules: Sequence[Rule], *, default: MaskOrFn | None = None) -> Mask:
     Args:
         rules: pairs (pattern, multiplier). A pattern is a regular expression for the
             **whole** '/'-joined path: ``".*/kernel"``, not ``"kernel"``. A multiplier
-            is True, False, a number >= 0, or a function of the ``re.Match``, for
+            is True, False, a number >= 0, an array that broadcasts against each
+            parameter that the pattern matches, or a function of the ``re.Match``, for
             strengths that grow with the depth. Each rule must match a parameter that
             no earlier rule matches. (If ``optax.masked`` or ``partition`` left a
             ``MaskedNode``, this may be a parameter below it.)
@@ -93,16 +99,18 @@ def _decide_by_path(
     name: str, params: optax.Params, rules: list[Rule], *, default: MaskOrFn | None
 ) -> Decisions:
     flat, treedef = flatten_with_path(params)
-    paths = [path for path, leaf in flat if not is_masked_leaf(leaf)]
+    leaves = {path: leaf for path, leaf in flat if not is_masked_leaf(leaf)}
+    paths = list(leaves)
+    names = [(path, "/".join(path)) for path in paths]
     masked = [path for path, leaf in flat if isinstance(leaf, optax.MaskedNode)]
     if not paths:
         return {}
     decided: Decisions = {}
     for pattern, multiplier in rules:
         regex = re.compile(pattern)
-        matches = {p: m for p in paths if (m := regex.fullmatch("/".join(p)))}
-        new = [path for path in matches if path not in decided]
         text = regex.pattern
+        matches = {path: m for path, word in names if (m := regex.fullmatch(word))}
+        new = [path for path in matches if path not in decided]
         if not new and not any(_may_match_below(text, path) for path in masked):
             _raise_without_effect(name, text, paths, shadowed=len(matches) > 0)
         for path in new:
@@ -110,7 +118,9 @@ def _decide_by_path(
             value = multiplier
             if callable(multiplier):
                 value = _call(name, where, multiplier, matches[path])
-            decided[path] = Decision(as_multiplier(name, where, value), f"path {text}")
+            checked = as_multiplier(name, where, value)
+            fitted = fit_to_leaf(name, where, checked, path, leaves[path])
+            decided[path] = Decision(fitted, f"path {text}")
     undecided = [path for path in paths if path not in decided]
     if undecided and default is None:
         raise ValueError(

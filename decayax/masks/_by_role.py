@@ -7,8 +7,9 @@ from typing import Any
 
 import optax
 
+from decayax._core.paths import leaves_with_path
 from decayax.masks._mask import Decision, Decisions, Mask
-from decayax.masks._resolve import as_multiplier, Multiplier
+from decayax.masks._resolve import as_multiplier, fit_to_leaf, Multiplier
 from decayax.masks._roles import roles
 from decayax.masks._words import OTHER, POSITION, SSM, TOKEN
 
@@ -81,6 +82,7 @@ def by_role(
 
 
 def _decide_by_role(name: str, params: optax.Params, **given: Any) -> Decisions:
+    leaves = dict(leaves_with_path(params))
     decided = {}
     for path, role in roles(params).items():
         decides = role.group if role.group in given else role.name
@@ -91,7 +93,8 @@ def _decide_by_role(name: str, params: optax.Params, **given: Any) -> Decisions:
         elif not role.sure and decides not in (OTHER, role.group):
             why = ", guessed"
         checked = as_multiplier(name, decides, multiplier)
-        decided[path] = Decision(checked, f"role {decides}{why}")
+        fitted = fit_to_leaf(name, decides, checked, path, leaves[path])
+        decided[path] = Decision(fitted, f"role {decides}{why}")
     return decided
 
 

@@ -7,13 +7,19 @@ from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from decayax._core.dtypes import compute_dtype
-from decayax._core.paths import path_str
-from decayax._core.strength import Scalar, Strength, times
+from decayax._core.paths import leaves_with_path, path_str
+from decayax._core.strength import is_known, larger, Strength, times
 from decayax.masks._mask import check_mask, decide, Decision, Decisions, Mask
-from decayax.masks._resolve import as_multiplier, MaskOrFn
+from decayax.masks._resolve import (
+    as_multiplier,
+    fit_to_leaf,
+    MaskOrFn,
+    Multiplier,
+)
 
 
 def all_of(*masks: MaskOrFn) -> Mask:
@@ -77,14 +83,15 @@ def invert(mask: MaskOrFn) -> Mask:
     return Mask("masks.invert", _decide_invert, (mask,))
 
 
-def scale(mask: MaskOrFn, factor: Scalar) -> Mask:
+def scale(mask: MaskOrFn, factor: Multiplier) -> Mask:
     r"""A mask with every multiplier times a factor.
 
     .. math:: m' = c\, m
 
     Args:
         mask: any mask, as for :func:`all_of`.
-        factor: :math:`c \ge 0`: a number, a 0-d array or a tracer.
+        factor: :math:`c \ge 0`: a number, or an array that broadcasts against each
+            parameter.
 
     Example:
         >>> import decayax as dx, jax.numpy as jnp
@@ -114,7 +121,7 @@ def _decide_all_of(name: str, params: optax.Params, *masks: MaskOrFn) -> Decisio
 
 
 def _decide_any_of(name: str, params: optax.Params, *masks: MaskOrFn) -> Decisions:
-    return _join([decide(name, mask, params) for mask in masks], _maximum, "any of")
+    return _join([decide(name, mask, params) for mask in masks], larger, "any of")
 
 
 def _join(
@@ -132,15 +139,16 @@ def _join(
 def _decide_invert(name: str, params: optax.Params, mask: MaskOrFn) -> Decisions:
     inverted = {}
     for path, (multiplier, rule) in decide(name, mask, params).items():
-        if not isinstance(multiplier, float):
+        if not is_known(multiplier):
             traced = jnp.asarray(multiplier, compute_dtype(multiplier))
             complement = jnp.maximum(1.0 - traced, 0.0)  # a tracer cannot raise
-        elif multiplier <= 1.0:
+        elif np.all(multiplier <= 1.0):
             complement = 1.0 - multiplier
         else:
             raise ValueError(
                 f"{name}: the multiplier of {path_str(path)} must be <= 1, got "
-                f"{multiplier}. Pass a mask of True, False and numbers from 0 to 1."
+                f"{np.max(multiplier)}. Pass a mask of True, False and numbers from 0 "
+                "to 1."
             )
         inverted[path] = Decision(complement, f"not ({rule})")
     return inverted
@@ -149,15 +157,9 @@ def _decide_invert(name: str, params: optax.Params, mask: MaskOrFn) -> Decisions
 def _decide_scale(
     name: str, params: optax.Params, mask: MaskOrFn, factor: Strength
 ) -> Decisions:
-    return {
-        path: Decision(times(factor, multiplier), f"{rule}, scaled")
-        for path, (multiplier, rule) in decide(name, mask, params).items()
-    }
-
-
-def _maximum(a: Strength, b: Strength) -> Strength:
-    if isinstance(a, float) and isinstance(b, float):
-        return max(a, b)
-    # A Python float takes the dtype of the array, as JAX's weak types do.
-    dtype = compute_dtype(*(x for x in (a, b) if not isinstance(x, float)))
-    return jnp.maximum(jnp.asarray(a, dtype), jnp.asarray(b, dtype))
+    leaves = dict(leaves_with_path(params))
+    scaled = {}
+    for path, (multiplier, rule) in decide(name, mask, params).items():
+        fitted = fit_to_leaf(name, "factor", factor, path, leaves[path])
+        scaled[path] = Decision(times(fitted, multiplier), f"{rule}, scaled")
+    return scaled

@@ -9,11 +9,12 @@ import numpy as np
 import optax
 
 from decayax._core.dtypes import dtype_of
+from decayax._core.parameters import require_parameters
 from decayax._core.paths import leaves_with_path, path_str
-from decayax._core.strength import is_zero, Strength
+from decayax._core.strength import equal_values, is_known, is_zero, Strength
 from decayax._core.table import aligned, html_table
 from decayax.masks._mask import check_mask, decide
-from decayax.masks._resolve import MaskOrFn, require_parameters
+from decayax.masks._resolve import MaskOrFn
 from decayax.masks._roles import roles
 
 
@@ -28,8 +29,14 @@ class Row(NamedTuple):
     dtype: str
     role: str
     sure: bool  # False: the role is a guess from the number of axes, or "other"
-    multiplier: Strength
+    multiplier: Strength  # an array if it broadcasts against the parameter
     rule: str  # why the mask decides so
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Row) and equal_values(tuple(self), tuple(other))
+
+    def __ne__(self, other: object) -> bool:  # that of a tuple compares arrays with !=
+        return not self == other
 
     @property
     def size(self) -> int:
@@ -37,8 +44,16 @@ class Row(NamedTuple):
         return math.prod(self.shape)
 
     @property
+    def decayed(self) -> int:
+        """How many of its numbers decay. A traced multiplier counts as not 0."""
+        if not isinstance(self.multiplier, np.ndarray):
+            return 0 if self.excluded else self.size
+        share = self.size // max(self.multiplier.size, 1)
+        return int(np.count_nonzero(self.multiplier)) * share
+
+    @property
     def excluded(self) -> bool:
-        """Whether its multiplier is concrete and 0."""
+        """Whether its multiplier is concrete and 0; an array, if all of it is 0."""
         return is_zero(self.multiplier)
 
 
@@ -51,12 +66,12 @@ class Description:
     @property
     def decayed(self) -> int:
         """How many numbers decay."""
-        return sum(row.size for row in self.rows if not row.excluded)
+        return sum(row.decayed for row in self.rows)
 
     @property
     def excluded(self) -> int:
         """How many numbers do not decay."""
-        return sum(row.size for row in self.rows if row.excluded)
+        return sum(row.size - row.decayed for row in self.rows)
 
     def __str__(self) -> str:
         table = aligned(self._cells(), right=[HEADER.index("multiplier")])
@@ -73,8 +88,9 @@ class Description:
         return [HEADER, *map(_cells, self.rows)]
 
     def _notes(self) -> list[str]:
-        excluded = sum(row.excluded for row in self.rows)
-        decayed = len(self.rows) - excluded
+        # A parameter that decays in part counts twice.
+        decayed = sum(not row.excluded for row in self.rows)
+        excluded = sum(row.excluded or row.decayed < row.size for row in self.rows)
         notes = [
             f"decayed: {self.decayed:,} numbers in {_count(decayed)}; "
             f"excluded: {self.excluded:,} numbers in {_count(excluded)}"
@@ -128,10 +144,18 @@ def describe(mask: "MaskOrFn", params: "optax.Params") -> Description:
 
 
 def _cells(row: Row) -> tuple[str, ...]:
-    is_known = isinstance(row.multiplier, float)
-    multiplier = f"{row.multiplier:g}" if is_known else "traced"
     role = row.role if row.sure else f"{row.role} ?"
+    multiplier = _multiplier_cell(row.multiplier)
     return (row.path, str(row.shape), row.dtype, role, multiplier, row.rule)
+
+
+def _multiplier_cell(multiplier: Strength) -> str:
+    if not is_known(multiplier):
+        return "traced"
+    if np.size(multiplier) == 0:
+        return "none"
+    smallest, largest = f"{np.min(multiplier):g}", f"{np.max(multiplier):g}"
+    return smallest if smallest == largest else f"{smallest} to {largest}"
 
 
 def _count(parameters: int) -> str:

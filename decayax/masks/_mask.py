@@ -7,14 +7,25 @@ import reprlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
+import jax
+import numpy as np
 import optax
 
-from decayax._core.paths import flatten_with_path, is_masked_leaf, Path
-from decayax._core.strength import Strength
+from decayax._core.paths import (
+    flatten_with_path,
+    is_masked_leaf,
+    leaves_with_path,
+    Path,
+    path_str,
+    summarize_paths,
+)
+from decayax._core.strength import equal_values, is_concrete, is_zero, Strength
 from decayax.masks._resolve import (
     is_mask_fn,
+    MASK_FN_HINT,
     MaskOrFn,
     MaskTree,
+    Multipliers,
     require_tree,
     resolve_mask,
     tree_multipliers,
@@ -25,11 +36,29 @@ ARGUMENT_REPR = reprlib.Repr()  # it shortens each argument of a mask's repr
 ARGUMENT_REPR.maxother = ARGUMENT_REPR.maxstring = 100  # characters
 
 
+def _repr_object(x: Any, level: int) -> str:
+    """A small array in one line, a large one by its shape; other objects as usual."""
+    if isinstance(x, np.ndarray | jax.Array) and is_concrete(x):
+        numbers = " ".join(np.array2string(np.asarray(x), separator=", ").split())
+        is_small = len(numbers) < ARGUMENT_REPR.maxother
+        return f"np.array({numbers})" if is_small else f"<array of shape {x.shape}>"
+    return reprlib.Repr.repr_instance(ARGUMENT_REPR, x, level)
+
+
+ARGUMENT_REPR.repr_instance = _repr_object
+
+
 class Decision(NamedTuple):
     """What a mask decides for one parameter."""
 
     multiplier: Strength
     rule: str  # why: "role bias", "path block_0/.*"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Decision) and equal_values(tuple(self), tuple(other))
+
+    def __ne__(self, other: object) -> bool:  # that of a tuple compares arrays with !=
+        return not self == other
 
 
 Decisions: TypeAlias = dict[Path, Decision]
@@ -58,6 +87,13 @@ class Mask:
             leaf if is_masked_leaf(leaf) else decided[path].multiplier
             for path, leaf in flat
         )
+
+    def __eq__(self, other: object) -> bool:
+        """Whether both are made by the same call; arrays are compared by value."""
+        if not isinstance(other, Mask):
+            return NotImplemented
+        calls = [(m.name, m.function, m.args, dict(m.kwargs)) for m in (self, other)]
+        return equal_values(*calls)
 
     def __repr__(self) -> str:
         """The expression that makes the mask; long arguments are shortened."""
@@ -93,3 +129,27 @@ def decide(name: str, mask: MaskOrFn, params: optax.Params) -> Decisions:
     rule = "mask None: all" if mask is None else f"mask {kind}"
     multipliers = resolve_mask(name, mask, params)
     return {path: Decision(value, rule) for path, value in multipliers.items()}
+
+
+def resolve_nonzero_mask(
+    name: str, mask: MaskOrFn, params: optax.Params
+) -> Multipliers:
+    """The multiplier of every parameter; raise if the mask excludes all of them."""
+    if isinstance(mask, Mask):  # as `resolve_mask`, without a tree in between
+        decided = mask.decide(params)
+        multipliers = {path: decision.multiplier for path, decision in decided.items()}
+    else:
+        multipliers = resolve_mask(name, mask, params)
+    if not multipliers or not all(map(is_zero, multipliers.values())):
+        return multipliers
+    # A group of optax.partition may hold no parameter that decays.
+    if any(isinstance(leaf, optax.MaskedNode) for _, leaf in leaves_with_path(params)):
+        return multipliers
+    hint = f"{MASK_FN_HINT} " if is_mask_fn(mask) else ""
+    raise ValueError(
+        f"{name}: the mask matches no parameter: "
+        f"{summarize_paths(map(path_str, multipliers))} all get the multiplier 0. "
+        f"Correct the mask. For no decay, pass weight_decay=0.0. {hint}(Inside "
+        "optax.inject_hyperparams, a mask function needs static_args='mask'; without "
+        "it, the function is called with the step.)"
+    )

@@ -2,31 +2,42 @@
 
 The entries of a mask are matched to the parameters by path: an entry holds for every
 parameter at or below its path, and the two trees may consist of different containers.
+An entry that is an array broadcasts against each of these parameters.
 """
 
 import difflib
 import functools
 import numbers
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
 import jax
 import numpy as np
 import optax
 
+from decayax._core.parameters import has_boxes, unbox
 from decayax._core.paths import (
     flatten_with_path,
     is_masked_leaf,
     leaves_with_path,
     Path,
     path_str,
+    prefixes,
     summarize_paths,
 )
-from decayax._core.strength import as_strength, is_zero, short_repr, Strength
+from decayax._core.strength import (
+    as_strengths,
+    equal_values,
+    is_concrete,
+    is_known,
+    Strength,
+)
 
 
-# One multiplier as a user writes it: True is 1, False is 0.
-Multiplier: TypeAlias = bool | float | jax.Array
+# One multiplier as a user writes it: True is 1, False is 0. An array broadcasts
+# against the parameter: one multiplier per row, layer or head.
+Multiplier: TypeAlias = bool | float | np.ndarray | jax.Array
+Shape: TypeAlias = tuple[int, ...]
 Multipliers: TypeAlias = dict[Path, Strength]  # checked, by path
 # A pytree of multipliers: the parameter tree, or a prefix of it such as one number.
 MaskTree: TypeAlias = Any
@@ -35,31 +46,21 @@ MaskFn: TypeAlias = Callable[[Any], MaskTree]
 # What every `mask=` takes; None gives every parameter the multiplier 1.
 MaskOrFn: TypeAlias = MaskTree | MaskFn | None
 
-MULTIPLIER_HINT = "Write True, False or one number >= 0."
+MULTIPLIER_HINT = (
+    "Write True, False or one number >= 0, or an array of them that broadcasts against "
+    "the parameter."
+)
 MASK_FN_HINT = (
     "A mask function is called with the parameter tree, in which each leaf is a "
     "jax.ShapeDtypeStruct, not a jax.Array. It can decide by path, shape and dtype, "
     "but not by value. If the function makes masks, call it first: "
     "mask=masks.by_role()."
 )
-
-
-def resolve_nonzero_mask(
-    name: str, mask: MaskOrFn, params: optax.Params
-) -> Multipliers:
-    """`resolve_mask`, but raise a ValueError if the mask excludes every parameter."""
-    multipliers = resolve_mask(name, mask, params)
-    # A group of optax.partition may hold no parameter that decays.
-    is_group = any(isinstance(x, optax.MaskedNode) for _, x in leaves_with_path(params))
-    if multipliers and not is_group and all(map(is_zero, multipliers.values())):
-        hint = f"{MASK_FN_HINT} " if is_mask_fn(mask) else ""
-        raise ValueError(
-            f"{name}: the mask matches no parameter: {_listed(multipliers)} all get "
-            "the multiplier 0. Correct the mask. For no decay, pass weight_decay=0.0. "
-            f"{hint}(Inside optax.inject_hyperparams, a mask function needs "
-            "static_args='mask'; without it, the function is called with the step.)"
-        )
-    return multipliers
+BOX_HINT = (
+    "A mask function sees no boxes, such as nnx.Param: nnx.Optimizer passes them to "
+    "init, but not to update. Decide by types and metadata once, from the model: "
+    'mask=masks.by_node(lambda node: not getattr(node, "no_decay", False), params).'
+)
 
 
 def resolve_mask(name: str, mask: MaskOrFn, params: optax.Params) -> Multipliers:
@@ -74,18 +75,58 @@ def resolve_mask(name: str, mask: MaskOrFn, params: optax.Params) -> Multipliers
     if mask is None or not paths:
         return dict.fromkeys(paths, 1.0)
     if is_mask_fn(mask):
-        require_tree(name, params)
-        try:
-            mask = mask(jax.tree.map(_shape_only, params))
-        except Exception as error:
-            error.add_note(f"{name}: raised by the mask function. {MASK_FN_HINT}")
-            raise
+        return _resolve_function(name, mask, params)
     entries = tree_multipliers(name, mask)
     _require_fit(name, entries, paths, masked)
-    return {
-        path: next(entries[above] for above in _prefixes(path) if above in entries)
-        for path in paths
-    }
+    fitted = {}
+    for path, leaf in flat:
+        if path in masked:
+            continue
+        above = next(prefix for prefix in prefixes(path) if prefix in entries)
+        where = f"the mask's multiplier at {path_str(above)}"
+        fitted[path] = fit_to_leaf(name, where, entries[above], path, leaf)
+    return fitted
+
+
+def _resolve_function(name: str, mask: MaskFn, params: optax.Params) -> Multipliers:
+    """Call a mask function with the shapes of the parameters, without their boxes.
+
+    It decides the same at init and at update if it gets the same: nnx.Optimizer passes
+    Variables to init, but plain arrays to update.
+    """
+    require_tree(name, params)
+    boxed = has_boxes(params)
+    plain = unbox(params) if boxed else params
+    try:
+        tree = mask(_shapes(plain))
+    except Exception as error:
+        hint = f"{MASK_FN_HINT} {BOX_HINT}" if boxed else MASK_FN_HINT
+        error.add_note(f"{name}: raised by the mask function. {hint}")
+        raise
+    multipliers = resolve_mask(name, tree, plain)
+    if boxed:
+        _require_same_with_boxes(name, mask, params, multipliers)
+    return multipliers
+
+
+def _require_same_with_boxes(
+    name: str, mask: MaskFn, params: optax.Params, multipliers: Multipliers
+) -> None:
+    """Raise if a mask function asks for types or metadata: it would not get them."""
+    try:
+        with_boxes = resolve_mask(name, mask(_shapes(params)), params)
+    except Exception:  # it is only made for plain arrays
+        return
+    for path, multiplier in multipliers.items():
+        other = with_boxes[path]
+        # Two tracers cannot be compared.
+        comparable = is_known(multiplier) or is_known(other)
+        if comparable and not equal_values(multiplier, other):
+            raise ValueError(
+                f"{name}: the mask function asks for the type or the metadata of "
+                f"{path_str(path)}: it gives the multiplier {other} to its box, and "
+                f"{multiplier} to the plain array. {BOX_HINT}"
+            )
 
 
 def tree_multipliers(name: str, mask: MaskTree) -> Multipliers:
@@ -98,12 +139,53 @@ def tree_multipliers(name: str, mask: MaskTree) -> Multipliers:
 
 
 def as_multiplier(name: str, argument: str, value: Any) -> Strength:
-    """Check one multiplier: a bool, or a number >= 0."""
+    """Check one multiplier: a bool, a number >= 0, or an array of them."""
     if isinstance(value, bool):
-        value = float(value)
-    elif isinstance(value, np.bool_ | np.ndarray | jax.Array) and value.dtype == bool:
+        return float(value)
+    if isinstance(value, np.bool_ | np.ndarray | jax.Array) and value.dtype == bool:
+        # In a traced program, astype would make a tracer of a concrete array.
+        value = np.asarray(value) if is_concrete(value) else value
         value = value.astype(np.float32)
-    return as_strength(name, argument, value, MULTIPLIER_HINT)
+    return as_strengths(name, argument, value, MULTIPLIER_HINT)
+
+
+def fit_to_leaf(
+    name: str, argument: str, multiplier: Strength, path: Path, leaf: Any
+) -> Strength:
+    """A checked multiplier with as many axes as its parameter; one number as it is.
+
+    Equal numbers of axes make products of multipliers and parameters correct under
+    ``jax_numpy_rank_promotion="raise"``. The size does not change.
+    """
+    if not isinstance(multiplier, np.ndarray | jax.Array) or multiplier.shape == ():
+        return multiplier
+    shape, leaf_shape = multiplier.shape, np.shape(leaf)
+    padded = (1,) * (len(leaf_shape) - len(shape)) + shape
+    if not _broadcasts(padded, leaf_shape):
+        raise ValueError(
+            f"{name}: {argument} has shape {shape}, which does not broadcast to the "
+            f"shape {leaf_shape} of {path_str(path)}. {_shape_hint(shape, leaf_shape)}"
+        )
+    return multiplier.reshape(padded)
+
+
+def _broadcasts(shape: Shape, leaf_shape: Shape) -> bool:
+    """Whether an array of as many axes broadcasts without enlarging the parameter."""
+    return len(shape) == len(leaf_shape) and all(
+        size in (1, leaf_size)
+        for size, leaf_size in zip(shape, leaf_shape, strict=True)
+    )
+
+
+def _shape_hint(shape: Shape, leaf_shape: Shape) -> str:
+    # Multipliers of rows or layers: NumPy aligns the last axes, they mean the first.
+    appended = shape + (1,) * (len(leaf_shape) - len(shape))
+    if _broadcasts(appended, leaf_shape):
+        return f"For its first axes, write multiplier.reshape({appended})."
+    return (
+        "From the last axis on, each axis must have size 1 or that of the parameter. "
+        "Reshape the multiplier, or give this parameter one of its own."
+    )
 
 
 def is_mask_fn(mask: Any) -> bool:
@@ -125,16 +207,8 @@ def require_tree(name: str, params: optax.Params) -> None:
         )
 
 
-def require_parameters(name: str, params: optax.Params) -> None:
-    """Raise for leaves that are not arrays, shapes or numbers, such as activations."""
-    for path, leaf in leaves_with_path(params):
-        is_number = isinstance(leaf, int | float | complex)
-        if not (is_number or hasattr(leaf, "shape") or is_masked_leaf(leaf)):
-            raise TypeError(
-                f"{name}: {path_str(path)} is not a parameter, but {short_repr(leaf)}. "
-                "The second argument is the tree of parameters. For an Equinox model, "
-                "pass eqx.filter(model, eqx.is_array)."
-            )
+def _shapes(params: optax.Params) -> Any:
+    return jax.tree.map(_shape_only, params)
 
 
 def _shape_only(leaf: Any) -> Any:
@@ -142,11 +216,6 @@ def _shape_only(leaf: Any) -> Any:
         leaf = np.asarray(leaf)
     is_array = hasattr(leaf, "shape") and hasattr(leaf, "dtype")
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) if is_array else leaf
-
-
-def _prefixes(path: Path) -> Iterator[Path]:
-    """The path itself first, then each shorter one, down to the root ()."""
-    return (path[:length] for length in range(len(path), -1, -1))
 
 
 def _listed(paths: Iterable[Path]) -> str:
@@ -157,16 +226,19 @@ def _require_fit(
     name: str, entries: Multipliers, paths: list[Path], masked: set[Path]
 ) -> None:
     """Raise for an entry without a parameter and for a parameter without an entry."""
-    known = {prefix for path in [*paths, *masked] for prefix in _prefixes(path)}
-    strays = [e for e in entries if e not in known and masked.isdisjoint(_prefixes(e))]
+    known = {prefix for path in [*paths, *masked] for prefix in prefixes(path)}
+    strays = [e for e in entries if e not in known and masked.isdisjoint(prefixes(e))]
     if strays:
         names = map(path_str, paths)
         near = difflib.get_close_matches(path_str(strays[0]), names, cutoff=0)
+        hint = f"The nearest parameters are {', '.join(near)}."
+        if strays[0][:-1] in paths:
+            hint += " Write the multipliers of one parameter as an array, not a list."
         raise ValueError(
             f"{name}: the mask has an entry for {_listed(strays)}, where there is no "
-            f"parameter. The nearest parameters are {', '.join(near)}."
+            f"parameter. {hint}"
         )
-    missing = [p for p in paths if entries.keys().isdisjoint(_prefixes(p))]
+    missing = [p for p in paths if entries.keys().isdisjoint(prefixes(p))]
     if missing:
         raise ValueError(
             f"{name}: the mask says nothing about {_listed(missing)}. Give each "
