@@ -10,6 +10,7 @@ from decayax._optimizers.stages import (
     adam_stage,
     chain_in_float32,
     decay_stage,
+    l2_stage,
     lr_stage,
 )
 from decayax.masks._resolve import MaskOrFn
@@ -68,7 +69,7 @@ def adam_l2(
     """
     name = "adam_l2"
     return chain_in_float32(
-        decay_stage(name, weight_decay, mask),  # λθ enters the gradient
+        l2_stage(name, weight_decay, mask),
         adam_stage(name, b1, b2, eps, eps_root, mu_dtype, nesterov),
         lr_stage(name, learning_rate),
     )

@@ -8,6 +8,7 @@ from decayax._core.strength import Scalar, ScalarOrSchedule
 from decayax._optimizers.stages import (
     chain_in_float32,
     decay_stage,
+    l2_stage,
     lr_stage,
     momentum_stage,
     rms_stage,
@@ -69,7 +70,7 @@ def rmsprop_l2(
     """
     name = "rmsprop_l2"
     return chain_in_float32(
-        decay_stage(name, weight_decay, mask),  # λθ enters the gradient
+        l2_stage(name, weight_decay, mask),
         rms_stage(
             name, decay, eps, initial_scale, eps_in_sqrt, centered, bias_correction
         ),

@@ -9,6 +9,7 @@ from decayax._core.strength import Scalar, ScalarOrSchedule
 from decayax._optimizers.stages import (
     chain_in_float32,
     decay_stage,
+    l2_stage,
     lr_stage,
     momentum_stage,
 )
@@ -60,7 +61,7 @@ def sgd_l2(
     """
     name = "sgd_l2"
     return chain_in_float32(
-        decay_stage(name, weight_decay, mask),  # λθ enters the gradient
+        l2_stage(name, weight_decay, mask),
         momentum_stage(name, momentum, nesterov, accumulator_dtype),
         lr_stage(name, learning_rate),
     )

@@ -18,7 +18,7 @@ from decayax._core.strength import (
 )
 from decayax._transforms.adam import scale_by_adam
 from decayax._transforms.kernel import increment, pull
-from decayax._transforms.places import plus_decay
+from decayax._transforms.places import plus_decay, plus_l2
 from decayax._transforms.precision import cast_around
 from decayax._transforms.rms import scale_by_rms
 from decayax._transforms.stddev import scale_by_stddev
@@ -32,10 +32,17 @@ def chain_in_float32(
     return cast_around(optax.chain(*stages))
 
 
+def l2_stage(
+    name: str, weight_decay: ScalarOrSchedule, mask: MaskOrFn
+) -> optax.GradientTransformationExtraArgs:
+    """`add_l2_to_grad`."""
+    return pull(name, plus_l2, weight_decay, mask)
+
+
 def decay_stage(
     name: str, weight_decay: ScalarOrSchedule, mask: MaskOrFn
 ) -> optax.GradientTransformationExtraArgs:
-    """Add λθ: it is `add_l2_to_grad` as first stage, else `decoupled_decay`."""
+    """`decoupled_decay`."""
     return pull(name, plus_decay, weight_decay, mask)
 
 

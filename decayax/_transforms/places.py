@@ -18,11 +18,16 @@ from decayax._transforms.precision import cast_around
 from decayax.masks._resolve import MaskOrFn
 
 
+def plus_l2(grad: Leaf, param: Leaf, rate: Rate) -> Leaf:
+    """Return g + λθ, for gradients that a preconditioner uses more than once."""
+    # −(−g − λθ) is g + λθ. If several operations use it, as in RMSprop, XLA stores a
+    # sum of two arrays for all parameters at once, but calculates a negation again.
+    return -(-grad - rate * param)
+
+
 def plus_decay(update: Leaf, param: Leaf, rate: Rate) -> Leaf:
     """Return u + λθ, for updates that the learning rate will negate."""
-    # −(−u − λθ) is u + λθ. If several operations use it, as in RMSprop, XLA stores a
-    # sum of two arrays for all parameters at once, but calculates a negation again.
-    return -(-update - rate * param)
+    return update + rate * param
 
 
 def minus_decay(update: Leaf, param: Leaf, rate: Rate) -> Leaf:
@@ -61,7 +66,7 @@ def add_l2_to_grad(
         back-propagation*, NeurIPS 1988; Loshchilov and Hutter,
         https://arxiv.org/abs/1711.05101, Algorithm 2, line 6 (the L2 form).
     """
-    return pull("add_l2_to_grad", plus_decay, weight_decay, mask)
+    return pull("add_l2_to_grad", plus_l2, weight_decay, mask)
 
 
 def decoupled_decay(

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 import optax
+from jax import lax
 from jaxtyping import Array, Float, Int
 
 from decayax._core.dtypes import (
@@ -94,11 +95,18 @@ def one_minus_power(decay: Strength, count: Int[Array, ""], dtype: Any) -> jax.A
     return jnp.where(positive, near_one, 1 - jnp.where(positive, 0, beta) ** t)
 
 
+@jax.custom_jvp
 def root(x: Moment) -> Moment:
-    """√x, with the derivative 0 at 0, for x >= 0; NaN stays NaN."""
-    zero = x <= 0
+    """√x for x >= 0, with the derivative 0 at 0."""
+    return lax.sqrt(x)
+
+
+@root.defjvp
+def _root_jvp(primals: tuple[Moment], tangents: tuple[Moment]) -> tuple[Moment, Moment]:
+    y = root(*primals)
+    zero = y == 0
     # The inner `where` matters: the derivative of √ at 0 is inf, and 0 · inf is NaN.
-    return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, x)))
+    return y, jnp.where(zero, 0, tangents[0] / (2 * jnp.where(zero, 1, y)))
 
 
 def scale_by_rms(

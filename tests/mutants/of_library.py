@@ -24,7 +24,7 @@ CORE = (
     Mutant(
         "weak_type_is_kept",
         "decayax/_core/dtypes.py",
-        "jnp.asarray(leaf, leaf.dtype) if isinstance(leaf, jax.Array) else leaf",
+        "as_dtype(leaf, leaf.dtype) if isinstance(leaf, jax.Array) else leaf",
         "leaf",
         "tests/test_contract.py::test_one_trace_for_weakly_typed_parameters",
     ),
@@ -355,17 +355,10 @@ TRANSFORMS = (
     Mutant(
         "derivative_of_the_root_is_nan",
         "decayax/_transforms/rms.py",
-        "jnp.sqrt(jnp.where(zero, 1, x))",
-        "jnp.sqrt(x)",
+        "tangents[0] / (2 * jnp.where(zero, 1, y))",
+        "tangents[0] / (2 * y)",
         "tests/test_contract.py::"
         "test_the_derivative_is_finite_where_weight_and_gradient_vanish",
-    ),
-    Mutant(
-        "root_of_nan_is_0",
-        "decayax/_transforms/rms.py",
-        "zero = x <= 0",
-        "zero = ~(x > 0)",
-        "tests/test_laws.py::test_a_nan_in_the_second_moment_stays_visible",
     ),
     Mutant(
         "derivative_of_the_correction_at_0",
@@ -405,8 +398,8 @@ TRANSFORMS = (
     Mutant(
         "l2_term_has_its_own_array",
         "decayax/_transforms/places.py",
-        "return -(-update - rate * param)",
-        "return update + rate * param",
+        "return -(-grad - rate * param)",
+        "return grad + rate * param",
         "tests/test_free_of_charge.py::test_the_l2_term_needs_no_array_of_its_own",
     ),
     Mutant(
@@ -451,10 +444,10 @@ OPTIMIZERS = (
     Mutant(
         "l2_after_the_preconditioner",
         "decayax/_optimizers/adam.py",
-        """decay_stage(name, weight_decay, mask),  # λθ enters the gradient
+        """l2_stage(name, weight_decay, mask),
         adam_stage(name, b1, b2, eps, eps_root, mu_dtype, nesterov),""",
         """adam_stage(name, b1, b2, eps, eps_root, mu_dtype, nesterov),
-        decay_stage(name, weight_decay, mask),""",
+        l2_stage(name, weight_decay, mask),""",
         "tests/test_pairs.py::test_a_pair_differs_with_decay",
     ),
     Mutant(
