@@ -1,7 +1,7 @@
 """Boxes and wrappers around parameters, and what is not a parameter.
 
-NNX passes its Variables to `init` and plain arrays to `update`. So a mask function sees
-no boxes; `masks.by_node` asks for types and metadata once, from the model.
+NNX passes its Variables to `init` and plain arrays to `update`. The decision of a mask
+function that asks for types or metadata is kept; `masks.by_node` asks once, now.
 """
 
 import dataclasses
@@ -56,56 +56,147 @@ def per_variable(function):
 
 # --- mask functions that ask for types --------------------------------------------
 
-# Each decides by the Variable; the first refers to the class of the marked parameter.
+# Each decides by the Variable; no_decay is the class of the marked parameter. With the
+# multipliers of the token, of `slow` and of a bias.
 TYPE_MASKS = {
-    "isinstance": lambda no_decay: lambda v: not isinstance(v, no_decay),
-    "type": lambda no_decay: lambda v: type(v) is not no_decay,
-    "name of the type": lambda no_decay: lambda v: "NoDecay" not in type(v).__name__,
-    "hasattr": lambda no_decay: lambda v: not hasattr(v, "no_decay"),
-    "getattr": lambda no_decay: lambda v: not getattr(v, "no_decay", False),
-    "a strength": lambda no_decay: lambda v: getattr(v, "strength", 1.0),
-    "a Variable": lambda no_decay: lambda v: is_variable(v) or 0.5,
-    "an array": lambda no_decay: lambda v: getattr(v, "no_decay", np.array([0.5])),
-    "only in a box": lambda no_decay: lambda v: not v.get_metadata("no_decay", False),
-    "the value": lambda no_decay: lambda v: v.get_value().ndim > 1,
+    "isinstance": (lambda no_decay: lambda v: not isinstance(v, no_decay), (0, 1, 1)),
+    "type": (lambda no_decay: lambda v: type(v) is not no_decay, (0, 1, 1)),
+    "name of the type": (
+        lambda no_decay: lambda v: "NoDecay" not in type(v).__name__,
+        (0, 1, 1),
+    ),
+    "hasattr": (lambda no_decay: lambda v: not hasattr(v, "no_decay"), (0, 1, 1)),
+    "getattr": (
+        lambda no_decay: lambda v: not getattr(v, "no_decay", False),
+        (0, 1, 1),
+    ),
+    "a strength": (lambda no_decay: lambda v: getattr(v, "strength", 1.0), (1, 0.5, 1)),
+    "a Variable": (lambda no_decay: lambda v: is_variable(v) or 0.5, (1, 1, 1)),
+    "an array": (
+        lambda no_decay: lambda v: getattr(v, "no_decay", np.array([0.5])),
+        (1, 0.5, 0.5),
+    ),
+    "only in a box": (
+        lambda no_decay: lambda v: not v.get_metadata("no_decay", False),
+        (0, 1, 1),
+    ),
+    "the value": (lambda no_decay: lambda v: v.get_value().ndim > 1, (1, 1, 0)),
+}
+WRAPPED = {
+    "alone": lambda mask: dx.sgdw(1.0, weight_decay=0.25, mask=mask),
+    "all_of": lambda mask: dx.sgdw(
+        1.0, weight_decay=0.25, mask=masks.all_of(mask, True)
+    ),
+    "by_path": lambda mask: dx.sgdw(
+        1.0, weight_decay=0.25, mask=masks.by_path([("slow", 1)], default=mask)
+    ),
+    "inject": lambda mask: optax.inject_hyperparams(dx.sgdw, static_args="mask")(
+        1.0, weight_decay=0.25, mask=mask
+    ),
+    "with_decay": lambda mask: dx.with_decay(
+        optax.sgd(1.0), 0.25, learning_rate=1.0, mask=mask
+    ),
+    "chain": lambda mask: optax.chain(
+        optax.sgd(1.0), dx.independent_decay(0.25, mask=mask)
+    ),
 }
 
 
 @needs_flax
 @relaxed
+@pytest.mark.parametrize("wrapper", WRAPPED)
 @pytest.mark.parametrize("kind", TYPE_MASKS)
-def test_a_mask_function_that_asks_for_types_is_refused_at_init(kind):
+def test_a_mask_function_that_asks_for_types_gets_them(kind, wrapper):
+    """nnx.Optimizer passes Variables to init, but plain arrays to update."""
     from flax import nnx
 
+    if (kind, wrapper) == ("the value", "by_path"):
+        pytest.skip("a default sees a MaskedNode where another rule decides")
     model, no_decay = nnx_model()
-    mask = per_variable(TYPE_MASKS[kind](no_decay))
-    for wrapped in (mask, masks.all_of(mask, True), masks.by_path([], default=mask)):
-        optimizer = dx.sgdw(1.0, weight_decay=0.1, mask=wrapped)
-        with pytest.raises((ValueError, AttributeError)) as error:
-            nnx.Optimizer(model, optimizer, wrt=nnx.Param)
-        text = "\n".join([str(error.value), *getattr(error.value, "__notes__", [])])
-        assert "A mask function sees no boxes, such as nnx.Param" in text
-        assert "mask=masks.by_node(lambda node: not getattr(node" in text
+    make, (token, slow, bias) = TYPE_MASKS[kind]
+    if wrapper == "by_path":
+        slow = 1.0
+    optimizer = WRAPPED[wrapper](per_variable(make(no_decay)))
+    optimizer = nnx.Optimizer(model, optimizer, wrt=nnx.Param)
+    model.linear.bias[...] = jnp.ones(4)
+    step = nnx.jit(lambda model, optimizer, grads: optimizer.update(model, grads))
+    for _ in range(2):
+        step(
+            model, optimizer, jax.tree.map(jnp.zeros_like, nnx.state(model, nnx.Param))
+        )
+    leaves = (model.token, model.slow, model.linear.bias)
+    for leaf, multiplier in zip(leaves, (token, slow, bias), strict=True):
+        expected = (1 - 0.25 * multiplier) ** 2
+        np.testing.assert_allclose(leaf[...], expected, rtol=1e-6)
 
 
 @needs_flax
 @relaxed
-def test_the_error_names_the_parameter_and_both_multipliers():
+def test_a_decision_by_types_is_shown_and_used_by_the_penalty():
     from flax import nnx
 
     model, no_decay = nnx_model()
+    state = nnx.state(model, nnx.Param)
     mask = per_variable(lambda v: not isinstance(v, no_decay))
-    text = (
-        "decoupled_decay: the mask function asks for the type or the metadata of "
-        "token: it gives the multiplier 0.0 to its box, and 1.0 to the plain array."
-    )
+    rows = {row.path: row.multiplier for row in masks.describe(mask, state).rows}
+    assert (rows["token"], rows["slow"]) == (0.0, 1.0)
+    with_token = dx.l2_penalty(state, 0.1)
+    assert with_token - dx.l2_penalty(state, 0.1, mask=mask) == pytest.approx(0.2)
+
+
+class WithoutHash:
+    __hash__ = None
+
+    def __call__(self, params):
+        return per_variable(lambda v: not hasattr(v, "no_decay"))(params)
+
+
+@needs_flax
+@relaxed
+def test_a_decision_by_types_that_cannot_be_kept_is_refused():
+    from flax import nnx
+
+    model, _ = nnx_model()
+    state = nnx.state(model, nnx.Param)
+    with pytest.raises(ValueError, match=r"no hash .* mask=masks.by_node\(lambda"):
+        dx.decoupled_decay(0.1, mask=WithoutHash()).init(state)
+
+    @jax.jit
+    def traced(strength):
+        mask = per_variable(lambda v: getattr(v, "no_decay", strength))
+        return dx.decoupled_decay(0.1, mask=mask).init(state).step
+
+    with pytest.raises(ValueError, match=r"decoupled_decay: .*types or metadata.*trac"):
+        traced(jnp.float32(0.5))
+
+    mask = per_variable(lambda v: not hasattr(v, "no_decay"))
     part = dx.decoupled_decay(0.1, mask=mask)
-    with pytest.raises(ValueError, match=re.escape(text)):
+    part.init(state)
+    model.slow = nnx.Param(jnp.ones((2, 4)), no_decay=True)
+    with pytest.raises(
+        ValueError, match=r"decided otherwise for slow of another model"
+    ):
         part.init(nnx.state(model, nnx.Param))
-    with pytest.raises(ValueError, match="l2_penalty: the mask function asks for"):
-        dx.l2_penalty(nnx.state(model, nnx.Param), 0.1, mask=mask)
-    with pytest.raises(ValueError, match="masks.describe: the mask function asks for"):
-        masks.describe(mask, nnx.state(model, nnx.Param))
+
+
+@needs_flax
+@relaxed
+def test_a_kept_decision_does_not_outlive_its_function():
+    import gc
+
+    from flax import nnx
+
+    from decayax.masks import _resolve
+
+    state = nnx.state(nnx_model()[0], nnx.Param)
+    gc.collect()
+    before = len(_resolve._KEPT)
+    part = dx.decoupled_decay(0.1, mask=per_variable(lambda v: hasattr(v, "no_decay")))
+    part.init(state)
+    assert len(_resolve._KEPT) == before + 1
+    del part
+    gc.collect()
+    assert len(_resolve._KEPT) == before
 
 
 # Each decides by path, shape or dtype: the same with and without boxes.
@@ -311,7 +402,7 @@ def test_by_node_on_nnx(kind, whole):
 
     model, no_decay = nnx_model()
     params = model if whole else nnx.state(model, nnx.Param)
-    declared = masks.by_node(TYPE_MASKS[kind](no_decay), params)
+    declared = masks.by_node(TYPE_MASKS[kind][0](no_decay), params)
     assert declared["token"] == 0.0
     assert jax.tree.leaves(declared).count(0.0) == 1
     assert "cache" not in declared

@@ -132,7 +132,7 @@ def test_stacked_layers_move_as_separate_ones(row: Row):
         if params.keys() == apart.keys():
             expected = np.stack(list(params.values()))
         else:
-            np.testing.assert_allclose(params["w"], expected, rtol=2e-6)
+            np.testing.assert_allclose(params["w"], expected, rtol=2e-6, atol=1e-7)
 
 
 # --- traced -----------------------------------------------------------------------

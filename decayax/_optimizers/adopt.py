@@ -93,8 +93,8 @@ def adopt_state(
         >>> _, old_state = old.update(params, old.init(params), params)
         >>> optimizer = dx.with_compensation(dx.adamw(1e-3))
         >>> state = dx.adopt_state(optimizer, params, old_state)
-        >>> print(state[0][0].count, state[0][0].mu, state[0][2])
-        1 [0.0996094 0.0996094] LearningRateState(step=Array(1, dtype=int32))
+        >>> print(state[0][0].count, state[0][0].mu.dtype, state[0][2])
+        1 float32 LearningRateState(step=Array(1, dtype=int32))
     """
     require_optimizer(NAME, optimizer)
     fresh = optimizer.init(params)

@@ -119,8 +119,8 @@ def scale_by_stddev(
         >>> state = opt.init(jnp.zeros(1))
         >>> for grad in (99.0, 101.0, 99.0, 101.0) * 9:  # 100 ± 1
         ...     update, state = opt.update(jnp.array([grad]), state)
-        >>> print(update)  # 101 / (standard deviation of the last gradients)
-        [107.12669]
+        >>> print(f"{update[0]:.1f}")  # 101 / (deviation of the last gradients)
+        107.1
 
     Reference:
         Graves, https://arxiv.org/abs/1308.0850, equations 38 to 40. The recursion is

@@ -31,9 +31,9 @@ def by_node(function: NodeFn, params: optax.Params) -> MaskTree:
 
     .. math:: m = \prod_n f(n), \quad \text{over all nodes } n \text{ above the leaf}
 
-    A mask *function* must not ask for these: ``nnx.Optimizer`` passes the Variables to
-    ``init``, but plain arrays to ``update``. So `by_node` asks once, now. The result is
-    a tree of plain numbers, with the structure of dicts.
+    `by_node` asks once, now. The result is a tree of plain numbers, with the structure
+    of dicts. (A mask function can ask, too, but needs ``init`` in the same process:
+    ``nnx.Optimizer`` passes the Variables to ``init``, but plain arrays to ``update``.)
 
     Args:
         function: is called with each node of the tree, from the root to the arrays:

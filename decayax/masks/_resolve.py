@@ -8,6 +8,7 @@ An entry that is an array broadcasts against each of these parameters.
 import difflib
 import functools
 import numbers
+import weakref
 from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
@@ -38,6 +39,7 @@ from decayax._core.strength import (
 # against the parameter: one multiplier per row, layer or head.
 Multiplier: TypeAlias = bool | float | np.ndarray | jax.Array
 Shape: TypeAlias = tuple[int, ...]
+Structure: TypeAlias = tuple[tuple[Path, Shape], ...]  # of a tree of parameters
 Multipliers: TypeAlias = dict[Path, Strength]  # checked, by path
 # A pytree of multipliers: the parameter tree, or a prefix of it such as one number.
 MaskTree: TypeAlias = Any
@@ -56,11 +58,14 @@ MASK_FN_HINT = (
     "but not by value. If the function makes masks, call it first: "
     "mask=masks.by_role()."
 )
-BOX_HINT = (
-    "A mask function sees no boxes, such as nnx.Param: nnx.Optimizer passes them to "
-    "init, but not to update. Decide by types and metadata once, from the model: "
+NODE_HINT = (
+    "Decide once, from the model: "
     'mask=masks.by_node(lambda node: not getattr(node, "no_decay", False), params).'
 )
+# Decisions of mask functions that ask for types or metadata. They live as long as the
+# function, which the transform holds.
+_KEPT: weakref.WeakKeyDictionary[MaskFn, dict[Structure, Multipliers]]
+_KEPT = weakref.WeakKeyDictionary()
 
 
 def resolve_mask(name: str, mask: MaskOrFn, params: optax.Params) -> Multipliers:
@@ -89,44 +94,83 @@ def resolve_mask(name: str, mask: MaskOrFn, params: optax.Params) -> Multipliers
 
 
 def _resolve_function(name: str, mask: MaskFn, params: optax.Params) -> Multipliers:
-    """Call a mask function with the shapes of the parameters, without their boxes.
+    """Call a mask function with the shapes of the parameters.
 
-    It decides the same at init and at update if it gets the same: nnx.Optimizer passes
-    Variables to init, but plain arrays to update.
+    nnx.Optimizer passes Variables to init, but plain arrays to update. A function that
+    asks for types or metadata is called with the Variables, and the decision is kept.
     """
     require_tree(name, params)
-    boxed = has_boxes(params)
-    plain = unbox(params) if boxed else params
+    if not has_boxes(params):
+        kept = _KEPT.get(mask) if _is_hashable(mask) else None
+        decided = kept.get(_structure(params)) if kept else None
+        return _call(name, mask, params) if decided is None else decided
+    boxed, plain = (_decisions(name, mask, tree) for tree in (params, unbox(params)))
+    if isinstance(boxed, Exception):  # the function is only made for plain arrays
+        if isinstance(plain, Exception):
+            raise plain
+        return plain
+    if not isinstance(plain, Exception) and not _differing(boxed, plain):
+        return plain
+    _keep(name, mask, _structure(params), boxed)
+    return boxed
+
+
+def _call(name: str, mask: MaskFn, params: optax.Params) -> Multipliers:
     try:
-        tree = mask(_shapes(plain))
+        tree = mask(_shapes(params))
     except Exception as error:
-        hint = f"{MASK_FN_HINT} {BOX_HINT}" if boxed else MASK_FN_HINT
-        error.add_note(f"{name}: raised by the mask function. {hint}")
+        error.add_note(f"{name}: raised by the mask function. {MASK_FN_HINT}")
         raise
-    multipliers = resolve_mask(name, tree, plain)
-    if boxed:
-        _require_same_with_boxes(name, mask, params, multipliers)
-    return multipliers
+    return resolve_mask(name, tree, params)
 
 
-def _require_same_with_boxes(
-    name: str, mask: MaskFn, params: optax.Params, multipliers: Multipliers
-) -> None:
-    """Raise if a mask function asks for types or metadata: it would not get them."""
+def _decisions(
+    name: str, mask: MaskFn, params: optax.Params
+) -> Multipliers | Exception:
     try:
-        with_boxes = resolve_mask(name, mask(_shapes(params)), params)
-    except Exception:  # it is only made for plain arrays
-        return
-    for path, multiplier in multipliers.items():
-        other = with_boxes[path]
-        # Two tracers cannot be compared.
-        comparable = is_known(multiplier) or is_known(other)
-        if comparable and not equal_values(multiplier, other):
-            raise ValueError(
-                f"{name}: the mask function asks for the type or the metadata of "
-                f"{path_str(path)}: it gives the multiplier {other} to its box, and "
-                f"{multiplier} to the plain array. {BOX_HINT}"
-            )
+        return _call(name, mask, params)
+    except Exception as error:
+        return error
+
+
+def _differing(a: Multipliers, b: Multipliers) -> list[Path]:
+    """Where two decisions differ. Two tracers cannot be compared."""
+    return [
+        path
+        for path, multiplier in a.items()
+        if (is_known(multiplier) or is_known(b[path]))
+        and not equal_values(multiplier, b[path])
+    ]
+
+
+def _keep(name: str, mask: MaskFn, structure: Structure, decided: Multipliers) -> None:
+    """Keep a decision for the updates; raise if that is not possible."""
+    reason = ""
+    if not _is_hashable(mask):
+        reason = "it has no hash or no weak references"
+    elif not all(map(is_known, decided.values())):
+        reason = "its multipliers are traced"
+    else:
+        kept = _KEPT.setdefault(mask, {}).setdefault(structure, decided)
+        if differing := _differing(kept, decided):
+            reason = f"it decided otherwise for {_listed(differing)} of another model"
+    if reason:
+        raise ValueError(
+            f"{name}: the mask function asks for types or metadata, which "
+            "nnx.Optimizer passes to init, but not to update. Its decision cannot be "
+            f"kept, because {reason}. {NODE_HINT}"
+        )
+
+
+def _structure(params: optax.Params) -> Structure:
+    return tuple((path, np.shape(leaf)) for path, leaf in leaves_with_path(params))
+
+
+def _is_hashable(mask: MaskFn) -> bool:
+    try:
+        return hash(weakref.ref(mask)) is not None
+    except TypeError:
+        return False
 
 
 def tree_multipliers(name: str, mask: MaskTree) -> Multipliers:

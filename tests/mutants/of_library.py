@@ -31,8 +31,8 @@ CORE = (
     Mutant(
         "every_value_is_a_box",
         "decayax/_core/paths.py",
-        "if boxed and children[path[:-1]] == 1:",
-        "if boxed:",
+        "return {node for node in above if children[node] == 1}",
+        "return above",
         "tests/test_trees.py::test_a_box_next_to_a_tree_keeps_its_path",
     ),
     Mutant(
@@ -60,24 +60,52 @@ CORE = (
 MASKS = (
     Mutant(
         "a_group_must_decay",
-        "decayax/masks/_resolve.py",
-        "if multipliers and not is_group and all(map(is_zero, multipliers.values())):",
-        "if multipliers and all(map(is_zero, multipliers.values())):",
+        "decayax/masks/_mask.py",
+        "isinstance(leaf, optax.MaskedNode)",
+        "False",
         "tests/test_masks.py::test_masks_work_in_optax",
     ),
     Mutant(
         "m02",
-        "decayax/masks/_resolve.py",
+        "decayax/_core/paths.py",
         "for length in range(len(path), -1, -1)",
         "for length in range(len(path) + 1)",
         "tests/test_trees.py",
         equivalent="A tree cannot have an entry at a path and another one below it.",
     ),
     Mutant(
+        "decision_by_types_is_not_kept",
+        "decayax/masks/_resolve.py",
+        "return _call(name, mask, params) if decided is None else decided",
+        "return _call(name, mask, params)",
+        "tests/test_boxes.py",
+    ),
+    Mutant(
+        "another_model_is_not_noticed",
+        "decayax/masks/_resolve.py",
+        "if differing := _differing(kept, decided):",
+        "if differing := []:",
+        "tests/test_boxes.py",
+    ),
+    Mutant(
+        "multiplier_enlarges_the_leaf",
+        "decayax/masks/_resolve.py",
+        "size in (1, leaf_size)",
+        "size == leaf_size or 1 in (size, leaf_size)",
+        "tests/test_multipliers.py",
+    ),
+    Mutant(
+        "negative_array_multiplier",
+        "decayax/_core/strength.py",
+        "wrong = numbers[~(np.isfinite(numbers) & (numbers >= 0))]",
+        "wrong = numbers[~np.isfinite(numbers)]",
+        "tests/test_multipliers.py",
+    ),
+    Mutant(
         "mask_function_sees_values",
         "decayax/masks/_resolve.py",
-        "mask = mask(jax.tree.map(_shape_only, params))",
-        "mask = mask(params)",
+        "tree = mask(_shapes(params))",
+        "tree = mask(params)",
         "tests/test_errors.py::test_a_mask_that_asks_for_values_raises_with_the_reason",
     ),
     Mutant(
@@ -180,8 +208,8 @@ MASKS = (
     ),
     Mutant(
         "p07",
-        "decayax/masks/_combine.py",
-        "dtype = compute_dtype(*(x for x in (a, b) if not isinstance(x, float)))",
+        "decayax/_core/strength.py",
+        "dtype = compute_dtype(*(x for x in (a, b) if not is_known(x)))",
         "dtype = jnp.float32",
         "tests/test_masks.py::test_combinators_of_float64_tracers_stay_float64",
     ),
@@ -284,15 +312,15 @@ TRANSFORMS = (
     Mutant(
         "multiplier_is_dropped",
         "decayax/_transforms/kernel.py",
-        "{path: times(strength, factor) for path, factor in multipliers.items()}",
-        "dict.fromkeys(multipliers, strength)",
+        "products[key] = times(strength, factor)",
+        "products[key] = strength",
         "tests/test_masks.py tests/test_contract.py -kmask",
     ),
     Mutant(
         "known_zero_is_calculated",
         "decayax/_transforms/kernel.py",
-        "for path, rate in rates.items() if not is_zero(rate)}",
-        "for path, rate in rates.items()}",
+        "if not is_zero(products[key]):",
+        "if True:",
         "tests/test_contract.py::test_a_known_zero_is_the_identity_bit_for_bit",
     ),
     Mutant(
@@ -426,8 +454,8 @@ TRANSFORMS = (
     Mutant(
         "factor_of_one_half_is_dropped",
         "decayax/_transforms/penalty.py",
-        "total += 0.5 * rate *",
-        "total += rate *",
+        "total += 0.5 * jnp.sum",
+        "total += jnp.sum",
         "tests/test_properties.py::test_the_penaltys_gradient_is_what_l2_adds_to_the_bit",
     ),
 )
