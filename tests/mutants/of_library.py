@@ -383,11 +383,11 @@ OPTIMIZERS = (
         "tests/test_errors.py::test_the_optimizers_check_their_options",
     ),
     Mutant(
-        "constant_learning_rate_has_no_counter",
+        "learning_rate_does_not_count",
         "decayax/_optimizers/stages.py",
-        "optax.scale_by_learning_rate(lambda step: constant)",
-        "optax.scale_by_learning_rate(constant)",
-        "tests/test_contract.py::test_state_tree_does_not_depend_on_the_learning_rate",
+        "LearningRateState(step=increment(state.step))",
+        "LearningRateState(step=state.step)",
+        "tests/test_contract.py::test_state_is_arrays_and_its_counters_advance",
     ),
 )
 JAXPR = (
