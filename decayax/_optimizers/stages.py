@@ -71,7 +71,7 @@ def adam_stage(
     as_average_rate(name, "b1", b1)
     as_average_rate(name, "b2", b2)
     as_strength(name, "eps", eps, NUMBER_HINT)
-    as_strength(name, "eps_root", eps_root, NUMBER_HINT)
+    eps_root = as_strength(name, "eps_root", eps_root, NUMBER_HINT)
     require_dtype(name, "mu_dtype", mu_dtype)
     return scale_by_adam(b1, b2, eps, eps_root, mu_dtype, nesterov)
 

@@ -3,7 +3,7 @@ r"""Adam's preconditioner: optax's, to the bit, with derivatives that are finite
 .. math:: u = \hat m / (\sqrt{\hat v + \bar\epsilon} + \epsilon)
 
 The derivative of √ at 0 is infinite. Where a weight never had a gradient, v̂ is 0, and
-optax's derivatives in β₂, λ or γ are NaN. Here they are those of a root that is 0 at 0.
+optax's derivatives in β₂, λ or γ are NaN. `root` mends that.
 """
 
 from typing import Any
@@ -34,7 +34,7 @@ def scale_by_adam(
         return optax.tree.bias_correction(moment, decay, count)
 
     def direction(mean: Moment | None, square: Moment) -> Any:
-        return None if mean is None else mean / (root(square + eps_root) + eps)
+        return None if mean is None else mean / (root(square, eps_root) + eps)
 
     def update(updates, state, params=None):
         mu = optax.tree.update_moment(updates, state.mu, b1, 1)

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 import optax
-from jax import lax
 from jaxtyping import Array, Float, Int
 
 from decayax._core.dtypes import (
@@ -78,8 +77,10 @@ def divide_by_root(
     grad: Leaf, square: Moment, eps: Strength, eps_in_sqrt: bool
 ) -> Leaf:
     """Return g/(√V + ε), or g/√(V + ε)."""
-    epsilon = jnp.asarray(eps, square.dtype)
-    scale = root(square + epsilon) if eps_in_sqrt else root(square) + epsilon
+    if eps_in_sqrt:
+        scale = root(square, eps)
+    else:
+        scale = root(square) + jnp.asarray(eps, square.dtype)
     return grad / scale.astype(grad.dtype)
 
 
@@ -95,18 +96,16 @@ def one_minus_power(decay: Strength, count: Int[Array, ""], dtype: Any) -> jax.A
     return jnp.where(positive, near_one, 1 - jnp.where(positive, 0, beta) ** t)
 
 
-@jax.custom_jvp
-def root(x: Moment) -> Moment:
-    """√x for x >= 0, with the derivative 0 at 0."""
-    return lax.sqrt(x)
+def root(x: Moment, offset: Strength = 0.0) -> Moment:
+    """√(x + offset) for x >= 0, with a finite derivative at x = offset = 0.
 
-
-@root.defjvp
-def _root_jvp(primals: tuple[Moment], tangents: tuple[Moment]) -> tuple[Moment, Moment]:
-    y = root(*primals)
-    zero = y == 0
-    # The inner `where` matters: the derivative of √ at 0 is inf, and 0 · inf is NaN.
-    return y, jnp.where(zero, 0, tangents[0] / (2 * jnp.where(zero, 1, y)))
+    The smallest normal number is added. In float32 its root is 1e-19: it does not
+    change √x + ε, but the chain rule multiplies 0 by 1e18 and not by infinity.
+    """
+    tiny = float(jnp.finfo(x.dtype).tiny)
+    if not isinstance(offset, float):
+        offset = jnp.asarray(offset, x.dtype)
+    return jnp.sqrt(x + (offset + tiny))
 
 
 def scale_by_rms(

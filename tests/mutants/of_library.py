@@ -383,8 +383,8 @@ TRANSFORMS = (
     Mutant(
         "derivative_of_the_root_is_nan",
         "decayax/_transforms/rms.py",
-        "tangents[0] / (2 * jnp.where(zero, 1, y))",
-        "tangents[0] / (2 * y)",
+        "jnp.sqrt(x + (offset + tiny))",
+        "jnp.sqrt(x + offset)",
         "tests/test_contract.py::"
         "test_the_derivative_is_finite_where_weight_and_gradient_vanish",
     ),
@@ -398,7 +398,7 @@ TRANSFORMS = (
     Mutant(
         "derivative_of_adams_root_is_nan",
         "decayax/_transforms/adam.py",
-        "mean / (root(square + eps_root) + eps)",
+        "mean / (root(square, eps_root) + eps)",
         "mean / (jnp.sqrt(square + eps_root) + eps)",
         "tests/test_derivatives.py",
     ),
