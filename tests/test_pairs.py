@@ -208,3 +208,72 @@ def test_the_count_of_the_preconditioner_is_found(name):
     assert optax.tree.get(state, "count") == 0
     _, state = optimizer.update(params, state, params)
     assert optax.tree.get(state, "count") == 1
+
+
+STATED = {
+    "sgd_l2": dx.sgd_l2(0.1),
+    "sgdw": dx.sgdw(0.1, momentum=0.9),
+    "rmspropw": dx.rmspropw(0.1, centered=True),
+    "adam_l2": dx.adam_l2(0.1, nesterov=True),
+    "adamw": dx.adamw(0.1),
+}
+
+
+@pytest.mark.parametrize("name", STATED)
+def test_gradients_must_fit(name):
+    """Optax's moments would broadcast them, or raise an error of JAX."""
+    optimizer, params = STATED[name], {"w": jnp.ones((3, 2)), "b": jnp.ones(2)}
+    state, zeros = optimizer.init(params), jax.tree.map(jnp.zeros_like, params)
+    for wrong, text in (
+        (
+            {"w": jnp.zeros((1, 1))},
+            r"the update of w has shape \(1, 1\), its",
+        ),
+        ({"w": jnp.zeros((2, 2))}, r"the update of w has shape \(2, 2\)"),
+        ({"x": jnp.zeros(2)}, "updates and parameters are different trees"),
+        ({"w": jnp.zeros((3, 2), jnp.int32)}, "the gradient w has dtype int32"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=f"^{name}: {text}"):
+            optimizer.update(zeros | wrong, state, params)
+
+
+FOREIGN = {
+    **STATED,
+    "with_decay": dx.with_decay(optax.adam(0.1), 0.1, learning_rate=0.1),
+    "track_decay": dx.track_decay(optax.adam(0.1)),
+    "with_state_dtype": dx.with_state_dtype(optax.adam(0.1), jnp.bfloat16),
+    "with_compensation": dx.with_compensation(optax.adam(0.1)),
+    "with_stochastic_rounding": dx.with_stochastic_rounding(optax.adam(0.1)),
+    "scale_by_rms": dx.scale_by_rms(),
+    "scale_by_stddev": dx.scale_by_stddev(),
+    "decoupled_decay": dx.decoupled_decay(0.1),
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_the_state_of_another_optimizer_is_refused_by_name(name):
+    params = {"w": jnp.ones((3, 2)), "b": jnp.ones(2)}
+    state = optax.chain(optax.adamw(0.1), optax.ema(0.9)).init(params)
+    text = rf"^{name}: the state .*dx.adopt_state\(optimizer, params, state\)"
+    with pytest.raises(ValueError, match=text):
+        FOREIGN[name].update(params, state, params)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "a number, got None"),
+        (-0.1, ">= 0, got -0.1"),
+        (jnp.ones(2), "one number"),
+    ],
+)
+def test_a_learning_rate_schedule_is_checked(value, text):
+    optimizer, params = dx.adamw(lambda step: value), jnp.ones(3)
+    text = f"adamw: the value of the learning_rate schedule must be {text}"
+    with pytest.raises((TypeError, ValueError), match=text):
+        optimizer.update(params, optimizer.init(params), params)
+
+
+def test_a_mask_is_not_a_strength():
+    with pytest.raises(TypeError, match=r"^adamw: .*got the mask .* Pass it as mask="):
+        dx.adamw(0.1, weight_decay=dx.masks.no_bias_or_norm)

@@ -1155,3 +1155,25 @@ def test_parameters_must_come_along(name):
         transform.update(params, state)
     with pytest.raises(ValueError, match=rf"^{name}: the update of w has shape"):
         transform.update({"w": jnp.ones(3)}, state, params)
+
+
+@pytest.mark.parametrize("hyper", ["b1", "b2", "eps", "learning_rate"])
+def test_the_derivative_through_stored_moments_is_that_of_exact_ones(hyper):
+    usual = {"learning_rate": 0.1, "b1": 0.9, "b2": 0.9, "eps": 0.1}
+    grads = jnp.array([[1.0, 2.0, -3.0, 0.5]]) * jnp.arange(1.0, 4.0)[:, None]
+
+    def final(value, wrap):
+        optimizer = wrap(dx.adamw(**usual | {hyper: value}))
+        params, state = jnp.ones(4), None
+        state = optimizer.init(params)
+        for grad in grads:
+            updates, state = optimizer.update(grad, state, params)
+            params = optax.apply_updates(params, updates)
+        return jnp.sum(params)
+
+    exact, stored = (
+        jax.grad(final)(usual[hyper], wrap)
+        for wrap in (lambda o: o, lambda o: dx.with_state_dtype(o, jnp.bfloat16))
+    )
+    assert exact != 0
+    assert float(stored) == pytest.approx(float(exact), rel=0.1)

@@ -40,6 +40,8 @@ class Audit:
             allow: kinds of findings that are intended, such as "gradient-dependent"
                 for an L2 term.
         """
+        if isinstance(allow, str):
+            raise TypeError(f"audit: allow must be a list of kinds. Pass [{allow!r}].")
         serious = [f for f in self.findings if f.serious and f.kind not in allow]
         if serious:
             # dict.fromkeys removes duplicates and keeps the order.

@@ -69,6 +69,7 @@ def adam_l2(
     """
     name = "adam_l2"
     return chain_in_float32(
+        name,
         l2_stage(name, weight_decay, mask),
         adam_stage(name, b1, b2, eps, eps_root, mu_dtype, nesterov),
         lr_stage(name, learning_rate),
@@ -125,6 +126,7 @@ def adamw(
     """
     name = "adamw"
     return chain_in_float32(
+        name,
         adam_stage(name, b1, b2, eps, eps_root, mu_dtype, nesterov),
         decay_stage(name, weight_decay, mask),
         lr_stage(name, learning_rate),

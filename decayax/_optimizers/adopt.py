@@ -128,6 +128,12 @@ def _is_carried(slot: Slot) -> bool:
     return not (is_hyperparam or is_key or _is_step(slot))
 
 
+def _is_empty(slot: Slot) -> bool:
+    """Whether it is the accumulator of a MultiSteps that has just emitted a step."""
+    is_known = slot.field == "acc_grads" and is_concrete(slot.value)
+    return is_known and not np.any(slot.value)
+
+
 def _is_required(slot: Slot) -> bool:
     """Whether its loss would change the training: moments, and not flags."""
     is_flag = _is_counter(slot) or dtype_of(slot.value) == jnp.bool_
@@ -162,7 +168,8 @@ def _moments(old: list[Slot], new: list[Slot]) -> dict[Path, Any]:
             moments[slot.place] = _cast(match.value, slot.value)
         elif _describe(match) == _describe(slot):
             moments[slot.place] = _cast(match.value, slot.value)
-    _require_all_matched([slot for slot in unused if _is_required(slot)], missing)
+    lost = [slot for slot in unused if _is_required(slot) and not _is_empty(slot)]
+    _require_all_matched(lost, missing)
     return moments
 
 
@@ -231,6 +238,11 @@ def _require_all_matched(unplaced: list[Slot], missing: list[Slot]) -> None:
             " (the momentum of optax.rmsprop contains the learning rate, that of "
             "other optimizers does not)"
         )
+    if any(slot.field == "acc_grads" for slot in unplaced):
+        text += (
+            " (a MultiSteps has accumulated gradients: move the state after an update "
+            "that it has applied)"
+        )
     raise ValueError(
         f"{NAME}: the states do not fit: {text}. Pass an optimizer with the same "
         "moments, the whole old state, and the parameters that it belongs to."
@@ -238,7 +250,12 @@ def _require_all_matched(unplaced: list[Slot], missing: list[Slot]) -> None:
 
 
 def _list(slots: list[Slot]) -> str:
-    return summarize_paths(f"{path_str(x.place)} ({_describe(x)})" for x in slots)
+    return summarize_paths(f"{path_str(x.place)} ({_whole(x)})" for x in slots)
+
+
+def _whole(slot: Slot) -> str:
+    owner = slot.owner.name
+    return f"{_describe(slot)} of {owner}" if owner else _describe(slot)
 
 
 def _describe(slot: Slot) -> str:

@@ -70,6 +70,7 @@ def rmsprop_l2(
     """
     name = "rmsprop_l2"
     return chain_in_float32(
+        name,
         l2_stage(name, weight_decay, mask),
         rms_stage(
             name, decay, eps, initial_scale, eps_in_sqrt, centered, bias_correction
@@ -124,6 +125,7 @@ def rmspropw(
     """
     name = "rmspropw"
     return chain_in_float32(
+        name,
         rms_stage(
             name, decay, eps, initial_scale, eps_in_sqrt, centered, bias_correction
         ),

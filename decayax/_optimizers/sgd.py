@@ -61,6 +61,7 @@ def sgd_l2(
     """
     name = "sgd_l2"
     return chain_in_float32(
+        name,
         l2_stage(name, weight_decay, mask),
         momentum_stage(name, momentum, nesterov, accumulator_dtype),
         lr_stage(name, learning_rate),
@@ -101,6 +102,7 @@ def sgdw(
     """
     name = "sgdw"
     return chain_in_float32(
+        name,
         momentum_stage(name, momentum, nesterov, accumulator_dtype),
         decay_stage(name, weight_decay, mask),
         lr_stage(name, learning_rate),

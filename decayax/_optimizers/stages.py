@@ -1,13 +1,15 @@
 """The stages of an optimizer. Errors start with the name of the optimizer."""
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.typing import DTypeLike
 
+from decayax._core.dtypes import is_inexact
+from decayax._core.paths import Path
 from decayax._core.strength import (
     as_average_rate,
     as_strength,
@@ -15,21 +17,41 @@ from decayax._core.strength import (
     Scalar,
     ScalarOrSchedule,
     short_repr,
+    strength_at,
 )
 from decayax._transforms.adam import scale_by_adam
-from decayax._transforms.kernel import increment, pull
+from decayax._transforms.kernel import (
+    increment,
+    map_leaves,
+    pull,
+    require_inexact,
+    require_params,
+)
 from decayax._transforms.places import plus_decay, plus_l2
 from decayax._transforms.precision import cast_around
-from decayax._transforms.rms import scale_by_rms
+from decayax._transforms.rms import GRADIENT_HINT, scale_by_rms
 from decayax._transforms.stddev import scale_by_stddev
 from decayax.masks._resolve import MaskOrFn
 
 
 def chain_in_float32(
-    *stages: optax.GradientTransformation,
+    name: str, *stages: optax.GradientTransformation
 ) -> optax.GradientTransformationExtraArgs:
     """Chain the stages; they see 16-bit trees as float32."""
-    return cast_around(optax.chain(*stages))
+    chain = cast_around(name, optax.chain(*stages))
+
+    # Not every stage checks the gradients: optax's moments would broadcast them.
+    def update(updates, state, params=None, **extra_args):
+        params = require_params(name, params)
+        map_leaves(name, require_gradient, updates, params)
+        return chain.update(updates, state, params, **extra_args)
+
+    def require_gradient(path: Path, update: Any, param: Any) -> Any:
+        if is_inexact(param):
+            require_inexact(name, "gradient", path, update, GRADIENT_HINT)
+        return update
+
+    return optax.GradientTransformationExtraArgs(chain.init, update)
 
 
 def l2_stage(
@@ -107,21 +129,19 @@ def lr_stage(
     name: str, learning_rate: ScalarOrSchedule
 ) -> optax.GradientTransformation:
     """Multiply by −γ_t. The state counts the steps for a constant too."""
-    if callable(learning_rate):
-        schedule = learning_rate
-    else:
-        hint = (
-            "Pass one number >= 0 or a schedule. To maximize, put optax.scale(-1.0) "
-            "before the optimizer."
-        )
-        constant = as_strength(name, "learning_rate", learning_rate, hint)
-        schedule = optax.constant_schedule(constant)
+    hint = (
+        "Pass one number >= 0 or a schedule. To maximize, put optax.scale(-1.0) before "
+        "the optimizer."
+    )
+    rate = learning_rate
+    if not callable(rate):
+        rate = as_strength(name, "learning_rate", rate, hint)
 
     def init(params: optax.Params) -> LearningRateState:
         return LearningRateState(step=jnp.zeros([], jnp.int32))
 
     def update(updates, state, params=None):
-        factor = -1 * schedule(state.step)
+        factor = -1 * strength_at(name, "learning_rate", rate, state.step, hint)
         in_dtype = functools.cache(lambda dtype: jnp.asarray(factor, dtype))
         updates = jax.tree.map(lambda u: in_dtype(u.dtype) * u, updates)
         return updates, LearningRateState(step=increment(state.step))

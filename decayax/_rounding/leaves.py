@@ -9,7 +9,7 @@ import optax
 from decayax._core.dtypes import dtype_of, is_inexact
 from decayax._core.paths import is_masked_leaf, leaves_with_path, Path, path_str
 from decayax._transforms.kernel import require_optimizer, require_params
-from decayax._transforms.precision import cast_around
+from decayax._transforms.precision import cast_around, own_state
 
 
 SIXTEEN_BITS = (jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float16))
@@ -63,7 +63,8 @@ def check_params(
 
     def update(updates, state, params=None, **extra_args):
         _require_supported_dtypes(name, require_params(name, params))
-        return transform.update(updates, state, params, **extra_args)
+        with own_state(name, init, state, params):
+            return transform.update(updates, state, params, **extra_args)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -77,6 +78,6 @@ def with_rounding(
     require_optimizer(name, optimizer)
     # The rounding stage needs the float32 updates, so they are not cast back.
     in_float32 = cast_around(
-        optimizer, widen_params=True, widen_init=True, restore_updates=False
+        name, optimizer, widen_params=True, widen_init=True, restore_updates=False
     )
     return check_params(name, optax.chain(in_float32, rounding))

@@ -17,8 +17,9 @@ from decayax._core.dtypes import cast_like, dtype_of
 from decayax._core.paths import flatten_with_path
 from decayax._core.strength import short_repr
 from decayax._rounding.compensated import CompensationState
-from decayax._rounding.grid import stochastic_round, Sum
+from decayax._rounding.grid import Floats32, stochastic_round, Sum
 from decayax._rounding.random_bits import (
+    Bits,
     key_from_seed,
     random_bits,
     require_seed,
@@ -27,7 +28,7 @@ from decayax._rounding.random_bits import (
     StepKey,
 )
 from decayax._rounding.stochastic import StochasticRoundingState
-from decayax._transforms.kernel import increment, require_optimizer
+from decayax._transforms.kernel import increment, require_optimizer, require_state
 from decayax._transforms.precision import cast_around
 
 
@@ -82,7 +83,7 @@ def with_state_dtype(
             "squared gradients are below 6e-8, the smallest float16: their average "
             "would be 0, and Adam would divide by eps.)"
         )
-    in_float32 = cast_around(optimizer, widen_params=True, widen_init=True)
+    in_float32 = cast_around(name, optimizer, widen_params=True, widen_init=True)
 
     def init(params: optax.Params) -> StateDtypeState:
         state = in_float32.init(params)
@@ -91,6 +92,7 @@ def with_state_dtype(
         return StateDtypeState(jnp.zeros((), jnp.int32), key_from_seed(seed), inner)
 
     def update(updates, state, params=None, **extra_args):
+        require_state(name, state, StateDtypeState)
         inner = _cast_arrays(state.inner, jnp.bfloat16, jnp.float32)
         updates, inner = in_float32.update(updates, inner, params, **extra_args)
         key = step_key(state.key, STATE, state.step)
@@ -133,10 +135,20 @@ def _round_arrays(
         if _is_array(old, jnp.bfloat16) or _is_array(old, jnp.float32):
             new = new_leaves[number]
             bits = random_bits(key, number, new.shape)
-            exact = Sum(rounded=new, error=jnp.zeros_like(new))
-            rounded = stochastic_round(exact, bits, jnp.bfloat16)
-            new_leaves[number] = cast_like(rounded, old)
+            new_leaves[number] = cast_like(round_moment(new, bits), old)
     return treedef.unflatten(new_leaves)
+
+
+@jax.custom_jvp
+def round_moment(moment: Floats32, bits: Bits) -> Floats32:
+    """A random bfloat16 neighbour; the derivative is that of the exact moment."""
+    exact = Sum(rounded=moment, error=jnp.zeros_like(moment))
+    return stochastic_round(exact, bits, jnp.bfloat16)
+
+
+@round_moment.defjvp
+def _straight_through(primals, tangents):
+    return round_moment(*primals), tangents[0]
 
 
 def _is_array(leaf: Any, dtype: DTypeLike) -> bool:

@@ -8,7 +8,12 @@ import jax.numpy as jnp
 import optax
 
 from decayax._telemetry.measure import measure_step, Sums
-from decayax._transforms.kernel import increment, require_optimizer, require_params
+from decayax._transforms.kernel import (
+    increment,
+    require_optimizer,
+    require_params,
+    require_state,
+)
 
 
 NAME = "track_decay"
@@ -66,6 +71,7 @@ def track_decay(
 
     def update(updates, state, params: Any = None, **extra_args):
         require_params(NAME, params)
+        require_state(NAME, state, TrackDecayState)
 
         def step(inner, params):
             return inner_update(updates, inner, params, **extra_args)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import DTypeLike
 
-from decayax._core.strength import Scalar
+from decayax._core.strength import Scalar, Strength
 from decayax._transforms.rms import Moment, root
 
 
@@ -21,7 +21,7 @@ def scale_by_adam(
     b1: Scalar,
     b2: Scalar,
     eps: Scalar,
-    eps_root: Scalar,
+    eps_root: Strength,
     mu_dtype: DTypeLike | None,
     nesterov: bool,
 ) -> optax.GradientTransformation:

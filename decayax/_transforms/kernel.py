@@ -38,7 +38,7 @@ from decayax._core.strength import (
     strength_at,
     times,
 )
-from decayax.masks._mask import resolve_nonzero_mask
+from decayax.masks._mask import Mask, resolve_nonzero_mask
 from decayax.masks._resolve import MaskOrFn
 
 
@@ -47,6 +47,10 @@ Rate: TypeAlias = Inexact[Array, "*#shape"]  # 0-d, or it broadcasts against the
 # (update, parameter, rate) -> update, on arrays of one dtype.
 LeafPull: TypeAlias = Callable[[Leaf, Leaf, Rate], Leaf]
 
+STATE_HINT = (
+    "Pass the state from the init or update of this optimizer. To move the state of "
+    "another optimizer, write dx.adopt_state(optimizer, params, state)."
+)
 EXCLUDE_HINT = "Exclude it with False in mask=, or replace it with None."
 
 
@@ -60,6 +64,11 @@ def pull(
     name: str, leaf: LeafPull, weight_decay: ScalarOrSchedule, mask: MaskOrFn
 ) -> optax.GradientTransformationExtraArgs:
     """Build the transform of a leaf function; errors start with its public name."""
+    if isinstance(weight_decay, Mask):
+        raise TypeError(
+            f"{name}: weight_decay must be a number or a schedule, got the mask "
+            f"{weight_decay!r}. Pass it as mask=."
+        )
     if not callable(weight_decay):
         weight_decay = as_strength(name, "weight_decay", weight_decay)
 
@@ -74,6 +83,7 @@ def pull(
     # In this library `update` has the types of optax's TransformUpdateExtraArgsFn.
     def update(updates, state, params=None, **extra_args):
         params = require_params(name, params)
+        require_state(name, state, DecayState)
         strength = strength_at(name, "weight_decay", weight_decay, state.step)
         rates = rate_by_path(name, strength, mask, params)
         arrays: dict[Any, Rate] = {}  # most leaves share one: convert it once
@@ -186,6 +196,15 @@ def require_optimizer(name: str, value: Any) -> None:
         raise TypeError(
             f"{name}: optimizer must be an optax.GradientTransformation, got "
             f"{short_repr(value)}. Pass a finished optimizer, such as optax.adam(1e-3)."
+        )
+
+
+def require_state(name: str, state: Any, kind: type) -> None:
+    """Raise unless the state is of the transform's own class."""
+    if not isinstance(state, kind):
+        raise ValueError(
+            f"{name}: the state must be a {kind.__name__}, got "
+            f"{type(state).__name__}. {STATE_HINT}"
         )
 
 

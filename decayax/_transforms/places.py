@@ -207,5 +207,6 @@ def with_decay(
             "dx.independent_decay(...))."
         )
     rate = lr_scaled_strength(name, learning_rate, weight_decay)
-    in_float32 = cast_around(optimizer, widen_params=True, restore_updates=False)
-    return cast_around(optax.chain(in_float32, pull(name, minus_decay, rate, mask)))
+    in_float32 = cast_around(name, optimizer, widen_params=True, restore_updates=False)
+    decay = pull(name, minus_decay, rate, mask)
+    return cast_around(name, optax.chain(in_float32, decay))

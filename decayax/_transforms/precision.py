@@ -13,9 +13,11 @@ import jax.numpy as jnp
 import optax
 
 from decayax._core.dtypes import cast_like, is_float0, strip_weak_type, to_float32
+from decayax._transforms.kernel import STATE_HINT
 
 
 def cast_around(
+    name: str,
     inner: optax.GradientTransformation,
     *,
     widen_params: bool = False,
@@ -30,7 +32,8 @@ def cast_around(
     its ``init`` sees float32 parameters, so that the state is float32.
 
     Updates keep their dtypes if ``restore_updates`` is set, the state always does. A
-    float0 update, that of an integer, is 0 for ``inner`` and keeps its dtype.
+    float0 update, that of an integer, is 0 for ``inner`` and keeps its dtype. Errors
+    about the state start with ``name``.
     """
     inner = optax.with_extra_args_support(inner)
 
@@ -40,7 +43,7 @@ def cast_around(
         return jax.tree.map(strip_weak_type, state)
 
     def update(updates, state, params=None, **extra_args):
-        with _standard_promotion():
+        with _standard_promotion(), own_state(name, init, state, params):
             new_updates, new_state = inner.update(
                 _to_float32(jax.tree.map(_zero_for_float0, updates)),
                 _to_float32(state),
@@ -64,6 +67,31 @@ def _zero_for_float0(update: Any) -> Any:
 
 def _keep_float0(new: Any, update: Any) -> Any:
     return update if is_float0(update) else new
+
+
+@contextlib.contextmanager
+def own_state(
+    name: str, init: optax.TransformInitFn, state: Any, params: optax.Params | None
+) -> Iterator[None]:
+    """Explain an error inside if the state is that of another optimizer."""
+    try:
+        yield
+    except Exception as error:
+        explained = str(error).startswith(f"{name}:")
+        if not explained and params is not None and _is_foreign(init, state, params):
+            raise ValueError(
+                f"{name}: the state does not belong to this optimizer and these "
+                f"parameters. {STATE_HINT}"
+            ) from error
+        raise
+
+
+def _is_foreign(init: optax.TransformInitFn, state: Any, params: optax.Params) -> bool:
+    try:
+        own = jax.eval_shape(init, params)
+    except Exception:  # the parameters are wrong
+        return False
+    return jax.tree.structure(own) != jax.tree.structure(state)
 
 
 @contextlib.contextmanager

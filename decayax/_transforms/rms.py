@@ -30,6 +30,7 @@ from decayax._transforms.kernel import (
     Leaf,
     map_leaf_tuples,
     require_inexact,
+    require_state,
 )
 
 
@@ -167,6 +168,7 @@ def scale_by_rms(
         return ScaleByRmsState(count=jnp.zeros([], jnp.int32), nu=nu)
 
     def update(updates, state, params=None, **extra_args):
+        require_state(name, state, ScaleByRmsState)
         count = increment(state.count)
 
         def step(path, grad, nu):

@@ -34,6 +34,7 @@ from decayax._transforms.kernel import (
     Leaf,
     map_leaf_tuples,
     require_inexact,
+    require_state,
 )
 from decayax._transforms.rms import (
     divide_by_root,
@@ -137,6 +138,7 @@ def scale_by_stddev(
         return ScaleByStddevState(jnp.zeros([], jnp.int32), mean, variance)
 
     def update(updates, state, params=None, **extra_args):
+        require_state(name, state, ScaleByStddevState)
         count = increment(state.count)
 
         def step(path, grad, mean, variance):
