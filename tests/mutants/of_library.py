@@ -99,7 +99,7 @@ MASKS = (
         "decayax/_core/strength.py",
         "wrong = numbers[~(np.isfinite(numbers) & (numbers >= 0))]",
         "wrong = numbers[~np.isfinite(numbers)]",
-        "tests/test_multipliers.py",
+        "tests/test_errors.py",
     ),
     Mutant(
         "mask_function_sees_values",
