@@ -287,11 +287,11 @@ CASES = {
                 ("x_3", "recurrent_kernel"),
             )
         },
-        "N? K? K? K? K? N? N? N? N?",
+        "N? K? K? K? K? N? K? N? K?",
     ),
     "also without a module or with a bias": (
         {"kernel": v, "norm": {"kernel": v, "bias": v}, "x": {"kernel": v, "bias": v}},
-        "N? B N B N",
+        "K? B N B N",
     ),
     "a block may be named as its norm": ({"conv_bn": {"kernel": A(3, 3, 4, 4)}}, "K?"),
     "tables of biases are not surely biases": (

@@ -234,7 +234,8 @@ def _role_of_weight(leaf: Leaf, words: Words) -> Role:
         return Role(KERNEL)
     # The name of the leaf can hold that of a module: in_proj_weight.
     of_type = role_of_module(words_of(leaf.module_type))
-    role = of_type or by_name or role_of_module(words_of(leaf.module)) or UNKNOWN
+    default = Role(KERNEL, sure=False) if has_two_axes(leaf.name) else UNKNOWN
+    role = of_type or by_name or role_of_module(words_of(leaf.module)) or default
     if has_two_axes(leaf.name) and len(leaf.shape) >= 2:
         return Role(KERNEL, sure=role.name != NORM_SCALE)
     # w_i and w_h of a GRU are known, x_w and mix_w of RWKV are not.
