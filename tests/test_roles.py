@@ -203,7 +203,7 @@ CASES = {
                 "shift",
             )
         },
-        " ".join("B" * 12),
+        "B B B B B B B B B B B? B",  # rel_pos_bias may be a table
     ),
     "letters of a formula": (
         {"ssm": {"A": m, "B": m, "C": m}, "lora": {"a": m, "b": m}},
@@ -251,6 +251,77 @@ CASES = {
     "parts of layers have matrices": (
         {"gate": {"weight": v}, "out": {"w": m}, "key": {"weight": A(1, 1, 4)}},
         "K? K? K",
+    ),
+    "a kernel of one axis is a scale in a norm": (
+        {
+            name: {"kernel": v}
+            for name in (
+                "LayerNorm",
+                "RMSNorm_0",
+                "attention_norm",
+                "bn",
+                "conv_bn",
+                "ffn_norm",
+                "foo_norm",
+                "input_layernorm",
+                "layernorm",
+                "ln_f",
+                "norm",
+                "rms_norm",
+            )
+        },
+        " ".join("N" * 12),
+    ),
+    "and a guess in a wrapper or a layer": (
+        {
+            name: {own: v}
+            for name, own in (
+                ("ada_norm", "kernel"),
+                ("attention", "wq"),
+                ("conv", "kernel"),
+                ("dense", "w"),
+                ("vec_dense", "w"),
+                ("weight_norm", "kernel"),
+                ("x", "kernel"),
+                ("x_2", "w"),
+                ("x_3", "recurrent_kernel"),
+            )
+        },
+        "N? K? K? K? K? N? K? N? K?",
+    ),
+    "also without a module or with a bias": (
+        {"kernel": v, "norm": {"kernel": v, "bias": v}, "x": {"kernel": v, "bias": v}},
+        "K? B N B N",
+    ),
+    "a block may be named as its norm": ({"conv_bn": {"kernel": A(3, 3, 4, 4)}}, "K?"),
+    "tables of biases are not surely biases": (
+        {
+            name: A(8, 49)
+            for name in (
+                "attention_biases",
+                "attn_bias",
+                "bias_pos",
+                "pair_biases",
+                "pos_bias",
+                "pos_bias_u",
+                "position_bias",
+                "rel_bias",
+                "relative_attention_bias",
+                "relative_position_bias",
+            )
+        }
+        | {"rel_pos": {"bias": A(8, 49)}},
+        " ".join(["B?"] * 11),
+    ),
+    "biases that are not": (
+        {
+            "attention_biases": v,
+            "b_pos": {"biases": m},
+            "linear_pos": {"bias": m},
+            "pos_bias": v,
+            "r_w_bias": m,
+        },
+        "B B? B B B",
     ),
     "upper and lower case": (
         {"Dense": {"W": m}, "Bias": v, "LN": {"Weight": m}},
@@ -413,6 +484,12 @@ KINDS = {
         weight=K(8, 6),
     ),
     "unknown norms": each("sigma_norm foo_norm lipschitznorm", weight=U(8, 6)),
+    "kernels of norms": each(
+        "attention_norm ffn_norm ln_f rms_norm layernorm bn norm input_layernorm "
+        "RMSNorm_0 q_norm",
+        kernel=N(8),
+    ),
+    "weights that are vectors": each("x vector", w=V(8)),
     "plain norms": typed(
         "LlamaRMSNorm T5LayerNorm BatchNorm2d SyncBatchNorm GroupNorm32 FusedRMSNorm",
         weight=N(8),
@@ -543,7 +620,7 @@ def judged(tree):
 
 def stacked(tree, sizes, axis=0):
     def insert(leaf):
-        at = min(axis, len(leaf.shape))
+        at = len(leaf.shape) if axis < 0 else min(axis, len(leaf.shape))
         return leaf._replace(shape=leaf.shape[:at] + sizes + leaf.shape[at:])
 
     return jax.tree.map(insert, tree, is_leaf=is_truth)
@@ -597,7 +674,7 @@ STACKABLE = {
 }
 
 
-@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("axis", [0, 1, -1])
 @pytest.mark.parametrize("sizes", SHAPES)
 def test_stacking_a_layer_does_not_change_a_decision(sizes, axis):
     layer = dict(STACKABLE)
@@ -605,6 +682,31 @@ def test_stacking_a_layer_does_not_change_a_decision(sizes, axis):
         del layer["temperature"], layer["skip"], layer["prelu"]
     for truth, row, is_wrong in judged({"layers": stacked(layer, sizes, axis)}):
         assert not is_wrong, row
+        assert row.multiplier == DECAYS[truth.code], row
+
+
+@pytest.mark.parametrize("sizes", SHAPES)
+@pytest.mark.parametrize("kind", ["state space matrices", "kernels of norms"])
+def test_a_stack_on_the_last_axis_decides_as_one_layer(kind, sizes):
+    layer = {
+        "norm": {"scale": N(8)},
+        "mlp": {"wi": {"kernel": K(8, 5)}, "wo": {"kernel": K(5, 8), "bias": B(8)}},
+        "attn": {"lambda_q1": V(4), "slopes": V(2), "D": V(8), "temperature": V()},
+        "mixer": KINDS[kind],
+    }
+    outside = {"embed": {"embedding": E(9, 8)}, "final_norm": {"scale": N(8)}}
+    one = judged({"layers": layer} | outside)
+    many = judged({"layers": stacked(layer, sizes, -1)} | outside)
+    for (_, before, _), (_, after, is_wrong) in zip(one, many, strict=True):
+        assert not is_wrong, after
+        assert (after.role, after.multiplier) == (before.role, before.multiplier)
+
+
+def test_features_are_not_a_stack_on_the_last_axis():
+    """Norms of shape (1, 1, d), and all parameters with d outputs."""
+    block = {"norm": {"scale": N(1, 1, 8)}, "mix": M(5, 8), "latents": M(8, 8)}
+    for truth, row, is_wrong in judged(block):
+        assert not is_wrong
         assert row.multiplier == DECAYS[truth.code], row
 
 
@@ -625,9 +727,59 @@ def test_a_matrix_next_to_stacked_layers_is_not_stacked():
         {"latents": M(16, 8)},
         {"latents": M(16, 8), "head": {"kernel": K(8, 3)}},
     ):
-        for truth, row, is_wrong in judged({"layers": layers, "z": V(6), **rest}):
-            assert not is_wrong
-            assert row.multiplier == DECAYS[truth.code], row
+        for vectors in ({"z": V(6)}, {"z": V(8)}):
+            for truth, row, is_wrong in judged({"layers": layers, **vectors, **rest}):
+                assert not is_wrong
+                assert row.multiplier == DECAYS[truth.code], row
+
+
+ROW = A(1, 1, 8)
+GROUPS = {
+    "position": {
+        **same(
+            A(1, 5, 8),
+            "temporal_embed temporal_embedding spatial_embed row_embed col_embed",
+        ),
+        **same(A(9, 4), "bias_table attention_bias_table rel_pos_bias_table"),
+        **each("row_embed column_embeddings", weight=A(9, 4)),
+    },
+    "token": {
+        **each(
+            "iou_token obj_score_token cls_token no_mask_embed not_a_point_embed "
+            "no_mem_embed no_obj_embed",
+            weight=A(1, 8),
+        ),
+        **each("mask_tokens register_tokens detection_tokens", weight=A(4, 8)),
+        **same(ROW, "no_mask_token no_mem_embed not_a_point_embed"),
+    },
+    "ssm": {
+        **same(ROW, "x_r x_k x_v x_a x_w k_k k_a r_k"),
+        "attention": same(ROW, "x_r x_k k_k") | {"r_k": A(2, 4)},
+        "mega": same(A(8, 2, 1), "alpha delta omega"),
+        **each("ema MultiHeadEMA_0", omega=A(8, 2), alpha=A(8, 2, 1)),
+    },
+    "none": {
+        "bert": {"cls": {"weight": A(8, 6)}},
+        **each("vocab_token mask_token_proj time_embed frame_embed", weight=A(9, 8)),
+        **each("mask_token cls_token row_embed temporal_embed x_k", kernel=A(9, 8)),
+        **each("temporal_conv row_attn", weight=A(9, 8)),
+        **same(A(8, 6), "x_r k_k alpha omega row_gate temporal_alpha"),
+        "film": same(A(8, 6), "alpha beta omega"),
+        "schema": {"delta": A(8, 6)},
+        "prelu": {"alpha": A(8)},
+        **same(ROW, "w0 a0 v0 no_obj_ptr"),
+    },
+}
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_the_group_of_a_parameter(group):
+    rows = masks.describe(masks.no_bias_norm_or_token, GROUPS[group]).rows
+    assert len(rows) > 8
+    for row in rows:
+        is_grouped = row.rule in ("role position", "role token", "role ssm")
+        assert row.rule == f"role {group}" if group != "none" else not is_grouped, row
+        assert not is_grouped or row.multiplier == 0.0
 
 
 @pytest.mark.needs_extras

@@ -38,7 +38,10 @@ def by_role(
     5. ``describe`` marks a role with a question mark if only the axes decide, or if a
        name is not enough: a matrix is surely a scale only in a norm.
 
-    The axes of stacked layers do not count if a norm in the same layers shows them.
+    The axes of stacked layers do not count if a norm in the same layers shows them: the
+    first axes, or the last one if no other axis is shared. In ``optax.masked`` and
+    ``optax.partition``, a ``MaskedNode`` may hide the norm: compute the mask on the
+    whole tree first, ``mask = by_role()(params)``.
 
     Args:
         kernel: multiplier of dense, convolution, attention and recurrent weights.

@@ -11,7 +11,7 @@ from jax.tree_util import GetAttrKey, tree_flatten_with_path
 from decayax._core.paths import flatten_with_path, is_masked_leaf, Path
 from decayax.masks._rules import is_near_norm, Leaf, role_of, siblings_of
 from decayax.masks._stacks import Member, stacked_axes, without_axes
-from decayax.masks._words import has_two_axes, Role
+from decayax.masks._words import has_two_axes, Role, words_of
 
 
 def roles(params: optax.Params) -> dict[Path, Role]:
@@ -26,8 +26,9 @@ def roles(params: optax.Params) -> dict[Path, Role]:
             leaf = Leaf(name, tuple(np.shape(node)), named[-1], module_type, named[-2])
             leaves.append((path, modules, leaf))
     stacked = stacked_axes(
-        Member(modules, leaf.shape, has_two_axes(leaf.name), is_near_norm(leaf))
+        Member(modules, leaf.shape, axes, axes == 1 and is_near_norm(leaf))
         for _, modules, leaf in leaves
+        for axes in [_own_axes(leaf)]
     )
     members = defaultdict(list)
     for _, modules, leaf in leaves:
@@ -40,6 +41,23 @@ def roles(params: optax.Params) -> dict[Path, Role]:
         role = role_of(leaf._replace(shape=shape, siblings=siblings[modules]))
         found[path] = role._replace(axes=len(shape))
     return found
+
+
+def _own_axes(leaf: Leaf) -> int:
+    """The number of axes that it has in one layer, at least.
+
+    EasyLM's RMSNorm names its scale "kernel". A block named conv_bn may hold a kernel.
+
+    >>> names = ("embed", "embedding"), ("norm", "kernel"), ("dense", "bias")
+    >>> [_own_axes(Leaf(name, (6, 4), module)) for module, name in names]
+    [2, 1, 1]
+    """
+    is_conv = "conv" in leaf.module.lower() and len(leaf.shape) >= 3
+    is_norm = is_near_norm(leaf)
+    is_scale = is_norm and not is_conv and "kernel" in words_of(leaf.name)
+    if has_two_axes(leaf.name) and not is_scale:
+        return 2
+    return int(is_norm or words_of(leaf.name) == ("bias",))
 
 
 def _split(path: Path) -> tuple[Path, str]:

@@ -9,8 +9,12 @@ from typing import NamedTuple
 
 from decayax.masks._stacks import Shape
 from decayax.masks._words import (
+    ATTENTION_WORD,
+    AVERAGE,
+    AVERAGE_PAIR,
     BIAS,
     EMBEDDING,
+    has_two_axes,
     is_bias,
     is_plain_norm,
     is_position,
@@ -34,6 +38,8 @@ from decayax.masks._words import (
     STATE_SPACE_MODULE,
     stem,
     TEMPERATURE_WORD,
+    TIME_MIX,
+    TIME_MIX_PAIR,
     TOKEN,
     UNKNOWN,
     WEIGHT_WORD,
@@ -71,6 +77,7 @@ ROLES_OF_WEIGHTS = {
 class Siblings(NamedTuple):
     """The leaves of one module."""
 
+    names: frozenset[str] = frozenset()
     parts: frozenset[Words] = frozenset()  # of their names
     has_state_space: bool = False
     # By the name without the word for weight or bias.
@@ -112,14 +119,17 @@ def role_of(leaf: Leaf) -> Role:
     if _is_state_space(leaf):
         return Role(BIAS if has_bias_word else OTHER, has_bias_word, SSM)
     if has_bias_word:
-        return Role(BIAS)
+        return Role(BIAS, sure=not _may_be_bias_table(leaf, words))
     if any(map(LOW_RANK_WORD, words)):
         return UNKNOWN
     if is_token(words, leaf.axes):
         return UNKNOWN._replace(group=TOKEN)
     role = _role_by_words(leaf, words)
+    owner = words_of(leaf.module)
+    if not role.sure and owner[-1:] in (("token",), ("tokens",)):
+        # mask_tokens/weight is an embedding; token/weight may be a layer.
+        role = UNKNOWN if is_token(owner, leaf.axes) else role
     if role.name in (EMBEDDING, OTHER):
-        owner = words_of(leaf.module)
         if is_token(owner, leaf.axes):
             return role._replace(group=TOKEN)
         is_layer = not role.sure and any(map(LAYER_WORD, owner))  # linear_pos
@@ -154,6 +164,22 @@ def _role_by_words(leaf: Leaf, words: Words) -> Role:
         # attn_temperature is not a layer; gate may be a stack of vectors.
         return Role(KERNEL, sure=LAYER_WORD(words[-1]) is not None)
     return UNKNOWN
+
+
+def _may_be_bias_table(leaf: Leaf, words: Words) -> bool:
+    """Whether a bias may be a table of relative positions: attention_biases.
+
+    >>> [_may_be_bias_table(Leaf(name, (8, 49)), words_of(name))
+    ...     for name in ("attention_biases", "pos_bias", "in_proj_bias", "biases")]
+    [True, True, False, False]
+    """
+    if len(leaf.shape) < 2:
+        return False
+    owner = words_of(leaf.module)
+    is_of_table = is_position(owner) and not any(map(LAYER_WORD, owner))
+    is_plural = "biases" in words and len(words) > 1
+    is_of_attention = any(map(ATTENTION_WORD, words))
+    return is_plural or is_of_attention or is_position(words) or is_of_table
 
 
 def _role_of_shift(leaf: Leaf) -> Role:
@@ -200,8 +226,6 @@ def _role_of_weight(leaf: Leaf, words: Words) -> Role:
     by_name = role_of_module(own)
     if any(map(LOW_RANK_WORD, words_of(leaf.module))):
         return UNKNOWN
-    if words[-1] in ("kernel", "kernels"):
-        return Role(KERNEL)
     # The comparison with the bias holds for stacked layers too.
     bias = leaf.siblings.biases.get(stem(leaf.name))
     if bias == leaf.shape:
@@ -210,7 +234,10 @@ def _role_of_weight(leaf: Leaf, words: Words) -> Role:
         return Role(KERNEL)
     # The name of the leaf can hold that of a module: in_proj_weight.
     of_type = role_of_module(words_of(leaf.module_type))
-    role = of_type or by_name or role_of_module(words_of(leaf.module)) or UNKNOWN
+    default = Role(KERNEL, sure=False) if has_two_axes(leaf.name) else UNKNOWN
+    role = of_type or by_name or role_of_module(words_of(leaf.module)) or default
+    if has_two_axes(leaf.name) and len(leaf.shape) >= 2:
+        return Role(KERNEL, sure=role.name != NORM_SCALE)
     # w_i and w_h of a GRU are known, x_w and mix_w of RWKV are not.
     is_letters = bool(WEIGHT_WORD(words[0])) and all(len(word) == 1 for word in own)
     is_known = not own or by_name is not None or is_letters
@@ -220,9 +247,11 @@ def _role_of_weight(leaf: Leaf, words: Words) -> Role:
     if role.name == EMBEDDING and len(leaf.shape) >= 2:
         return Role(EMBEDDING, role.sure and is_known and leaf.axes >= 2)
     if role.name == KERNEL:
-        # A layer may have a vector as its weight: one output.
+        # A layer may have a vector as its weight: one output. In JAX's libraries with
+        # `w` or `kernel`, that is a matrix with a unit axis.
         names = words_of(leaf.module_type or leaf.module)
-        is_layer = leaf.axes >= 2 or (not own and any(map(LAYER_WORD, names)))
+        is_weight = words in (("weight",), ("weights",))
+        is_layer = leaf.axes >= 2 or (is_weight and any(map(LAYER_WORD, names)))
         return Role(KERNEL, role.sure and is_known and is_layer)
     return Role(KERNEL if len(leaf.shape) >= 2 else NORM_SCALE, sure=False)
 
@@ -240,6 +269,12 @@ def _is_state_space(leaf: Leaf) -> bool:
     """Whether it is a parameter of a state space: A_log, or D next to it."""
     if STATE_SPACE(leaf.name):
         return True
+    names = leaf.siblings.names
+    if TIME_MIX(leaf.name):
+        return leaf.axes <= 1 or names >= TIME_MIX_PAIR
+    if AVERAGE(leaf.name):
+        is_average = "ema" in words_of(leaf.module) + words_of(leaf.module_type)
+        return is_average or names >= AVERAGE_PAIR
     owners = leaf.module, leaf.module_type, leaf.parent
     is_inside = leaf.siblings.has_state_space or any(map(STATE_SPACE_MODULE, owners))
     return is_inside and STATE_SPACE_LETTER(leaf.name) is not None
@@ -253,6 +288,7 @@ def siblings_of(leaves: list[Leaf]) -> Siblings:
     weights = [leaf for leaf in leaves if any(map(WEIGHT_WORD, words[leaf.name]))]
     vectors = {leaf.shape for leaf in leaves if is_near_norm(leaf)}
     return Siblings(
+        names=frozenset(words),
         parts=frozenset(map(parts_of, words)),
         has_state_space=any(map(STATE_SPACE, words)),
         biases={stem(leaf.name): leaf.shape for leaf in shifts + biases},

@@ -56,9 +56,13 @@ PROJECTED = re.compile(
     r"patch|patches|pixels?|time|timesteps?|fourier|out|output|head"
 ).fullmatch
 POSITION_WORD = re.compile(r"pos|positions?|positional|wpe|pe|rel|relpos|relative")
+# In the name of a table, these say what the positions are: row_embed, temporal_embed.
+POSITION_AXIS = re.compile(r"rows?|cols?|columns?|temporal|spatial").fullmatch
+ATTENTION_WORD = re.compile(r"\w*(attention|attn)").fullmatch
 SPECIAL_TOKEN = re.compile(
     r"cls|class|dist|distill(ation)?|masked|mask|reg|registers?|storage|query|prompt|"
-    r"virtual|pad|padding|null|bos|eos|sos|sep|special|learned|learnable|global|memory"
+    r"virtual|pad|padding|null|bos|eos|sos|sep|special|learned|learnable|global|memory|"
+    r"iou|obj|object|detection|no|not"
 ).fullmatch
 # Names of state space and other linear recurrent layers: S4, S5, Mamba, LRU, RG-LRU,
 # RWKV. The second ones mean this only next to the first ones, or in such a module.
@@ -69,6 +73,11 @@ STATE_SPACE = re.compile(
     re.IGNORECASE,
 ).fullmatch
 STATE_SPACE_LETTER = re.compile(r"A|D|Ds|D_b|Lambda|Delta|dt").fullmatch
+# RWKV-7; r_k is a matrix. The moving average of Mega.
+TIME_MIX = re.compile(r"x_[rwkva]|[kr]_k|k_a").fullmatch
+TIME_MIX_PAIR = frozenset({"x_r", "x_k"})
+AVERAGE = re.compile(r"alpha|delta|omega").fullmatch
+AVERAGE_PAIR = frozenset({"alpha", "delta"})
 STATE_SPACE_MODULE = re.compile(
     r"\w*(ssm|mamba|hippo|state_?space)\w*|s[456]\w*|ssd|(rg_?)?lru", re.IGNORECASE
 ).fullmatch
@@ -192,8 +201,16 @@ def is_position_bias(words: Words) -> bool:
 
 
 def is_position(words: Words) -> bool:
-    """Whether it names something about positions."""
-    return any(map(POSITION_WORD.fullmatch, words))
+    """Whether it names something about positions.
+
+    >>> names = "rel_pos", "temporal_embed", "bias_table", "temporal_conv"
+    >>> [is_position(words_of(name)) for name in names]
+    [True, True, True, False]
+    """
+    is_embedding = any(word.startswith("emb") for word in words)
+    is_axis = is_embedding and any(map(POSITION_AXIS, words))
+    is_bias_table = words[-1:] == ("table",) and any(map(BIAS_WORD, words))
+    return any(map(POSITION_WORD.fullmatch, words)) or is_axis or is_bias_table
 
 
 @cached
