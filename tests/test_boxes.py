@@ -145,7 +145,8 @@ def test_a_decision_by_types_is_shown_and_used_by_the_penalty():
 
 
 class WithoutHash:
-    __hash__ = None
+    def __eq__(self, other):  # so Python sets no hash
+        return self is other
 
     def __call__(self, params):
         return per_variable(lambda v: not hasattr(v, "no_decay"))(params)
