@@ -228,7 +228,7 @@ def _role_of_weight(leaf: Leaf, words: Words) -> Role:
         return UNKNOWN
     # The comparison with the bias holds for stacked layers too.
     bias = leaf.siblings.biases.get(stem(leaf.name))
-    if bias == leaf.shape and has_two_axes(leaf.name) and len(bias) >= 2:
+    if bias == leaf.shape and has_two_axes(leaf.name) and len(leaf.shape) >= 2:
         return Role(KERNEL, sure=False)
     if bias == leaf.shape:
         return Role(NORM_SCALE, leaf.axes <= 1 or bias in leaf.siblings.vectors)
