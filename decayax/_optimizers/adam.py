@@ -96,9 +96,8 @@ def adamw(
 
     Signature and defaults are those of ``optax.adamw``. On float32 parameters with the
     default ``mu_dtype`` the trajectory is the same to the bit: it is a drop-in for the
-    call, not for checkpoints. In addition, masks have
-    multipliers, fit by path, and raise if they match nothing. Strengths are checked,
-    and dtypes never change.
+    call, not for checkpoints. In addition, masks have multipliers, fit by path, and
+    raise if they match nothing. Strengths are checked, and dtypes never change.
 
     The state tree does not depend on the type of strength, learning rate or mask:
     decay and learning rate count their own steps. So it differs from optax's;

@@ -74,8 +74,8 @@ def stddev_step(
     if bias_correction:
         before, total = (one_minus_power(decay, t, real) for t in (count - 1, count))
     mean = mean + (gain / total).astype(dtype) * (grad - mean)
-    # The deviation from the new mean is (1 − share)·d. XLA can overwrite the old mean,
-    # because it is not used again.
+    # From the new mean: it is d times βc′/c, where c and c′ are the totals now and
+    # before. The old mean is not used again, so XLA can overwrite it.
     deviation = grad - mean
     square = jnp.real(deviation * jnp.conj(deviation))
     rest = beta * before  # 0 in the first step, and for β = 0: S has no new part
