@@ -7,7 +7,6 @@ import functools
 import pickle
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +15,9 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import decayax as dx
+
+
+eqx = pytest.importorskip("equinox")
 
 
 pytestmark = pytest.mark.relaxed("optax.scale_by_adam and other stages of optax")

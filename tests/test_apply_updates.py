@@ -5,7 +5,6 @@ import dataclasses
 import functools
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +14,9 @@ import rounding_reference as reference
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import decayax as dx
+
+
+eqx = pytest.importorskip("equinox")
 
 
 # optax.apply_updates, with which some tests compare, mixes dtypes.

@@ -214,6 +214,8 @@ def test_copies_are_found_in_the_other_order():
 @pytest.mark.parametrize("scheduled", [False, True])
 def test_a_leaf_adds_no_more_operations_than_in_optax(scheduled, mask):
     """Checks, casts and products of strengths do not end up in the program."""
+    if scheduled and optax.__version__ == "0.2.5":
+        pytest.skip("this optax.adamw takes no schedule of weight_decay")
     strength = optax.linear_schedule(0.1, 0.0, 10) if scheduled else 0.1
 
     def operations(optimizer, leaves):
