@@ -6,7 +6,6 @@ import subprocess
 import sys
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -790,7 +789,10 @@ def widened(dtype, *names):
 # How 16-bit parameters become wide, and the first of them.
 WAYS = {
     "p + u": (add, "a"),
-    "equinox": (eqx.apply_updates, "a"),
+    "equinox": (
+        lambda *trees: pytest.importorskip("equinox").apply_updates(*trees),
+        "a",
+    ),
     "one leaf": (widened("float32", "b"), "b"),
     "another leaf": (widened("float32", "c"), "c"),
     "numpy": (lambda p, u: jax.tree.map(lambda x: np.array(x, np.float32), p), "a"),
@@ -841,6 +843,7 @@ def test_16_bit_parameters_that_come_back_wide_are_noticed(method, place, way):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_whole_equinox_model_that_comes_back_wide_is_noticed(method):
+    eqx = pytest.importorskip("equinox")
     model = eqx.nn.MLP(2, 2, 3, 1, key=jax.random.key(0), dtype=jnp.bfloat16)
     optimizer = METHODS[method](optax.sgd(1e-3))
     params = eqx.filter(model, eqx.is_inexact_array)
@@ -862,6 +865,7 @@ def test_a_restored_state_notices_them_too(method):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_float32_at_init_may_stay_float32(method):
+    eqx = pytest.importorskip("equinox")
     params = jax.tree.map(lambda x: x.astype(jnp.float32), mixed_parameters())
     optimizer = METHODS[method](optax.sgd(1e-3))
     updates, state = optimizer.update(params, optimizer.init(params), params)
