@@ -220,3 +220,42 @@ def test_the_quotient_gives_the_same_updates(name):
     quo, whole, of_quotient = run(optimizer, PARAMS, lambda step: {}, draw(PARAMS))
     assert_equal(whole, of_quotient)
     assert len(quo.representative) == num_classes
+
+
+IN_BF16 = {
+    "adamw": (optax.adamw(1e-2), 3),
+    "with_compensation": (dx.with_compensation(ADAMW), 3),
+    # Each leaf has its own random numbers.
+    "with_state_dtype": (
+        optax.partition(
+            {"vector": dx.with_state_dtype(ADAMW, jnp.bfloat16), "matrix": ADAMW},
+            labels,
+        ),
+        5,
+    ),
+    "with_stochastic_rounding": (
+        optax.partition(
+            {"vector": dx.with_stochastic_rounding(ADAMW), "matrix": ADAMW}, labels
+        ),
+        5,
+    ),
+}
+
+
+@pytest.mark.relaxed("several parts of optax")
+@pytest.mark.parametrize("name", IN_BF16)
+def test_the_quotient_gives_the_same_updates_in_bf16(name):
+    optimizer, num_classes = IN_BF16[name]
+    quo, whole, of_quotient = run(optimizer, BF16, lambda step: {}, draw(BF16))
+    assert_equal(whole, of_quotient)
+    assert len(quo.representative) == num_classes
+
+
+def test_arguments_of_the_step_reach_the_quotient():
+    def update(gradients, state, params=None, *, value):
+        return jax.tree.map(lambda g: g * value, gradients), state
+
+    optimizer = optax.GradientTransformationExtraArgs(optax.identity().init, update)
+    value = lambda step: {"value": 1.0 / (1.0 + jnp.asarray(step, jnp.float32))}  # noqa: E731
+    _, whole, of_quotient = run(optimizer, PARAMS, value, draw(PARAMS))
+    assert_equal(whole, of_quotient)

@@ -141,6 +141,11 @@ def _ndim(atom: Any) -> int:
     return len(getattr(atom.aval, "shape", ()))
 
 
+def is_scalar(atom: Any) -> bool:
+    """Whether a value has one element: all its axes, if any, have the size 1."""
+    return all(size == 1 for size in getattr(atom.aval, "shape", ()))
+
+
 def _unaligned(dep: Dependency) -> Dependency:
     """The same data at other indices, or as a decision: MIXED unless CONSTANT."""
     kind = Kind.CONSTANT if dep.kind == Kind.CONSTANT else Kind.MIXED

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 
 from decayax._jaxpr.flat import flatten, Program, Unsupported
 from decayax._jaxpr.numbering import evaluate, number, Numbering
+from decayax._jaxpr.owners import entangled
 from decayax._jaxpr.trace import OptimizerProgram
 
 
@@ -57,9 +58,14 @@ def quotient(program: OptimizerProgram, keys: Sequence[Hashable]) -> Quotient | 
         init, update = flatten(program.init), flatten(program.update)
     except Unsupported:
         return None
-    leaves = zip(jax.tree.leaves(program.params), keys, strict=True)
+    leaves = jax.tree.leaves(program.params)
+    # A leaf that another one uses is a class of its own.
+    own = [i if e else None for i, e in enumerate(entangled(init, update, len(leaves)))]
     classes = _Classes(
-        leaves=_classes((x.shape, str(x.dtype), key) for x, key in leaves),
+        leaves=_classes(
+            (x.shape, str(x.dtype), key, i)
+            for x, key, i in zip(leaves, keys, own, strict=True)
+        ),
         state=_classes(
             (x.shape, str(x.dtype), getattr(x, "weak_type", False))
             for x in jax.tree.leaves(program.state)
