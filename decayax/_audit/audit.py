@@ -7,29 +7,25 @@ weights of several sizes (`measure`). The differences of the rates show the mode
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import jax
 import optax
 
+from decayax._audit.arguments import NotAuditable
+from decayax._audit.by_step import steps_of_horizon
 from decayax._audit.declared import declared_decay
-from decayax._audit.findings import find, not_auditable, NOTHING_TO_AUDIT
-from decayax._audit.leaf import LeafAudit
-from decayax._audit.measure import measure, with_surviving_fractions
-from decayax._audit.modes import mode_of, NONE
-from decayax._audit.plan import make_plan, NotAuditable, ProbePlan
-from decayax._audit.probe import difference_probe
-from decayax._audit.readings import Reading, Readings, Setting
+from decayax._audit.evidence import evidence_of
+from decayax._audit.findings import find, Finding, NOTHING_TO_AUDIT
+from decayax._audit.measured import measure_all, Request
+from decayax._audit.plan import make_plan
 from decayax._audit.report import Audit
-from decayax._core.paths import Path, path_str
 from decayax._core.strength import as_strength, short_repr
 from decayax._transforms.kernel import is_optimizer
 
 
 NAME = "audit"
-WEIGHT_SCALES = (0.1, 10.0)  # measured in addition to 1
 Optimizer: TypeAlias = optax.GradientTransformation | optax.MultiSteps
 
 
@@ -41,9 +37,12 @@ def audit(
     gradients: optax.Updates | None = None,
     gradient_scales: Sequence[float] = (0.01, 1.0, 100.0),
     steps: int = 200,
+    at_steps: Sequence[int] | None = None,
+    horizon: int | None = None,
     seeds: int = 2,
     weight_decay: float | None = None,
     extra_args: dict[str, Any] | None = None,
+    axis_names: Sequence[str] = (),
     sample: bool | None = None,
 ) -> Audit:
     r"""What decay an optimizer really applies to each parameter.
@@ -112,90 +111,54 @@ def audit(
         Loshchilov and Hutter, https://arxiv.org/abs/1711.05101, equation 1.
     """
     _check(learning_rate, gradient_scales, steps, seeds, weight_decay, extra_args)
+    later = _later_steps(at_steps, horizon)
     built = _build(optimizer, learning_rate)
     is_factory = built is not optimizer
     slower = _build(optimizer, learning_rate / 2) if is_factory else None
     # The caller may have strict promotion on, which parts of Optax do not support.
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         try:
-            plan = make_plan(built, params, gradients, extra_args, sample, steps)
+            plan = make_plan(
+                built,
+                params,
+                gradients=gradients,
+                extra_args=extra_args,
+                axis_names=tuple(axis_names),
+                sample=sample,
+                steps=steps,
+            )
         except NotAuditable as reason:
-            return Audit((), (not_auditable(str(reason)),), steps, False, False)
-        if not sum(plan.weight_counts()):
-            return Audit((), (NOTHING_TO_AUDIT,), steps, plan.elementwise, False)
-        leaves = _leaves(plan, gradient_scales, seeds, slower)
-    findings = find(leaves, declared_decay(built), weight_decay)
-    return Audit(tuple(leaves), findings, steps, plan.elementwise, plan.sampled)
+            finding = Finding("not auditable", True, *reason.args)
+            return Audit((), (finding,), steps, False, False)
+        if not plan.shapes or not sum(leaf.size for leaf in plan.shapes.values()):
+            return Audit((), (NOTHING_TO_AUDIT,), steps, plan.kinds.elementwise, False)
+        request = Request(tuple(gradient_scales), seeds, later, horizon, slower)
+        everything = measure_all(plan, request)
+    evidence = evidence_of(everything, request)
+    findings = find(evidence, declared_decay(built), weight_decay)
+    leaves = tuple(e.leaf for e in evidence)
+    sampled = everything.plan.sampled
+    return Audit(leaves, findings, steps, plan.kinds.elementwise, sampled)
 
 
-def _leaves(
-    plan: ProbePlan, gradient_scales: Sequence[float], seeds: int, slower: Any
-) -> list[LeafAudit]:
-    """The audit of each leaf; ``slower`` is the optimizer at half the learning rate."""
-    middle = sorted(gradient_scales)[len(gradient_scales) // 2]
-    main = Setting(seed=0, gradient_scale=middle, weight_scale=1.0)
-    settings = [
-        *(main._replace(gradient_scale=scale) for scale in gradient_scales),
-        *(main._replace(seed=seed) for seed in range(1, seeds)),
-        *(main._replace(weight_scale=scale) for scale in WEIGHT_SCALES),
-    ]
-    difference = difference_probe(plan.probed)
-    readings = measure(plan, difference, settings)
-    half = [{}] * len(readings)
-    if slower is not None:
-        probed = plan.probed._replace(optimizer=slower)
-        half = measure(plan._replace(probed=probed), difference_probe(probed), [main])
-    leaves = [
-        _leaf(plan, main, path, own, own_half.get(main))
-        for path, own, own_half in zip(plan.shapes, readings, half, strict=True)
-    ]
-    return with_surviving_fractions(leaves, plan, difference, main)
-
-
-def _leaf(
-    plan: ProbePlan, main: Setting, path: Path, readings: Readings, half: Reading | None
-) -> LeafAudit:
-    """The audit of one leaf; ``half`` is the reading at half the learning rate."""
-    reading = readings[main]
-    mode = mode_of(main, readings, plan.elementwise)
-    rates = [(setting, r.best.rate) for setting, r in sorted(readings.items())]
-    # For single weights and steps the difference has too few digits.
-    single = reading.difference if reading.jvp is None else reading.jvp
-    return LeafAudit(
-        path=path_str(path),
-        shape=tuple(plan.shapes[path].shape),
-        dtype=str(plan.shapes[path].dtype),
-        role=plan.roles[path],
-        mode=mode,
-        rate=0.0 if mode == NONE else reading.best.rate,
-        spread=single.spread,
-        rate_from_jvp=math.nan if reading.jvp is None else reading.jvp.rate,
-        rate_from_difference=reading.difference.rate,
-        by_gradient_scale=tuple(
-            (s.gradient_scale, rate)
-            for s, rate in rates
-            if s._replace(gradient_scale=main.gradient_scale) == main
-        ),
-        by_weight_scale=tuple(
-            (s.weight_scale, rate)
-            for s, rate in rates
-            if s._replace(weight_scale=main.weight_scale) == main
-        ),
-        over_time=tuple(single.over_time),
-        follows_learning_rate=_follows(reading, half),
-        surviving_fraction=None,  # `with_surviving_fractions` adds it
-        depends_on_gradient=reading.depends_on_gradient,
+def _later_steps(
+    at_steps: Sequence[int] | None, horizon: int | None
+) -> tuple[int, ...]:
+    """The steps at which to measure, in order; empty for the first steps only."""
+    if horizon is not None:
+        _check_integer("horizon", horizon)
+    if at_steps is None:
+        return steps_of_horizon(horizon) if horizon else ()
+    valid = isinstance(at_steps, Sequence) and all(
+        isinstance(step, int) and step >= 0 and not isinstance(step, bool)
+        for step in at_steps
     )
-
-
-def _follows(full: Reading, half: Reading | None) -> bool | None:
-    """Whether half the learning rate gives half the rate; None if it is not clear."""
-    if half is None or not full.best.significant:
-        return None
-    ratio = half.best.rate / full.best.rate
-    if 0.45 < ratio < 0.55:
-        return True
-    return False if ratio > 0.95 else None
+    if not valid or not at_steps:
+        raise ValueError(
+            f"{NAME}: at_steps must be integers >= 0, got {short_repr(at_steps)}. Pass "
+            "(0, 1000, 10_000), for example."
+        )
+    return tuple(sorted(set(at_steps)))
 
 
 def _check(learning_rate, gradient_scales, steps, seeds, weight_decay, extra_args):
@@ -212,12 +175,8 @@ def _check(learning_rate, gradient_scales, steps, seeds, weight_decay, extra_arg
                 f"{NAME}: {label} must be > 0, got {value}. "
                 "Pass a number > 0, such as 0.001."
             )
-    for label, value in {"steps": steps, "seeds": seeds}.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ValueError(
-                f"{NAME}: {label} must be an integer >= 1, got {short_repr(value)}. "
-                f"Pass {label}=2, for example."
-            )
+    _check_integer("steps", steps)
+    _check_integer("seeds", seeds)
     if weight_decay is not None:
         as_strength(NAME, "weight_decay", weight_decay)
     if not isinstance(extra_args, dict | None):
@@ -225,6 +184,14 @@ def _check(learning_rate, gradient_scales, steps, seeds, weight_decay, extra_arg
             f"{NAME}: extra_args must be a dict of keyword arguments for "
             f"optimizer.update, got {short_repr(extra_args)}. Pass, for example, "
             "{'value': 1.0}."
+        )
+
+
+def _check_integer(label: str, value: Any) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(
+            f"{NAME}: {label} must be an integer >= 1, got {short_repr(value)}. "
+            f"Pass {label}=2, for example."
         )
 
 

@@ -7,14 +7,13 @@ to compile as an optimizer. All optimizers of the same number of weights share i
 import functools
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from decayax._core.dtypes import compute_dtype, is_inexact
-from decayax._core.paths import is_masked_leaf, leaves_with_path, Path
 
 
 # Steps that are drawn, and then run, in one compiled call.
@@ -44,25 +43,26 @@ def count_numbers(tree: Any) -> int:
     return sum(map(_count_reals, jax.tree.leaves(tree)))
 
 
-def scaled_tree(numbers: jax.Array, like: Any, scale_of: Callable[[Path], Any]) -> Any:
+def scaled_tree(numbers: jax.Array, like: Any, scales: Sequence[Any]) -> Any:
     """Cut a vector of `count_numbers` numbers into a tree; multiply leaves by scales.
 
-    Leaves that are not inexact are 0, and masked leaves remain.
+    There is one scale for each inexact leaf, in order: a number, or an array of the
+    leaf's shape. Leaves that are not inexact are 0.
     """
-    flat = [(p, leaf) for p, leaf in leaves_with_path(like) if not is_masked_leaf(leaf)]
-    ends = itertools.accumulate(_count_reals(leaf) for _, leaf in flat)
+    remaining = iter(scales)
+    leaves, treedef = jax.tree.flatten(like)
+    ends = itertools.accumulate(map(_count_reals, leaves))
 
-    def scaled(path: Path, leaf: Any, end: int) -> jax.Array:
+    def scaled(leaf: Any, end: int) -> jax.Array:
         if not is_inexact(leaf):
             return jnp.zeros(leaf.shape, leaf.dtype)
         array = numbers[end - _count_reals(leaf) : end]
         if _is_complex(leaf):
             array = jax.lax.complex(*jnp.split(array, 2))
         array = array.reshape(leaf.shape).astype(compute_dtype(leaf))
-        return (scale_of(path) * array).astype(leaf.dtype)
+        return (next(remaining) * array).astype(leaf.dtype)
 
-    leaves = [scaled(p, leaf, end) for (p, leaf), end in zip(flat, ends, strict=True)]
-    return jax.tree.unflatten(jax.tree.structure(like), leaves)
+    return treedef.unflatten(map(scaled, leaves, ends))
 
 
 def _count_reals(leaf: Any) -> int:

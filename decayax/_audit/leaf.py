@@ -18,10 +18,11 @@ class LeafAudit(NamedTuple):
         dtype: of the parameter, such as "bfloat16".
         role: "kernel", "embedding", "bias", "norm_scale" or "other", as in
             ``masks.by_role``.
-        mode: "none", "uniform", "scale-dependent", "gradient-dependent" or "growth";
-            see ``audit``.
-        rate: the rate at the middle gradient scale. It is 0 if the mode is "none", and
-            else the more reliable of the two rates below.
+        mode: see ``audit``.
+        rate: the rate at the middle gradient scale, from the most reliable measurement.
+            If ``audit`` got ``at_steps`` or ``horizon``, it is the rate at the step
+            where the parameter decays fastest. 0 if the mode is "none"; nan if it is
+            "constrained" or "not finite".
         spread: the 5 % and the 95 % quantile of the rates of single weights; nan if
             the leaf has no weights.
         rate_from_jvp: the rate by differentiating every step. nan if the optimizer has
@@ -30,7 +31,12 @@ class LeafAudit(NamedTuple):
             overflow.
         by_gradient_scale: pairs (standard deviation of the gradients, rate).
         by_weight_scale: pairs (factor on the size of the weights, rate).
-        over_time: the rate of every step.
+        by_step: pairs (step, mean rate over the 25 steps from this step on), for the
+            steps of ``at_steps`` or ``horizon``; empty without them.
+        over_time: the rate of every measured step.
+        kept: the fraction of the initial weights that is left at the end of a run of
+            ``horizon`` steps, without what the gradients add. The rates between the
+            steps of ``by_step`` are interpolated. None without a ``horizon``.
         follows_learning_rate: True if half the learning rate gives half the rate, False
             if it gives the same rate. None for anything else: no decay, another ratio,
             or ``audit`` got an optimizer and not a factory.
@@ -52,7 +58,9 @@ class LeafAudit(NamedTuple):
     rate_from_difference: float
     by_gradient_scale: tuple[tuple[float, float], ...]
     by_weight_scale: tuple[tuple[float, float], ...]
+    by_step: tuple[tuple[int, float], ...]
     over_time: tuple[float, ...]
+    kept: float | None
     follows_learning_rate: bool | None
     surviving_fraction: float | None
     depends_on_gradient: bool

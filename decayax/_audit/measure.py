@@ -1,25 +1,27 @@
 """The readings of all leaves under all settings."""
 
-import time
-import warnings
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Float
 
-from decayax._audit.leaf import LeafAudit
-from decayax._audit.modes import NONE
-from decayax._audit.plan import initial_weights, ProbePlan
-from decayax._audit.probe import follow, jvp_probe, Probe
-from decayax._audit.readings import rates_of, reading_of, Readings, Setting
+from decayax._audit._shim import fast_forward
+from decayax._audit.follow import AT_START, Begin, Clock, follow, Run, Runner
+from decayax._audit.plan import initial_weights, Plan, Program
+from decayax._audit.probe import difference_probe, jvp_probe
+from decayax._audit.readings import (
+    rates_of,
+    Reading,
+    reading_of,
+    Readings,
+    Setting,
+    Subject,
+)
 from decayax._audit.trace import Trace
 
 
-# A user who waits this long for one call wants to know why.
-WARN_AFTER_SECONDS = 10.0
 # Seeds over which the effect of rounding is averaged. Their spread gives the error.
 ROUNDING_SEEDS = 4
 # A surviving fraction with a larger standard error is not reported. The finding "lost
@@ -27,81 +29,121 @@ ROUNDING_SEEDS = 4
 MAX_STANDARD_ERROR = 0.2
 
 
-def measure(
-    plan: ProbePlan, difference: Probe, settings: Sequence[Setting]
-) -> list[Readings]:
-    """For each leaf its readings under every setting.
+class Bench(NamedTuple):
+    """What is needed to measure a program in both ways; compiled once."""
 
-    The plan's difference probe is an argument, because it is compiled only once.
-    """
-    jvp = jvp_probe(plan.probed)
-    readings: list[Readings] = [{} for _ in plan.shapes]
-    for done, setting in enumerate(settings, start=1):
-        start = time.monotonic()
-        params = initial_weights(plan, plan.float32, setting)
-        try:
-            of_jvp = _traces(plan, jvp, params, setting)
-        except Exception:
-            # The optimizer has no derivative. Any other error comes again below.
-            of_jvp = [None] * len(readings)
-        of_difference = _traces(plan, difference, params, setting)
-        for i, count in enumerate(plan.weight_counts()):
-            readings[i][setting] = reading_of(of_jvp[i], of_difference[i], count)
-        # The first setting also compiles. The second shows how long the others take.
-        if done == 2 and not plan.sampled:
-            seconds = (time.monotonic() - start) * (len(settings) - done)
-            why = "" if plan.elementwise else " (this optimizer mixes weights)"
-            if seconds > WARN_AFTER_SECONDS:
-                warnings.warn(
-                    f"audit: about {seconds:.0f} s to go, because all weights are "
-                    f"measured{why}. Pass sample=True to measure a part of each leaf, "
-                    "or pass fewer steps.",
-                    stacklevel=4,
-                )
+    plan: Plan
+    jvp: Runner
+    difference: Runner
+
+
+def make_bench(plan: Plan, program: Program, clock: Clock) -> Bench:
+    """Set up a program to be measured."""
+    skip = fast_forward(program.probed, program.shapes)
+    if program.lanes > 1:
+        skip = jax.vmap(skip, in_axes=(0, None))
+    skip = jax.jit(skip)
+
+    def runner(probe: Any) -> Runner:
+        return Runner(program, probe(program.probed, program.lanes), skip, clock)
+
+    return Bench(plan, runner(jvp_probe), runner(difference_probe))
+
+
+def measure(
+    bench: Bench, settings: Sequence[Setting], begin: Begin = AT_START
+) -> list[Readings]:
+    """For each leaf of the params its readings under every setting."""
+    readings: list[Readings] = [{} for _ in bench.plan.shapes]
+    for setting in settings:
+        for own, reading in zip(
+            readings, measure_once(bench, setting, bench.plan.steps, begin), strict=True
+        ):
+            own[setting] = reading
     return readings
 
 
-def _traces(
-    plan: ProbePlan, probe: Probe, params: optax.Params, setting: Setting
-) -> list[Trace]:
-    """The trace of each leaf under g and −g, which are the first axis of all arrays."""
-    key = jax.random.key(setting.seed)
-    both = [
-        follow(probe, params, key, sign * setting.gradient_scale, plan.steps)
-        for sign in (1.0, -1.0)
-    ]
-    return jax.tree.map(lambda *signs: np.stack(signs), *both)
-
-
-def with_surviving_fractions(
-    leaves: list[LeafAudit], plan: ProbePlan, difference: Probe, main: Setting
-) -> list[LeafAudit]:
-    """The leaves with `surviving_fraction` under the setting ``main``."""
-    candidates = [
-        leaf.mode != NONE and jnp.dtype(leaf.dtype).itemsize < 4 for leaf in leaves
-    ]
-    if not any(candidates):
-        return leaves
-    exact = _rates_by_seed(plan, difference, main, plan.float32)
-    rounded = _rates_by_seed(plan, difference, main, plan.own_dtypes)
-    rate = exact.mean(0)
-    fractions = rounded.mean(0) / rate
-    errors = rounded.std(0, ddof=1) / np.sqrt(ROUNDING_SEEDS) / np.abs(rate)
-    # `~(... > ...)`: an error of nan is an overflow, which is reported.
-    reported = np.array(candidates) & ~(errors > MAX_STANDARD_ERROR)
+def measure_once(
+    bench: Bench, setting: Setting, steps: int, begin: Begin = AT_START, last: int = 0
+) -> list[Reading]:
+    """The reading of each leaf, of the ``last`` steps only if this is not 0."""
+    params = initial_weights(bench.jvp.program, setting)
+    try:
+        of_jvp = follow(bench.jvp, params, setting, steps, begin)
+    except Exception:
+        # The optimizer has no derivative. Any other error comes again below.
+        of_jvp = None
+    of_difference = follow(bench.difference, params, setting, steps, begin)
+    counts = weight_counts(bench)
     return [
-        leaf._replace(surviving_fraction=float(fraction)) if report else leaf
-        for leaf, fraction, report in zip(leaves, fractions, reported, strict=True)
+        _reading(bench, of_jvp, of_difference, leaf, count, steps - (last or steps))
+        for leaf, count in enumerate(counts)
     ]
+
+
+def weight_counts(bench: Bench) -> list[int]:
+    """How many weights of each leaf of the params are measured."""
+    sizes = [leaf.size for leaf in bench.jvp.program.inexact_shapes()]
+    return [sizes[index] for _, index in bench.jvp.program.where]
+
+
+def _reading(
+    bench: Bench, jvp: Run | None, difference: Run, leaf: int, count: int, first: int
+) -> Reading:
+    """The reading of one leaf from step ``first`` of the runs on."""
+    of_difference = difference.traces[leaf]
+    start = difference.start[leaf]
+    if first:
+        start = np.mean(of_difference.weights[:, first - 1], 0)
+    return reading_of(
+        None if jvp is None else _since(jvp.traces[leaf], first),
+        _since(of_difference, first),
+        Subject(count, bench.plan.kinds.exact, start),
+    )
+
+
+def _since(trace: Trace, first: int) -> Trace:
+    """The trace as if it began at step ``first``."""
+    if not first:
+        return trace
+
+    def rebased(change: np.ndarray) -> np.ndarray:
+        with np.errstate(all="ignore"):
+            return (1.0 + change[:, first:]) / (1.0 + change[:, first - 1, None]) - 1.0
+
+    later = jax.tree.map(lambda array: array[:, first:], trace)
+    return later._replace(
+        change=rebased(trace.change), per_weight=rebased(trace.per_weight)
+    )
+
+
+class Survival(NamedTuple):
+    """How much of the decay of each leaf remains in the leaf's own dtype."""
+
+    fractions: Float[np.ndarray, " leaves"]
+    errors: Float[np.ndarray, " leaves"]
+    finite: np.ndarray  # whether the weights of each leaf are finite in every step
+
+
+def survival(bench: Bench, own: Bench, main: Setting) -> Survival:
+    """Compare the rates in float32 with those in the leaves' own dtypes."""
+    exact, _ = _rates_by_seed(bench, main)
+    rounded, finite = _rates_by_seed(own, main)
+    with np.errstate(all="ignore"):
+        rate = exact.mean(0)
+        errors = rounded.std(0, ddof=1) / np.sqrt(ROUNDING_SEEDS) / np.abs(rate)
+        return Survival(rounded.mean(0) / rate, errors, finite)
 
 
 def _rates_by_seed(
-    plan: ProbePlan, difference: Probe, main: Setting, shapes: optax.Params
-) -> Float[np.ndarray, "seeds leaves"]:
+    bench: Bench, main: Setting
+) -> tuple[Float[np.ndarray, "seeds leaves"], np.ndarray]:
     """The rates from the difference, with weights and gradients of several seeds."""
-    rates = []
+    rates, finite = [], []
     for seed in range(ROUNDING_SEEDS):
-        params = initial_weights(plan, shapes, main, seed)
-        traces = _traces(plan, difference, params, main._replace(seed=seed))
-        rates.append([rates_of(trace.change) for trace in traces])
-    return np.array(rates)
+        setting = main._replace(seed=seed)
+        params = initial_weights(bench.difference.program, setting, seed)
+        run = follow(bench.difference, params, setting, bench.plan.steps)
+        rates.append([rates_of(trace.change) for trace in run.traces])
+        finite.append([bool(np.isfinite(trace.size).all()) for trace in run.traces])
+    return np.array(rates), np.all(finite, 0)

@@ -5,38 +5,59 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from decayax._audit.readings import Reading, Readings, Setting
+from decayax._audit.patterns import is_constrained, is_gated, is_second_order
+from decayax._audit.readings import Estimate, Reading, Readings, Setting
 
 
 NONE, UNIFORM, SCALE_DEPENDENT = "none", "uniform", "scale-dependent"
-GRADIENT_DEPENDENT, GROWTH = "gradient-dependent", "growth"
+UNEVEN, ANCHORED, GATED = "uneven", "anchored", "gated"
+GRADIENT_DEPENDENT, CONSTRAINED = "gradient-dependent", "constrained"
+GROWTH, NOT_FINITE = "growth", "not finite"
 RATE_RTOL = 0.1  # rates that differ by a smaller fraction count as equal
 MAX_DIFFERING = 0.1  # fraction of a leaf's weights whose rates may differ
+MIN_GROWING = 0.05  # fraction of a leaf's weights that makes it growth
+MAX_DRIFT = 0.1  # up to which the weights have their initial size
 
 
-def mode_of(main: Setting, readings: Readings, elementwise: bool) -> str:
-    """The most serious mode that holds: growth, by gradients, by size, uniform, none.
+def mode_of(main: Setting, readings: Readings, exact: bool) -> str:
+    """The most serious mode that holds.
 
-    If the optimizer is elementwise, the rates of single weights are a property of it.
+    ``exact`` says that no weight depends on another weight. Then the rates of single
+    weights are a property of the optimizer.
     """
+    sizes = [r for s, r in readings.items() if s._replace(weight_scale=1.0) == main]
+    if not all(reading.finite for reading in readings.values()):
+        return NOT_FINITE
+    if any(map(is_constrained, sizes)):
+        return CONSTRAINED
     rates = [r.best.rate for r in readings.values() if r.best.significant]
-    if not rates:
+    if not rates or (not exact and is_second_order(readings)):
         return NONE
+    own_size = {
+        s: r for s, r in readings.items() if s.weight_scale == main.weight_scale
+    }
+    same_seed = [r for s, r in own_size.items() if s.seed == main.seed]
     if readings[main].best.significant and max(rates) < 0.0:
         return GROWTH
-    # An optimizer that mixes weights sees the gradients through norms. Those of another
-    # seed are the same up to chance, and chance is large in a leaf of four weights.
-    own_size = [
-        r
-        for s, r in readings.items()
-        if s.weight_scale == main.weight_scale and (elementwise or s.seed == main.seed)
-    ]
-    if not _same_rates(own_size):
+    if exact and all(
+        map(
+            _part_grows,
+            (r for s, r in own_size.items() if s.gradient_scale == main.gradient_scale),
+        )
+    ):
+        return GROWTH
+    # The same gradients up to their size. Those of another seed are the same up to
+    # chance, and chance is large in a leaf of four weights.
+    by_scale = _same_rates(same_seed) or _same_early_rates(same_seed)
+    if by_scale and is_gated(readings[main], exact):
+        return GATED
+    if not by_scale or (exact and _differs_by_seed(list(own_size.values()))):
         return GRADIENT_DEPENDENT
-    if elementwise and not _same_rates_per_weight(own_size):
-        return GRADIENT_DEPENDENT
-    sizes = [r for s, r in readings.items() if s._replace(weight_scale=1.0) == main]
-    return UNIFORM if _same_rates(sizes) else SCALE_DEPENDENT
+    if not _same_rates(sizes):
+        return SCALE_DEPENDENT
+    best = readings[main].best
+    uneven = exact and best.dispersion > RATE_RTOL * abs(best.rate)
+    return UNEVEN if uneven else UNIFORM
 
 
 def _same_rates(readings: Sequence[Reading]) -> bool:
@@ -48,17 +69,49 @@ def _same_rates(readings: Sequence[Reading]) -> bool:
     )
 
 
-def _same_rates_per_weight(readings: Sequence[Reading]) -> bool:
-    """Whether single weights keep their rates from one gradient sequence to another.
+def _same_early_rates(readings: Sequence[Reading]) -> bool:
+    """Whether the rates are equal until the weights have moved.
+
+    Large gradients move the weights, and a rate that depends on the size of the weights
+    then changes, too. It depends on the gradients only through this size.
+    """
+    moved = [np.append(reading.drift > MAX_DRIFT, True) for reading in readings]
+    # The rate of the first step that moves them is that of the initial weights, too.
+    early = min(int(np.argmax(far)) for far in moved) + 1
+    rates = [float(np.mean(r.best.over_time[:early])) for r in readings]
+    whole = max(abs(reading.best.rate) for reading in readings)
+    low, high = min(rates), max(rates)
+    return (
+        high - low <= RATE_RTOL * max(abs(low), abs(high)) and high > RATE_RTOL * whole
+    )
+
+
+def _differs_by_seed(readings: Sequence[Reading]) -> bool:
+    """Whether single weights change their rates from one gradient sequence to another.
 
     They may differ from each other: then the weights decide, not the gradients.
     """
     # If the two estimates disagree, the derivative of single weights is wrong.
-    reliable = [reading.best for reading in readings if not reading.disagrees]
-    for a, b in itertools.combinations(reliable, 2):
-        gap = np.abs(a.per_weight - b.per_weight)
-        size = np.maximum(np.abs(a.per_weight), np.abs(b.per_weight))
-        differs = gap > RATE_RTOL * size + a.threshold + b.threshold
-        if np.nanmean(differs) > MAX_DIFFERING:
-            return False
-    return True
+    reliable = [r.best for r in readings if not r.disagrees and not r.has_constant_pull]
+    return (
+        any(map(_differ, *zip(*itertools.combinations(reliable, 2), strict=True)))
+        if len(reliable) > 1
+        else False
+    )
+
+
+def _differ(a: Estimate, b: Estimate) -> bool:
+    gap = np.abs(a.per_weight - b.per_weight)
+    size = np.maximum(np.abs(a.per_weight), np.abs(b.per_weight))
+    differs = gap > RATE_RTOL * size + a.threshold + b.threshold
+    return bool(np.nanmean(differs) > MAX_DIFFERING)
+
+
+def _part_grows(reading: Reading) -> bool:
+    """Whether at least `MIN_GROWING` of the weights grow, beyond their error."""
+    best = reading.best
+    if reading.disagrees or reading.has_constant_pull:
+        return False
+    with np.errstate(invalid="ignore"):
+        grows = best.per_weight < -(5.0 * best.per_weight_error + best.threshold)
+    return bool(np.mean(grows) >= MIN_GROWING)

@@ -1,108 +1,192 @@
-"""What `audit` measures: an optimizer, its extra arguments, and on which weights."""
+"""What `audit` measures: which programs, on weights of which shapes and sizes.
 
-import re
+Leaves that an optimizer treats alike are measured once: see `_jaxpr.quotient`. Most of
+the time is compilation, so a program with few leaves is ten times faster.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.extend.core import ClosedJaxpr
 
+from decayax._audit.arguments import extra_arguments, with_axis_names
 from decayax._audit.draws import count_numbers, normal, scaled_tree, steps_per_call
 from decayax._audit.probe import ProbedOptimizer
 from decayax._audit.readings import Setting
+from decayax._audit.shapes import gradient_masks, Kinds, kinds_of, smaller_shapes
 from decayax._core.dtypes import dtype_of, is_inexact, to_float32
 from decayax._core.parameters import require_parameters
-from decayax._core.paths import is_masked_leaf, leaves_with_path, Path, path_str
+from decayax._core.paths import is_masked_leaf, leaves_with_path, Path
 from decayax._core.strength import is_concrete
-from decayax._jaxpr.dependence import (
-    ExtraArgs,
-    is_elementwise,
-    same_operations,
-    trace_update,
-)
+from decayax._jaxpr.quotient import quotient
+from decayax._jaxpr.trace import ExtraArgs, trace_optimizer
 from decayax.masks._roles import roles
 
 
-# Elementwise optimizers are measured on a sample of at most this many weights over all
-# leaves. Most of the time is then compilation.
-MAX_SAMPLE = 2**15
-# The standard error of a leaf's rate is the spread of single weights over √n: 1/8 of
-# the spread for 64 weights, 1/64 for 4096.
-MIN_LEAF_SAMPLE, MAX_LEAF_SAMPLE = 64, 4096
 # Gradients are drawn from the step indices 0, 1, 2, ... The weights are drawn from an
 # index that no gradient has.
 INITIAL_WEIGHTS_STEP = np.uint32(2**31)
-# What optimizers say in the error about an argument that `update` did not get.
-MISSING_ARGUMENT = "missing|required|must be provided|need to pass"
+SIZE_RTOL = 0.05  # leaves whose sizes differ by less are measured at one size
 
 
-class NotAuditable(Exception):
-    """The optimizer needs an argument that the audit cannot make up."""
-
-
-class ProbePlan(NamedTuple):
-    """What to measure, and on which weights."""
+class Program(NamedTuple):
+    """An optimizer to run, and where each leaf of the params is found in it."""
 
     probed: ProbedOptimizer
+    shapes: Any  # the tree of its params
+    sizes: np.ndarray  # (lanes, inexact leaves of the program): root mean squares
+    where: tuple[tuple[int, int], ...]  # lane and leaf, for each inexact leaf of params
+
+    @property
+    def lanes(self) -> int:
+        """How many sizes of the weights are measured side by side."""
+        return len(self.sizes)
+
+    def inexact_shapes(self) -> list[jax.ShapeDtypeStruct]:
+        """The shapes of the inexact leaves of the program."""
+        return [x for x in jax.tree.leaves(self.shapes) if is_inexact(x)]
+
+
+class Plan(NamedTuple):
+    """What to measure."""
+
+    optimizer: Any
+    axis_names: tuple[str, ...]
+    extra_args: ExtraArgs
     shapes: dict[Path, jax.ShapeDtypeStruct]  # of the inexact leaves, in order
     roles: dict[Path, str]
-    sizes: dict[Path, float]  # root mean square of the weights
-    own_dtypes: Any  # the tree of shapes to measure, perhaps a sample
-    float32: Any  # the same with 16-bit floats as float32
-    elementwise: bool
-    sampled: bool
+    whole: Any  # the tree of all shapes
+    measured: Any  # the tree of the shapes to measure, perhaps a sample
+    # shapes of the inexact leaves -> what multiplies the gradients of each
+    masks_of: Callable[[list[jax.ShapeDtypeStruct]], tuple[Any, ...]]
+    sizes: tuple[float, ...]  # of each inexact leaf: root mean square of the weights
+    kinds: Kinds
     steps: int
 
-    def weight_counts(self) -> list[int]:
-        """How many weights of each inexact leaf are measured."""
-        return [x.size for x in jax.tree.leaves(self.float32) if is_inexact(x)]
+    @property
+    def sampled(self) -> bool:
+        """Whether a part of the weights is measured."""
+        return self.measured != self.whole
+
+    def program(self, *, own_dtypes: bool = False, optimizer: Any = None) -> Program:
+        """What to run: 16-bit floats as float32, or in their ``own_dtypes``."""
+        shapes = self.measured if own_dtypes else _to_float32(self.measured)
+        optimizer = optimizer or self.optimizer
+        return make_program(self, with_axis_names(optimizer, self.axis_names), shapes)
 
 
 def make_plan(
     optimizer: Any,
     params: optax.Params,
+    *,
     gradients: Any,
     extra_args: dict[str, Any] | None,
+    axis_names: tuple[str, ...],
     sample: bool | None,
     steps: int,
-) -> ProbePlan:
+) -> Plan:
     """Decide what to measure. It takes the arguments of `audit`."""
     require_parameters("audit", params)
     leaves = {p: x for p, x in leaves_with_path(params) if not is_masked_leaf(x)}
+    inexact = {path: leaf for path, leaf in leaves.items() if is_inexact(leaf)}
     own_dtypes = jax.tree.map(_shape_of, params)
-    float32 = _to_float32(own_dtypes)
-    extra, program = _extra_args(optimizer, float32, extra_args)
-    elementwise = is_elementwise(optimizer, float32, program)
-    limit = np.clip(MAX_SAMPLE // max(len(leaves), 1), MIN_LEAF_SAMPLE, MAX_LEAF_SAMPLE)
-    cut = jax.tree.map(lambda leaf: _cut(leaf, limit), own_dtypes)
-    if sample is None:
-        sample = elementwise and _treats_alike(optimizer, cut, extra, program)
-    measured = cut if sample else own_dtypes
-    return ProbePlan(
-        probed=ProbedOptimizer(optimizer, extra, _zero_gradient(gradients, params)),
-        shapes={p: _shape_of(leaf) for p, leaf in leaves.items() if is_inexact(leaf)},
+    wrapped = with_axis_names(optimizer, axis_names)
+    arguments, program = extra_arguments(wrapped, _to_float32(own_dtypes), extra_args)
+    kinds = kinds_of(program)
+    measured = own_dtypes
+    if sample is not False:
+        measured = smaller_shapes(
+            wrapped, own_dtypes, arguments, program, kinds, forced=bool(sample)
+        )
+    return Plan(
+        optimizer=optimizer,
+        axis_names=axis_names,
+        extra_args=arguments,
+        shapes={path: _shape_of(leaf) for path, leaf in inexact.items()},
         roles={path: role.name for path, role in roles(params).items()},
-        sizes={path: _size(leaf) for path, leaf in leaves.items()},
-        own_dtypes=measured,
-        float32=_to_float32(measured),
-        elementwise=elementwise,
-        sampled=sample and measured != own_dtypes,
+        whole=own_dtypes,
+        measured=measured,
+        masks_of=functools.partial(gradient_masks, gradients, params, list(inexact)),
+        sizes=tuple(map(_size, inexact.values())),
+        kinds=kinds,
         steps=steps,
     )
 
 
-def _treats_alike(optimizer: Any, cut: Any, extra: ExtraArgs, program: Any) -> bool:
-    """Whether the optimizer runs the same operations on smaller shapes.
+def make_program(plan: Plan, optimizer: Any, shapes: Any) -> Program:
+    """The optimizer on one leaf of each class of leaves that it treats alike."""
+    leaves = jax.tree.leaves(shapes)
+    inexact = [index for index, leaf in enumerate(leaves) if is_inexact(leaf)]
+    masks = dict(zip(inexact, plan.masks_of([leaves[i] for i in inexact]), strict=True))
+    keys = [np.asarray(masks.get(i, 0.0)).tobytes() for i in range(len(leaves))]
+    traced = trace_optimizer(optimizer, shapes, plan.extra_args)
+    classes = quotient(traced, keys)
+    if classes is None:
+        probed = ProbedOptimizer(
+            init=optimizer.init,
+            update_at=lambda grads, state, params, time: optimizer.update(
+                grads, state, params, **plan.extra_args(time)
+            ),
+            gradient_masks=tuple(masks.values()),
+        )
+        where = tuple((0, index) for index in range(len(inexact)))
+        return Program(probed, shapes, np.array([plan.sizes]), where)
+    chosen = [i for i in classes.representative if i in masks]
+    probed = ProbedOptimizer(
+        init=classes.init,
+        update_at=classes.update,
+        gradient_masks=tuple(masks[i] for i in chosen),
+    )
+    number = {classes.class_of[i]: number for number, i in enumerate(chosen)}
+    class_of = [number[classes.class_of[i]] for i in inexact]
+    sizes, lanes = _lanes(plan.sizes, class_of)
+    representatives = [leaves[i] for i in classes.representative]
+    where = tuple(zip(lanes, class_of, strict=True))
+    return Program(probed, representatives, sizes, where)
 
-    Some decide by shape, for example in a mask function.
+
+def _lanes(
+    sizes: Sequence[float], class_of: Sequence[int]
+) -> tuple[np.ndarray, list[int]]:
+    """The sizes (lanes, classes) to measure, and the lane of each leaf.
+
+    A class has as many lanes as its leaves have different sizes. The other classes
+    repeat their last size.
     """
-    try:
-        smaller = trace_update(optimizer, _to_float32(cut), extra)
-        return same_operations(smaller, program)
-    except Exception:  # only the smaller shapes fail, for whatever reason
-        return False
+    per_class: list[list[float]] = [[] for _ in range(max(class_of, default=-1) + 1)]
+    lanes = []
+    for size, own in zip(sizes, class_of, strict=True):
+        near = [abs(size / other - 1.0) < SIZE_RTOL for other in per_class[own]]
+        if True not in near:
+            per_class[own].append(size)
+        lanes.append(near.index(True) if True in near else len(near))
+    count = max(map(len, per_class), default=1)
+    padded = [[*own, *[own[-1]] * (count - len(own))] for own in per_class]
+    return np.array(padded).reshape(len(per_class), count).T, lanes
+
+
+def initial_weights(program: Program, setting: Setting, seed: int = 0) -> optax.Params:
+    """Normal weights: each leaf has its own size times that of the setting.
+
+    All settings get the same weights up to the size, so that the rates of single
+    weights can be compared. If there are several lanes, they are the first axis.
+    """
+    size = count_numbers(program.shapes)
+    # One row is enough. As many as for the gradients use the same compiled program.
+    steps = np.full(steps_per_call(size), INITIAL_WEIGHTS_STEP)
+    numbers = normal(jax.random.key(seed), steps, size)[0]
+    lanes = [
+        scaled_tree(numbers, program.shapes, [setting.weight_scale * x for x in sizes])
+        for sizes in program.sizes.tolist()
+    ]
+    if program.lanes == 1:
+        return lanes[0]
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *lanes)
 
 
 def _shape_of(leaf: Any) -> jax.ShapeDtypeStruct:
@@ -114,86 +198,16 @@ def _to_float32(shapes: Any) -> Any:
     return jax.tree.map(to_float32, shapes)
 
 
-def _cut(leaf: jax.ShapeDtypeStruct, limit: int) -> jax.ShapeDtypeStruct:
-    """Halve the longest axis until the shape has about ``limit`` weights at most.
-
-    No axis becomes shorter than 2, so that the optimizer still sees a matrix.
-    """
-    shape = list(leaf.shape)
-    while np.prod(shape, dtype=float) > limit and max(shape) > 2:
-        longest = shape.index(max(shape))
-        shape[longest] = max(2, shape[longest] // 2)
-    return jax.ShapeDtypeStruct(tuple(shape), leaf.dtype)
-
-
 def _size(leaf: Any) -> float:
     """The root mean square of a leaf; 1 if its values are unknown or all 0."""
     if isinstance(leaf, jax.ShapeDtypeStruct) or not is_concrete(leaf):
         return 1.0
-    if not is_inexact(leaf) or np.size(leaf) == 0:
+    if np.size(leaf) == 0:
         return 1.0
     rms = float(_root_mean_square(to_float32(leaf)))
-    return rms if 0 < rms < np.inf else 1.0
+    return rms if 0 < rms < math.inf else 1.0
 
 
 @jax.jit
 def _root_mean_square(x: jax.Array) -> jax.Array:
     return jnp.sqrt(jnp.mean(jnp.abs(x) ** 2))
-
-
-def initial_weights(
-    plan: ProbePlan, shapes: Any, setting: Setting, seed: int = 0
-) -> optax.Params:
-    """Normal weights: each leaf has its own size times that of the setting.
-
-    All settings get the same weights up to the size, so that the rates of single
-    weights can be compared.
-    """
-    size = count_numbers(shapes)
-    # One row is enough. As many as for the gradients use the same compiled program.
-    steps = np.full(steps_per_call(size), INITIAL_WEIGHTS_STEP)
-    numbers = normal(jax.random.key(seed), steps, size)[0]
-    scale = setting.weight_scale
-    return scaled_tree(numbers, shapes, lambda path: scale * plan.sizes[path])
-
-
-def _zero_gradient(gradients: Any, params: optax.Params) -> frozenset[Path]:
-    """The leaves whose example gradients are None or 0 in all elements."""
-    if gradients is None:
-        return frozenset()
-    given = dict(leaves_with_path(gradients))
-    if differing := given.keys() ^ dict(leaves_with_path(params)).keys():
-        raise ValueError(
-            "audit: gradients and params must be the same tree, but only one of them "
-            f"has the leaf {path_str(min(differing))}. Pass example gradients of these "
-            "params."
-        )
-    return frozenset(
-        path for path, g in given.items() if is_masked_leaf(g) or not np.any(g)
-    )
-
-
-def _extra_args(
-    optimizer: Any, shapes: Any, given: dict[str, Any] | None
-) -> tuple[ExtraArgs, ClosedJaxpr]:
-    """The keyword arguments that ``update`` needs, and its program with them."""
-
-    def given_only(step: Any) -> dict[str, Any]:
-        return given or {}
-
-    def with_value(step: Any) -> dict[str, Any]:
-        # It falls, so that schedules that react to a plateau change nothing.
-        return {"value": 1.0 / (1.0 + jnp.asarray(step, jnp.float32))} | (given or {})
-
-    reasons = []
-    for extra_args in (given_only, with_value):
-        try:
-            return extra_args, trace_update(optimizer, shapes, extra_args)
-        except Exception as error:
-            if not re.search(MISSING_ARGUMENT, str(error)):
-                error.add_note(
-                    "audit: the optimizer raised this error inside a jitted step."
-                )
-                raise
-            reasons.append(str(error))
-    raise NotAuditable(reasons[0])

@@ -12,28 +12,17 @@ with ±h. The JVPs are summed over the updates and not read from the parameters,
 gates and rounding.
 """
 
-import itertools
 import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
-from decayax._audit.draws import count_numbers, normal, scaled_tree, steps_per_call
-from decayax._audit.trace import (
-    first_weights,
-    Leaves,
-    norm_ratio,
-    Trace,
-    trace_of_step,
-    TRACED_PER_LEAF,
-)
+from decayax._audit.draws import scaled_tree
+from decayax._audit.trace import dots, Leaves, norm_ratio, sample, Trace, trace_of_step
 from decayax._core.dtypes import cast_like, compute_dtype, is_inexact
-from decayax._core.paths import Path
-from decayax._jaxpr.dependence import ExtraArgs
 from decayax._jaxpr.partition import combine, partition
 
 
@@ -45,70 +34,51 @@ PERTURBATION = 0.1
 class ProbedOptimizer(NamedTuple):
     """An optimizer and everything that its updates need except params and gradients."""
 
-    optimizer: Any  # with init and update
-    extra_args: ExtraArgs
-    zero_gradient: frozenset[Path] = frozenset()  # leaves whose gradients are 0
+    init: Callable[[Any], Any]
+    update_at: Callable[..., Any]  # gradients, state, params, step -> updates, state
+    gradient_masks: tuple[Any, ...]  # of each inexact leaf: what multiplies gradients
 
     def update(self, grads: Any, state: Any, params: Any, time: Any) -> tuple[Any, Any]:
         """The updates, and the new state in the dtypes of the old one."""
-        extra_args = self.extra_args(time)
-        updates, new_state = self.optimizer.update(grads, state, params, **extra_args)
+        updates, new_state = self.update_at(grads, state, params, time)
         return updates, jax.tree.map(cast_like, new_state, state)
 
 
 class Probe(NamedTuple):
     """One way to measure: compiled once, used for all seeds and gradient scales."""
 
-    start: Callable[..., Any]  # params -> carry
+    # params -> carry, sample of the initial weights
+    start: Callable[..., Any]
     # (carry, initial params, numbers, gradient scale, step indices) -> carry, trace
     advance: Callable[..., tuple[Any, Trace]]
+    # the same, but the state does not change if the params do
+    start_held: Callable[..., Any]
+    # (carry, params) -> carry: these params again, with the state of the carry
+    restart: Callable[..., Any]
+    states: Callable[[Any], tuple[Any, ...]]  # carry -> the optimizer's states in it
+    with_states: Callable[..., Any]  # (carry, states) -> carry
 
 
-def follow(
-    probe: Probe, params: optax.Params, key: jax.Array, scale: float, steps: int
-) -> list[Trace]:
-    """Run a probe; return the traces of all inexact leaves, in order.
-
-    The key and the scale are those of the gradients; a negative scale flips them.
-    """
-    carry = probe.start(params)
-    parts = []
-    size = count_numbers(params)
-    chunk = steps_per_call(size)
-    for first in range(0, steps, chunk):
-        times = np.arange(first, first + chunk, dtype=np.uint32)
-        numbers = normal(key, times, size)
-        carry, part = probe.advance(carry, params, numbers, np.float32(scale), times)
-        parts.append(jax.device_get(part))
-    # The last chunk may run too far: cut the result to the number of steps.
-    whole = jax.tree.map(lambda *x: np.concatenate(x)[:steps].astype(float), *parts)
-    counts = [min(leaf.size, TRACED_PER_LEAF) for leaf in partition(params).inexact]
-    bounds = itertools.pairwise(itertools.accumulate(counts, initial=0))
-    return [
-        Trace(
-            change=whole.change[:, i],
-            relative_step=whole.relative_step[:, i],
-            per_weight=whole.per_weight[:, start:end],
-            magnitude=None if whole.magnitude is None else whole.magnitude[:, i],
-            weights=None if whole.weights is None else whole.weights[:, start:end],
-        )
-        for i, (start, end) in enumerate(bounds)
-    ]
-
-
-def jvp_probe(probed: ProbedOptimizer) -> Probe:
+def jvp_probe(probed: ProbedOptimizer, lanes: int = 1) -> Probe:
     """The probe that differentiates every step in the direction of θ₀."""
 
     def start(params):
         theta, static = partition(params)
 
         def init(inexact):
-            state = probed.optimizer.init(combine(params, inexact, static))
-            return partition(state).inexact
+            return partition(probed.init(combine(params, inexact, static))).inexact
 
         _, state_tangents = jax.jvp(init, (theta,), (theta,))
-        change = jax.tree.map(jnp.zeros_like, theta)
-        return params, probed.optimizer.init(params), theta, state_tangents, change
+        carry = (params, probed.init(params), theta, state_tangents, _zeros(theta))
+        return carry, sample(theta)
+
+    def start_held(params):
+        carry, first = start(params)
+        return restart(carry, params), first
+
+    def restart(carry, params):
+        theta, state = partition(params).inexact, carry[1]
+        return params, state, theta, _zeros(partition(state).inexact), _zeros(theta)
 
     def step(initial, carry, grads, time):
         params, state, tangents, state_tangents, change = carry
@@ -134,20 +104,40 @@ def jvp_probe(probed: ProbedOptimizer) -> Probe:
         state = combine(state, new_inexact, new_static)
         return (params, state, tangents, state_tangents, change), trace
 
-    return _compile(probed, start, step)
+    return _compiled(
+        Probe(
+            start,
+            _in_scan(probed, step),
+            start_held,
+            restart,
+            states=lambda carry: (carry[1],),
+            with_states=lambda carry, states: (carry[0], *states, *carry[2:]),
+        ),
+        lanes,
+    )
 
 
-def difference_probe(probed: ProbedOptimizer) -> Probe:
+def difference_probe(probed: ProbedOptimizer, lanes: int = 1) -> Probe:
     """The probe that takes the difference of two runs, from (1 ± h)θ₀."""
 
-    def start(params):
+    def moved(params):
         theta, static = partition(params)
-        runs = []
         for h in (PERTURBATION, -PERTURBATION):
             inexact = [(x + h * x).astype(x.dtype) for x in theta]
-            moved = _as_stored(combine(params, inexact, static))
-            runs.append((moved, probed.optimizer.init(moved)))
-        return tuple(runs), _difference(*runs)
+            yield _as_stored(combine(params, inexact, static))
+
+    def start(params):
+        runs = tuple((params, probed.init(params)) for params in moved(params))
+        return (runs, _difference(*runs)), sample(_wide(runs[0][0]))
+
+    def start_held(params):
+        runs = tuple((shifted, probed.init(params)) for shifted in moved(params))
+        return (runs, _difference(*runs)), sample(_wide(runs[0][0]))
+
+    def restart(carry, params):
+        states = [state for _, state in carry[0]]
+        runs = tuple(zip(moved(params), states, strict=True))
+        return runs, _difference(*runs)
 
     def step(initial, carry, grads, time):
         del initial  # the first difference takes its place
@@ -164,32 +154,63 @@ def difference_probe(probed: ProbedOptimizer) -> Probe:
             step=jax.tree.map(operator.sub, after, before),
             before=before,
         )
-        weights = _wide(new_runs[0][0])
+        # The first run began at (1 + h)θ₀, which is the difference times this number.
+        start = [(1 + PERTURBATION) / (2 * PERTURBATION) * x for x in first]
+        old, new = _wide(runs[0][0]), _wide(new_runs[0][0])
         trace = trace._replace(
-            magnitude=norm_ratio(weights, first),
-            weights=first_weights([x.real for x in weights]),
+            value=dots(start, new) / dots(start, start),
+            size=norm_ratio(new, start),
+            step_size=norm_ratio(jax.tree.map(operator.sub, new, old), start),
+            weights=sample([x.real for x in new]),
         )
         return (tuple(new_runs), first), trace
 
-    return _compile(probed, start, step)
+    def with_states(carry, states):
+        pairs = zip(carry[0], states, strict=True)
+        return tuple((params, state) for (params, _), state in pairs), carry[1]
+
+    return _compiled(
+        Probe(
+            start,
+            _in_scan(probed, step),
+            start_held,
+            restart,
+            states=lambda carry: tuple(state for _, state in carry[0]),
+            with_states=with_states,
+        ),
+        lanes,
+    )
 
 
-def _compile(
-    probed: ProbedOptimizer, start: Callable[..., Any], step: Callable[..., Any]
-) -> Probe:
-    """The probe with ``step(initial weights, carry, gradients, time)``, in a scan."""
+def _in_scan(probed: ProbedOptimizer, step: Callable[..., Any]) -> Callable[..., Any]:
+    """Many steps of ``step(initial weights, carry, gradients, time)``."""
 
     def advance(carry, params, numbers, scale, times):
-        zero = probed.zero_gradient
-
         def body(carry, drawn):
             numbers, time = drawn
-            grads = scaled_tree(numbers, params, lambda p: 0.0 if p in zero else scale)
+            scales = [scale * mask for mask in probed.gradient_masks]
+            grads = scaled_tree(numbers, params, scales)
             return step(partition(params).inexact, carry, grads, time)
 
         return jax.lax.scan(body, carry, (numbers, times))
 
-    return Probe(jax.jit(start), jax.jit(advance))
+    return advance
+
+
+def _compiled(probe: Probe, lanes: int) -> Probe:
+    """The probe with jitted functions, for params with a first axis of several lanes.
+
+    The lanes have weights of different sizes and the same gradients.
+    """
+    functions = probe.start, probe.start_held, probe.restart
+    advance = probe.advance
+    if lanes > 1:
+        functions = [jax.vmap(function) for function in functions]
+        advance = jax.vmap(advance, in_axes=(0, 0, None, None, None))
+    start, start_held, restart = map(jax.jit, functions)
+    return probe._replace(
+        start=start, start_held=start_held, restart=restart, advance=jax.jit(advance)
+    )
 
 
 def _as_stored(params: optax.Params) -> optax.Params:
@@ -205,6 +226,10 @@ def _inexact(updates: optax.Updates, params: optax.Params) -> Leaves:
     """The updates of the inexact parameters, in order."""
     pairs = zip(jax.tree.leaves(updates), jax.tree.leaves(params), strict=True)
     return [update for update, param in pairs if is_inexact(param)]
+
+
+def _zeros(leaves: Leaves) -> Leaves:
+    return [jnp.zeros_like(leaf) for leaf in leaves]
 
 
 def _difference(plus: Any, minus: Any) -> Leaves:

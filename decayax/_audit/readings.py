@@ -5,6 +5,9 @@ r"""From traces to rates: what one leaf does under one kind of gradients and wei
 where retention_n is the fraction of the initial weights that is left after n steps. n
 is the number of all steps T, or the first step after which less than a fifth is left.
 Later, retention − 1 has lost the digits of the retention.
+
+A pull of constant size, such as L1, has no derivative. It shows in the weights
+themselves: the mean of the runs with g and with −g moves towards 0.
 """
 
 from typing import NamedTuple, TypeAlias
@@ -18,6 +21,8 @@ from decayax._audit.trace import AnyArray, Trace
 MIN_RETENTION = 0.2  # the rate is read at the first step with a smaller retention
 FEW_WEIGHTS = 16  # a smaller leaf has too few weights for a spread
 EPS = float(np.finfo(np.float32).eps)
+# A mean displacement that makes a larger angle with the weights is not a pull to 0.
+MIN_COSINE = 0.5
 
 
 class Setting(NamedTuple):
@@ -28,14 +33,24 @@ class Setting(NamedTuple):
     weight_scale: float  # times the leaf's own size
 
 
+class Subject(NamedTuple):
+    """What is known of a leaf before it is measured."""
+
+    count: int  # of weights
+    exact: bool  # the derivative of a weight by another weight is 0
+    start: Float[np.ndarray, " n"]  # the sampled weights at (1 + h)θ₀
+
+
 class Estimate(NamedTuple):
-    """The rates of one leaf that one of the two probes gives."""
+    """The rates of one leaf that one way to measure gives."""
 
     rate: float
     threshold: float  # a smaller rate counts as zero
     spread: tuple[float, float]  # 5 % and 95 % quantile of the rates of single weights
     per_weight: np.ndarray  # (n,) rates of single weights
+    per_weight_error: np.ndarray  # (n,) their error, from their variation over time
     over_time: np.ndarray  # (T,) rate of every step
+    dispersion: float  # standard deviation of the rates of all weights
 
     @property
     def significant(self) -> bool:
@@ -44,25 +59,59 @@ class Estimate(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """The rate of one leaf under one setting, estimated in two ways."""
+    """The rate of one leaf under one setting, estimated in three ways."""
 
     jvp: Estimate | None  # None if there is no derivative, or if it is NaN
     difference: Estimate
-    depends_on_gradient: bool
+    value: Estimate | None  # None if the mean displacement is not a pull to 0
+    jvp_trace: Trace | None
+    difference_trace: Trace
+
+    @property
+    def depends_on_gradient(self) -> bool:
+        """Whether the weights differ under g and −g."""
+        with_g, with_minus_g = self.difference_trace.weights
+        return not np.array_equal(with_g, with_minus_g)
+
+    @property
+    def finite(self) -> bool:
+        """Whether the weights are finite after every step."""
+        return bool(np.isfinite(self.difference_trace.size).all())
 
     @property
     def disagrees(self) -> bool:
-        """Whether the two estimates differ by more than a third."""
+        """Whether derivative and difference differ by more than a third."""
         if self.jvp is None:
             return False
         a, b = self.jvp.rate, self.difference.rate
         return abs(a - b) > max(abs(a) / 3, abs(b) / 3, self.difference.threshold)
 
     @property
+    def has_constant_pull(self) -> bool:
+        """Whether only the weights themselves show the pull, and no derivative."""
+        if self.value is None:
+            return False
+        half = abs(self.value.rate) / 2
+        if abs(self.difference.rate - self.value.rate) < half:
+            return False
+        derivative = self.difference if self.jvp is None else self.jvp
+        return abs(derivative.rate) < half
+
+    @property
     def best(self) -> Estimate:
-        """The more reliable estimate."""
+        """The most reliable estimate."""
+        if self.has_constant_pull:
+            assert self.value is not None
+            return self.value
         # The derivative has more digits, unless it misses something.
         return self.difference if self.jvp is None or self.disagrees else self.jvp
+
+    @property
+    def drift(self) -> Float[np.ndarray, " steps"]:
+        """How far the weights have moved, ‖θ_t − θ_0‖/‖θ_0‖, mean of g and −g."""
+        trace = self.difference_trace
+        squares = trace.size**2 - 2.0 * trace.value + 1.0
+        return np.sqrt(np.maximum(squares, 0.0)).mean(0)
 
 
 Readings: TypeAlias = dict[Setting, Reading]  # of one leaf
@@ -82,21 +131,32 @@ def rates_of(change: Float[AnyArray, "signs steps *n"]) -> Float[np.ndarray, "*n
     return np.where(np.isfinite(at_n), rates, np.nan)
 
 
-def reading_of(jvp: Trace | None, difference: Trace, count: int) -> Reading:
-    """The reading of a leaf of ``count`` weights, from its traces under g and −g.
+def steps_of(change: Float[AnyArray, "*signs steps n"]) -> Float[np.ndarray, "..."]:
+    """The rate of every step; NaN where too little is left to read it."""
+    with np.errstate(all="ignore"):
+        before = np.concatenate(
+            [np.zeros_like(change[..., :1, :]), change[..., :-1, :]], -2
+        )
+        rates = (before - change) / (1.0 + before)
+    return np.where(np.abs(1.0 + before) > MIN_RETENTION / 2, rates, np.nan)
+
+
+def reading_of(jvp: Trace | None, difference: Trace, subject: Subject) -> Reading:
+    """The reading of a leaf, from its traces under g and −g.
 
     ``jvp`` is None if the optimizer has no derivative.
     """
-    estimate = None if jvp is None else _estimate(jvp, count)
-    with_g, with_minus_g = difference.weights
+    estimate = None if jvp is None else _estimate(jvp, subject)
     return Reading(
         jvp=None if estimate is None or np.isnan(estimate.rate) else estimate,
-        difference=_estimate(difference, count),
-        depends_on_gradient=not np.array_equal(with_g, with_minus_g),
+        difference=_estimate(difference, subject._replace(exact=False)),
+        value=_value(difference, subject),
+        jvp_trace=jvp,
+        difference_trace=difference,
     )
 
 
-def _estimate(trace: Trace, count: int) -> Estimate:
+def _estimate(trace: Trace, subject: Subject) -> Estimate:
     rate = float(rates_of(trace.change))
     per_weight = rates_of(trace.per_weight)
     finite = per_weight[np.isfinite(per_weight)]
@@ -105,35 +165,94 @@ def _estimate(trace: Trace, count: int) -> Estimate:
         change = np.mean(trace.change, axis=0)
         before = np.concatenate([[0.0], change[:-1]])
         over_time = (before - change) / (1.0 + before)
+        # The variance of the weights' changes, weighted by their squares.
+        last = np.argmax(change <= MIN_RETENTION - 1.0) - 1
+        variance = np.mean(trace.change_norm, 0)[last] ** 2 - change[last] ** 2
+        relative = np.sqrt(np.maximum(variance, 0.0)) / np.abs(change[last])
+    errors = _errors_over_time(trace)
     return Estimate(
         rate=rate,
-        threshold=_threshold(trace, rate, high - low, count),
+        threshold=_threshold(trace, rate, high - low, errors, subject),
         spread=(float(low), float(high)),
         per_weight=per_weight,
+        per_weight_error=errors,
         over_time=over_time,
+        dispersion=float(relative * abs(rate)),
     )
 
 
-def _threshold(trace: Trace, rate: float, spread: float, count: int) -> float:
-    """The rate below which a rate counts as zero: the sum of three errors.
+def _errors_over_time(trace: Trace) -> Float[np.ndarray, " n"]:
+    """The standard error of each weight's rate.
 
-    - Regression: three standard errors, from the spread of single weights. 90 % of a
-      normal distribution lie within 3.29 standard deviations.
+    Momentum makes about ten steps alike, so that ten steps count as one.
+    """
+    steps = np.mean(steps_of(trace.per_weight), 0)
+    with np.errstate(all="ignore"):
+        spread = np.nanstd(np.where(np.isnan(steps).all(0), 0.0, steps), 0)
+    return spread * np.sqrt(10.0 / len(steps))
+
+
+def _threshold(
+    trace: Trace, rate: float, spread: float, errors: np.ndarray, subject: Subject
+) -> float:
+    """The rate below which a rate counts as zero: the sum of four errors.
+
+    - Regression: three standard errors of the mean over the weights. An exact
+      derivative only varies over time. Otherwise, single weights vary by chance, too;
+      90 % of a normal distribution lie within 3.29 standard deviations.
     - Rounding to float32: three standard errors. A derivative rounds whatever changes
       in addition to the decay. A difference rounds the weights of the two runs, and
       more so the further they have moved.
-    - Leaves of few weights, which have no reliable spread: a step in proportion to the
-      weights, s times their size, leaves about s² after averaging over g and −g. These
-      errors add up over the steps.
+    - A step in proportion to the weights, s times their size with a random sign, leaves
+      about s²/2 after averaging over g and −g. If every weight has its own s, as in
+      exponentiated gradient descent, s shows in the difference of g and −g.
+    - If all weights have the same s, leaves of few weights have no reliable spread.
     """
     steps = trace.relative_step[np.isfinite(trace.relative_step)]
     # The mean square of the steps minus that of the decay: what else changes.
     noise_term = max(np.mean(np.square(steps)) - rate**2, 0.0) if len(steps) else 0.0
-    root_count, root_steps = np.sqrt(max(count, 1)), np.sqrt(trace.change.shape[-1])
+    count = max(subject.count, 1)
+    root_count, root_steps = np.sqrt(count), np.sqrt(trace.change.shape[-1])
+    proportional = 2.0 * noise_term * root_steps if count < FEW_WEIGHTS else 0.0
     regression = 3.0 * (spread / 3.29) / root_count
+    if subject.exact:
+        regression = 3.0 * float(np.mean(errors)) / root_count
+        odd = (trace.per_weight[0, -1] - trace.per_weight[1, -1]) / 2.0
+        proportional = 2.0 * float(np.mean(odd**2)) / root_steps**2
     rounding_per_step = min(np.sqrt(noise_term), EPS)
-    if trace.magnitude is not None:  # a difference
-        rounding_per_step = EPS * np.nanmax(trace.magnitude, initial=0.0) / root_count
+    if trace.size is not None:  # a difference, relative to 2h of the weights
+        magnitude = np.nanmax(trace.size, initial=0.0) * 5.5
+        rounding_per_step = EPS * magnitude / root_count
     rounding = 3.0 * rounding_per_step / root_steps
-    few_weights = 2.0 * noise_term * root_steps if count < FEW_WEIGHTS else 0.0
-    return float(1e-10 + np.nan_to_num(regression + rounding + few_weights))
+    return float(1e-10 + np.nan_to_num(regression + rounding + proportional))
+
+
+def _value(trace: Trace, subject: Subject) -> Estimate | None:
+    """The pull to 0 that the mean displacement of the weights shows."""
+    start, steps = subject.start, trace.weights.shape[1]
+    displacement = np.mean(trace.weights, 0) - start
+    norms = np.linalg.norm(displacement[-1]) * np.linalg.norm(start)
+    along = displacement @ start / max(start @ start, 1e-300)
+    cosine = displacement[-1] @ start / norms if norms > 0.0 else 0.0
+    rate = -along[-1] / steps
+    # The mean of the runs is exact to the rounding of the weights.
+    rounding = 3.0 * EPS * np.sqrt(steps) / np.sqrt(max(len(start), 1)) / steps
+    if (
+        len(start) < FEW_WEIGHTS
+        or not abs(cosine) > MIN_COSINE
+        or abs(rate) < 10 * rounding
+    ):
+        return None
+    with np.errstate(all="ignore"):
+        per_weight = -displacement[-1] / start / steps
+    before = np.concatenate([[0.0], along[:-1]])
+    low, high = np.nanquantile(per_weight, [0.05, 0.95])
+    return Estimate(
+        rate=float(rate),
+        threshold=10 * rounding,
+        spread=(float(low), float(high)),
+        per_weight=per_weight,
+        per_weight_error=np.zeros_like(per_weight),
+        over_time=(before - along) / (1.0 + before),
+        dispersion=float(np.nanstd(per_weight)),
+    )

@@ -5,9 +5,10 @@ import html
 import math
 from collections.abc import Collection
 
-from decayax._audit.findings import Finding
+from decayax._audit.findings import Finding, TOO_SHORT, too_short
 from decayax._audit.leaf import LeafAudit
 from decayax._audit.modes import GRADIENT_DEPENDENT, NONE
+from decayax._core.strength import as_strength
 from decayax._core.table import aligned, html_table
 
 
@@ -33,16 +34,36 @@ class Audit:
     elementwise: bool
     sampled: bool
 
-    def check(self, allow: Collection[str] = ()) -> None:
+    def check(
+        self,
+        allow: Collection[str] = (),
+        *,
+        steps: int | None = None,
+        min_half_life: float | None = None,
+    ) -> None:
         """Raise a ValueError for serious findings. Call it before training.
 
         Args:
             allow: kinds of findings that are intended, such as "gradient-dependent"
                 for an L2 term.
+            steps: the number of steps of the run. A half-life is too short if it is
+                shorter than 1 % of the run, and not, as without this argument, if it is
+                shorter than 69 steps.
+            min_half_life: the shortest half-life that is allowed, in steps.
         """
         if isinstance(allow, str):
             raise TypeError(f"audit: allow must be a list of kinds. Pass [{allow!r}].")
-        serious = [f for f in self.findings if f.serious and f.kind not in allow]
+        for name, value in {"steps": steps, "min_half_life": min_half_life}.items():
+            if value is not None and not (as_strength("check", name, value) > 0):
+                raise ValueError(
+                    f"check: {name} must be > 0, got {value}. Pass 10_000."
+                )
+        findings = list(self.findings)
+        if steps is not None or min_half_life is not None:
+            shortest = min_half_life if min_half_life is not None else steps / 100
+            findings = [f for f in findings if f.kind != TOO_SHORT]
+            findings += too_short(self.leaves, lambda _: shortest)
+        serious = [f for f in findings if f.serious and f.kind not in allow]
         if serious:
             # dict.fromkeys removes duplicates and keeps the order.
             kinds = ", ".join(map(repr, dict.fromkeys(f.kind for f in serious)))
@@ -72,6 +93,12 @@ class Audit:
             ["rate/step", *(f"{leaf.rate:.3g}" for leaf in leaves)],
             ["half-life", *map(_half_life, leaves)],
         ]
+        if leaves and leaves[0].by_step:
+            for i, (step, _) in enumerate(leaves[0].by_step):
+                rates = [f"{leaf.by_step[i][1]:.3g}" for leaf in leaves]
+                columns.append([f"at step {step}", *rates])
+        if any(leaf.kept is not None for leaf in leaves):
+            columns.append(["kept", *(f"{leaf.kept:.1%}" for leaf in leaves)])
         if any(leaf.mode == GRADIENT_DEPENDENT for leaf in leaves):
             for i, (scale, _) in enumerate(leaves[0].by_gradient_scale):
                 rates = [_rate_at_scale(leaf, i) for leaf in leaves]
@@ -95,6 +122,8 @@ class Audit:
 def _half_life(leaf: LeafAudit) -> str:
     if leaf.mode == NONE:
         return "never"
+    if math.isnan(leaf.rate):
+        return ""
     if leaf.rate < 0:
         return f"doubles in {math.log(2.0) / math.log1p(-leaf.rate):.3g}"
     return f"{leaf.half_life_steps:.4g} steps"

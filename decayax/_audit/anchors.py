@@ -1,0 +1,50 @@
+r"""Pulls to an anchor that the state keeps, such as a copy of the initial weights.
+
+An anchored pull moves with the initial weights, so that they seem to stay. If the
+state's copy is held fixed, the weights move away from θ₀ at the rate of the pull.
+
+Some optimizers compute the weights again from a copy of the initial ones (COCOB,
+MADGRAD). They do not forget the gradients: two runs that differ in their first
+gradients stay apart. A pull brings them together.
+"""
+
+
+from decayax._audit.follow import Begin, follow
+from decayax._audit.measure import Bench, measure_once
+from decayax._audit.plan import initial_weights
+from decayax._audit.readings import Reading, Setting
+
+
+OTHER = 50  # steps with other gradients in the second of the two runs
+SETTLE = 50  # steps after these in which momentum ends
+MIN_EFFECT = 0.1  # of the distance of the runs; a smaller predicted effect is not seen
+
+
+def readings_with_state_held(bench: Bench, main: Setting) -> list[Reading]:
+    """The readings of all leaves if the state's copy of the weights is held fixed."""
+    return measure_once(bench, main, bench.plan.steps, Begin(hold_state=True))
+
+
+def forgets_gradients(bench: Bench, main: Setting, rates: list[float]) -> list[bool]:
+    """Whether two runs with other first gradients approach each other at these rates.
+
+    True, too, if the runs are too short to see it.
+    """
+    steps = bench.plan.steps
+    params = initial_weights(bench.difference.program, main)
+    one, other = (
+        follow(bench.difference, params, main, steps, Begin(other_steps=other)).traces
+        for other in (0, OTHER)
+    )
+    first = OTHER + SETTLE
+    results = []
+    for a, b, rate in zip(one, other, rates, strict=True):
+        predicted = 1.0 - (1.0 - min(rate, 1.0)) ** max(steps - first, 0)
+        if predicted < MIN_EFFECT:
+            results.append(True)
+            continue
+        distance = a.weights - b.weights  # (signs, steps, n)
+        begin, end = distance[:, first].ravel(), distance[:, -1].ravel()
+        seen = 1.0 - begin @ end / max(begin @ begin, 1e-300)
+        results.append(bool(seen > predicted / 2))
+    return results

@@ -1,0 +1,57 @@
+"""The rates at later steps of a run: schedules, warm-up, a decay that starts later."""
+
+import numpy as np
+
+from decayax._audit.dependence import decay_reads_gradients
+from decayax._audit.follow import Begin
+from decayax._audit.measure import Bench, measure_once
+from decayax._audit.readings import Reading, Setting
+
+
+WINDOW = 25  # the rate at a step is the mean over so many steps
+# Steps before the window that follow the weights already, so that momentum has seen
+# them: 0.9^100 = 3e-5.
+LEAD = 100
+# Steps before that in which moments take their usual size. With b2 = 0.999,
+# 1 − e⁻² = 86 % of v is there after 2000 steps.
+BURN_IN = 2000
+# Where a run of a given length is measured, as fractions of it.
+FRACTIONS = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0)
+
+
+def steps_of_horizon(horizon: int) -> tuple[int, ...]:
+    """The steps at which a run of ``horizon`` steps is measured."""
+    last = max(horizon - WINDOW, 0)
+    return tuple(dict.fromkeys(round(fraction * last) for fraction in FRACTIONS))
+
+
+def readings_at(
+    bench: Bench, setting: Setting, step: int, burn_in: int
+) -> list[Reading]:
+    """The reading of each leaf over `WINDOW` steps from ``step`` on."""
+    lead = min(LEAD, step)
+    begin = Begin(at_step=step - lead, burn_in=burn_in)
+    return measure_once(bench, setting, lead + WINDOW, begin, last=WINDOW)
+
+
+def burn_in_steps(bench: Bench) -> int:
+    """How many steps to run before a later step.
+
+    None if no gradient changes the decay, now or later. An optimizer that mixes weights
+    is slow, and gets fewer.
+    """
+    if not decay_reads_gradients(bench.jvp.program):
+        return 0
+    return BURN_IN if bench.plan.sampled or bench.plan.kinds.elementwise else LEAD
+
+
+def kept_share(by_step: tuple[tuple[int, float], ...], horizon: int) -> float:
+    """The fraction of the initial weights that a whole run keeps.
+
+    The rates between the measured steps are interpolated.
+    """
+    steps, rates = zip(*by_step, strict=True)
+    every = np.interp(np.arange(horizon), steps, rates)
+    if (every >= 1.0).any():
+        return 0.0
+    return float(np.exp(np.sum(np.log1p(-every))))

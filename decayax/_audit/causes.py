@@ -1,0 +1,110 @@
+"""Why a decay depends on gradients or on the size of the weights."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from decayax._audit.modes import GATED, GRADIENT_DEPENDENT, SCALE_DEPENDENT
+from decayax._audit.patterns import is_gated
+from decayax._audit.readings import Reading, Readings, Setting
+
+
+PRECONDITIONER, NORM, GATE = "preconditioner", "norm", "gate"
+CONSTANT_PULL, STRONG_PULL = "constant pull", "strong pull"
+TRUST_RATIO, ZERO_GRADIENT, OTHER = "trust ratio", "zero gradient", "other"
+
+
+def cause_of(
+    mode: str, main: Setting, readings: Readings, exact: bool, live: np.ndarray | None
+) -> str:
+    """What makes the decay depend on the gradients or the weights."""
+    reading = readings[main]
+    if mode == GRADIENT_DEPENDENT:
+        return _of_gradient_dependence(main, readings, exact)
+    if mode == GATED and live is not None and by_zero_gradient(reading, live):
+        return ZERO_GRADIENT
+    if mode == SCALE_DEPENDENT:
+        return _of_scale_dependence(main, readings)
+    return OTHER
+
+
+def _of_gradient_dependence(main: Setting, readings: Readings, exact: bool) -> str:
+    largest, second = sorted(
+        (
+            r
+            for r in readings.items()
+            if r[0]._replace(gradient_scale=main.gradient_scale) == main
+        ),
+        key=lambda item: item[0].gradient_scale,
+        reverse=True,
+    )[:2] or (None, None)
+    if second is not None and _falls_as_gradient(largest, second):
+        return PRECONDITIONER if exact else NORM
+    return GATE if is_gated(readings[main], exact) else OTHER
+
+
+def _falls_as_gradient(
+    largest: tuple[Setting, Reading], second: tuple[Setting, Reading]
+) -> bool:
+    """Whether the rate follows 1/|g|.
+
+    A normalization makes λθ/|g| of an L2 term λθ next to a large gradient.
+    """
+    expected = second[0].gradient_scale / largest[0].gradient_scale
+    rate = second[1].best.rate
+    return rate != 0.0 and expected / 3 < largest[1].best.rate / rate < expected * 3
+
+
+def _of_scale_dependence(main: Setting, readings: Readings) -> str:
+    if readings[main].has_constant_pull:
+        return CONSTANT_PULL
+    sizes = {
+        s.weight_scale: r
+        for s, r in readings.items()
+        if s._replace(weight_scale=1.0) == main and s.weight_scale > 0.0
+    }
+    rates = [abs(sizes[scale].best.rate) for scale in sorted(sizes)]
+    # A trust ratio makes steps in proportion to the weights.
+    steps = [np.mean(r.difference_trace.step_size) for r in sizes.values()]
+    if max(steps) < 1.5 * min(steps):
+        return TRUST_RATIO
+    if rates[-1] < rates[-2] / 1.5:
+        return CONSTANT_PULL
+    return STRONG_PULL if rates[-1] > 1.5 * rates[-2] else OTHER
+
+
+def by_zero_gradient(reading: Reading, live: np.ndarray) -> bool:
+    """Whether weights with a gradient and those without one have unlike rates."""
+    rates = reading.best.per_weight
+    if live.all() or not live.any():
+        return False
+    with_gradient, without = np.nanmean(rates[live]), np.nanmean(rates[~live])
+    larger = max(abs(with_gradient), abs(without))
+    gap = abs(with_gradient - without)
+    return bool(gap > larger / 2 and larger > reading.best.threshold)
+
+
+def saturates(readings: Sequence[Reading], sizes: Sequence[float]) -> bool:
+    """Whether all steps have the same norm, or many of their elements the same size.
+
+    ``sizes`` are the norms of the weights of each leaf.
+    """
+    steps = [r.difference_trace.step_size for r in readings]
+    norms = np.sqrt(sum((size * s) ** 2 for size, s in zip(sizes, steps, strict=True)))
+    late = norms[:, 5:]
+    if (
+        late.size
+        and 0.0 < np.mean(late) < np.inf
+        and np.std(late) < 1e-3 * np.mean(late)
+    ):
+        return True
+    return any(map(_elements_saturate, readings))
+
+
+def _elements_saturate(reading: Reading) -> bool:
+    weights = reading.difference_trace.weights
+    steps = np.abs(np.diff(weights, axis=1))
+    largest = steps.max(initial=0.0)
+    # The weights are rounded to float32, and the step is their difference.
+    rounding = 1e-3 * largest + 2.4e-7 * np.abs(weights).max(initial=0.0)
+    return bool(largest > 0.0 and np.mean(steps > largest - rounding) > 0.05)

@@ -1,0 +1,125 @@
+"""From what was measured to the audit of each leaf, and to what the findings need."""
+
+import math
+
+import numpy as np
+
+from decayax._audit import by_step, causes, patterns
+from decayax._audit.findings import Evidence
+from decayax._audit.leaf import LeafAudit
+from decayax._audit.measure import MAX_STANDARD_ERROR, Survival
+from decayax._audit.measured import Everything, Measured, Request
+from decayax._audit.modes import CONSTRAINED, NONE, NOT_FINITE
+from decayax._audit.readings import Reading, Setting
+from decayax._core.paths import path_str
+
+
+def evidence_of(everything: Everything, request: Request) -> list[Evidence]:
+    """The audit of each leaf, with what the findings need."""
+    return [
+        _evidence(everything, request, index, leaf)
+        for index, leaf in enumerate(everything.leaves)
+    ]
+
+
+def _evidence(
+    everything: Everything, request: Request, index: int, leaf: Measured
+) -> Evidence:
+    main, exact = request.main, everything.plan.kinds.exact
+    audit = _leaf_audit(everything, request, index, leaf)
+    decays = audit.mode not in (NONE, CONSTRAINED, NOT_FINITE)
+    jvp = leaf.main.jvp_trace
+    still = jvp is not None and not np.any(jvp.relative_step)
+    moves = jvp is not None and np.mean(jvp.relative_step) > 1e-6
+    return Evidence(
+        leaf=audit,
+        cause=causes.cause_of(audit.mode, main, leaf.readings, exact, leaf.live),
+        not_finite=_not_finite(everything, index, leaf, audit.dtype),
+        clipped_to=everything.clipped_to[index],
+        share_of_steps=patterns.share_of_steps(leaf.main) if decays else 1.0,
+        still_changes=decays
+        and not request.later_steps
+        and patterns.still_changes(leaf.main.best.over_time),
+        proportional=audit.mode == NONE and exact and bool(moves),
+        may_decay_later=audit.mode == NONE and still and everything.read_weights[index],
+    )
+
+
+def _leaf_audit(
+    everything: Everything, request: Request, index: int, leaf: Measured
+) -> LeafAudit:
+    plan, main = everything.plan, leaf.main
+    path, shape = list(plan.shapes.items())[index]
+    mode, fraction = _in_own_dtype(everything.survival, index, leaf, shape.dtype)
+    no_rate = {NONE: 0.0, CONSTRAINED: math.nan, NOT_FINITE: math.nan}
+    # For single weights and steps the difference has too few digits.
+    single = main.best if main.jvp is None or main.has_constant_pull else main.jvp
+    slower = everything.slower[index] if everything.slower else None
+    return LeafAudit(
+        path=path_str(path),
+        shape=tuple(shape.shape),
+        dtype=str(shape.dtype),
+        role=plan.roles[path],
+        mode=mode,
+        rate=no_rate.get(mode, main.best.rate),
+        spread=single.spread,
+        rate_from_jvp=math.nan if main.jvp is None else main.jvp.rate,
+        rate_from_difference=main.difference.rate,
+        by_gradient_scale=_by_scale(leaf, request.main, "gradient_scale"),
+        by_weight_scale=_by_scale(leaf, request.main, "weight_scale"),
+        by_step=leaf.by_step,
+        over_time=tuple(single.over_time.tolist()),
+        kept=by_step.kept_share(leaf.by_step, request.horizon)
+        if request.horizon
+        else None,
+        follows_learning_rate=_follows(main, slower) if mode != NONE else None,
+        surviving_fraction=fraction,
+        depends_on_gradient=main.depends_on_gradient,
+    )
+
+
+def _by_scale(
+    leaf: Measured, main: Setting, name: str
+) -> tuple[tuple[float, float], ...]:
+    """Pairs (scale, rate) of the settings that differ from the main one in it only."""
+    return tuple(
+        (getattr(setting, name), reading.best.rate)
+        for setting, reading in sorted(leaf.readings.items())
+        if setting._replace(**{name: getattr(main, name)}) == main
+    )
+
+
+def _in_own_dtype(
+    survival: Survival | None, index: int, leaf: Measured, dtype: np.dtype
+) -> tuple[str, float | None]:
+    """The mode, and the fraction of the rate that survives in the leaf's dtype."""
+    if survival is None or dtype.itemsize >= 4 or leaf.mode == NOT_FINITE:
+        return leaf.mode, None
+    if not survival.finite[index]:
+        return NOT_FINITE, None
+    # A larger error makes the fraction unknown.
+    known = survival.errors[index] <= MAX_STANDARD_ERROR
+    decays = leaf.mode not in (NONE, CONSTRAINED)
+    return leaf.mode, float(survival.fractions[index]) if known and decays else None
+
+
+def _not_finite(everything: Everything, index: int, leaf: Measured, dtype: str) -> str:
+    """When the weights become infinite or NaN; empty if they do not."""
+    settings = [s for s, reading in leaf.readings.items() if not reading.finite]
+    if settings:
+        scales = sorted({setting.gradient_scale for setting in settings})
+        return "at |g| = " + ", ".join(f"{scale:g}" for scale in scales)
+    survival = everything.survival
+    if survival is not None and not survival.finite[index]:
+        return f"in {dtype}"
+    return ""
+
+
+def _follows(full: Reading, half: Reading | None) -> bool | None:
+    """Whether half the learning rate gives half the rate; None if it is not clear."""
+    if half is None or not full.best.significant:
+        return None
+    ratio = half.best.rate / full.best.rate
+    if 0.45 < ratio < 0.55:
+        return True
+    return False if ratio > 0.95 else None

@@ -1,0 +1,165 @@
+"""Runs of a probe over many steps, in chunks, with an estimate of the time to go."""
+
+import itertools
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import numpy as np
+
+from decayax._audit.draws import count_numbers, normal, steps_per_call
+from decayax._audit.plan import Program
+from decayax._audit.probe import Probe
+from decayax._audit.readings import Setting
+from decayax._audit.trace import sample_size, Trace
+
+
+# A user who waits this long for one call wants to know why.
+WARN_AFTER_SECONDS = 10.0
+Clock: TypeAlias = Callable[[int], Iterator[int]]
+
+
+class Begin(NamedTuple):
+    """How a run begins."""
+
+    at_step: int = 0
+    burn_in: int = 0  # steps before it that are run, and not only counted
+    # Whether the state's copy of the initial weights counts as independent of them.
+    hold_state: bool = False
+    other_steps: int = 0  # steps at the start with gradients of another seed
+
+
+AT_START = Begin()
+
+
+class Runner(NamedTuple):
+    """A program, a probe of it, and what all their runs share."""
+
+    program: Program
+    probe: Probe
+    fast_forward: Any  # (state, steps) -> state with its counters advanced
+    clock: Clock
+
+
+class Run(NamedTuple):
+    """The result of a run under g and −g."""
+
+    start: list[np.ndarray]  # of each leaf of the params: its sampled initial weights
+    traces: list[Trace]  # of each leaf; the first axis of all arrays is the sign
+
+
+def follow(
+    runner: Runner, params: Any, setting: Setting, steps: int, begin: Begin = AT_START
+) -> Run:
+    """Run the probe from ``params`` over ``steps`` steps, under g and −g."""
+    both = [
+        _follow(runner, params, setting._replace(gradient_scale=scale), steps, begin)
+        for scale in (setting.gradient_scale, -setting.gradient_scale)
+    ]
+    traces = jax.tree.map(lambda *signs: np.stack(signs), *[run.traces for run in both])
+    return Run(both[0].start, traces)
+
+
+def _follow(
+    runner: Runner, params: Any, setting: Setting, steps: int, begin: Begin
+) -> Run:
+    probe = runner.probe
+    begin_with = probe.start_held if begin.hold_state else probe.start
+    carry, start = begin_with(params)
+    if begin.at_step:
+        burn_in = min(begin.at_step, begin.burn_in)
+        first = begin.at_step - burn_in
+        states = probe.states(carry)
+        states = [runner.fast_forward(state, first) for state in states]
+        carry = probe.with_states(carry, states)
+        carry, _ = _advance(runner, carry, params, setting, first, burn_in)
+        carry = probe.restart(carry, params)
+    parts = []
+    if begin.other_steps:
+        other = setting._replace(seed=setting.seed + 1000)
+        carry, parts = _advance(runner, carry, params, other, 0, begin.other_steps)
+    done = begin.at_step + begin.other_steps
+    _, more = _advance(runner, carry, params, setting, done, steps - begin.other_steps)
+    # Time is the first axis after that of the lanes.
+    time_axis = 1 if runner.program.lanes > 1 else 0
+    whole = jax.tree.map(
+        lambda *x: np.concatenate(x, time_axis).astype(float), *parts, *more
+    )
+    return _by_leaf(runner.program, np.asarray(start, float), whole, steps)
+
+
+def _advance(
+    runner: Runner, carry: Any, params: Any, setting: Setting, first: int, steps: int
+) -> tuple[Any, list[Trace]]:
+    """The carry after some steps from step ``first`` on, and the parts' traces."""
+    size = count_numbers(runner.program.shapes)
+    chunk = steps_per_call(size)
+    key = jax.random.key(setting.seed)
+    parts = []
+    for i in runner.clock(-(-steps // chunk)):
+        start = first + i * chunk
+        times = np.arange(start, start + chunk, dtype=np.uint32)
+        numbers = normal(key, times, size)
+        scale = np.float32(setting.gradient_scale)
+        carry, part = runner.probe.advance(carry, params, numbers, scale, times)
+        parts.append(jax.device_get(part))
+    return carry, parts
+
+
+def _by_leaf(program: Program, start: np.ndarray, whole: Trace, steps: int) -> Run:
+    """Cut the arrays of all leaves into those of each leaf of the params.
+
+    The last chunk may have run too far: cut the result to the number of steps.
+    """
+    counts = [sample_size(leaf.shape) for leaf in program.inexact_shapes()]
+    bounds = list(itertools.pairwise(itertools.accumulate(counts, initial=0)))
+
+    def of_leaf(array: np.ndarray, name: str, lane: int, index: int) -> np.ndarray:
+        array = array[lane] if program.lanes > 1 else array
+        if name in ("per_weight", "weights"):
+            return array[:steps, slice(*bounds[index])]
+        return array[:steps, index]
+
+    def trace_of(lane: int, index: int) -> Trace:
+        fields = whole._asdict().items()
+        return Trace(
+            **{n: None if x is None else of_leaf(x, n, lane, index) for n, x in fields}
+        )
+
+    starts = start if program.lanes > 1 else start[None]
+    return Run(
+        [starts[lane, slice(*bounds[index])] for lane, index in program.where],
+        [trace_of(lane, index) for lane, index in program.where],
+    )
+
+
+def make_clock(runs: int, why: str) -> Clock:
+    """A function that counts the chunks of each of the runs.
+
+    It warns once if the time to go is long.
+    """
+    to_run = runs
+    warned = False
+
+    def chunks(count: int) -> Iterator[int]:
+        nonlocal to_run, warned
+        for chunk in range(count):
+            start = time.monotonic()
+            yield chunk
+            seconds = time.monotonic() - start
+            to_go = seconds * (count * to_run - chunk - 1)
+            # The first chunk also compiles, so that its time is an upper bound.
+            unclear = chunk == 0 and seconds < WARN_AFTER_SECONDS
+            if to_go > WARN_AFTER_SECONDS and not (warned or unclear):
+                warned = True
+                most = "at most" if chunk == 0 else "about"
+                warnings.warn(
+                    f"audit: {most} {to_go:.0f} s to go{why}. Pass sample=True to "
+                    "measure a part of each leaf, or pass fewer steps.",
+                    stacklevel=9,
+                )
+        to_run -= 1
+
+    return chunks

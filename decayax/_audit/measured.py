@@ -1,0 +1,239 @@
+"""What `audit` measures of every leaf, one question after the other."""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from decayax._audit import anchors, by_step, causes
+from decayax._audit.dependence import keeps_weights, read_weights
+from decayax._audit.follow import Begin, Clock, make_clock
+from decayax._audit.measure import (
+    Bench,
+    make_bench,
+    measure,
+    measure_once,
+    Survival,
+    survival,
+    weight_counts,
+)
+from decayax._audit.modes import (
+    ANCHORED,
+    CONSTRAINED,
+    GATED,
+    mode_of,
+    NONE,
+    NOT_FINITE,
+    UNEVEN,
+    UNIFORM,
+)
+from decayax._audit.plan import Plan
+from decayax._audit.readings import Reading, Readings, Setting
+from decayax._audit.shapes import halved
+from decayax._audit.trace import sample_stride
+
+
+WEIGHT_SCALES = (0.1, 10.0)  # measured in addition to 1
+# Without gradients, and with small weights, no step reaches a clip.
+REST = {"gradient_scale": 0.0, "weight_scale": 0.01}
+# Rates of a sample and of half of it that differ by more depend on the sample.
+SAMPLE_RTOL = 0.1
+
+
+class Request(NamedTuple):
+    """What the user wants to know."""
+
+    gradient_scales: tuple[float, ...]
+    seeds: int
+    later_steps: tuple[int, ...]
+    horizon: int | None
+    slower: Any  # the optimizer at half the learning rate, or None
+
+    @property
+    def main(self) -> Setting:
+        """The setting whose rates are reported."""
+        middle = sorted(self.gradient_scales)[len(self.gradient_scales) // 2]
+        return Setting(seed=0, gradient_scale=middle, weight_scale=1.0)
+
+    def settings(self) -> list[Setting]:
+        """All settings that show the mode."""
+        return [
+            *(self.main._replace(gradient_scale=x) for x in self.gradient_scales),
+            *(self.main._replace(seed=seed) for seed in range(1, self.seeds)),
+            *(self.main._replace(weight_scale=scale) for scale in WEIGHT_SCALES),
+        ]
+
+
+class Measured(NamedTuple):
+    """What was measured of one leaf."""
+
+    mode: str
+    readings: Readings
+    main: Reading  # the one whose rate is reported
+    by_step: tuple[tuple[int, float], ...] = ()
+    live: np.ndarray | None = None  # which sampled weights get gradients
+
+
+class Everything(NamedTuple):
+    """What was measured of all leaves."""
+
+    plan: Plan  # with all weights, if a sample shows other rates
+    leaves: list[Measured]
+    slower: list[Reading] | None  # at half the learning rate
+    survival: Survival | None  # in dtypes of 16 bits or fewer, if there are any
+    clipped_to: list[float]  # the fraction of each leaf's decay that a clip leaves
+    read_weights: list[bool]  # whether the updates of each leaf read its weights
+
+
+def measure_all(plan: Plan, request: Request) -> Everything:
+    """Measure everything that the findings need."""
+    runs = 4 * (len(request.settings()) + len(request.later_steps))
+    clock = make_clock(
+        runs, "" if plan.sampled else ", because all weights are measured"
+    )
+    bench = make_bench(plan, plan.program(), clock)
+    if plan.sampled and not plan.kinds.exact and _depends_on_sample(bench, request):
+        plan = plan._replace(measured=plan.whole)
+        clock = make_clock(runs, ", because a sample shows other rates")
+        bench = make_bench(plan, plan.program(), clock)
+    leaves = _with_anchors(bench, request, _measured(bench, request))
+    slower = None
+    if request.slower is not None:
+        program = plan.program(optimizer=request.slower)
+        slower = measure_once(
+            make_bench(plan, program, clock), request.main, plan.steps
+        )
+    return Everything(
+        plan,
+        leaves,
+        slower,
+        _survival(bench, request.main, clock),
+        _clipped_to(bench, request.main, leaves),
+        read_weights(bench.jvp.program),
+    )
+
+
+def _depends_on_sample(bench: Bench, request: Request) -> bool:
+    """Whether half of the sample shows other rates."""
+    plan = bench.plan._replace(measured=jax.tree.map(halved, bench.plan.measured))
+    smaller = make_bench(plan, plan.program(), bench.jvp.clock)
+    pairs = zip(
+        measure_once(bench, request.main, plan.steps),
+        measure_once(smaller, request.main, plan.steps),
+        strict=True,
+    )
+    return any(
+        abs(a.best.rate - b.best.rate)
+        > SAMPLE_RTOL * abs(a.best.rate) + a.best.threshold + b.best.threshold
+        for a, b in pairs
+    )
+
+
+def _measured(bench: Bench, request: Request) -> list[Measured]:
+    """Measure all leaves, each at the step where it decays fastest."""
+    main, count = request.main, len(bench.plan.shapes)
+    burn_in = by_step.burn_in_steps(bench)
+    at_steps = {
+        step: by_step.readings_at(bench, main, step, burn_in)
+        for step in request.later_steps
+    }
+    rates = [
+        tuple((step, _rate(readings[leaf])) for step, readings in at_steps.items())
+        for leaf in range(count)
+    ]
+    # Growth is the most serious.
+    fastest = [
+        max(own, key=lambda pair: (pair[1] < 0.0, abs(pair[1])))[0] if own else 0
+        for own in rates
+    ]
+    readings = {
+        step: measure(bench, request.settings(), Begin(step, burn_in))
+        for step in sorted(set(fastest))
+    }
+    live = _live(bench)
+    leaves = []
+    for leaf, step in enumerate(fastest):
+        own = readings[step][leaf]
+        mode = mode_of(main, own, bench.plan.kinds.exact)
+        if live[leaf] is not None and mode in (UNEVEN, UNIFORM):
+            mode = GATED if causes.by_zero_gradient(own[main], live[leaf]) else mode
+        leaves.append(Measured(mode, own, own[main], rates[leaf], live[leaf]))
+    return leaves
+
+
+def _rate(reading: Reading) -> float:
+    return reading.best.rate if reading.best.significant else 0.0
+
+
+def _live(bench: Bench) -> list[np.ndarray | None]:
+    """Which sampled weights of each leaf get gradients, if not all or none do."""
+    program = bench.jvp.program
+    masks = []
+    for _, index in program.where:
+        mask = program.probed.gradient_masks[index]
+        if np.ndim(mask):
+            mask = np.ravel(mask)[:: sample_stride(np.shape(mask))] > 0.0
+            masks.append(mask)
+        else:
+            masks.append(None)
+    return masks
+
+
+def _with_anchors(
+    bench: Bench, request: Request, leaves: list[Measured]
+) -> list[Measured]:
+    """Find pulls to weights that the state keeps."""
+    if not keeps_weights(bench.jvp.program):
+        return leaves
+    held = anchors.readings_with_state_held(bench, request.main)
+    rates = [_rate(reading) for reading in held]
+    forgets = anchors.forgets_gradients(bench, request.main, rates)
+    return [
+        _with_anchor(leaf, reading, forget)
+        for leaf, reading, forget in zip(leaves, held, forgets, strict=True)
+    ]
+
+
+def _with_anchor(leaf: Measured, held: Reading, forgets: bool) -> Measured:
+    """The leaf, judged again with the reading where the state is held fixed."""
+    rate, own = _rate(held), leaf.main.best.rate
+    pulled = forgets and 0.0 < rate < 0.5 and abs(own) < 0.9 * rate
+    if leaf.mode in (NONE, UNIFORM) and pulled:
+        return leaf._replace(mode=ANCHORED, main=held)
+    return leaf
+
+
+def _survival(bench: Bench, main: Setting, clock: Clock) -> Survival | None:
+    """What remains in dtypes of 16 bits or fewer; None if there are none."""
+    if not any(_is_narrow(shape.dtype) for shape in bench.plan.shapes.values()):
+        return None
+    own = make_bench(bench.plan, bench.plan.program(own_dtypes=True), clock)
+    return survival(bench, own, main)
+
+
+def _is_narrow(dtype: Any) -> bool:
+    """Whether rounding to the dtype can remove a decay."""
+    return jnp.dtype(dtype).itemsize < 4
+
+
+def _clipped_to(bench: Bench, main: Setting, leaves: list[Measured]) -> list[float]:
+    """The fraction of each leaf's decay that a clip of the finished step leaves."""
+    sizes = [
+        size * math.sqrt(count)
+        for size, count in zip(bench.plan.sizes, weight_counts(bench), strict=True)
+    ]
+    readings = [leaf.main for leaf in leaves]
+    decays = [
+        leaf.mode not in (NONE, CONSTRAINED, NOT_FINITE, ANCHORED) for leaf in leaves
+    ]
+    if not any(decays) or not causes.saturates(readings, sizes):
+        return [1.0] * len(leaves)
+    rest = measure_once(bench, main._replace(**REST), bench.plan.steps)
+    return [
+        leaf.main.best.rate / free.best.rate
+        if decaying and free.best.significant and free.best.rate > 0.0
+        else 1.0
+        for leaf, free, decaying in zip(leaves, rest, decays, strict=True)
+    ]

@@ -1,0 +1,107 @@
+"""Patterns in the rates of single weights and steps: gates, bounds, periods."""
+
+import numpy as np
+from jaxtyping import Float
+
+from decayax._audit.readings import MIN_RETENTION, Reading, Readings, steps_of
+
+
+CLOSED = 0.05  # a rate below this fraction of the largest one of its step is 0
+MIN_FRACTION = 0.05  # of the weights or steps that makes a pattern
+MIN_JUMP = 0.05  # of the weights that a projection removes in the first step
+
+
+def is_gated(reading: Reading, exact: bool) -> bool:
+    """Whether a step decays some weights and others not, in changing choices.
+
+    The weights of a leaf are compared with each other and under g and −g. If other
+    weights matter (not ``exact``), only the whole leaf under g and −g is compared.
+    """
+    if reading.jvp is None or reading.disagrees or reading.jvp_trace is None:
+        return False
+    trace = reading.jvp_trace
+    change = trace.per_weight if exact else trace.change[..., None]
+    rates = np.abs(steps_of(change))  # (signs, steps, n)
+    with np.errstate(all="ignore"):
+        top = np.nanmax(rates, axis=(0, 2), initial=0.0)
+    active = top > CLOSED * top.max(initial=0.0)  # a period pauses in whole steps
+    relative = rates[:, active] / top[active][None, :, None]
+    # Each weight is compared with itself, because weights may have unlike rates.
+    own = np.nanmax(relative, axis=(0, 1), initial=0.0)
+    relative, own = relative[..., own > CLOSED], own[own > CLOSED]
+    closed = relative < (CLOSED if exact else 1e-3) * own
+    if not closed.size:
+        return False
+    changes = closed.any((0, 1))
+    part = MIN_FRACTION < closed.mean() < 1.0 - MIN_FRACTION
+    return bool(part and changes.mean() > MIN_FRACTION)
+
+
+def is_constrained(reading: Reading) -> bool:
+    """Whether the first step projects the weights onto a set.
+
+    More of their values is left than of their derivative: a sphere keeps the direction
+    of the weights, and their size is forgotten. Or many weights have the same value.
+    """
+    trace = reading.difference_trace
+    kept = 1.0 + np.mean(trace.change[:, 0])
+    value = np.mean(trace.value[:, 0])
+    if value - kept > MIN_JUMP:
+        return True
+    forgotten = np.abs(1.0 + trace.per_weight[0, 0]) < CLOSED
+    _, inverse, counts = np.unique(
+        trace.weights[0, 0], return_inverse=True, return_counts=True
+    )
+    at_bound = forgotten & (counts[inverse] > 1)
+    return bool(at_bound.mean() >= MIN_FRACTION and not at_bound.all())
+
+
+def share_of_steps(reading: Reading) -> float:
+    """In which fraction of the steps that move weights they also decay.
+
+    It is 1 unless the decay pauses and begins again.
+    """
+    trace = reading.difference_trace
+    left = np.mean(trace.change, 0) > MIN_RETENTION - 1.0
+    count = len(left) if left.all() else int(np.argmin(left))
+    rates = np.abs(reading.best.over_time[:count])
+    moves = trace.step_size.max(0)[:count] > 0.0
+    if not count:
+        return 1.0
+    decays = rates > 0.01 * np.nanmax(rates, initial=0.0)
+    begins = np.sum(decays[1:] & ~decays[:-1] & moves[:-1]) + decays[0]
+    pauses = moves & ~decays
+    if begins < 2 or pauses.mean() < 0.2:
+        return 1.0
+    return float(decays[moves].mean())
+
+
+def still_changes(over_time: Float[np.ndarray, " steps"]) -> bool:
+    """Whether the rate rises or falls steadily and its end differs from its mean."""
+    if len(over_time) < 40 or not np.isfinite(over_time).all():
+        return False
+    blocks = [float(block.mean()) for block in np.array_split(over_time, 4)]
+    size = max(map(abs, blocks))
+    steps = np.diff(blocks)
+    steady = all(steps > -0.01 * size) or all(steps < 0.01 * size)
+    return bool(steady and abs(blocks[-1] - np.mean(blocks)) > 0.1 * size)
+
+
+def is_second_order(readings: Readings) -> bool:
+    """Whether all rates are those of turning, s²/2 for steps of relative size s.
+
+    A step without a component along the weights lengthens them by s²/2. If their norm
+    is then restored, the initial direction is lost at this rate.
+    """
+    ratios = [
+        reading.best.rate / turn
+        for reading in readings.values()
+        if (turn := float(np.mean(reading.difference_trace.step_size**2))) > 0.0
+        and np.isfinite(turn)
+        and turn < 0.1  # of larger steps, nothing is left to read the rate
+    ]
+    if not ratios:
+        return False
+    low, high = min(ratios), max(ratios)
+    same_sign = low * high > 0.0
+    return bool(same_sign and max(abs(low), abs(high)) < 3.0 * min(abs(low), abs(high), 1.0))
