@@ -12,11 +12,13 @@ from decayax._jaxpr.dependence import (
     same_operations,
     trace_update,
     update_dependencies,
+    update_kind,
 )
+from decayax._jaxpr.trace import trace_optimizer
 
 
 X, S = jnp.ones(4), jnp.ones(())
-CONSTANT, ALIGNED, MIXED = Kind
+CONSTANT, ALIGNED, COUPLED, REORDERED, MIXED = Kind
 
 
 def repeated_sum(last, x):
@@ -33,10 +35,10 @@ CASES = {
         lambda x, s: jax.random.normal(jax.random.key(0), (4,)),
         CONSTANT,
     ),
-    "a sum": (lambda x, s: x / jnp.sum(x), MIXED),
-    "a norm in a choice": (lambda x, s: jnp.where(jnp.sum(x) > 1, x, 0 * x), MIXED),
+    "a sum": (lambda x, s: x / jnp.sum(x), COUPLED),
+    "a norm in a choice": (lambda x, s: jnp.where(jnp.sum(x) > 1, x, 0 * x), COUPLED),
     "a sum that goes nowhere": (lambda x, s: (jnp.sum(x), x * 2.0)[1], ALIGNED),
-    "another order": (lambda x, s: x[::-1], MIXED),
+    "another order": (lambda x, s: x[::-1], REORDERED),
     "its neighbours": (lambda x, s: jnp.roll(x, 1), MIXED),
     "a running sum": (lambda x, s: jnp.cumsum(x), MIXED),
     "sorting": (lambda x, s: jnp.sort(x), MIXED),
@@ -47,19 +49,19 @@ CASES = {
         MIXED,
     ),
     "a matrix": (lambda x, s: jnp.outer(x, x) @ x, MIXED),
-    "another leaf's number": (lambda x, s: x * s, MIXED),
-    "a choice by a number": (lambda x, s: jnp.where(s > 0, x, -x), MIXED),
+    "another leaf's number": (lambda x, s: x * s, COUPLED),
+    "a choice by a number": (lambda x, s: jnp.where(s > 0, x, -x), COUPLED),
     "inside jit": (lambda x, s: jax.jit(lambda y: y * 2.0)(x), ALIGNED),
-    "a sum inside jit": (lambda x, s: jax.jit(lambda y: y / y.sum())(x), MIXED),
+    "a sum inside jit": (lambda x, s: jax.jit(lambda y: y / y.sum())(x), COUPLED),
     "relu": (lambda x, s: jax.nn.relu(x), ALIGNED),
     "a loop": (lambda x, s: jax.lax.fori_loop(0, 3, lambda i, y: y * 2.0, x), ALIGNED),
     "a loop that sums": (
         lambda x, s: jax.lax.fori_loop(0, 3, lambda i, y: y / y.sum(), x),
-        MIXED,
+        COUPLED,
     ),
     "a loop until": (
         lambda x, s: jax.lax.while_loop(lambda y: y.sum() < 99, lambda y: 2 * y, x),
-        MIXED,
+        COUPLED,
     ),
     "a scan": (
         lambda x, s: jax.lax.scan(lambda y, _: (y * 2.0, None), x, length=3)[0],
@@ -71,19 +73,19 @@ CASES = {
     ),
     "a branch by data": (
         lambda x, s: jax.lax.cond(x[0] > 0, lambda: x, lambda: -x),
-        MIXED,
+        COUPLED,
     ),
     "a branch by a number": (
         lambda x, s: jax.lax.cond(s > 0, lambda: x, lambda: -x),
-        MIXED,
+        COUPLED,
     ),
     "a sum in one branch": (
         lambda x, s: jax.lax.cond(S > 0, lambda: x, lambda: x / x.sum()),
-        MIXED,
+        COUPLED,
     ),
     "a sum in the other branch": (
         lambda x, s: jax.lax.cond(S > 0, lambda: x / x.sum(), lambda: x),
-        MIXED,
+        COUPLED,
     ),
     "what a scan ends with": (
         lambda x, s: jax.lax.scan(lambda c, y: (c + y, None), 0.0, x)[0],
@@ -91,13 +93,13 @@ CASES = {
     ),
     "what a scan leaves behind": (
         lambda x, s: jax.lax.scan(lambda c, _: (c, c), s, length=4)[1],
-        MIXED,
+        COUPLED,
     ),
     "a loop until a number": (
         lambda x, s: jax.lax.while_loop(
             lambda c: c[1] < 9, lambda c: (2 * c[0], c[1] + 1), (x, s)
         )[0],
-        MIXED,
+        COUPLED,
     ),
     "a loop with constants": (lambda x, s: repeated_sum(jnp.argmax(X), x), ALIGNED),
     "a loop that may not begin": (
@@ -109,6 +111,62 @@ CASES = {
     "inside checkpoint": (
         lambda x, s: jax.checkpoint(lambda y: y * 2.0)(x),
         ALIGNED,
+    ),
+    "a norm": (lambda x, s: x / jnp.linalg.norm(x), COUPLED),
+    "a mean with its axes": (lambda x, s: x - x.mean(keepdims=True), COUPLED),
+    "a global norm": (lambda x, s: x / jnp.sqrt(jnp.sum(x * x) + s * s), COUPLED),
+    "the largest": (lambda x, s: x / jnp.max(jnp.abs(x)), COUPLED),
+    "an inner product": (lambda x, s: x * jnp.vdot(x, 2.0 * x), COUPLED),
+    "whether all are finite": (
+        lambda x, s: jnp.where(jnp.isfinite(x).all(), x, jnp.zeros_like(x)),
+        COUPLED,
+    ),
+    "one element": (lambda x, s: x * x[0], COUPLED),
+    "several norms": (
+        lambda x, s: x / jnp.linalg.norm(jnp.stack([s, x.sum(), x.max()])),
+        COUPLED,
+    ),
+    "one of several norms": (
+        lambda x, s: x / jnp.stack([s, x.sum(), x.max()])[1],
+        COUPLED,
+    ),
+    "a norm of the last result": (
+        lambda x, s: (y := x / x.sum()) / jnp.abs(y).max(),
+        COUPLED,
+    ),
+    "a norm of a matrix product": (
+        lambda x, s: x / jnp.linalg.norm(jnp.outer(x, x) @ x),
+        MIXED,
+    ),
+    "a branch by a matrix product": (
+        lambda x, s: jax.lax.cond((jnp.outer(x, x) @ x)[0] > 0, lambda: x, lambda: -x),
+        MIXED,
+    ),
+    "sums over one axis": (
+        lambda x, s: x / x.reshape(2, 2).sum(1, keepdims=True).repeat(2),
+        MIXED,
+    ),
+    "norms in another order": (
+        lambda x, s: x * jnp.stack([s, x.sum(), x.max(), x.min()])[::-1],
+        REORDERED,
+    ),
+    "an inner product of raveled arrays": (
+        lambda x, s: x * jnp.vdot(x.reshape(2, 2), x.reshape(2, 2).T),
+        COUPLED,
+    ),
+    "a norm of reordered elements": (lambda x, s: x / (x * x[::-1]).sum(), COUPLED),
+    "a sum with another order": (lambda x, s: x + x[::-1], REORDERED),
+    "a choice in another order": (
+        lambda x, s: jnp.where(s > 0, x[::-1], x),
+        REORDERED,
+    ),
+    "a scan of sums": (
+        lambda x, s: jax.lax.scan(lambda c, _: (c, c.sum()), x, length=4)[1],
+        COUPLED,
+    ),
+    "a scan of arrays": (
+        lambda x, s: jax.lax.scan(lambda c, _: (c, c), x, length=4)[1],
+        MIXED,
     ),
 }
 
@@ -238,34 +296,73 @@ def of_state(init, update):
 
 
 OPTIMIZERS = {
-    "its own weights": (of_state(lambda p: p, lambda g, s, p: (g + s, s)), True),
+    "its own weights": (of_state(lambda p: p, lambda g, s, p: (g + s, s)), ALIGNED),
     "a norm at the start": (
         of_state(lambda p: p.sum(), lambda g, s, p: (g * s, s)),
-        False,
+        COUPLED,
     ),
     "a norm one step ago": (
         of_state(lambda p: jnp.zeros(()), lambda g, s, p: (g * s, p.sum())),
-        False,
+        COUPLED,
     ),
     "a norm of gradients two steps ago": (
         of_state(
             lambda p: (jnp.zeros(()), jnp.zeros(())),
             lambda g, s, p: (g * s[0], (s[1], g.sum())),
         ),
-        False,
+        COUPLED,
     ),
     "a norm that only the state uses": (
         of_state(lambda p: jnp.zeros(()), lambda g, s, p: (g - p, s + p.sum())),
-        True,
+        ALIGNED,
+    ),
+    "a norm of the update before": (
+        of_state(lambda p: p.sum(), lambda g, s, p: (g * s, (g * s).sum())),
+        COUPLED,
+    ),
+    "a matrix product one step ago": (
+        of_state(lambda p: p, lambda g, s, p: (g * s, jnp.outer(p, p) @ p)),
+        MIXED,
     ),
 }
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_elementwise_optimizers(name):
+def test_the_kind_of_the_updates(name):
     optimizer, expected = OPTIMIZERS[name]
     program = trace_update(optimizer, X, lambda step: {})
-    assert is_elementwise(optimizer, X, program) is expected
+    assert is_elementwise(optimizer, X, program) is (expected == ALIGNED)
+    assert update_kind(trace_optimizer(optimizer, X, lambda step: {})) == expected
+
+
+KINDS = {
+    "adamw": (optax.adamw(0.1), ALIGNED),
+    "lion in MultiSteps": (
+        optax.MultiSteps(optax.lion(0.1), 3).gradient_transformation(),
+        ALIGNED,
+    ),
+    "clip_by_global_norm": (
+        optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(0.1)),
+        COUPLED,
+    ),
+    "apply_if_finite": (optax.apply_if_finite(optax.adamw(0.1), 3), COUPLED),
+    "lamb": (optax.lamb(0.1), COUPLED),
+    "lars": (optax.lars(0.1), COUPLED),
+    "clip_by_block_rms": (optax.clip_by_block_rms(1.0), COUPLED),
+    "novograd": (optax.novograd(0.1), COUPLED),
+    "prodigy": (optax.contrib.prodigy(0.1), COUPLED),
+    "adaptive_grad_clip": (optax.adaptive_grad_clip(0.1), MIXED),
+    "adafactor": (optax.adafactor(0.1, min_dim_size_to_factor=2), MIXED),
+    "muon": (optax.contrib.muon(0.1), MIXED),
+}
+
+
+@pytest.mark.relaxed("several parts of optax")
+@pytest.mark.parametrize("name", KINDS)
+def test_the_kinds_of_known_optimizers(name):
+    optimizer, expected = KINDS[name]
+    params = {"kernel": jnp.ones((6, 4)), "bias": jnp.ones(4)}
+    assert update_kind(trace_optimizer(optimizer, params, lambda step: {})) == expected
 
 
 TABLE = np.arange(8, dtype=np.float32)

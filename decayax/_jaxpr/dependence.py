@@ -1,6 +1,6 @@
 """How an optimizer treats weights, read from its jaxpr without running it.
 
-- `is_elementwise`: does the update of a weight depend on that weight only?
+- `update_kind`: does the update of a weight depend on that weight only?
 - `same_operations`: does the optimizer run the same program on smaller shapes?
 - `update_dependencies`: does a derivative show how the updates depend on the params?
 
@@ -20,13 +20,12 @@ from decayax._jaxpr.dataflow import (
     ELEMENTWISE_INPUT,
     fixed_point,
     INDEPENDENT,
+    join,
     Kind,
     propagate,
     subjaxprs,
 )
-
-
-ExtraArgs = Callable[[Any], dict[str, Any]]  # step -> keywords of `update`
+from decayax._jaxpr.trace import ExtraArgs, OptimizerProgram
 
 
 def trace_update(
@@ -48,21 +47,38 @@ def is_elementwise(
     params: optax.Params,
     program: core.ClosedJaxpr,
 ) -> bool:
-    """Whether each update depends on its own weight only.
+    """Whether each update depends on its own weight only, in all steps.
 
-    "Its own weight" includes the gradient and the state of that weight, in all steps.
     ``program`` is the result of `trace_update`.
     """
-    data = [ELEMENTWISE_INPUT] * len(jax.tree.leaves(params))
-    state = propagate(jax.make_jaxpr(optimizer.init)(params).jaxpr, data)
+    init = jax.make_jaxpr(optimizer.init)(params)
+    num_leaves = len(jax.tree.leaves(params))
+    return _largest_kind(init.jaxpr, program.jaxpr, num_leaves) <= Kind.ALIGNED
 
-    num_updates = len(program.jaxpr.outvars) - len(state)
+
+def update_kind(program: OptimizerProgram) -> Kind:
+    """The largest kind of the updates, in all steps.
+
+    The data are gradients, parameters and what the state has kept of them. ALIGNED
+    means that the update of a weight depends on that weight only, COUPLED that all
+    updates also depend on common scalars, such as a global norm.
+    """
+    return _largest_kind(program.init.jaxpr, program.update.jaxpr, program.num_leaves())
+
+
+def _largest_kind(init: core.Jaxpr, program: core.Jaxpr, num_leaves: int) -> Kind:
+    data = [ELEMENTWISE_INPUT] * num_leaves
+    state = propagate(init, data)
+    # The step is an input without data, if the program has it.
+    num_others = len(program.invars) - len(state) - 2 * num_leaves
+    others = [INDEPENDENT] * num_others
+    num_updates = len(program.outvars) - len(state)
 
     def update(state: list[Dependency]) -> list[Dependency]:
-        return propagate(program.jaxpr, [*data, *state, *data])
+        return propagate(program, [*data, *state, *data, *others])
 
     state = fixed_point(lambda state: update(state)[num_updates:], state)
-    return all(dep.kind != Kind.MIXED for dep in update(state)[:num_updates])
+    return join(update(state)[:num_updates]).kind
 
 
 def same_operations(first: core.ClosedJaxpr, second: core.ClosedJaxpr) -> bool:
