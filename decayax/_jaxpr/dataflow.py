@@ -126,7 +126,11 @@ def _kind_of_output(eqn: core.JaxprEqn, data: list[Any], kind: Kind, out: Any) -
     if kind in (Kind.CONSTANT, Kind.MIXED):
         return kind
     if eqn.primitive.name in ELEMENTWISE:
-        return max(kind, Kind.COUPLED) if _broadcasts(eqn, data) else kind
+        # A smaller operand reaches several elements, by its rank or by an axis of 1.
+        smaller = [atom for atom in data if shape_of(atom) != shape_of(out)]
+        if not all(map(is_scalar, smaller)):
+            return Kind.MIXED
+        return max(kind, Kind.COUPLED) if smaller else kind
     # A scalar may depend on all elements, and any function of scalars may be COUPLED.
     if is_scalar(out) or all(map(is_scalar, data)):
         return Kind.COUPLED
@@ -150,18 +154,13 @@ def _is_inexact(atom: Any) -> bool:
     return jnp.issubdtype(getattr(atom.aval, "dtype", np.bool_), jnp.inexact)
 
 
-def _broadcasts(eqn: core.JaxprEqn, data: list[Any]) -> bool:
-    """Whether a scalar, such as the predicate of a choice, reaches every element."""
-    return any(_ndim(atom) < _ndim(eqn.outvars[0]) for atom in data)
-
-
-def _ndim(atom: Any) -> int:
-    return len(getattr(atom.aval, "shape", ()))
+def shape_of(atom: Any) -> tuple[int, ...]:
+    return getattr(atom.aval, "shape", ())
 
 
 def is_scalar(atom: Any) -> bool:
     """Whether a value has one element: all its axes, if any, have the size 1."""
-    return all(size == 1 for size in getattr(atom.aval, "shape", ()))
+    return all(size == 1 for size in shape_of(atom))
 
 
 def _at_least(kind: Kind, dep: Dependency) -> Dependency:
@@ -223,9 +222,14 @@ def fixed_point(
 
 def subjaxprs(eqn: core.JaxprEqn) -> Iterator[core.Jaxpr]:
     """The jaxprs in an equation's parameters."""
+    return (closed.jaxpr for closed in closed_subjaxprs(eqn))
+
+
+def closed_subjaxprs(eqn: core.JaxprEqn) -> Iterator[core.ClosedJaxpr]:
+    """The jaxprs in an equation's parameters, with their constants."""
     for value in eqn.params.values():
         for part in value if isinstance(value, tuple | list) else [value]:
             if isinstance(part, core.ClosedJaxpr):
-                yield part.jaxpr
-            elif isinstance(part, core.Jaxpr):
                 yield part
+            elif isinstance(part, core.Jaxpr):
+                yield core.ClosedJaxpr(part, [])
