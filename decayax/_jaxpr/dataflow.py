@@ -1,11 +1,14 @@
 r"""Dataflow analysis of jaxprs: how each value depends on the data of the program.
 
 The data are the inputs that the caller marks, such as gradients, parameters and state.
-The analysis propagates one of three kinds from the inputs to the outputs:
+The analysis propagates one of five kinds from the inputs to the outputs:
 
     CONSTANT  independent of the data: constants, counters, schedules, random numbers
     ALIGNED   element i depends on element i of the data only
-    MIXED     everything else: sums, norms, matrix products, branches on such values
+    COUPLED   element i depends on element i of the data, and on scalars that were
+              calculated from any data: norms, means, whether all elements are finite
+    REORDERED element i depends on single elements at other places
+    MIXED     everything else: matrix products, sums over one axis
 
 The analysis is conservative: a primitive that is not known to be elementwise is MIXED.
 
@@ -36,6 +39,8 @@ ELEMENTWISE = frozenset(
     shift_right_logical sign sin sinh sqrt square stop_gradient sub tan tanh xor
     """.split()  # noqa: SIM905
 )
+# Primitives that move elements. A norm is often calculated of a raveled array.
+REORDERING = frozenset("reshape rev squeeze transpose".split())  # noqa: SIM905
 # Primitives whose derivative is 0, one-sided or custom. Casts of floats to integers
 # are found by their dtypes in `_is_nondifferentiable`.
 NONDIFFERENTIABLE = frozenset(
@@ -58,7 +63,9 @@ class Kind(enum.IntEnum):
 
     CONSTANT = 0
     ALIGNED = 1
-    MIXED = 2
+    COUPLED = 2
+    REORDERED = 3
+    MIXED = 4
 
 
 class Dependency(NamedTuple):
@@ -109,10 +116,25 @@ def _propagate_eqn(eqn: core.JaxprEqn, inputs: list[Dependency]) -> list[Depende
     if name in CALLS and len(inner) == 1:
         outputs = propagate(inner[0], inputs)
         return [Dependency(d.kind, d.nondifferentiable or jumps) for d in outputs]
-    kind = joined.kind
-    if kind == Kind.ALIGNED and (name not in ELEMENTWISE or _broadcasts(eqn, data)):
-        kind = Kind.MIXED
-    return [Dependency(kind, joined.nondifferentiable or jumps)] * len(eqn.outvars)
+    jumps = jumps or joined.nondifferentiable
+    kinds = [_kind_of_output(eqn, data, joined.kind, out) for out in eqn.outvars]
+    return [Dependency(kind, jumps) for kind in kinds]
+
+
+def _kind_of_output(eqn: core.JaxprEqn, data: list[Any], kind: Kind, out: Any) -> Kind:
+    """The kind of an output, from the data and the largest kind of the inputs."""
+    if kind in (Kind.CONSTANT, Kind.MIXED):
+        return kind
+    if eqn.primitive.name in ELEMENTWISE:
+        # A smaller operand reaches several elements, by its rank or by an axis of 1.
+        smaller = [atom for atom in data if shape_of(atom) != shape_of(out)]
+        if not all(map(is_scalar, smaller)):
+            return Kind.MIXED
+        return max(kind, Kind.COUPLED) if smaller else kind
+    # A scalar may depend on all elements, and any function of scalars may be COUPLED.
+    if is_scalar(out) or all(map(is_scalar, data)):
+        return Kind.COUPLED
+    return Kind.REORDERED if eqn.primitive.name in REORDERING else Kind.MIXED
 
 
 def _is_nondifferentiable(eqn: core.JaxprEqn, data: list[Any]) -> bool:
@@ -132,30 +154,26 @@ def _is_inexact(atom: Any) -> bool:
     return jnp.issubdtype(getattr(atom.aval, "dtype", np.bool_), jnp.inexact)
 
 
-def _broadcasts(eqn: core.JaxprEqn, data: list[Any]) -> bool:
-    """Whether data of lower rank, such as a scalar, reaches every element."""
-    return any(_ndim(atom) < _ndim(eqn.outvars[0]) for atom in data)
-
-
-def _ndim(atom: Any) -> int:
-    return len(getattr(atom.aval, "shape", ()))
+def shape_of(atom: Any) -> tuple[int, ...]:
+    return getattr(atom.aval, "shape", ())
 
 
 def is_scalar(atom: Any) -> bool:
     """Whether a value has one element: all its axes, if any, have the size 1."""
-    return all(size == 1 for size in getattr(atom.aval, "shape", ()))
+    return all(size == 1 for size in shape_of(atom))
 
 
-def _unaligned(dep: Dependency) -> Dependency:
-    """The same data at other indices, or as a decision: MIXED unless CONSTANT."""
-    kind = Kind.CONSTANT if dep.kind == Kind.CONSTANT else Kind.MIXED
-    return Dependency(kind, dep.nondifferentiable)
+def _at_least(kind: Kind, dep: Dependency) -> Dependency:
+    """The same data in another way, which is of the given kind; CONSTANT remains."""
+    if dep.kind == Kind.CONSTANT:
+        return dep
+    return Dependency(max(kind, dep.kind), dep.nondifferentiable)
 
 
 def _propagate_cond(eqn: core.JaxprEqn, inputs: list[Dependency]) -> list[Dependency]:
     index, *operands = inputs
     branches = [propagate(b.jaxpr, operands) for b in eqn.params["branches"]]
-    choice = _unaligned(index)
+    choice = _at_least(Kind.COUPLED, index)
     return [join([choice, *outputs]) for outputs in zip(*branches, strict=True)]
 
 
@@ -164,13 +182,15 @@ def _propagate_scan(eqn: core.JaxprEqn, inputs: list[Dependency]) -> list[Depend
     consts = inputs[:num_consts]
     init = inputs[num_consts : num_consts + num_carry]
     # The slices of a scanned array lose its first axis, so indices no longer match.
-    xs = [_unaligned(dep) for dep in inputs[num_consts + num_carry :]]
+    xs = [_at_least(Kind.MIXED, dep) for dep in inputs[num_consts + num_carry :]]
 
     def body(carry: list[Dependency]) -> list[Dependency]:
         return propagate(eqn.params["jaxpr"].jaxpr, [*consts, *carry, *xs])
 
     carry = fixed_point(lambda carry: body(carry)[:num_carry], init)
-    return [*carry, *map(_unaligned, body(carry)[num_carry:])]
+    slices = eqn.params["jaxpr"].jaxpr.outvars[num_carry:]
+    kinds = [Kind.COUPLED if is_scalar(x) else Kind.MIXED for x in slices]
+    return [*carry, *map(_at_least, kinds, body(carry)[num_carry:])]
 
 
 def _propagate_while(eqn: core.JaxprEqn, inputs: list[Dependency]) -> list[Dependency]:
@@ -180,7 +200,8 @@ def _propagate_while(eqn: core.JaxprEqn, inputs: list[Dependency]) -> list[Depen
     def body(carry: list[Dependency]) -> list[Dependency]:
         (test,) = propagate(eqn.params["cond_jaxpr"].jaxpr, [*cond_consts, *carry])
         outputs = propagate(eqn.params["body_jaxpr"].jaxpr, [*body_consts, *carry])
-        return [join([_unaligned(test), dep]) for dep in outputs]
+        decision = _at_least(Kind.COUPLED, test)
+        return [join([decision, dep]) for dep in outputs]
 
     return fixed_point(body, inputs[cond_n + body_n :])
 
@@ -201,9 +222,14 @@ def fixed_point(
 
 def subjaxprs(eqn: core.JaxprEqn) -> Iterator[core.Jaxpr]:
     """The jaxprs in an equation's parameters."""
+    return (closed.jaxpr for closed in closed_subjaxprs(eqn))
+
+
+def closed_subjaxprs(eqn: core.JaxprEqn) -> Iterator[core.ClosedJaxpr]:
+    """The jaxprs in an equation's parameters, with their constants."""
     for value in eqn.params.values():
         for part in value if isinstance(value, tuple | list) else [value]:
             if isinstance(part, core.ClosedJaxpr):
-                yield part.jaxpr
-            elif isinstance(part, core.Jaxpr):
                 yield part
+            elif isinstance(part, core.Jaxpr):
+                yield core.ClosedJaxpr(part, [])

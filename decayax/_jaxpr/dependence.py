@@ -1,13 +1,13 @@
 """How an optimizer treats weights, read from its jaxpr without running it.
 
-- `is_elementwise`: does the update of a weight depend on that weight only?
+- `update_kind`: does the update of a weight depend on that weight only?
 - `same_operations`: does the optimizer run the same program on smaller shapes?
 - `update_dependencies`: does a derivative show how the updates depend on the params?
 
 `dataflow` propagates the dependencies.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,18 +15,36 @@ import numpy as np
 import optax
 from jax.extend import core
 
+from decayax._core.dtypes import is_inexact
 from decayax._jaxpr.dataflow import (
+    closed_subjaxprs,
     Dependency,
     ELEMENTWISE_INPUT,
     fixed_point,
     INDEPENDENT,
+    join,
     Kind,
     propagate,
     subjaxprs,
 )
+from decayax._jaxpr.flat import value_key
+from decayax._jaxpr.shaped import is_shaped
+from decayax._jaxpr.trace import ExtraArgs, OptimizerProgram
 
 
-ExtraArgs = Callable[[Any], dict[str, Any]]  # step -> keywords of `update`
+# Parameters of operations that are the same for leaves of all sizes: numbers of axes,
+# an exponent, a dtype.
+PARAMS_WITHOUT_SIZES = (
+    "axes",
+    "axis",
+    "broadcast_dimensions",
+    "dimension",
+    "dimension_numbers",
+    "dimensions",
+    "new_dtype",
+    "permutation",
+    "y",
+)
 
 
 def trace_update(
@@ -48,52 +66,90 @@ def is_elementwise(
     params: optax.Params,
     program: core.ClosedJaxpr,
 ) -> bool:
-    """Whether each update depends on its own weight only.
+    """Whether each update depends on its own weight only, in all steps.
 
-    "Its own weight" includes the gradient and the state of that weight, in all steps.
     ``program`` is the result of `trace_update`.
     """
-    data = [ELEMENTWISE_INPUT] * len(jax.tree.leaves(params))
-    state = propagate(jax.make_jaxpr(optimizer.init)(params).jaxpr, data)
+    init = jax.make_jaxpr(optimizer.init)(params)
+    num_leaves = len(jax.tree.leaves(params))
+    return _largest_kind(init.jaxpr, program.jaxpr, num_leaves) <= Kind.ALIGNED
 
-    num_updates = len(program.jaxpr.outvars) - len(state)
+
+def update_kind(program: OptimizerProgram) -> Kind:
+    """The largest kind of the updates, in all steps.
+
+    The data are gradients, parameters and what the state has kept of them. ALIGNED
+    means that the update of a weight depends on that weight only, COUPLED that all
+    updates also depend on common scalars, such as a global norm.
+    """
+    return _largest_kind(program.init.jaxpr, program.update.jaxpr, program.num_leaves())
+
+
+def _largest_kind(init: core.Jaxpr, program: core.Jaxpr, num_leaves: int) -> Kind:
+    data = [ELEMENTWISE_INPUT] * num_leaves
+    state = propagate(init, data)
+    # The step is an input without data, if the program has it.
+    num_others = len(program.invars) - len(state) - 2 * num_leaves
+    others = [INDEPENDENT] * num_others
+    num_updates = len(program.outvars) - len(state)
 
     def update(state: list[Dependency]) -> list[Dependency]:
-        return propagate(program.jaxpr, [*data, *state, *data])
+        return propagate(program, [*data, *state, *data, *others])
 
     state = fixed_point(lambda state: update(state)[num_updates:], state)
-    return all(dep.kind != Kind.MIXED for dep in update(state)[:num_updates])
+    return join(update(state)[:num_updates]).kind
 
 
-def same_operations(first: core.ClosedJaxpr, second: core.ClosedJaxpr) -> bool:
-    """Whether two programs run the same operations with the same scalar constants.
+def same_operations(
+    first: core.ClosedJaxpr, second: core.ClosedJaxpr, rtol: float = 0.0
+) -> bool:
+    """Whether two programs do the same to leaves of different sizes.
 
-    The programs may have inputs of different shapes. A program with an array constant
-    is never the same as another one, because the array may depend on the shape.
+    They run the same operations with the same constants, up to a relative difference
+    of ``rtol`` between floats. No constant is built from the size of a leaf.
     """
-    signature = _op_signature(first.jaxpr, first.consts)
-    has_arrays = any(None in operation for operation in signature)
-    return not has_arrays and signature == _op_signature(second.jaxpr, second.consts)
+    return _same_program(first, second, rtol) and not is_shaped(first, second)
 
 
-def _op_signature(jaxpr: core.Jaxpr, consts: Sequence[Any]) -> list[tuple[Any, ...]]:
-    """One tuple for each constant and operation, of inner programs too.
-
-    It has scalar constants, but no shapes; None replaces an array constant.
-    """
-    signature: list[tuple[Any, ...]] = [(_scalar_str(const),) for const in consts]
-    for eqn in jaxpr.eqns:
-        literals = [x.val for x in eqn.invars if isinstance(x, core.Literal)]
-        signature.append((eqn.primitive.name, *map(_scalar_str, literals)))
-        if eqn.primitive.name == "iota":  # counts rows: its values depend on the shape
-            signature.append((eqn.params["shape"],))
-        for inner in subjaxprs(eqn):
-            signature += _op_signature(inner, ())
-    return signature
+def _same_program(
+    first: core.ClosedJaxpr, second: core.ClosedJaxpr, rtol: float
+) -> bool:
+    eqns, others = first.jaxpr.eqns, second.jaxpr.eqns
+    if len(first.consts) != len(second.consts) or len(eqns) != len(others):
+        return False
+    return all(
+        _same_value(a, b, rtol)
+        for a, b in zip(first.consts, second.consts, strict=True)
+    ) and all(_same_eqn(a, b, rtol) for a, b in zip(eqns, others, strict=True))
 
 
-def _scalar_str(value: Any) -> str | None:
-    return str(value) if np.shape(value) == () else None
+def _same_eqn(first: core.JaxprEqn, second: core.JaxprEqn, rtol: float) -> bool:
+    if first.primitive.name != second.primitive.name:
+        return False
+    if any(first.params.get(x) != second.params.get(x) for x in PARAMS_WITHOUT_SIZES):
+        return False
+    literals, other_literals = (
+        [x.val if isinstance(x, core.Literal) else None for x in eqn.invars]
+        for eqn in (first, second)
+    )
+    inner, other_inner = list(closed_subjaxprs(first)), list(closed_subjaxprs(second))
+    if len(literals) != len(other_literals) or len(inner) != len(other_inner):
+        return False
+    values = zip(literals, other_literals, strict=True)
+    programs = zip(inner, other_inner, strict=True)
+    return all(_same_value(a, b, rtol) for a, b in values) and all(
+        _same_program(a, b, rtol) for a, b in programs
+    )
+
+
+def _same_value(first: Any, second: Any, rtol: float) -> bool:
+    """Whether two constants are equal, up to ``rtol`` if they are single floats."""
+    if first is None or second is None:  # not a constant
+        return first is second
+    if value_key(first) == value_key(second):
+        return True
+    are_floats = all(np.ndim(x) == 0 and is_inexact(x) for x in (first, second))
+    return are_floats and abs(first - second) <= rtol * max(abs(first), abs(second))
 
 
 def update_dependencies(

@@ -16,6 +16,7 @@ import numpy as np
 from jax.extend import core
 
 from decayax._core.strength import is_concrete
+from decayax._jaxpr.dataflow import closed_subjaxprs
 
 
 # Calls that are replaced by their bodies. A custom derivative is not: its rule would be
@@ -104,7 +105,7 @@ def _inline(
     for eqn in jaxpr.eqns:
         arguments = [read(atom) for atom in eqn.invars]
         if eqn.primitive.name in INLINED:
-            (inner,) = _closed_jaxprs(eqn.params)
+            (inner,) = closed_subjaxprs(eqn)
             called = _inline(inner.jaxpr, inner.consts, arguments, context)
             operations += called.operations
             slots |= zip(eqn.outvars, called.outputs, strict=True)
@@ -128,16 +129,8 @@ def _branches(
     ]
 
 
-def _closed_jaxprs(params: dict[str, Any]) -> Iterator[core.ClosedJaxpr]:
-    for value in params.values():
-        if isinstance(value, core.ClosedJaxpr):
-            yield value
-        elif isinstance(value, core.Jaxpr):
-            yield core.ClosedJaxpr(value, [])
-
-
 def _constant_slot(value: Any, aval: Any, context: _Context) -> int:
-    key = (getattr(aval, "weak_type", False), _value_key(value))
+    key = (getattr(aval, "weak_type", False), value_key(value))
     slot = context.slots.get(key)
     if slot is None:
         slot = context.slots[key] = next(context.counter)
@@ -145,11 +138,13 @@ def _constant_slot(value: Any, aval: Any, context: _Context) -> int:
     return slot
 
 
-def _value_key(value: Any) -> Hashable:
+def value_key(value: Any) -> Hashable:
     """Equal for arrays with the same dtype, shape and bits."""
     dtype = getattr(value, "dtype", np.bool_)
-    if not is_concrete(value) or jnp.issubdtype(dtype, jax.dtypes.extended):
+    if not is_concrete(value):
         return ("object", id(value))
+    if jnp.issubdtype(dtype, jax.dtypes.prng_key):
+        return (str(dtype), value_key(jax.random.key_data(value)))
     array = np.asarray(value)
     return (str(array.dtype), array.shape, array.tobytes())
 
@@ -187,7 +182,7 @@ def _param_key(value: Any, context: _Context) -> Hashable:
     if isinstance(value, tuple | list):
         return (type(value), *(_param_key(x, context) for x in value))
     if isinstance(value, np.ndarray | jax.Array):
-        return _value_key(value)
+        return value_key(value)
     is_function = callable(value) and not isinstance(value, type)
     if is_function or type(value).__hash__ is None:
         return ("object", id(value))
@@ -236,7 +231,7 @@ def _derivative_key(eqn: core.JaxprEqn, context: _Context) -> Hashable:
         outputs, pull = jax.vjp(inexact_outputs, inexact)
         return outputs, pull(outputs)
 
-    called = [_param_key(x, context) for x in _closed_jaxprs(eqn.params)]
+    called = [_param_key(x, context) for x in closed_subjaxprs(eqn)]
     if context.in_rule:  # a rule may call its own function
         return tuple(called)
     try:

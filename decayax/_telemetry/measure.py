@@ -71,7 +71,7 @@ def measure_step(
             return _sums_of_leaf(param, 0.0, 0.0, is_exact=True)
         # A leaf of one weight is always parallel to D. So the check of the direction
         # cannot see that the update depends on other weights.
-        undecidable = dependency.kind == Kind.MIXED and np.size(param) == 1
+        undecidable = dependency.kind > Kind.ALIGNED and np.size(param) == 1
         is_exact = has_jvp and not (dependency.nondifferentiable or undecidable)
         return _sums_of_leaf(param, update, decay, is_exact)
 
