@@ -797,8 +797,7 @@ add(
     options=at_steps(0, 2000, 50_000),
     never=SERIOUS,
     by_step=later(lambda s: 100 * warmup_cosine(s) ** 2, 0, 2000, 50_000),
-)
-# λ_t = 0.1 γ_t/1e-3
+)  # λ_t = 0.1 γ_t/1e-3, times γ_t
 add(
     "linear to 0",
     lambda: dx.adamw(optax.linear_schedule(1e-3, 0.0, 1000), weight_decay=0.1),
@@ -1874,5 +1873,4 @@ add(
     -0.25e-4,
     findings=("growth",),
     cured=lambda: multi_steps(adamw(), 4),
-)
-# γλ in every 4th call
+)  # γλ in every 4th call
