@@ -734,6 +734,7 @@ add(
     1 - (1 - 1e-4) ** 2,
     findings=("two decays at once",),
     never=SERIOUS,
+    raises=True,
     cured=adamw,
 )
 add(
@@ -934,7 +935,7 @@ add(
 add(
     "a random half of the weights in each step",
     lambda: randomly(lambda p, key: 2e-4 * jax.random.bernoulli(key, 0.5, p.shape) * p),
-    "uniform",
+    "gated",
     1e-4,
     0.03,
     never=SERIOUS,

@@ -18,9 +18,5 @@ def update_kind(program, *, of_gradients):
     return max((d.kind for d in up(state)[:n]), default=Kind.CONSTANT)
 
 
-def same_operations(a, b, rtol=0.0):
-    return _same(a.update, b.update)
-
-
 def fast_forward(probed, shapes):
     return lambda state, n: state

@@ -84,21 +84,19 @@ def by_zero_gradient(reading: Reading, live: np.ndarray) -> bool:
     return bool(gap > larger / 2 and larger > reading.best.threshold)
 
 
-def saturates(readings: Sequence[Reading], sizes: Sequence[float]) -> bool:
-    """Whether all steps have the same norm, or many of their elements the same size.
+def saturate(readings: Sequence[Reading], sizes: Sequence[float]) -> list[bool]:
+    """Whether a clip limits the steps of each leaf.
 
-    ``sizes`` are the norms of the weights of each leaf.
+    Then all steps have the same norm, that of all leaves together, or many elements of
+    the leaf's steps have the same size. ``sizes`` are the norms of the leaves' weights.
     """
     steps = [r.difference_trace.step_size for r in readings]
     norms = np.sqrt(sum((size * s) ** 2 for size, s in zip(sizes, steps, strict=True)))
     late = norms[:, 5:]
-    if (
-        late.size
-        and 0.0 < np.mean(late) < np.inf
-        and np.std(late) < 1e-3 * np.mean(late)
-    ):
-        return True
-    return any(map(_elements_saturate, readings))
+    mean = np.mean(late) if late.size else 0.0
+    if 0.0 < mean < np.inf and np.std(late) < 1e-3 * mean:
+        return [True] * len(readings)
+    return list(map(_elements_saturate, readings))
 
 
 def _elements_saturate(reading: Reading) -> bool:

@@ -23,45 +23,54 @@ def keeps_weights(program: Program) -> bool:
     return any(_reads(init.jaxpr, [ELEMENTWISE_INPUT] * len(init.jaxpr.invars)))
 
 
-def read_weights(program: Program) -> list[bool]:
-    """Whether the update of each leaf of the params reads the weights."""
-    gradients, state, params, step = _inputs(program)
-    update = jax.make_jaxpr(program.probed.update)(gradients, state, params, step)
-    known = [INDEPENDENT] * len(jax.tree.leaves((gradients, state)))
-    data = [ELEMENTWISE_INPUT] * len(jax.tree.leaves(params))
-    reads = _reads(update.jaxpr, [*known, *data, INDEPENDENT])
-    leaves = jax.tree.leaves(params)
-    inexact = [r for r, leaf in zip(reads, leaves, strict=False) if is_inexact(leaf)]
-    return [inexact[index] for _, index in program.where]
-
-
 def decay_reads_gradients(program: Program) -> bool:
     """Whether the derivative by the weights reads gradients, or a state of them."""
+    return any(_decay_reads(program, gradients=True, counters=False))
 
-    def decay(gradients: Any, state: Any, params: Any, step: Any) -> Any:
+
+def may_decay_later(program: Program) -> list[bool]:
+    """Whether the derivative of each leaf of the params reads counters only."""
+    of_counters = _decay_reads(program, gradients=False, counters=True)
+    of_gradients = _decay_reads(program, gradients=True, counters=False)
+    later = [a and not b for a, b in zip(of_counters, of_gradients, strict=True)]
+    return [later[index] for _, index in program.where]
+
+
+def _decay_reads(program: Program, *, gradients: bool, counters: bool) -> list[bool]:
+    """Whether the derivative of each leaf by the weights reads gradients or counters.
+
+    It reads gradients, too, if it reads a state of them. True if it does not exist.
+    """
+
+    def decay(grads: Any, state: Any, params: Any, step: Any) -> Any:
         theta, static = partition(params)
 
         def updates(inexact: Any) -> Any:
             moved = combine(params, inexact, static)
-            return partition(program.probed.update(gradients, state, moved, step)[0])
+            return partition(program.probed.update(grads, state, moved, step)[0])
 
         return jax.jvp(lambda x: updates(x).inexact, (theta,), (theta,))[1]
 
-    gradients, state, params, step = _inputs(program)
+    grads, state, params, step = _inputs(program)
     try:
-        traced = jax.make_jaxpr(decay)(gradients, state, params, step)
-    except Exception:  # there is no derivative
-        return True
+        traced = jax.make_jaxpr(decay)(grads, state, params, step)
+    except Exception:  # the optimizer has no derivative
+        return [True] * len(program.inexact_shapes())
+
+    def data(leaf: Any, is_data: bool) -> Dependency:
+        return ELEMENTWISE_INPUT if is_data else INDEPENDENT
+
     inputs = [
-        *[ELEMENTWISE_INPUT] * len(jax.tree.leaves(gradients)),
+        *(data(leaf, gradients) for leaf in jax.tree.leaves(grads)),
         # Scalars are counters and hyper-parameters.
         *(
-            ELEMENTWISE_INPUT if is_inexact(leaf) and leaf.ndim else INDEPENDENT
+            data(leaf, gradients if is_inexact(leaf) and leaf.ndim else counters)
             for leaf in jax.tree.leaves(state)
         ),
-        *[INDEPENDENT] * (len(jax.tree.leaves(params)) + 1),
+        *(INDEPENDENT for _ in jax.tree.leaves(params)),
+        INDEPENDENT,
     ]
-    return any(_reads(traced.jaxpr, inputs))
+    return _reads(traced.jaxpr, inputs)
 
 
 def _inputs(program: Program) -> tuple[Any, Any, Any, Any]:

@@ -41,7 +41,7 @@ def _evidence(
         and not request.later_steps
         and patterns.still_changes(leaf.main.best.over_time),
         proportional=audit.mode == NONE and exact and bool(moves),
-        may_decay_later=audit.mode == NONE and still and everything.read_weights[index],
+        may_decay_later=audit.mode == NONE and still and everything.may_decay_later[index],
     )
 
 
@@ -53,7 +53,7 @@ def _leaf_audit(
     mode, fraction = _in_own_dtype(everything.survival, index, leaf, shape.dtype)
     no_rate = {NONE: 0.0, CONSTRAINED: math.nan, NOT_FINITE: math.nan}
     # For single weights and steps the difference has too few digits.
-    single = main.best if main.jvp is None or main.has_constant_pull else main.jvp
+    single = main.best if main.jvp is None or main.use_value else main.jvp
     slower = everything.slower[index] if everything.slower else None
     return LeafAudit(
         path=path_str(path),

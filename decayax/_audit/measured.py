@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from decayax._audit import anchors, by_step, causes
-from decayax._audit.dependence import keeps_weights, read_weights
+from decayax._audit.dependence import keeps_weights, may_decay_later
 from decayax._audit.follow import Begin, Clock, make_clock
 from decayax._audit.measure import (
     Bench,
@@ -30,7 +30,7 @@ from decayax._audit.modes import (
     UNIFORM,
 )
 from decayax._audit.plan import Plan
-from decayax._audit.readings import Reading, Readings, Setting
+from decayax._audit.readings import Reading, Readings, same_kind, Setting
 from decayax._audit.shapes import halved
 from decayax._audit.trace import sample_stride
 
@@ -84,7 +84,7 @@ class Everything(NamedTuple):
     slower: list[Reading] | None  # at half the learning rate
     survival: Survival | None  # in dtypes of 16 bits or fewer, if there are any
     clipped_to: list[float]  # the fraction of each leaf's decay that a clip leaves
-    read_weights: list[bool]  # whether the updates of each leaf read its weights
+    may_decay_later: list[bool]  # whether the decay of each leaf depends on counters
 
 
 def measure_all(plan: Plan, request: Request) -> Everything:
@@ -111,7 +111,7 @@ def measure_all(plan: Plan, request: Request) -> Everything:
         slower,
         _survival(bench, request.main, clock),
         _clipped_to(bench, request.main, leaves),
-        read_weights(bench.jvp.program),
+        may_decay_later(bench.jvp.program),
     )
 
 
@@ -155,7 +155,7 @@ def _measured(bench: Bench, request: Request) -> list[Measured]:
     live = _live(bench)
     leaves = []
     for leaf, step in enumerate(fastest):
-        own = readings[step][leaf]
+        own = same_kind(readings[step][leaf], main)
         mode = mode_of(main, own, bench.plan.kinds.exact)
         if live[leaf] is not None and mode in (UNEVEN, UNIFORM):
             mode = GATED if causes.by_zero_gradient(own[main], live[leaf]) else mode
@@ -164,6 +164,7 @@ def _measured(bench: Bench, request: Request) -> list[Measured]:
 
 
 def _rate(reading: Reading) -> float:
+    reading = reading._replace(use_value=reading.has_constant_pull)
     return reading.best.rate if reading.best.significant else 0.0
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from decayax._audit.patterns import is_constrained, is_gated, is_second_order
-from decayax._audit.readings import Estimate, Reading, Readings, Setting
+from decayax._audit.readings import Reading, Readings, Setting
 
 
 NONE, UNIFORM, SCALE_DEPENDENT = "none", "uniform", "scale-dependent"
@@ -16,6 +16,7 @@ GROWTH, NOT_FINITE = "growth", "not finite"
 RATE_RTOL = 0.1  # rates that differ by a smaller fraction count as equal
 MAX_DIFFERING = 0.1  # fraction of a leaf's weights whose rates may differ
 MIN_GROWING = 0.05  # fraction of a leaf's weights that makes it growth
+MIN_DISPERSION = 0.01  # standard deviation of the rates of unlike weights, relative
 MAX_DRIFT = 0.1  # up to which the weights have their initial size
 
 
@@ -49,14 +50,15 @@ def mode_of(main: Setting, readings: Readings, exact: bool) -> str:
     # The same gradients up to their size. Those of another seed are the same up to
     # chance, and chance is large in a leaf of four weights.
     by_scale = _same_rates(same_seed) or _same_early_rates(same_seed)
-    if by_scale and is_gated(readings[main], exact):
+    decided = readings[main].depends_on_gradient  # by gradients
+    if by_scale and decided and is_gated(readings[main], exact):
         return GATED
-    if not by_scale or (exact and _differs_by_seed(list(own_size.values()))):
+    if not by_scale or (exact and _differs_per_weight(list(own_size.values()))):
         return GRADIENT_DEPENDENT
     if not _same_rates(sizes):
         return SCALE_DEPENDENT
     best = readings[main].best
-    uneven = exact and best.dispersion > RATE_RTOL * abs(best.rate)
+    uneven = exact and best is readings[main].jvp and best.dispersion > MIN_DISPERSION * abs(best.rate)
     return UNEVEN if uneven else UNIFORM
 
 
@@ -75,42 +77,60 @@ def _same_early_rates(readings: Sequence[Reading]) -> bool:
     Large gradients move the weights, and a rate that depends on the size of the weights
     then changes, too. It depends on the gradients only through this size.
     """
-    moved = [np.append(reading.drift > MAX_DRIFT, True) for reading in readings]
-    # The rate of the first step that moves them is that of the initial weights, too.
-    early = min(int(np.argmax(far)) for far in moved) + 1
+    early = _early_steps(readings)
     rates = [float(np.mean(r.best.over_time[:early])) for r in readings]
+    return _are_visible(readings, rates) and np.ptp(rates) <= RATE_RTOL * max(map(abs, rates))
+
+
+def _early_steps(readings: Sequence[Reading]) -> int:
+    """In how many steps the weights still have their initial size, under all readings.
+
+    The rate of the step that moves them is that of the initial weights, too.
+    """
+    moved = [np.append(reading.drift > MAX_DRIFT, True) for reading in readings]
+    steps = min(int(np.argmax(far)) for far in moved) + 1
+    return min(steps, *(len(reading.drift) for reading in readings))
+
+
+def _are_visible(readings: Sequence[Reading], early_rates: Sequence[float]) -> bool:
+    """Whether the decay shows in the early steps: a preconditioner may hide it."""
     whole = max(abs(reading.best.rate) for reading in readings)
-    low, high = min(rates), max(rates)
-    return (
-        high - low <= RATE_RTOL * max(abs(low), abs(high)) and high > RATE_RTOL * whole
-    )
+    return max(early_rates) > RATE_RTOL * whole
 
 
-def _differs_by_seed(readings: Sequence[Reading]) -> bool:
-    """Whether single weights change their rates from one gradient sequence to another.
+def _differs_per_weight(readings: Sequence[Reading]) -> bool:
+    """Whether single weights change their rates from one reading to another.
 
     They may differ from each other: then the weights decide, not the gradients.
     """
-    # If the two estimates disagree, the derivative of single weights is wrong.
-    reliable = [r.best for r in readings if not r.disagrees and not r.has_constant_pull]
-    return (
-        any(map(_differ, *zip(*itertools.combinations(reliable, 2), strict=True)))
-        if len(reliable) > 1
-        else False
-    )
+    # A difference has too few digits for single weights.
+    reliable = [r for r in readings if r.best is r.jvp]
+    if len(reliable) < 2:
+        return False
+    if not _any_differ([r.best.per_weight for r in reliable], reliable):
+        return False
+    early = _early_steps(reliable)
+    rates = [float(np.mean(r.best.over_time[:early])) for r in reliable]
+    if not _are_visible(reliable, rates):
+        return True
+    return _any_differ([r.early_per_weight(early) for r in reliable], reliable)
 
 
-def _differ(a: Estimate, b: Estimate) -> bool:
-    gap = np.abs(a.per_weight - b.per_weight)
-    size = np.maximum(np.abs(a.per_weight), np.abs(b.per_weight))
-    differs = gap > RATE_RTOL * size + a.threshold + b.threshold
-    return bool(np.nanmean(differs) > MAX_DIFFERING)
+def _any_differ(per_weight: Sequence[np.ndarray], readings: Sequence[Reading]) -> bool:
+    """Whether the rates of more than a few weights differ between any two readings."""
+    pairs = zip(per_weight, [r.best.threshold for r in readings], strict=True)
+    for (a, error_a), (b, error_b) in itertools.combinations(pairs, 2):
+        size = np.maximum(np.abs(a), np.abs(b))
+        differs = np.abs(a - b) > RATE_RTOL * size + error_a + error_b
+        if np.nanmean(differs) > MAX_DIFFERING:
+            return True
+    return False
 
 
 def _part_grows(reading: Reading) -> bool:
     """Whether at least `MIN_GROWING` of the weights grow, beyond their error."""
     best = reading.best
-    if reading.disagrees or reading.has_constant_pull:
+    if best is not reading.jvp:
         return False
     with np.errstate(invalid="ignore"):
         grows = best.per_weight < -(5.0 * best.per_weight_error + best.threshold)

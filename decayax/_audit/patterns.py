@@ -32,9 +32,9 @@ def is_gated(reading: Reading, exact: bool) -> bool:
     closed = relative < (CLOSED if exact else 1e-3) * own
     if not closed.size:
         return False
-    changes = closed.any((0, 1))
+    changes = closed.any((0, 1)).sum() / change.shape[-1]
     part = MIN_FRACTION < closed.mean() < 1.0 - MIN_FRACTION
-    return bool(part and changes.mean() > MIN_FRACTION)
+    return bool(part and changes > MIN_FRACTION)
 
 
 def is_constrained(reading: Reading) -> bool:
@@ -88,20 +88,16 @@ def still_changes(over_time: Float[np.ndarray, " steps"]) -> bool:
 
 
 def is_second_order(readings: Readings) -> bool:
-    """Whether all rates are those of turning, s²/2 for steps of relative size s.
+    """Whether all rates are those of turning, about s²/2 for steps of relative size s.
 
     A step without a component along the weights lengthens them by s²/2. If their norm
-    is then restored, the initial direction is lost at this rate.
+    is then restored, the initial direction is lost at this rate. The same steps turn
+    large weights less; a decay does not depend on the size of the weights.
     """
-    ratios = [
-        reading.best.rate / turn
-        for reading in readings.values()
-        if (turn := float(np.mean(reading.difference_trace.step_size**2))) > 0.0
-        and np.isfinite(turn)
-        and turn < 0.1  # of larger steps, nothing is left to read the rate
-    ]
-    if not ratios:
-        return False
-    low, high = min(ratios), max(ratios)
-    same_sign = low * high > 0.0
-    return bool(same_sign and max(abs(low), abs(high)) < 3.0 * min(abs(low), abs(high), 1.0))
+    significant = [r for r in readings.values() if r.best.significant]
+    rates = [abs(reading.best.rate) for reading in significant]
+    turns = [float(np.mean(r.difference_trace.step_size**2)) for r in significant]
+    explained = all(
+        rate <= 2.0 * turn + 1e-8 for rate, turn in zip(rates, turns, strict=True)
+    )
+    return explained and max(rates, default=0.0) > 20.0 * min(rates, default=0.0)

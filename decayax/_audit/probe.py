@@ -24,6 +24,7 @@ from decayax._audit.draws import scaled_tree
 from decayax._audit.trace import dots, Leaves, norm_ratio, sample, Trace, trace_of_step
 from decayax._core.dtypes import cast_like, compute_dtype, is_inexact
 from decayax._jaxpr.partition import combine, partition
+from decayax._transforms.apply import apply_updates
 
 
 # h of the difference. The curvature of the update adds an error of order h², rounding
@@ -100,7 +101,7 @@ def jvp_probe(probed: ProbedOptimizer, lanes: int = 1) -> Probe:
             initial=initial, change=change, step=update_tangents, before=tangents
         )
         tangents = jax.tree.map(operator.add, tangents, update_tangents)
-        params = optax.apply_updates(params, updates)
+        params = apply_updates(params, updates)
         state = combine(state, new_inexact, new_static)
         return (params, state, tangents, state_tangents, change), trace
 
@@ -146,7 +147,7 @@ def difference_probe(probed: ProbedOptimizer, lanes: int = 1) -> Probe:
         new_runs = []
         for params, state in runs:
             updates, state = probed.update(grads, state, params, time)
-            new_runs.append((_as_stored(optax.apply_updates(params, updates)), state))
+            new_runs.append((_as_stored(apply_updates(params, updates)), state))
         after = _difference(*new_runs)
         trace = trace_of_step(
             initial=first,

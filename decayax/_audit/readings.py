@@ -66,6 +66,7 @@ class Reading(NamedTuple):
     value: Estimate | None  # None if the mean displacement is not a pull to 0
     jvp_trace: Trace | None
     difference_trace: Trace
+    use_value: bool = False  # whether the best estimate is that of the weights
 
     @property
     def depends_on_gradient(self) -> bool:
@@ -100,11 +101,17 @@ class Reading(NamedTuple):
     @property
     def best(self) -> Estimate:
         """The most reliable estimate."""
-        if self.has_constant_pull:
-            assert self.value is not None
+        if self.use_value and self.value is not None:
             return self.value
         # The derivative has more digits, unless it misses something.
         return self.difference if self.jvp is None or self.disagrees else self.jvp
+
+    def early_per_weight(self, steps: int) -> Float[np.ndarray, " n"]:
+        """The rates of single weights over the first ``steps`` steps."""
+        from_jvp = self.jvp is not None and not self.disagrees
+        trace = self.jvp_trace if from_jvp else self.difference_trace
+        assert trace is not None
+        return rates_of(trace.per_weight[:, :steps])
 
     @property
     def drift(self) -> Float[np.ndarray, " steps"]:
@@ -115,6 +122,12 @@ class Reading(NamedTuple):
 
 
 Readings: TypeAlias = dict[Setting, Reading]  # of one leaf
+
+
+def same_kind(readings: Readings, main: Setting) -> Readings:
+    """The readings with the same kind of estimate: of the weights, or of derivatives."""
+    use_value = readings[main].has_constant_pull
+    return {s: r._replace(use_value=use_value) for s, r in readings.items()}
 
 
 def rates_of(change: Float[AnyArray, "signs steps *n"]) -> Float[np.ndarray, "*n"]:

@@ -7,10 +7,11 @@ import jax
 import numpy as np
 import optax
 
-from decayax._audit._shim import same_operations, update_kind
+from decayax._audit._shim import update_kind
 from decayax._core.dtypes import to_float32
 from decayax._core.paths import is_masked_leaf, leaves_with_path, Path, path_str
 from decayax._jaxpr.dataflow import Kind
+from decayax._jaxpr.dependence import same_operations
 from decayax._jaxpr.trace import ExtraArgs, OptimizerProgram, trace_optimizer
 
 
@@ -70,7 +71,7 @@ def smaller_shapes(
 
 
 def _candidates(shapes: Any, kinds: Kinds) -> list[Any]:
-    if kinds.of_all <= Kind.ALIGNED:
+    if kinds.of_all <= Kind.COUPLED:
         return [jax.tree.map(_cut, shapes)]
     return [
         jax.tree.map(lambda leaf: _cut_evenly(leaf, shortest), shapes)  # noqa: B023
@@ -93,8 +94,8 @@ def _treats_alike(
         smaller = trace_optimizer(optimizer, jax.tree.map(to_float32, cut), extra_args)
     except Exception:  # only the smaller shapes fail, for whatever reason
         return False
-    rtol = 0.0 if kinds.of_all <= Kind.ALIGNED else LITERAL_RTOL
-    return same_operations(smaller, program, rtol=rtol)
+    rtol = 0.0 if kinds.of_all <= Kind.COUPLED else LITERAL_RTOL
+    return same_operations(smaller.update, program.update, rtol)
 
 
 def _cut(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
