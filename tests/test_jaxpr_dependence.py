@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 
+import decayax as dx
 from decayax._jaxpr.dataflow import Dependency, Kind
 from decayax._jaxpr.dependence import (
     is_elementwise,
@@ -180,6 +181,9 @@ SHAPE_DEPENDENT = {
     ),
     "the first rows of the data": lambda x: x.at[:2].set(0.0),
     "some rows of the data": lambda x: jnp.concatenate([x[:2], 0.0 * x[2:]]),
+    "a sum over the number of rows": lambda x: x.sum() / x.shape[0],
+    "a largest number over the size": lambda x: x.max() / x.size,
+    "a mean of another size": lambda x: x[:, :1].sum() / x.size,
     "a part of the data": lambda x: x[:2].sum(),
     "the longest axis": lambda x: x.sum(
         axis=int(np.argmax((x.shape[0], 5))), keepdims=True
@@ -189,6 +193,11 @@ SHAPE_DEPENDENT = {
 SHAPE_INDEPENDENT = {
     "a norm": lambda x: 1.0 / jnp.linalg.norm(x),
     "a norm inside jit": lambda x: jax.jit(lambda y: jnp.sqrt(y) / y.sum())(x) + 1.0,
+    "a mean": lambda x: x.mean(),
+    "means of columns": lambda x: x.mean(axis=0),
+    "means with their axis": lambda x: x - x.mean(axis=0, keepdims=True),
+    "a mean of bfloat16": lambda x: x.astype(jnp.bfloat16).mean().astype(x.dtype),
+    "a root mean square": lambda x: jnp.sqrt(jnp.sum(x * x) / x.size),
     "zeros": lambda x: jnp.zeros(x.shape),
     "ones, in another order": lambda x: jnp.ones(x.shape[::-1]).T[::-1],
     "a part of zeros": lambda x: jnp.zeros((2 * x.shape[0], 4))[: x.shape[0]],
@@ -236,6 +245,29 @@ def test_a_program_that_does_not_depend_on_the_shape(name):
 def test_other_operations_are_another_program():
     (sine, _), (cosine, _) = two_sizes(jnp.sin), two_sizes(jnp.cos)
     assert not same_operations(sine, cosine)
+
+
+WHOLE_OPTIMIZERS = {
+    "adamw": optax.adamw(0.1),
+    "adafactor": optax.adafactor(0.1, min_dim_size_to_factor=2),
+    "clip_by_block_rms": optax.clip_by_block_rms(1.0),
+    "clip_by_global_norm": optax.clip_by_global_norm(1.0),
+    "lamb": optax.lamb(0.1),
+    "noise": optax.add_noise(0.1, 0.5, 1),
+    "with_stochastic_rounding": dx.with_stochastic_rounding(optax.adamw(0.1)),
+    "muon": optax.contrib.muon(0.1),
+}
+
+
+@pytest.mark.relaxed("several parts of optax")
+@pytest.mark.parametrize("name", WHOLE_OPTIMIZERS)
+def test_known_optimizers_do_the_same_to_smaller_leaves(name):
+    traces = [
+        trace_optimizer(WHOLE_OPTIMIZERS[name], [jnp.ones(shape)], lambda step: {})
+        for shape in ((8, 4), (4, 2))
+    ]
+    large, small = (trace.update for trace in traces)
+    assert same_operations(small, large)
 
 
 def test_a_tolerance_for_floats():

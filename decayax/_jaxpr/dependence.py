@@ -7,7 +7,7 @@
 `dataflow` propagates the dependencies.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -25,6 +25,7 @@ from decayax._jaxpr.dataflow import (
     join,
     Kind,
     propagate,
+    shape_of,
     subjaxprs,
 )
 from decayax._jaxpr.flat import value_key
@@ -32,6 +33,8 @@ from decayax._jaxpr.shaped import is_shaped
 from decayax._jaxpr.trace import ExtraArgs, OptimizerProgram
 
 
+# What may be between a sum and its division: a cast, or axes of size 1.
+KEEPING_ELEMENTS = ("broadcast_in_dim", "convert_element_type", "reshape")
 # Parameters of operations that are the same for leaves of all sizes: numbers of axes,
 # an exponent, a dtype.
 PARAMS_WITHOUT_SIZES = (
@@ -117,10 +120,35 @@ def _same_program(
     eqns, others = first.jaxpr.eqns, second.jaxpr.eqns
     if len(first.consts) != len(second.consts) or len(eqns) != len(others):
         return False
+    consts = zip(first.consts, second.consts, strict=True)
+    if not all(_same_value(a, b, rtol) for a, b in consts):
+        return False
+    makers, other_makers = _makers(eqns), _makers(others)
     return all(
-        _same_value(a, b, rtol)
-        for a, b in zip(first.consts, second.consts, strict=True)
-    ) and all(_same_eqn(a, b, rtol) for a, b in zip(eqns, others, strict=True))
+        _same_eqn(a, b, rtol) or (_is_mean(a, makers) and _is_mean(b, other_makers))
+        for a, b in zip(eqns, others, strict=True)
+    )
+
+
+def _makers(eqns: Sequence[core.JaxprEqn]) -> dict[Any, core.JaxprEqn]:
+    """The equation that calculates each variable."""
+    return {var: eqn for eqn in eqns for var in eqn.outvars}
+
+
+def _is_mean(eqn: core.JaxprEqn, makers: dict[Any, core.JaxprEqn]) -> bool:
+    """Whether an equation divides a sum by the number of its terms."""
+    total, divisor = eqn.invars[0], eqn.invars[-1]
+    if eqn.primitive.name != "div" or not isinstance(divisor, core.Literal):
+        return False
+    while not isinstance(total, core.Literal) and total in makers:
+        maker = makers[total]
+        terms, sums = (np.prod(shape_of(x)) for x in (maker.invars[0], total))
+        if maker.primitive.name == "reduce_sum":
+            return np.size(divisor.val) == 1 and bool(divisor.val * sums == terms)
+        if maker.primitive.name not in KEEPING_ELEMENTS or terms != sums:
+            return False
+        total = maker.invars[0]
+    return False
 
 
 def _same_eqn(first: core.JaxprEqn, second: core.JaxprEqn, rtol: float) -> bool:

@@ -43,12 +43,19 @@ def trace_optimizer(
     def update(gradients: Any, state: Any, params: Any, step: Any) -> Any:
         return update_fn(gradients, state, params, **extra_args(step))
 
+    return trace(optimizer.init, update, params)
+
+
+def trace(
+    init: Callable[..., Any], update: Callable[..., Any], params: Any
+) -> OptimizerProgram:
+    """Trace init(params) and update(gradients, state, params, step)."""
     params = jax.eval_shape(lambda x: x, params)
-    init, state = jax.make_jaxpr(optimizer.init, return_shape=True)(params)
+    init_program, state = jax.make_jaxpr(init, return_shape=True)(params)
     step = jax.ShapeDtypeStruct((), jnp.uint32)
     traced = jax.make_jaxpr(update, return_shape=True)(params, state, params, step)
     program, (updates, new_state) = traced
-    return OptimizerProgram(init, program, params, state, updates, new_state)
+    return OptimizerProgram(init_program, program, params, state, updates, new_state)
 
 
 def _same_shapes(first: Any, second: Any) -> bool:
