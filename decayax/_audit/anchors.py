@@ -8,7 +8,6 @@ MADGRAD). They do not forget the gradients: two runs that differ in their first
 gradients stay apart. A pull brings them together.
 """
 
-
 from decayax._audit.follow import Begin, follow
 from decayax._audit.measure import Bench, measure_once
 from decayax._audit.plan import initial_weights

@@ -41,7 +41,9 @@ def _evidence(
         and not request.later_steps
         and patterns.still_changes(leaf.main.best.over_time),
         proportional=audit.mode == NONE and exact and bool(moves),
-        may_decay_later=audit.mode == NONE and still and everything.may_decay_later[index],
+        may_decay_later=audit.mode == NONE
+        and still
+        and everything.may_decay_later[index],
     )
 
 

@@ -1,13 +1,14 @@
 """The readings of all leaves under all settings."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import optax
 from jaxtyping import Float
 
-from decayax._audit._shim import fast_forward
 from decayax._audit.follow import AT_START, Begin, Clock, follow, Run, Runner
 from decayax._audit.plan import initial_weights, Plan, Program
 from decayax._audit.probe import difference_probe, jvp_probe
@@ -20,6 +21,8 @@ from decayax._audit.readings import (
     Subject,
 )
 from decayax._audit.trace import Trace
+from decayax._jaxpr.counters import fast_forward
+from decayax._jaxpr.trace import trace_optimizer
 
 
 # Seeds over which the effect of rounding is averaged. Their spread gives the error.
@@ -39,15 +42,35 @@ class Bench(NamedTuple):
 
 def make_bench(plan: Plan, program: Program, clock: Clock) -> Bench:
     """Set up a program to be measured."""
-    skip = fast_forward(program.probed, program.shapes)
-    if program.lanes > 1:
-        skip = jax.vmap(skip, in_axes=(0, None))
-    skip = jax.jit(skip)
+
+    @functools.cache  # only later steps need it
+    def skip() -> Any:
+        run = _fast_forward(program)
+        return jax.jit(jax.vmap(run, in_axes=(0, None)) if program.lanes > 1 else run)
 
     def runner(probe: Any) -> Runner:
         return Runner(program, probe(program.probed, program.lanes), skip, clock)
 
     return Bench(plan, runner(jvp_probe), runner(difference_probe))
+
+
+def _fast_forward(program: Program) -> Callable[..., Any]:
+    """The function (state, steps) -> state with its counters advanced."""
+    probed = program.probed
+    optimizer = optax.GradientTransformationExtraArgs(
+        probed.init,
+        lambda grads, state, params=None, *, step: probed.update(
+            grads, state, params, step
+        ),
+    )
+    traced = trace_optimizer(optimizer, program.shapes, lambda step: {"step": step})
+    advance = fast_forward(traced).run
+
+    def run(state: Any, steps: Any) -> Any:
+        leaves, treedef = jax.tree.flatten(state)
+        return treedef.unflatten(advance(leaves, steps))
+
+    return run
 
 
 def measure(

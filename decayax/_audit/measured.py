@@ -227,9 +227,14 @@ def _clipped_to(bench: Bench, main: Setting, leaves: list[Measured]) -> list[flo
     ]
     readings = [leaf.main for leaf in leaves]
     decays = [
-        leaf.mode not in (NONE, CONSTRAINED, NOT_FINITE, ANCHORED) for leaf in leaves
+        saturates
+        and leaf.main.depends_on_gradient
+        and leaf.mode not in (NONE, CONSTRAINED, NOT_FINITE, ANCHORED)
+        for leaf, saturates in zip(
+            leaves, causes.saturate(readings, sizes), strict=True
+        )
     ]
-    if not any(decays) or not causes.saturates(readings, sizes):
+    if not any(decays):
         return [1.0] * len(leaves)
     rest = measure_once(bench, main._replace(**REST), bench.plan.steps)
     return [

@@ -58,7 +58,11 @@ def mode_of(main: Setting, readings: Readings, exact: bool) -> str:
     if not _same_rates(sizes):
         return SCALE_DEPENDENT
     best = readings[main].best
-    uneven = exact and best is readings[main].jvp and best.dispersion > MIN_DISPERSION * abs(best.rate)
+    uneven = (
+        exact
+        and best is readings[main].jvp
+        and best.dispersion > MIN_DISPERSION * abs(best.rate)
+    )
     return UNEVEN if uneven else UNIFORM
 
 
@@ -79,7 +83,9 @@ def _same_early_rates(readings: Sequence[Reading]) -> bool:
     """
     early = _early_steps(readings)
     rates = [float(np.mean(r.best.over_time[:early])) for r in readings]
-    return _are_visible(readings, rates) and np.ptp(rates) <= RATE_RTOL * max(map(abs, rates))
+    return _are_visible(readings, rates) and np.ptp(rates) <= RATE_RTOL * max(
+        map(abs, rates)
+    )
 
 
 def _early_steps(readings: Sequence[Reading]) -> int:

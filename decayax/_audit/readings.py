@@ -125,7 +125,7 @@ Readings: TypeAlias = dict[Setting, Reading]  # of one leaf
 
 
 def same_kind(readings: Readings, main: Setting) -> Readings:
-    """The readings with the same kind of estimate: of the weights, or of derivatives."""
+    """The readings with one kind of estimate: of the weights, or of derivatives."""
     use_value = readings[main].has_constant_pull
     return {s: r._replace(use_value=use_value) for s, r in readings.items()}
 

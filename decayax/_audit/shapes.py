@@ -7,11 +7,10 @@ import jax
 import numpy as np
 import optax
 
-from decayax._audit._shim import update_kind
 from decayax._core.dtypes import to_float32
 from decayax._core.paths import is_masked_leaf, leaves_with_path, Path, path_str
 from decayax._jaxpr.dataflow import Kind
-from decayax._jaxpr.dependence import same_operations
+from decayax._jaxpr.dependence import same_operations, update_kind
 from decayax._jaxpr.trace import ExtraArgs, OptimizerProgram, trace_optimizer
 
 

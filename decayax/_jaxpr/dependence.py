@@ -78,18 +78,23 @@ def is_elementwise(
     return _largest_kind(init.jaxpr, program.jaxpr, num_leaves) <= Kind.ALIGNED
 
 
-def update_kind(program: OptimizerProgram) -> Kind:
+def update_kind(program: OptimizerProgram, *, of_gradients: bool = True) -> Kind:
     """The largest kind of the updates, in all steps.
 
-    The data are gradients, parameters and what the state has kept of them. ALIGNED
-    means that the update of a weight depends on that weight only, COUPLED that all
-    updates also depend on common scalars, such as a global norm.
+    The data are parameters, what the state has kept of them and, if ``of_gradients``,
+    gradients. ALIGNED means that the update of a weight depends on that weight only,
+    COUPLED that all updates also depend on common scalars, such as a global norm.
     """
-    return _largest_kind(program.init.jaxpr, program.update.jaxpr, program.num_leaves())
+    return _largest_kind(
+        program.init.jaxpr, program.update.jaxpr, program.num_leaves(), of_gradients
+    )
 
 
-def _largest_kind(init: core.Jaxpr, program: core.Jaxpr, num_leaves: int) -> Kind:
+def _largest_kind(
+    init: core.Jaxpr, program: core.Jaxpr, num_leaves: int, of_gradients: bool = True
+) -> Kind:
     data = [ELEMENTWISE_INPUT] * num_leaves
+    gradients = data if of_gradients else [INDEPENDENT] * num_leaves
     state = propagate(init, data)
     # The step is an input without data, if the program has it.
     num_others = len(program.invars) - len(state) - 2 * num_leaves
@@ -97,7 +102,7 @@ def _largest_kind(init: core.Jaxpr, program: core.Jaxpr, num_leaves: int) -> Kin
     num_updates = len(program.outvars) - len(state)
 
     def update(state: list[Dependency]) -> list[Dependency]:
-        return propagate(program, [*data, *state, *data, *others])
+        return propagate(program, [*gradients, *state, *data, *others])
 
     state = fixed_point(lambda state: update(state)[num_updates:], state)
     return join(update(state)[:num_updates]).kind
