@@ -31,7 +31,7 @@ L2_ADAM = optax.chain(optax.add_decayed_weights(WD), optax.adam(LR))
 @pytest.fixture(autouse=True)
 def no_warning(monkeypatch):
     """A slow machine must not warn of a long audit: warnings are errors."""
-    monkeypatch.setattr("decayax._audit.measure.WARN_AFTER_SECONDS", math.inf)
+    monkeypatch.setattr("decayax._audit.follow.WARN_AFTER_SECONDS", math.inf)
 
 
 def leaf_of(optimizer, params=ONE, **options):
