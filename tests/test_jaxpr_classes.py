@@ -268,7 +268,7 @@ ALL_DIFFER = {
         FOUR,
     ),
     "callbacks": (
-        of_leaves(lambda g, p: [jax.pure_callback(lambda a: a, a, a) for a in g]),
+        of_leaves(lambda g, p: [jax.pure_callback(np.negative, a, a) for a in g]),
         FOUR,
     ),
 }

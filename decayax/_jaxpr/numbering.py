@@ -165,8 +165,8 @@ def _switch(
     def branch(choice: int, scope: int) -> list[Any]:
         wanted = [definition.inputs[1 + choice] for definition in definitions]
         outputs = _evaluate(numbering, wanted, values, scope)
-        # All branches must have the same types: `asarray` drops JAX's weak type.
-        return [_strong(x, aval.dtype) for x, aval in zip(outputs, avals, strict=True)]
+        # All branches must have the same types.
+        return as_arrays(outputs, avals)
 
     scopes = numbering.branch_scopes[op.outputs[0]]
     branches = [
@@ -176,9 +176,17 @@ def _switch(
     return jax.lax.switch(values[definitions[0].inputs[0]], branches)
 
 
-def _strong(x: Any, dtype: Any) -> Any:
-    is_key = jnp.issubdtype(dtype, jax.dtypes.extended)
-    return x if is_key else jnp.asarray(x, dtype)
+def as_arrays(values: Iterable[Any], avals: Iterable[Any]) -> list[Any]:
+    """Values as arrays of the given dtypes, without JAX's weak type."""
+    return [
+        x if is_key(aval) else jnp.asarray(x, aval.dtype)
+        for x, aval in zip(values, avals, strict=True)
+    ]
+
+
+def is_key(aval: Any) -> bool:
+    """Whether a value is an array of typed random keys."""
+    return jnp.issubdtype(aval.dtype, jax.dtypes.prng_key)
 
 
 def _needed(
