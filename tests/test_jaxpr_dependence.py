@@ -185,9 +185,7 @@ SHAPE_DEPENDENT = {
     "a largest number over the size": lambda x: x.max() / x.size,
     "a mean of another size": lambda x: x[:, :1].sum() / x.size,
     "a part of the data": lambda x: x[:2].sum(),
-    "the longest axis": lambda x: x.sum(
-        axis=int(np.argmax((x.shape[0], 5))), keepdims=True
-    ),
+    "the longest axis": lambda x: x.sum(axis=int(np.argmax((x.shape[0], 5)))).max(),
     "an exponent": lambda x: x ** (x.shape[0] // 4 + 1),
 }
 SHAPE_INDEPENDENT = {
@@ -211,6 +209,7 @@ SHAPE_INDEPENDENT = {
     ),
     "a ramp that goes nowhere": lambda x: (jnp.arange(x.shape[0]), 1.0)[1],
     "a table of another size": lambda x: jnp.linspace(0.0, 1.0, 5)[3],
+    "an element of a table": lambda x: jnp.full(x.shape, jnp.linspace(0.0, 1.0, 5)[3]),
     "a table along the other axis": lambda x: x @ jnp.diag(FIXED),
     "a loop": lambda x: jax.lax.fori_loop(0, 3, lambda _, y: y * 0.5, x),
     "one element": lambda x: x[0, 0],

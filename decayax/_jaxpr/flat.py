@@ -122,7 +122,7 @@ def _inline(
 def _branches(
     eqn: core.JaxprEqn, arguments: list[int], context: _Context
 ) -> list[Block]:
-    if eqn.primitive.name != "cond" or eqn.effects:
+    if eqn.primitive.name != "cond":
         return []
     return [
         _inline(branch.jaxpr, branch.consts, arguments[1:], context)
