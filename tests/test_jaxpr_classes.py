@@ -82,11 +82,6 @@ ALIKE = {
         FOUR,
         [0, 1, 1, 1],
     ),
-    "parameters of operations": (
-        of_leaves(lambda g, p: [jnp.roll(a, i % 2, axis=0) for i, a in enumerate(g)]),
-        FOUR,
-        [0, 1, 0, 1],
-    ),
     "exponents": (
         of_leaves(lambda g, p: [a ** (i // 2 + 2) for i, a in enumerate(g)]),
         FOUR,
