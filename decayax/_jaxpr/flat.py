@@ -151,7 +151,7 @@ def value_key(value: Any) -> Hashable:
 
 
 def _eqn_key(eqn: core.JaxprEqn, context: _Context) -> Hashable:
-    """The same number for equations that do the same; an object of its own if unsure.
+    """The same number for equations that do the same; a new object if that is unknown.
 
     The body of a function that is called often is inlined often: its keys are cached.
     """

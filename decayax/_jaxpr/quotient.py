@@ -1,7 +1,7 @@
 """The quotient of an optimizer: one representative for each class of equal leaves.
 
 Give all leaves of a class the same parameters, gradients and state. If the optimizer
-then calculates the same update for each of them, one leaf tells the updates of all.
+then calculates the same update for each of them, it is enough to calculate one.
 
 The classes come from partition refinement. At first, leaves with the same shape, dtype
 and key are one class, and so are state leaves that `init` makes alike. A step of
