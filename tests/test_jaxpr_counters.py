@@ -82,6 +82,10 @@ OPTIMIZERS = {
     ),
     "with_stochastic_rounding": (dx.with_stochastic_rounding(ADAMW), 4),
     "counts of several kinds": (of_state((INT, INT, INT), grouped), 1),
+    "steps without NaN": (
+        of_state(INT, lambda g, s: s + (~jnp.isnan(g["bias"]).any()).astype(int)),
+        1,
+    ),
     "a table": (
         of_state((INT, jnp.arange(5.0)), lambda g, s: (s[0] + 2, jnp.roll(s[1], s[0]))),
         2,

@@ -119,3 +119,37 @@ def test_the_quotient_runs_in_jit_scan_and_vmap():
             updates, state = optimizer.update(params, state, params)
             params = optax.apply_updates(params, updates)
         np.testing.assert_allclose(end, params[0], rtol=1e-5)
+
+
+def test_a_state_of_python_numbers_stays_in_a_scan():
+    def update(gradients, state, params=None):
+        count, other = state
+        return [a / (count + 1.0) for a in gradients], (count + 1.0, 3)
+
+    quo = quotient_of(optax.GradientTransformation(lambda params: (0.0, 3), update))
+    x = jnp.ones((6, 4))
+
+    def body(state, step):
+        (update,), state = quo.update([x], state, [x], step)
+        return state, update[0, 0]
+
+    _, updates = jax.lax.scan(body, quo.init([x]), jnp.arange(3, dtype=jnp.uint32))
+    np.testing.assert_allclose(updates, [1.0, 1 / 2, 1 / 3], rtol=1e-6)
+
+
+def test_a_branch_that_prints():
+    def print_and_halve(a):
+        jax.debug.print("")
+        return 0.5 * a
+
+    def rule(gradients, params):
+        return [
+            jax.lax.cond(a.sum() > 0, print_and_halve, lambda a: a, a) if i == 0 else -a
+            for i, a in enumerate(gradients)
+        ]
+
+    x = jnp.ones((6, 4))
+    quo = quotient_of(of_leaves(rule))
+    assert quo.class_of == [0, 1, 1, 1]
+    updates, _ = quo.update([x, x], [], [x, x], 0)
+    np.testing.assert_array_equal(updates, [0.5 * x, -x])

@@ -20,7 +20,7 @@ import numpy as np
 
 from decayax._core.dtypes import dtype_of
 from decayax._jaxpr.flat import flatten, Unsupported
-from decayax._jaxpr.numbering import Definition, evaluate, number, Numbering
+from decayax._jaxpr.numbering import as_arrays, Definition, evaluate, number, Numbering
 from decayax._jaxpr.trace import OptimizerProgram
 
 
@@ -70,11 +70,10 @@ def fast_forward(program: OptimizerProgram) -> FastForward:
             }
             inputs["step", 0] = jnp.asarray(first, jnp.uint32) + i.astype(jnp.uint32)
             new = evaluate(numbering, [new_state[k] for k in moving], inputs)
-            return [x.astype(old.dtype) for x, old in zip(new, values, strict=True)]
+            return as_arrays(new, values)
 
-        # Without JAX's weak type, which must not change in the loop.
-        start = [state[k].astype(state[k].dtype) for k in moving]
-        end = jax.lax.fori_loop(0, n, body, start)
+        start = [state[k] for k in moving]
+        end = jax.lax.fori_loop(0, n, body, as_arrays(start, start))
         by_leaf = dict(zip(moving, end, strict=True))
         return [by_leaf.get(k, x) for k, x in enumerate(state)]
 

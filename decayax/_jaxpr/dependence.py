@@ -7,17 +7,15 @@
 `dataflow` propagates the dependencies.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
-import numpy as np
 import optax
 from jax.extend import core
 
-from decayax._core.dtypes import is_inexact
+from decayax._jaxpr.compare import is_same_program
 from decayax._jaxpr.dataflow import (
-    closed_subjaxprs,
     Dependency,
     ELEMENTWISE_INPUT,
     fixed_point,
@@ -25,29 +23,10 @@ from decayax._jaxpr.dataflow import (
     join,
     Kind,
     propagate,
-    shape_of,
     subjaxprs,
 )
-from decayax._jaxpr.flat import value_key
 from decayax._jaxpr.shaped import is_shaped
 from decayax._jaxpr.trace import ExtraArgs, OptimizerProgram
-
-
-# What may be between a sum and its division: a cast, or axes of size 1.
-KEEPING_ELEMENTS = ("broadcast_in_dim", "convert_element_type", "reshape")
-# Parameters of operations that are the same for leaves of all sizes: numbers of axes,
-# an exponent, a dtype.
-PARAMS_WITHOUT_SIZES = (
-    "axes",
-    "axis",
-    "broadcast_dimensions",
-    "dimension",
-    "dimension_numbers",
-    "dimensions",
-    "new_dtype",
-    "permutation",
-    "y",
-)
 
 
 def trace_update(
@@ -116,73 +95,7 @@ def same_operations(
     They run the same operations with the same constants, up to a relative difference
     of ``rtol`` between floats. No constant is built from the size of a leaf.
     """
-    return _same_program(first, second, rtol) and not is_shaped(first, second)
-
-
-def _same_program(
-    first: core.ClosedJaxpr, second: core.ClosedJaxpr, rtol: float
-) -> bool:
-    eqns, others = first.jaxpr.eqns, second.jaxpr.eqns
-    if len(first.consts) != len(second.consts) or len(eqns) != len(others):
-        return False
-    consts = zip(first.consts, second.consts, strict=True)
-    if not all(_same_value(a, b, rtol) for a, b in consts):
-        return False
-    makers, other_makers = _makers(eqns), _makers(others)
-    return all(
-        _same_eqn(a, b, rtol) or (_is_mean(a, makers) and _is_mean(b, other_makers))
-        for a, b in zip(eqns, others, strict=True)
-    )
-
-
-def _makers(eqns: Sequence[core.JaxprEqn]) -> dict[Any, core.JaxprEqn]:
-    """The equation that calculates each variable."""
-    return {var: eqn for eqn in eqns for var in eqn.outvars}
-
-
-def _is_mean(eqn: core.JaxprEqn, makers: dict[Any, core.JaxprEqn]) -> bool:
-    """Whether an equation divides a sum by the number of its terms."""
-    total, divisor = eqn.invars[0], eqn.invars[-1]
-    if eqn.primitive.name != "div" or not isinstance(divisor, core.Literal):
-        return False
-    while not isinstance(total, core.Literal) and total in makers:
-        maker = makers[total]
-        terms, sums = (np.prod(shape_of(x)) for x in (maker.invars[0], total))
-        if maker.primitive.name == "reduce_sum":
-            return np.size(divisor.val) == 1 and bool(divisor.val * sums == terms)
-        if maker.primitive.name not in KEEPING_ELEMENTS or terms != sums:
-            return False
-        total = maker.invars[0]
-    return False
-
-
-def _same_eqn(first: core.JaxprEqn, second: core.JaxprEqn, rtol: float) -> bool:
-    if first.primitive.name != second.primitive.name:
-        return False
-    if any(first.params.get(x) != second.params.get(x) for x in PARAMS_WITHOUT_SIZES):
-        return False
-    literals, other_literals = (
-        [x.val if isinstance(x, core.Literal) else None for x in eqn.invars]
-        for eqn in (first, second)
-    )
-    inner, other_inner = list(closed_subjaxprs(first)), list(closed_subjaxprs(second))
-    if len(literals) != len(other_literals) or len(inner) != len(other_inner):
-        return False
-    values = zip(literals, other_literals, strict=True)
-    programs = zip(inner, other_inner, strict=True)
-    return all(_same_value(a, b, rtol) for a, b in values) and all(
-        _same_program(a, b, rtol) for a, b in programs
-    )
-
-
-def _same_value(first: Any, second: Any, rtol: float) -> bool:
-    """Whether two constants are equal, up to ``rtol`` if they are single floats."""
-    if first is None or second is None:  # not a constant
-        return first is second
-    if value_key(first) == value_key(second):
-        return True
-    are_floats = all(np.ndim(x) == 0 and is_inexact(x) for x in (first, second))
-    return are_floats and abs(first - second) <= rtol * max(abs(first), abs(second))
+    return is_same_program(first, second, rtol) and not is_shaped(first, second)
 
 
 def update_dependencies(

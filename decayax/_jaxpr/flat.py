@@ -68,6 +68,7 @@ class _Context(NamedTuple):
     slots: dict[Hashable, int]  # constant key -> slot
     eqn_keys: dict[int, tuple[core.JaxprEqn, Hashable]]  # by id of the equation
     interned: dict[Hashable, int]  # operation key -> number
+    alive: list[Any]  # traced rules: the ids of their parts are in keys
     in_rule: bool = False  # whether it is the rule of a custom derivative
 
 
@@ -77,7 +78,7 @@ def flatten(program: core.ClosedJaxpr) -> Program:
     Raises:
         Unsupported: the program has effects other than printing.
     """
-    context = _Context(itertools.count(), {}, {}, {}, {})
+    context = _Context(itertools.count(), {}, {}, {}, {}, [])
     return _flatten(program.jaxpr, program.consts, context)
 
 
@@ -121,7 +122,7 @@ def _inline(
 def _branches(
     eqn: core.JaxprEqn, arguments: list[int], context: _Context
 ) -> list[Block]:
-    if eqn.primitive.name != "cond" or eqn.effects:
+    if eqn.primitive.name != "cond":
         return []
     return [
         _inline(branch.jaxpr, branch.consts, arguments[1:], context)
@@ -150,7 +151,7 @@ def value_key(value: Any) -> Hashable:
 
 
 def _eqn_key(eqn: core.JaxprEqn, context: _Context) -> Hashable:
-    """The same number for equations that do the same; an object of its own if unsure.
+    """The same number for equations that do the same; a new object if that is unknown.
 
     The body of a function that is called often is inlined often: its keys are cached.
     """
@@ -238,6 +239,7 @@ def _derivative_key(eqn: core.JaxprEqn, context: _Context) -> Hashable:
         rule = jax.make_jaxpr(derivative)(inputs)
     except Exception:  # the rule of a user may fail: then the call is its own class
         return ("object", id(eqn))
+    context.alive.append(rule)
     return (*called, _param_key(rule, context._replace(eqn_keys={}, in_rule=True)))
 
 

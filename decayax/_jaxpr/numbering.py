@@ -34,7 +34,7 @@ class Numbering(NamedTuple):
     definitions: dict[int, Definition]  # of all values except inputs and constants
     inputs: dict[Hashable, int]  # label -> number
     constants: dict[int, Any]  # number -> value
-    scopes: list[int]  # of each value: the branch that calculates it
+    scopes: list[int]  # of each value: the branch that calculates it first
     parents: list[int]  # of each scope: the scope around it
     branch_scopes: dict[int, list[int]]  # of each cond, by its first output slot
 
@@ -101,15 +101,12 @@ def _look_up(
     key: Hashable, definitions: list[Definition], scope: int, state: _State
 ) -> int:
     """The number of the first of some values, which are new if the key is new."""
-    result, first = state.result, state.table.get(key)
+    first = state.table.get(key)
     if first is None:
-        first = state.table[key] = len(result.scopes)
+        first = state.table[key] = len(state.result.scopes)
         for definition in definitions:
-            result.definitions[_new_value(result, scope)] = definition
-    elif _is_within(result.scopes[first], scope, result.parents):
-        # Perhaps a branch calculated it first. Now the scope around it needs it too.
-        count = len(definitions)
-        result.scopes[first : first + count] = [scope] * count
+            number = _new_value(state.result, scope)
+            state.result.definitions[number] = definition
     return first
 
 
@@ -159,26 +156,31 @@ def _switch(
 ) -> list[Any]:
     """Several outputs of one cond. Its branches calculate what only they need."""
     definitions = [numbering.definitions[n] for n in group]
-    op = definitions[0].operation
-    avals: list[Any] = [op.eqn.outvars[d.position].aval for d in definitions]
+    op, (index, *_), _ = definitions[0]
 
     def branch(choice: int, scope: int) -> list[Any]:
         wanted = [definition.inputs[1 + choice] for definition in definitions]
-        outputs = _evaluate(numbering, wanted, values, scope)
-        # All branches must have the same types: `asarray` drops JAX's weak type.
-        return [_strong(x, aval.dtype) for x, aval in zip(outputs, avals, strict=True)]
+        return _evaluate(numbering, wanted, values, scope)
 
     scopes = numbering.branch_scopes[op.outputs[0]]
     branches = [
         lambda choice=choice, scope=scope: branch(choice, scope)
         for choice, scope in enumerate(scopes)
     ]
-    return jax.lax.switch(values[definitions[0].inputs[0]], branches)
+    return jax.lax.switch(values[index], branches)
 
 
-def _strong(x: Any, dtype: Any) -> Any:
-    is_key = jnp.issubdtype(dtype, jax.dtypes.extended)
-    return x if is_key else jnp.asarray(x, dtype)
+def as_arrays(values: Iterable[Any], avals: Iterable[Any]) -> list[Any]:
+    """Values as arrays of the given dtypes, without JAX's weak type."""
+    return [
+        x if is_key(aval) else jnp.asarray(x, aval.dtype)
+        for x, aval in zip(values, avals, strict=True)
+    ]
+
+
+def is_key(aval: Any) -> bool:
+    """Whether a value is an array of typed random keys."""
+    return jnp.issubdtype(aval.dtype, jax.dtypes.prng_key)
 
 
 def _needed(

@@ -1,7 +1,7 @@
 """The quotient of an optimizer: one representative for each class of equal leaves.
 
 Give all leaves of a class the same parameters, gradients and state. If the optimizer
-then calculates the same update for each of them, one leaf tells the updates of all.
+then calculates the same update for each of them, it is enough to calculate one.
 
 The classes come from partition refinement. At first, leaves with the same shape, dtype
 and key are one class, and so are state leaves that `init` makes alike. A step of
@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from decayax._jaxpr.flat import flatten, Program, Unsupported
-from decayax._jaxpr.numbering import evaluate, number, Numbering
+from decayax._jaxpr.numbering import as_arrays, evaluate, number, Numbering
 from decayax._jaxpr.owners import entangled
 from decayax._jaxpr.trace import OptimizerProgram
 
@@ -78,7 +78,7 @@ def quotient(program: OptimizerProgram, keys: Sequence[Hashable]) -> Quotient | 
         refined = _refine(classes, of_init, of_update)
         # Equal partitions have equal numbers: those of the first appearances.
         if refined == classes:
-            return _quotient(classes, of_init, of_update)
+            return _quotient(program, classes, of_init, of_update)
         classes = refined
 
 
@@ -107,22 +107,32 @@ def _refine(classes: _Classes, of_init: Numbering, of_update: Numbering) -> _Cla
     )
 
 
-def _quotient(classes: _Classes, of_init: Numbering, of_update: Numbering) -> Quotient:
+def _quotient(
+    program: OptimizerProgram,
+    classes: _Classes,
+    of_init: Numbering,
+    of_update: Numbering,
+) -> Quotient:
     leaves, state = _first_of_each(classes.leaves), _first_of_each(classes.state)
     first_state = [of_init.outputs[i] for i in state]
-    updates = [of_update.outputs[i] for i in leaves]
-    new_state = [of_update.outputs[len(classes.leaves) + i] for i in state]
+    num_leaves = len(classes.leaves)
+    wanted = [*leaves, *(num_leaves + i for i in state)]
+    outputs = [of_update.outputs[i] for i in wanted]
+    first_avals = [jax.tree.leaves(program.state)[i] for i in state]
+    all_avals = jax.tree.leaves((program.updates, program.new_state))
+    avals = [all_avals[i] for i in wanted]
 
     def init_fn(params: list[Any]) -> list[Any]:
-        return evaluate(of_init, first_state, _labelled("param", params))
+        values = evaluate(of_init, first_state, _labelled("param", params))
+        return as_arrays(values, first_avals)
 
     def update_fn(
         gradients: list[Any], state: list[Any], params: list[Any], step: Any
     ) -> tuple[list[Any], list[Any]]:
         inputs = _labelled("gradient", gradients) | _labelled("param", params)
         inputs |= _labelled("state", state) | {("step", 0): jnp.asarray(step, "uint32")}
-        outputs = evaluate(of_update, [*updates, *new_state], inputs)
-        return outputs[: len(updates)], outputs[len(updates) :]
+        values = as_arrays(evaluate(of_update, outputs, inputs), avals)
+        return values[: len(leaves)], values[len(leaves) :]
 
     return Quotient(init_fn, update_fn, leaves, classes.leaves, classes.state)
 
