@@ -33,7 +33,7 @@ def may_decay_later(program: Program) -> list[bool]:
     of_counters = _decay_reads(program, gradients=False, counters=True)
     of_gradients = _decay_reads(program, gradients=True, counters=False)
     later = [a and not b for a, b in zip(of_counters, of_gradients, strict=True)]
-    return [later[index] for _, index in program.where]
+    return program.for_each_leaf([later[index] for _, index in program.units])
 
 
 def _decay_reads(program: Program, *, gradients: bool, counters: bool) -> list[bool]:

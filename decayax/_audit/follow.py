@@ -46,8 +46,8 @@ class Runner(NamedTuple):
 class Run(NamedTuple):
     """The result of a run under g and −g."""
 
-    start: list[np.ndarray]  # of each leaf of the params: its sampled initial weights
-    traces: list[Trace]  # of each leaf; the first axis of all arrays is the sign
+    start: list[np.ndarray]  # of each unit: its sampled initial weights
+    traces: list[Trace]  # of each unit; the first axis of all arrays is the sign
 
 
 def follow(
@@ -87,7 +87,7 @@ def _follow(
     whole = jax.tree.map(
         lambda *x: np.concatenate(x, time_axis).astype(float), *parts, *more
     )
-    return _by_leaf(runner.program, np.asarray(start, float), whole, steps)
+    return _by_unit(runner.program, np.asarray(start, float), whole, steps)
 
 
 def _advance(
@@ -108,8 +108,8 @@ def _advance(
     return carry, parts
 
 
-def _by_leaf(program: Program, start: np.ndarray, whole: Trace, steps: int) -> Run:
-    """Cut the arrays of all leaves into those of each leaf of the params.
+def _by_unit(program: Program, start: np.ndarray, whole: Trace, steps: int) -> Run:
+    """Cut the arrays of all leaves into those of each unit.
 
     The last chunk may have run too far: cut the result to the number of steps.
     """
@@ -130,8 +130,8 @@ def _by_leaf(program: Program, start: np.ndarray, whole: Trace, steps: int) -> R
 
     starts = start if program.lanes > 1 else start[None]
     return Run(
-        [starts[lane, slice(*bounds[index])] for lane, index in program.where],
-        [trace_of(lane, index) for lane, index in program.where],
+        [starts[lane, slice(*bounds[index])] for lane, index in program.units],
+        [trace_of(lane, index) for lane, index in program.units],
     )
 
 

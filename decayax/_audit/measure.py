@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Float
 
 from decayax._audit.follow import AT_START, Begin, Clock, follow, Run, Runner
@@ -21,8 +21,8 @@ from decayax._audit.readings import (
     Subject,
 )
 from decayax._audit.trace import Trace
-from decayax._jaxpr.counters import fast_forward
-from decayax._jaxpr.trace import trace_optimizer
+from decayax._jaxpr.counters import advance, counters, fast_forward
+from decayax._jaxpr.trace import trace
 
 
 # Seeds over which the effect of rounding is averaged. Their spread gives the error.
@@ -57,27 +57,36 @@ def make_bench(plan: Plan, program: Program, clock: Clock) -> Bench:
 def _fast_forward(program: Program) -> Callable[..., Any]:
     """The function (state, steps) -> state with its counters advanced."""
     probed = program.probed
-    optimizer = optax.GradientTransformationExtraArgs(
-        probed.init,
-        lambda grads, state, params=None, *, step: probed.update(
-            grads, state, params, step
-        ),
-    )
-    traced = trace_optimizer(optimizer, program.shapes, lambda step: {"step": step})
-    advance = fast_forward(traced).run
+    traced = trace(probed.init, probed.update, program.shapes)
+    forward = fast_forward(traced)
+    which = _other_counters(program, forward.autonomous)
 
     def run(state: Any, steps: Any) -> Any:
         leaves, treedef = jax.tree.flatten(state)
-        return treedef.unflatten(advance(leaves, steps))
+        return treedef.unflatten(advance(forward.run(leaves, steps), which, steps))
 
     return run
+
+
+def _other_counters(program: Program, autonomous: Sequence[bool]) -> list[bool]:
+    """The scalars of the state that count steps, but not in all conditions."""
+    if all(autonomous):
+        return [False] * len(autonomous)
+    ones = jax.tree.map(lambda leaf: jnp.ones(leaf.shape, leaf.dtype), program.shapes)
+    state, update = program.probed.init(ones), jax.jit(program.probed.update)
+    states = [jax.tree.leaves(state)]
+    for step in range(3):
+        _, state = update(ones, state, ones, np.uint32(step))
+        states.append(jax.tree.leaves(state))
+    pairs = zip(counters(states), autonomous, strict=True)
+    return [counts and not known for counts, known in pairs]
 
 
 def measure(
     bench: Bench, settings: Sequence[Setting], begin: Begin = AT_START
 ) -> list[Readings]:
-    """For each leaf of the params its readings under every setting."""
-    readings: list[Readings] = [{} for _ in bench.plan.shapes]
+    """For each unit its readings under every setting."""
+    readings: list[Readings] = [{} for _ in bench.jvp.program.units]
     for setting in settings:
         for own, reading in zip(
             readings, measure_once(bench, setting, bench.plan.steps, begin), strict=True
@@ -89,7 +98,7 @@ def measure(
 def measure_once(
     bench: Bench, setting: Setting, steps: int, begin: Begin = AT_START, last: int = 0
 ) -> list[Reading]:
-    """The reading of each leaf, of the ``last`` steps only if this is not 0."""
+    """The reading of each unit, of the ``last`` steps only if this is not 0."""
     params = initial_weights(bench.jvp.program, setting)
     try:
         of_jvp = follow(bench.jvp, params, setting, steps, begin)
@@ -99,27 +108,27 @@ def measure_once(
     of_difference = follow(bench.difference, params, setting, steps, begin)
     counts = weight_counts(bench)
     return [
-        _reading(bench, of_jvp, of_difference, leaf, count, steps - (last or steps))
-        for leaf, count in enumerate(counts)
+        _reading(bench, of_jvp, of_difference, unit, count, steps - (last or steps))
+        for unit, count in enumerate(counts)
     ]
 
 
 def weight_counts(bench: Bench) -> list[int]:
-    """How many weights of each leaf of the params are measured."""
+    """How many weights of each unit are measured."""
     sizes = [leaf.size for leaf in bench.jvp.program.inexact_shapes()]
-    return [sizes[index] for _, index in bench.jvp.program.where]
+    return [sizes[index] for _, index in bench.jvp.program.units]
 
 
 def _reading(
-    bench: Bench, jvp: Run | None, difference: Run, leaf: int, count: int, first: int
+    bench: Bench, jvp: Run | None, difference: Run, unit: int, count: int, first: int
 ) -> Reading:
-    """The reading of one leaf from step ``first`` of the runs on."""
-    of_difference = difference.traces[leaf]
-    start = difference.start[leaf]
+    """The reading of one unit from step ``first`` of the runs on."""
+    of_difference = difference.traces[unit]
+    start = difference.start[unit]
     if first:
         start = np.mean(of_difference.weights[:, first - 1], 0)
     return reading_of(
-        None if jvp is None else _since(jvp.traces[leaf], first),
+        None if jvp is None else _since(jvp.traces[unit], first),
         _since(of_difference, first),
         Subject(count, bench.plan.kinds.exact, start),
     )
@@ -167,6 +176,9 @@ def _rates_by_seed(
         setting = main._replace(seed=seed)
         params = initial_weights(bench.difference.program, setting, seed)
         run = follow(bench.difference, params, setting, bench.plan.steps)
-        rates.append([rates_of(trace.change) for trace in run.traces])
-        finite.append([bool(np.isfinite(trace.size).all()) for trace in run.traces])
+        program = bench.difference.program
+        of_units = [rates_of(trace.change) for trace in run.traces]
+        rates.append(program.for_each_leaf(of_units))
+        of_units = [bool(np.isfinite(trace.size).all()) for trace in run.traces]
+        finite.append(program.for_each_leaf(of_units))
     return np.array(rates), np.all(finite, 0)

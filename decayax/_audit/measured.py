@@ -67,7 +67,7 @@ class Request(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """What was measured of one leaf."""
+    """What was measured of one unit."""
 
     mode: str
     readings: Readings
@@ -95,10 +95,11 @@ def measure_all(plan: Plan, request: Request) -> Everything:
     )
     bench = make_bench(plan, plan.program(), clock)
     if plan.sampled and not plan.kinds.exact and _depends_on_sample(bench, request):
-        plan = plan._replace(measured=plan.whole)
+        plan = plan.with_shapes(plan.whole)
         clock = make_clock(runs, ", because a sample shows other rates")
         bench = make_bench(plan, plan.program(), clock)
-    leaves = _with_anchors(bench, request, _measured(bench, request))
+    units = _with_anchors(bench, request, _measured(bench, request))
+    each = bench.jvp.program.for_each_leaf
     slower = None
     if request.slower is not None:
         program = plan.program(optimizer=request.slower)
@@ -107,21 +108,23 @@ def measure_all(plan: Plan, request: Request) -> Everything:
         )
     return Everything(
         plan,
-        leaves,
+        each(units),
         slower,
         _survival(bench, request.main, clock),
-        _clipped_to(bench, request.main, leaves),
+        each(_clipped_to(bench, request.main, units)),
         may_decay_later(bench.jvp.program),
     )
 
 
 def _depends_on_sample(bench: Bench, request: Request) -> bool:
     """Whether half of the sample shows other rates."""
-    plan = bench.plan._replace(measured=jax.tree.map(halved, bench.plan.measured))
+    plan = bench.plan.with_shapes(jax.tree.map(halved, bench.plan.measured))
     smaller = make_bench(plan, plan.program(), bench.jvp.clock)
     pairs = zip(
-        measure_once(bench, request.main, plan.steps),
-        measure_once(smaller, request.main, plan.steps),
+        *(
+            each.jvp.program.for_each_leaf(measure_once(each, request.main, plan.steps))
+            for each in (bench, smaller)
+        ),
         strict=True,
     )
     return any(
@@ -132,8 +135,8 @@ def _depends_on_sample(bench: Bench, request: Request) -> bool:
 
 
 def _measured(bench: Bench, request: Request) -> list[Measured]:
-    """Measure all leaves, each at the step where it decays fastest."""
-    main, count = request.main, len(bench.plan.shapes)
+    """Measure all units, each at the step where it decays fastest."""
+    main, count = request.main, len(bench.jvp.program.units)
     burn_in = by_step.burn_in_steps(bench)
     at_steps = {
         step: by_step.readings_at(bench, main, step, burn_in)
@@ -169,10 +172,10 @@ def _rate(reading: Reading) -> float:
 
 
 def _live(bench: Bench) -> list[np.ndarray | None]:
-    """Which sampled weights of each leaf get gradients, if not all or none do."""
+    """Which sampled weights of each unit get gradients, if not all or none do."""
     program = bench.jvp.program
     masks = []
-    for _, index in program.where:
+    for _, index in program.units:
         mask = program.probed.gradient_masks[index]
         if np.ndim(mask):
             mask = np.ravel(mask)[:: sample_stride(np.shape(mask))] > 0.0
@@ -221,11 +224,15 @@ def _is_narrow(dtype: Any) -> bool:
 
 def _clipped_to(bench: Bench, main: Setting, leaves: list[Measured]) -> list[float]:
     """The fraction of each leaf's decay that a clip of the finished step leaves."""
+    program = bench.jvp.program
+    counts, readings = weight_counts(bench), [unit.main for unit in leaves]
+    # The norm of all leaves of each unit.
     sizes = [
-        size * math.sqrt(count)
-        for size, count in zip(bench.plan.sizes, weight_counts(bench), strict=True)
+        program.sizes[lane, index] * math.sqrt(count * program.unit_of.count(unit))
+        for unit, ((lane, index), count) in enumerate(
+            zip(program.units, counts, strict=True)
+        )
     ]
-    readings = [leaf.main for leaf in leaves]
     decays = [
         saturates
         and leaf.main.depends_on_gradient

@@ -7,7 +7,7 @@ the time is compilation, so a program with few leaves is ten times faster.
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -24,28 +24,37 @@ from decayax._core.parameters import require_parameters
 from decayax._core.paths import is_masked_leaf, leaves_with_path, Path
 from decayax._core.strength import is_concrete
 from decayax._jaxpr.quotient import quotient
-from decayax._jaxpr.trace import ExtraArgs, trace_optimizer
+from decayax._jaxpr.trace import ExtraArgs, OptimizerProgram, trace_optimizer
 from decayax.masks._roles import roles
 
 
 # Gradients are drawn from the step indices 0, 1, 2, ... The weights are drawn from an
 # index that no gradient has.
 INITIAL_WEIGHTS_STEP = np.uint32(2**31)
+T = TypeVar("T")
 SIZE_RTOL = 0.05  # leaves whose sizes differ by less are measured at one size
 
 
 class Program(NamedTuple):
-    """An optimizer to run, and where each leaf of the params is found in it."""
+    """An optimizer to run, and where each leaf of the params is found in it.
+
+    A unit is a leaf of the program at one size of its weights.
+    """
 
     probed: ProbedOptimizer
     shapes: Any  # the tree of its params
     sizes: np.ndarray  # (lanes, inexact leaves of the program): root mean squares
-    where: tuple[tuple[int, int], ...]  # lane and leaf, for each inexact leaf of params
+    units: tuple[tuple[int, int], ...]  # lane and leaf of the program
+    unit_of: tuple[int, ...]  # the unit of each inexact leaf of the params
 
     @property
     def lanes(self) -> int:
         """How many sizes of the weights are measured side by side."""
         return len(self.sizes)
+
+    def for_each_leaf(self, of_units: Sequence[T]) -> list[T]:
+        """What was found of each unit, for each inexact leaf of the params."""
+        return [of_units[unit] for unit in self.unit_of]
 
     def inexact_shapes(self) -> list[jax.ShapeDtypeStruct]:
         """The shapes of the inexact leaves of the program."""
@@ -67,6 +76,7 @@ class Plan(NamedTuple):
     sizes: tuple[float, ...]  # of each inexact leaf: root mean square of the weights
     kinds: Kinds
     steps: int
+    traced: OptimizerProgram  # in float32
 
     @property
     def sampled(self) -> bool:
@@ -75,9 +85,23 @@ class Plan(NamedTuple):
 
     def program(self, *, own_dtypes: bool = False, optimizer: Any = None) -> Program:
         """What to run: 16-bit floats as float32, or in their ``own_dtypes``."""
+        if not own_dtypes and optimizer is None:
+            return make_program(self, self.wrapped(self.optimizer), self.traced)
         shapes = self.measured if own_dtypes else _to_float32(self.measured)
-        optimizer = optimizer or self.optimizer
-        return make_program(self, with_axis_names(optimizer, self.axis_names), shapes)
+        wrapped = self.wrapped(optimizer or self.optimizer)
+        traced = trace_optimizer(wrapped, shapes, self.extra_args)
+        return make_program(self, wrapped, traced)
+
+    def wrapped(self, optimizer: Any) -> Any:
+        """The optimizer with the names of the axes bound."""
+        return with_axis_names(optimizer, self.axis_names)
+
+    def with_shapes(self, shapes: Any) -> "Plan":
+        """The plan to measure leaves of other shapes."""
+        float32 = _to_float32(shapes)
+        wrapped = self.wrapped(self.optimizer)
+        traced = trace_optimizer(wrapped, float32, self.extra_args)
+        return self._replace(measured=shapes, traced=traced)
 
 
 def make_plan(
@@ -98,9 +122,9 @@ def make_plan(
     wrapped = with_axis_names(optimizer, axis_names)
     arguments, program = extra_arguments(wrapped, _to_float32(own_dtypes), extra_args)
     kinds = kinds_of(program)
-    measured = own_dtypes
+    measured, traced = own_dtypes, program
     if sample is not False:
-        measured = smaller_shapes(
+        measured, traced = smaller_shapes(
             wrapped, own_dtypes, arguments, program, kinds, forced=bool(sample)
         )
     return Plan(
@@ -115,16 +139,17 @@ def make_plan(
         sizes=tuple(map(_size, inexact.values())),
         kinds=kinds,
         steps=steps,
+        traced=traced,
     )
 
 
-def make_program(plan: Plan, optimizer: Any, shapes: Any) -> Program:
+def make_program(plan: Plan, optimizer: Any, traced: OptimizerProgram) -> Program:
     """The optimizer on one leaf of each class of leaves that it treats alike."""
+    shapes = traced.params
     leaves = jax.tree.leaves(shapes)
     inexact = [index for index, leaf in enumerate(leaves) if is_inexact(leaf)]
     masks = dict(zip(inexact, plan.masks_of([leaves[i] for i in inexact]), strict=True))
     keys = [np.asarray(masks.get(i, 0.0)).tobytes() for i in range(len(leaves))]
-    traced = trace_optimizer(optimizer, shapes, plan.extra_args)
     classes = quotient(traced, keys)
     if classes is None:
         probed = ProbedOptimizer(
@@ -134,8 +159,9 @@ def make_program(plan: Plan, optimizer: Any, shapes: Any) -> Program:
             ),
             gradient_masks=tuple(masks.values()),
         )
-        where = tuple((0, index) for index in range(len(inexact)))
-        return Program(probed, shapes, np.array([plan.sizes]), where)
+        units = tuple((0, index) for index in range(len(inexact)))
+        unit_of = tuple(range(len(inexact)))
+        return Program(probed, shapes, np.array([plan.sizes]), units, unit_of)
     chosen = [i for i in classes.representative if i in masks]
     probed = ProbedOptimizer(
         init=classes.init,
@@ -146,8 +172,10 @@ def make_program(plan: Plan, optimizer: Any, shapes: Any) -> Program:
     class_of = [number[classes.class_of[i]] for i in inexact]
     sizes, lanes = _lanes(plan.sizes, class_of)
     representatives = [leaves[i] for i in classes.representative]
-    where = tuple(zip(lanes, class_of, strict=True))
-    return Program(probed, representatives, sizes, where)
+    where = list(zip(lanes, class_of, strict=True))
+    units = tuple(dict.fromkeys(where))
+    unit_of = tuple(map({unit: i for i, unit in enumerate(units)}.get, where))
+    return Program(probed, representatives, sizes, units, unit_of)
 
 
 def _lanes(

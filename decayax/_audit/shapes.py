@@ -56,17 +56,35 @@ def smaller_shapes(
     kinds: Kinds,
     *,
     forced: bool,
-) -> Any:
+) -> tuple[Any, OptimizerProgram]:
     """A tree of smaller shapes on which the optimizer runs the same operations.
 
-    The shapes themselves if there is none. ``forced`` takes the first smaller ones.
+    The shapes themselves if there is none. ``forced`` takes the first smaller ones. The
+    second result is the optimizer, traced for these shapes.
     """
+    rtol = 0.0 if kinds.of_all <= Kind.COUPLED else LITERAL_RTOL
     for cut in _candidates(shapes, kinds):
         if cut == shapes:
             break
-        if forced or _treats_alike(optimizer, cut, extra_args, program, kinds):
-            return cut
-    return shapes
+        try:
+            smaller = trace_optimizer(
+                optimizer, jax.tree.map(to_float32, cut), extra_args
+            )
+        except Exception:  # only the smaller shapes fail, for whatever reason
+            continue
+        if forced or _run_alike(smaller, program, rtol):
+            return cut, smaller
+    return shapes, program
+
+
+def _run_alike(first: OptimizerProgram, second: OptimizerProgram, rtol: float) -> bool:
+    """Whether two programs run the same operations on leaves of other shapes.
+
+    Some decide by shape, for example in a mask function.
+    """
+    return same_operations(first.init, second.init, rtol) and same_operations(
+        first.update, second.update, rtol
+    )
 
 
 def _candidates(shapes: Any, kinds: Kinds) -> list[Any]:
@@ -76,25 +94,6 @@ def _candidates(shapes: Any, kinds: Kinds) -> list[Any]:
         jax.tree.map(lambda leaf: _cut_evenly(leaf, shortest), shapes)  # noqa: B023
         for shortest in MIN_AXES
     ]
-
-
-def _treats_alike(
-    optimizer: Any,
-    cut: Any,
-    extra_args: ExtraArgs,
-    program: OptimizerProgram,
-    kinds: Kinds,
-) -> bool:
-    """Whether the optimizer runs the same operations on smaller shapes.
-
-    Some decide by shape, for example in a mask function.
-    """
-    try:
-        smaller = trace_optimizer(optimizer, jax.tree.map(to_float32, cut), extra_args)
-    except Exception:  # only the smaller shapes fail, for whatever reason
-        return False
-    rtol = 0.0 if kinds.of_all <= Kind.COUPLED else LITERAL_RTOL
-    return same_operations(smaller.update, program.update, rtol)
 
 
 def _cut(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
