@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import jax
+import numpy as np
 import optax
 
 from decayax._audit.arguments import NotAuditable
@@ -133,8 +134,10 @@ def audit(
         if not plan.shapes or not sum(leaf.size for leaf in plan.shapes.values()):
             return Audit((), (NOTHING_TO_AUDIT,), steps, plan.kinds.elementwise, False)
         request = Request(tuple(gradient_scales), seeds, later, horizon, slower)
-        everything = measure_all(plan, request)
-    evidence = evidence_of(everything, request)
+        # Overflow and 0/0 show as inf and NaN, which the findings report.
+        with np.errstate(all="ignore"):
+            everything = measure_all(plan, request)
+            evidence = evidence_of(everything, request)
     findings = find(evidence, declared_decay(built), weight_decay)
     leaves = tuple(e.leaf for e in evidence)
     sampled = everything.plan.sampled

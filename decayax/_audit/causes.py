@@ -29,30 +29,23 @@ def cause_of(
 
 
 def _of_gradient_dependence(main: Setting, readings: Readings, exact: bool) -> str:
-    largest, second = sorted(
-        (
-            r
-            for r in readings.items()
-            if r[0]._replace(gradient_scale=main.gradient_scale) == main
-        ),
-        key=lambda item: item[0].gradient_scale,
-        reverse=True,
-    )[:2] or (None, None)
-    if second is not None and _falls_as_gradient(largest, second):
+    by_gradient = sorted(
+        (setting.gradient_scale, reading.best.rate)
+        for setting, reading in readings.items()
+        if setting._replace(gradient_scale=main.gradient_scale) == main
+    )
+    if len(by_gradient) > 1 and _falls_as_gradient(*by_gradient[-2:]):
         return PRECONDITIONER if exact else NORM
     return GATE if is_gated(readings[main], exact) else OTHER
 
 
-def _falls_as_gradient(
-    largest: tuple[Setting, Reading], second: tuple[Setting, Reading]
-) -> bool:
-    """Whether the rate follows 1/|g|.
+def _falls_as_gradient(small: tuple[float, float], large: tuple[float, float]) -> bool:
+    """Whether the rate follows 1/|g|, from two pairs (|g|, rate).
 
     A normalization makes λθ/|g| of an L2 term λθ next to a large gradient.
     """
-    expected = second[0].gradient_scale / largest[0].gradient_scale
-    rate = second[1].best.rate
-    return rate != 0.0 and expected / 3 < largest[1].best.rate / rate < expected * 3
+    expected = small[0] / large[0]
+    return small[1] != 0.0 and expected / 3 < large[1] / small[1] < expected * 3
 
 
 def _of_scale_dependence(main: Setting, readings: Readings) -> str:

@@ -39,7 +39,7 @@ def _evidence(
         share_of_steps=patterns.share_of_steps(leaf.main) if decays else 1.0,
         still_changes=decays
         and not request.later_steps
-        and patterns.still_changes(leaf.main.best.over_time),
+        and patterns.still_changes(leaf.main),
         proportional=audit.mode == NONE and exact and bool(moves),
         may_decay_later=audit.mode == NONE
         and still

@@ -13,6 +13,7 @@ from decayax._audit.follow import AT_START, Begin, Clock, follow, Run, Runner
 from decayax._audit.plan import initial_weights, Plan, Program
 from decayax._audit.probe import difference_probe, jvp_probe
 from decayax._audit.readings import (
+    is_finite,
     rates_of,
     Reading,
     reading_of,
@@ -140,8 +141,7 @@ def _since(trace: Trace, first: int) -> Trace:
         return trace
 
     def rebased(change: np.ndarray) -> np.ndarray:
-        with np.errstate(all="ignore"):
-            return (1.0 + change[:, first:]) / (1.0 + change[:, first - 1, None]) - 1.0
+        return (1.0 + change[:, first:]) / (1.0 + change[:, first - 1, None]) - 1.0
 
     later = jax.tree.map(lambda array: array[:, first:], trace)
     return later._replace(
@@ -161,10 +161,9 @@ def survival(bench: Bench, own: Bench, main: Setting) -> Survival:
     """Compare the rates in float32 with those in the leaves' own dtypes."""
     exact, _ = _rates_by_seed(bench, main)
     rounded, finite = _rates_by_seed(own, main)
-    with np.errstate(all="ignore"):
-        rate = exact.mean(0)
-        errors = rounded.std(0, ddof=1) / np.sqrt(ROUNDING_SEEDS) / np.abs(rate)
-        return Survival(rounded.mean(0) / rate, errors, finite)
+    rate = exact.mean(0)
+    errors = rounded.std(0, ddof=1) / np.sqrt(ROUNDING_SEEDS) / np.abs(rate)
+    return Survival(rounded.mean(0) / rate, errors, finite)
 
 
 def _rates_by_seed(
@@ -179,6 +178,6 @@ def _rates_by_seed(
         program = bench.difference.program
         of_units = [rates_of(trace.change) for trace in run.traces]
         rates.append(program.for_each_leaf(of_units))
-        of_units = [bool(np.isfinite(trace.size).all()) for trace in run.traces]
+        of_units = [is_finite(trace) for trace in run.traces]
         finite.append(program.for_each_leaf(of_units))
     return np.array(rates), np.all(finite, 0)

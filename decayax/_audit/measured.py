@@ -103,9 +103,10 @@ def measure_all(plan: Plan, request: Request) -> Everything:
     slower = None
     if request.slower is not None:
         program = plan.program(optimizer=request.slower)
-        slower = measure_once(
+        readings = measure_once(
             make_bench(plan, program, clock), request.main, plan.steps
         )
+        slower = program.for_each_leaf(readings)
     return Everything(
         plan,
         each(units),
@@ -159,7 +160,7 @@ def _measured(bench: Bench, request: Request) -> list[Measured]:
     leaves = []
     for leaf, step in enumerate(fastest):
         own = same_kind(readings[step][leaf], main)
-        mode = mode_of(main, own, bench.plan.kinds.exact)
+        mode = mode_of(main, own, bench.plan.kinds)
         if live[leaf] is not None and mode in (UNEVEN, UNIFORM):
             mode = GATED if causes.by_zero_gradient(own[main], live[leaf]) else mode
         leaves.append(Measured(mode, own, own[main], rates[leaf], live[leaf]))

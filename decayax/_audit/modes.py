@@ -7,6 +7,7 @@ import numpy as np
 
 from decayax._audit.patterns import is_constrained, is_gated, is_second_order
 from decayax._audit.readings import Reading, Readings, Setting
+from decayax._audit.shapes import Kinds
 
 
 NONE, UNIFORM, SCALE_DEPENDENT = "none", "uniform", "scale-dependent"
@@ -20,50 +21,43 @@ MIN_DISPERSION = 0.01  # standard deviation of the rates of unlike weights, rela
 MAX_DRIFT = 0.1  # up to which the weights have their initial size
 
 
-def mode_of(main: Setting, readings: Readings, exact: bool) -> str:
-    """The most serious mode that holds.
-
-    ``exact`` says that no weight depends on another weight. Then the rates of single
-    weights are a property of the optimizer.
-    """
-    sizes = [r for s, r in readings.items() if s._replace(weight_scale=1.0) == main]
-    if not all(reading.finite for reading in readings.values()):
+def mode_of(main: Setting, readings: Readings, kinds: Kinds) -> str:
+    """The most serious mode that holds."""
+    reading, exact = readings[main], kinds.exact
+    # Settings that differ from the main one in one respect.
+    by_size = [r for s, r in readings.items() if s._replace(weight_scale=1.0) == main]
+    by_seed = [r for s, r in readings.items() if s._replace(seed=main.seed) == main]
+    by_gradient = [
+        r
+        for s, r in readings.items()
+        if s._replace(gradient_scale=main.gradient_scale) == main
+    ]
+    if not reading.difference_trace.weights.size:
+        return NONE
+    if not all(r.finite for r in readings.values()):
         return NOT_FINITE
-    if any(map(is_constrained, sizes)):
+    if any(map(is_constrained, by_size)):
         return CONSTRAINED
     rates = [r.best.rate for r in readings.values() if r.best.significant]
     if not rates or (not exact and is_second_order(readings)):
         return NONE
-    own_size = {
-        s: r for s, r in readings.items() if s.weight_scale == main.weight_scale
-    }
-    same_seed = [r for s, r in own_size.items() if s.seed == main.seed]
-    if readings[main].best.significant and max(rates) < 0.0:
+    if reading.best.significant and max(rates) < 0.0:
         return GROWTH
-    if exact and all(
-        map(
-            _part_grows,
-            (r for s, r in own_size.items() if s.gradient_scale == main.gradient_scale),
-        )
-    ):
+    if exact and all(map(_part_grows, by_seed)):
         return GROWTH
-    # The same gradients up to their size. Those of another seed are the same up to
-    # chance, and chance is large in a leaf of four weights.
-    by_scale = _same_rates(same_seed) or _same_early_rates(same_seed)
-    decided = readings[main].depends_on_gradient  # by gradients
-    if by_scale and decided and is_gated(readings[main], exact):
+    same = _same_rates(by_gradient) or _same_early_rates(by_gradient)
+    if same and reading.depends_on_gradient and is_gated(reading, exact):
         return GATED
-    if not by_scale or (exact and _differs_per_weight(list(own_size.values()))):
+    # Other seeds have another global norm by chance. Only without one, the rates of
+    # single weights show more.
+    if kinds.elementwise:
+        same &= _same_rates(by_seed) and not _differ_per_weight(by_seed + by_gradient)
+    if not same:
         return GRADIENT_DEPENDENT
-    if not _same_rates(sizes):
+    if not _same_rates(by_size):
         return SCALE_DEPENDENT
-    best = readings[main].best
-    uneven = (
-        exact
-        and best is readings[main].jvp
-        and best.dispersion > MIN_DISPERSION * abs(best.rate)
-    )
-    return UNEVEN if uneven else UNIFORM
+    unlike = reading.best.dispersion > MIN_DISPERSION * abs(reading.best.rate)
+    return UNEVEN if exact and reading.best is reading.jvp and unlike else UNIFORM
 
 
 def _same_rates(readings: Sequence[Reading]) -> bool:
@@ -104,7 +98,7 @@ def _are_visible(readings: Sequence[Reading], early_rates: Sequence[float]) -> b
     return max(early_rates) > RATE_RTOL * whole
 
 
-def _differs_per_weight(readings: Sequence[Reading]) -> bool:
+def _differ_per_weight(readings: Sequence[Reading]) -> bool:
     """Whether single weights change their rates from one reading to another.
 
     They may differ from each other: then the weights decide, not the gradients.
@@ -134,10 +128,9 @@ def _any_differ(per_weight: Sequence[np.ndarray], readings: Sequence[Reading]) -
 
 
 def _part_grows(reading: Reading) -> bool:
-    """Whether at least `MIN_GROWING` of the weights grow, beyond their error."""
+    """Whether at least `MIN_GROWING` of the weights grow, beyond their errors."""
     best = reading.best
     if best is not reading.jvp:
         return False
-    with np.errstate(invalid="ignore"):
-        grows = best.per_weight < -(5.0 * best.per_weight_error + best.threshold)
+    grows = best.per_weight < -(5.0 * best.per_weight_error + best.threshold)
     return bool(np.mean(grows) >= MIN_GROWING)

@@ -1,9 +1,8 @@
 """Patterns in the rates of single weights and steps: gates, bounds, periods."""
 
 import numpy as np
-from jaxtyping import Float
 
-from decayax._audit.readings import MIN_RETENTION, Reading, Readings, steps_of
+from decayax._audit.readings import Reading, Readings, steps_of, steps_with_rate
 
 
 CLOSED = 0.05  # a rate below this fraction of the largest one of its step is 0
@@ -22,8 +21,7 @@ def is_gated(reading: Reading, exact: bool) -> bool:
     trace = reading.jvp_trace
     change = trace.per_weight if exact else trace.change[..., None]
     rates = np.abs(steps_of(change))  # (signs, steps, n)
-    with np.errstate(all="ignore"):
-        top = np.nanmax(rates, axis=(0, 2), initial=0.0)
+    top = np.nanmax(rates, axis=(0, 2), initial=0.0)
     active = top > CLOSED * top.max(initial=0.0)  # a period pauses in whole steps
     relative = rates[:, active] / top[active][None, :, None]
     # Each weight is compared with itself, because weights may have unlike rates.
@@ -62,8 +60,7 @@ def share_of_steps(reading: Reading) -> float:
     It is 1 unless the decay pauses and begins again.
     """
     trace = reading.difference_trace
-    left = np.mean(trace.change, 0) > MIN_RETENTION - 1.0
-    count = len(left) if left.all() else int(np.argmin(left))
+    count = steps_with_rate(trace)
     rates = np.abs(reading.best.over_time[:count])
     moves = trace.step_size.max(0)[:count] > 0.0
     if not count:
@@ -76,11 +73,13 @@ def share_of_steps(reading: Reading) -> float:
     return float(decays[moves].mean())
 
 
-def still_changes(over_time: Float[np.ndarray, " steps"]) -> bool:
+def still_changes(reading: Reading) -> bool:
     """Whether the rate rises or falls steadily and its end differs from its mean."""
-    if len(over_time) < 40 or not np.isfinite(over_time).all():
+    rates = reading.best.over_time
+    whole = steps_with_rate(reading.difference_trace) == len(rates)
+    if len(rates) < 40 or not whole or not np.isfinite(rates).all():
         return False
-    blocks = [float(block.mean()) for block in np.array_split(over_time, 4)]
+    blocks = [float(block.mean()) for block in np.array_split(rates, 4)]
     size = max(map(abs, blocks))
     steps = np.diff(blocks)
     steady = all(steps > -0.01 * size) or all(steps < 0.01 * size)

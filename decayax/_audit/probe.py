@@ -71,7 +71,7 @@ def jvp_probe(probed: ProbedOptimizer, lanes: int = 1) -> Probe:
 
         _, state_tangents = jax.jvp(init, (theta,), (theta,))
         carry = (params, probed.init(params), theta, state_tangents, _zeros(theta))
-        return carry, sample(theta)
+        return carry, sample([x.real for x in theta])
 
     def start_held(params):
         carry, first = start(params)
@@ -129,11 +129,11 @@ def difference_probe(probed: ProbedOptimizer, lanes: int = 1) -> Probe:
 
     def start(params):
         runs = tuple((params, probed.init(params)) for params in moved(params))
-        return (runs, _difference(*runs)), sample(_wide(runs[0][0]))
+        return (runs, _difference(*runs)), _real_sample(runs[0][0])
 
     def start_held(params):
         runs = tuple((shifted, probed.init(params)) for shifted in moved(params))
-        return (runs, _difference(*runs)), sample(_wide(runs[0][0]))
+        return (runs, _difference(*runs)), _real_sample(runs[0][0])
 
     def restart(carry, params):
         states = [state for _, state in carry[0]]
@@ -221,6 +221,10 @@ def _as_stored(params: optax.Params) -> optax.Params:
     see parameters that are not rounded.
     """
     return jax.lax.optimization_barrier(params)
+
+
+def _real_sample(params: optax.Params) -> jax.Array:
+    return sample([x.real for x in _wide(params)])
 
 
 def _inexact(updates: optax.Updates, params: optax.Params) -> Leaves:

@@ -77,7 +77,7 @@ class Reading(NamedTuple):
     @property
     def finite(self) -> bool:
         """Whether the weights are finite after every step."""
-        return bool(np.isfinite(self.difference_trace.size).all())
+        return is_finite(self.difference_trace)
 
     @property
     def disagrees(self) -> bool:
@@ -130,27 +130,37 @@ def same_kind(readings: Readings, main: Setting) -> Readings:
     return {s: r._replace(use_value=use_value) for s, r in readings.items()}
 
 
+def is_finite(trace: Trace) -> bool:
+    """Whether the weights are finite after every step, under g and −g."""
+    # The relative size of a leaf without weights is 0/0.
+    return not trace.weights.size or bool(np.isfinite(trace.size).all())
+
+
+def steps_with_rate(trace: Trace) -> int:
+    """In how many steps, from the first on, enough is left to read a rate."""
+    left = np.mean(trace.change, 0) > MIN_RETENTION - 1.0
+    return len(left) if left.all() else int(np.argmin(left))
+
+
 def rates_of(change: Float[AnyArray, "signs steps *n"]) -> Float[np.ndarray, "*n"]:
     """The rates per step, from retention − 1 after each step under g and −g."""
-    with np.errstate(all="ignore"):
-        mean = np.mean(change, axis=0)
-        small = mean <= MIN_RETENTION - 1.0
-        n = np.where(small.any(0), small.argmax(0) + 1, len(mean))
-        at_n = np.take_along_axis(mean, n[None] - 1, axis=0)[0]
-        exponential = -np.expm1(np.log1p(at_n) / n)
-        # A retention of 0 or less has no n-th root that is a rate below 1. Take the
-        # mean loss per step; in one step it is the rate itself.
-        rates = np.where(at_n > -1.0, exponential, -at_n / n)
+    mean = np.mean(change, axis=0)
+    small = mean <= MIN_RETENTION - 1.0
+    n = np.where(small.any(0), small.argmax(0) + 1, len(mean))
+    at_n = np.take_along_axis(mean, n[None] - 1, axis=0)[0]
+    exponential = -np.expm1(np.log1p(at_n) / n)
+    # A retention of 0 or less has no n-th root that is a rate below 1. Take the
+    # mean loss per step; in one step it is the rate itself.
+    rates = np.where(at_n > -1.0, exponential, -at_n / n)
     return np.where(np.isfinite(at_n), rates, np.nan)
 
 
 def steps_of(change: Float[AnyArray, "*signs steps n"]) -> Float[np.ndarray, "..."]:
     """The rate of every step; NaN where too little is left to read it."""
-    with np.errstate(all="ignore"):
-        before = np.concatenate(
-            [np.zeros_like(change[..., :1, :]), change[..., :-1, :]], -2
-        )
-        rates = (before - change) / (1.0 + before)
+    before = np.concatenate(
+        [np.zeros_like(change[..., :1, :]), change[..., :-1, :]], -2
+    )
+    rates = (before - change) / (1.0 + before)
     return np.where(np.abs(1.0 + before) > MIN_RETENTION / 2, rates, np.nan)
 
 
@@ -174,14 +184,13 @@ def _estimate(trace: Trace, subject: Subject) -> Estimate:
     per_weight = rates_of(trace.per_weight)
     finite = per_weight[np.isfinite(per_weight)]
     low, high = np.quantile(finite, [0.05, 0.95]) if len(finite) else (np.nan, np.nan)
-    with np.errstate(all="ignore"):
-        change = np.mean(trace.change, axis=0)
-        before = np.concatenate([[0.0], change[:-1]])
-        over_time = (before - change) / (1.0 + before)
-        # The variance of the weights' changes, weighted by their squares.
-        last = np.argmax(change <= MIN_RETENTION - 1.0) - 1
-        variance = np.mean(trace.change_norm, 0)[last] ** 2 - change[last] ** 2
-        relative = np.sqrt(np.maximum(variance, 0.0)) / np.abs(change[last])
+    change = np.mean(trace.change, axis=0)
+    before = np.concatenate([[0.0], change[:-1]])
+    over_time = (before - change) / (1.0 + before)
+    # The variance of the weights' changes, weighted by their squares.
+    last = np.argmax(change <= MIN_RETENTION - 1.0) - 1
+    variance = np.mean(trace.change_norm, 0)[last] ** 2 - change[last] ** 2
+    relative = np.sqrt(np.maximum(variance, 0.0)) / np.abs(change[last])
     errors = _errors_over_time(trace)
     return Estimate(
         rate=rate,
@@ -200,8 +209,7 @@ def _errors_over_time(trace: Trace) -> Float[np.ndarray, " n"]:
     Momentum makes about ten steps alike, so that ten steps count as one.
     """
     steps = np.mean(steps_of(trace.per_weight), 0)
-    with np.errstate(all="ignore"):
-        spread = np.nanstd(np.where(np.isnan(steps).all(0), 0.0, steps), 0)
+    spread = np.nanstd(np.where(np.isnan(steps).all(0), 0.0, steps), 0)
     return spread * np.sqrt(10.0 / len(steps))
 
 
@@ -256,8 +264,7 @@ def _value(trace: Trace, subject: Subject) -> Estimate | None:
         or abs(rate) < 10 * rounding
     ):
         return None
-    with np.errstate(all="ignore"):
-        per_weight = -displacement[-1] / start / steps
+    per_weight = -displacement[-1] / start / steps
     before = np.concatenate([[0.0], along[:-1]])
     low, high = np.nanquantile(per_weight, [0.05, 0.95])
     return Estimate(
