@@ -124,9 +124,8 @@ def _by_unit(program: Program, start: np.ndarray, whole: Trace, steps: int) -> R
 
     def trace_of(lane: int, index: int) -> Trace:
         fields = whole._asdict().items()
-        return Trace(
-            **{n: None if x is None else of_leaf(x, n, lane, index) for n, x in fields}
-        )
+        known = {n: of_leaf(x, n, lane, index) for n, x in fields if x is not None}
+        return whole._replace(**known)
 
     starts = start if program.lanes > 1 else start[None]
     return Run(

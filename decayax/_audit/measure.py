@@ -21,7 +21,7 @@ from decayax._audit.readings import (
     Setting,
     Subject,
 )
-from decayax._audit.trace import Trace
+from decayax._audit.trace import AnyArray, Trace
 from decayax._jaxpr.counters import advance, counters, fast_forward
 from decayax._jaxpr.trace import trace
 
@@ -140,7 +140,7 @@ def _since(trace: Trace, first: int) -> Trace:
     if not first:
         return trace
 
-    def rebased(change: np.ndarray) -> np.ndarray:
+    def rebased(change: AnyArray) -> AnyArray:
         return (1.0 + change[:, first:]) / (1.0 + change[:, first - 1, None]) - 1.0
 
     later = jax.tree.map(lambda array: array[:, first:], trace)

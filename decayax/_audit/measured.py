@@ -161,9 +161,11 @@ def _measured(bench: Bench, request: Request) -> list[Measured]:
     for leaf, step in enumerate(fastest):
         own = same_kind(readings[step][leaf], main)
         mode = mode_of(main, own, bench.plan.kinds)
-        if live[leaf] is not None and mode in (UNEVEN, UNIFORM):
-            mode = GATED if causes.by_zero_gradient(own[main], live[leaf]) else mode
-        leaves.append(Measured(mode, own, own[main], rates[leaf], live[leaf]))
+        with_gradient = live[leaf]
+        if mode in (UNEVEN, UNIFORM) and with_gradient is not None:
+            gated = causes.by_zero_gradient(own[main], with_gradient)
+            mode = GATED if gated else mode
+        leaves.append(Measured(mode, own, own[main], rates[leaf], with_gradient))
     return leaves
 
 
