@@ -22,7 +22,8 @@ FRACTIONS = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0)
 def steps_of_horizon(horizon: int) -> tuple[int, ...]:
     """The steps at which a run of ``horizon`` steps is measured."""
     last = max(horizon - WINDOW, 0)
-    return tuple(dict.fromkeys(round(fraction * last) for fraction in FRACTIONS))
+    steps = (min(round(fraction * horizon), last) for fraction in FRACTIONS)
+    return tuple(dict.fromkeys(steps))
 
 
 def readings_at(

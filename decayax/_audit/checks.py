@@ -23,6 +23,11 @@ def decays(leaf: LeafAudit) -> bool:
     return leaf.mode not in (NONE, CONSTRAINED, NOT_FINITE, ANCHORED)
 
 
+def _depends_on_scale(e: Evidence, cause: str) -> bool:
+    # The finding "clipped" explains it otherwise.
+    return e.leaf.mode == SCALE_DEPENDENT and e.cause == cause and e.clipped_to >= 0.9
+
+
 def _lost(leaf: LeafAudit) -> bool:
     # `not >= 0.5` and not `< 0.5`: nan is a loss too.
     return leaf.surviving_fraction is not None and not leaf.surviving_fraction >= 0.5
@@ -186,29 +191,25 @@ CHECKS: dict[Finding, Callable[[Evidence], bool]] = {
         serious=False,
         text="the decay rate of {paths} depends on the size of the weights.",
         hint="A trust ratio rescales the decay together with the update.",
-    ): lambda e: e.leaf.mode == SCALE_DEPENDENT and e.cause == causes.TRUST_RATIO,
+    ): lambda e: _depends_on_scale(e, causes.TRUST_RATIO),
     Finding(
         kind=SCALE_DEPENDENT,
         serious=False,
         text="the decay rate of {paths} falls with the size of the weights.",
         hint="The pull does not grow with the weights, as in L1 or Huber decay.",
-    ): lambda e: e.leaf.mode == SCALE_DEPENDENT and e.cause == causes.CONSTANT_PULL,
+    ): lambda e: _depends_on_scale(e, causes.CONSTANT_PULL),
     Finding(
         kind=SCALE_DEPENDENT,
         serious=False,
         text="the decay rate of {paths} rises with the size of the weights.",
         hint="The pull grows faster than the weights, such as their third power.",
-    ): lambda e: e.leaf.mode == SCALE_DEPENDENT and e.cause == causes.STRONG_PULL,
+    ): lambda e: _depends_on_scale(e, causes.STRONG_PULL),
     Finding(
         kind=SCALE_DEPENDENT,
         serious=False,
         text="the decay rate of {paths} depends on the size of the weights.",
         hint="The decay passes through an operation that depends on this size.",
-    ): lambda e: (
-        e.leaf.mode == SCALE_DEPENDENT
-        and e.cause == causes.OTHER
-        and e.clipped_to >= 0.9
-    ),
+    ): lambda e: _depends_on_scale(e, causes.OTHER),
     Finding(
         kind="rate still changes",
         serious=False,

@@ -117,6 +117,8 @@ class Audit:
         """How it was measured, and a line for each finding."""
         weights = "a sample of each leaf" if self.sampled else "every weight"
         method = f"measured over {self.steps} steps on {weights}"
+        if self.leaves and self.leaves[0].by_step:
+            method += ", from the step on where the decay is fastest"
         findings = [f"{'!' if f.serious else '-'} {f}" for f in self.findings]
         return [method, *(findings or ["no problems found"])]
 
