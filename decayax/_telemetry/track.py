@@ -1,13 +1,18 @@
 """An optimizer that measures its own decay every k-th step."""
 
-import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from jaxtyping import Array, Bool
 
-from decayax._telemetry.measure import measure_step, Sums
+from decayax._core.dtypes import is_inexact
+from decayax._core.strength import is_concrete
+from decayax._telemetry.measure import measure_step, sum_over_shards, zero_sums
+from decayax._transforms.apply import apply_updates
 from decayax._transforms.kernel import (
     increment,
     require_optimizer,
@@ -23,7 +28,8 @@ class TrackDecayState(NamedTuple):
     """The state of ``track_decay``."""
 
     step: jax.Array  # int32[]: updates so far
-    sums: Any  # the params' tree with float32[8] leaves: the last measured `Sums`
+    measured_at: jax.Array  # int32[]: the `step` of the last measurement; -1: none yet
+    sums: Any  # the params' tree with float32[10] leaves: the last measured `Sums`
     inner: optax.OptState  # of the wrapped optimizer
 
 
@@ -37,6 +43,17 @@ def track_decay(
 
     The updates are bitwise those of the optimizer. The state holds the last
     measurement; :func:`decay_stats` reads it.
+
+    Which step is measured? If k = 1, or outside ``jit``, the step itself. Otherwise the
+    *next* step, predicted with the present gradient: the weights and the state after
+    this step, and the learning rate :math:`\gamma_{t+1}`. XLA would copy donated
+    weights and states if the measurement read them before the step. The rate
+    :math:`\gamma_{t+1}\lambda` of that step is exact. Its update counts the present
+    gradient twice if the optimizer has momentum.
+
+    A step that changes no weight is not measured: an accumulating step of
+    ``MultiSteps``, a step that ``apply_if_finite`` skips, a learning rate of 0. The
+    first later step that changes a weight is measured instead.
 
     Args:
         optimizer: any Optax optimizer. Make ``track_decay`` the outermost wrapper,
@@ -63,11 +80,17 @@ def track_decay(
     inner_update: Any = optimizer.update
 
     def init(params: optax.Params) -> TrackDecayState:
-        # One array for each leaf and not one for all: a jitted step may donate them.
-        sums = jax.tree.map(
-            lambda _: jnp.zeros((len(Sums._fields),), jnp.float32), params
-        )
-        return TrackDecayState(jnp.zeros((), jnp.int32), sums, optimizer.init(params))
+        step, measured_at = jnp.zeros((), jnp.int32), jnp.full((), -1, jnp.int32)
+        inner = optimizer.init(params)
+        return TrackDecayState(step, measured_at, zero_sums(params), inner)
+
+    def measure(grads, inner, params, extra_args):
+        def step(grads, inner, params):
+            return inner_update(grads, inner, params, **extra_args)
+
+        return measure_step(optimizer.init, step, grads, inner, params)
+
+    jitted_measure = jax.jit(measure)
 
     def update(updates, state, params: Any = None, **extra_args):
         require_params(NAME, params)
@@ -77,10 +100,52 @@ def track_decay(
             return inner_update(updates, inner, params, **extra_args)
 
         new_updates, new_inner = step(state.inner, params)
-        # It computes the updates again. If it shared those above, XLA would have to
-        # keep them in every step.
-        measure = functools.partial(measure_step, step, state.inner, params)
-        sums = jax.lax.cond(state.step % every == 0, measure, lambda: state.sums)
-        return new_updates, TrackDecayState(increment(state.step), sums, new_inner)
+        is_eager = is_concrete(state.step)
+        if every == 1 or is_eager:
+            point, predicted = (state.inner, params), lambda: new_updates
+        else:
+            # A donated array that anything but the step reads would be copied in each
+            # step. So the measurement reads what the step has written.
+            point = new_inner, apply_updates(params, new_updates)
+            predicted = lambda: step(*point)[0]  # noqa: E731
+        old = state.measured_at, state.sums
+
+        def new():
+            # Compiled once. Without jit, each `cond` of the optimizer would be
+            # compiled in each call.
+            in_jit = is_eager and _are_arrays(extra_args)
+            function = jitted_measure if in_jit else measure
+            return state.step, function(updates, *point, extra_args)
+
+        # Due: no step was measured since the last multiple of `every`.
+        measured_at, sums = _choose(
+            state.step // every > state.measured_at // every,
+            lambda: _choose(_is_nonzero(predicted()), new, old),
+            old,
+        )
+        new_step = increment(state.step)
+        return new_updates, TrackDecayState(new_step, measured_at, sums, new_inner)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _choose(condition: Bool[Array, ""], new: Callable[[], Any], old: Any) -> Any:
+    """``new()`` if the condition holds, else ``old``.
+
+    Outside of jit, a ``cond`` would be compiled again in each step.
+    """
+    if is_concrete(condition):
+        return new() if condition else old
+    return jax.lax.cond(condition, new, lambda: old)
+
+
+def _are_arrays(tree: Any) -> bool:
+    leaves = jax.tree.leaves(tree)
+    return all(isinstance(leaf, jax.Array | np.ndarray) for leaf in leaves)
+
+
+def _is_nonzero(updates: optax.Updates) -> Bool[Array, ""]:
+    """Whether any update is not 0, on any shard; NaN counts as not 0."""
+    leaves = [jnp.asarray(x) for x in jax.tree.leaves(updates) if is_inexact(x)]
+    nonzero = [jnp.any(x != jnp.zeros((), x.dtype)).astype(jnp.int32) for x in leaves]
+    return sum(map(sum_over_shards, nonzero), jnp.int32(0)) > 0
