@@ -126,7 +126,8 @@ def _sums_of_leaf(
         return jnp.zeros((len(Sums._fields),), jnp.float32)
     dtype = compute_dtype(param, update)
     theta, delta, d, delta_of_opposite = (
-        jnp.asarray(x, dtype) for x in (param, update, decay, opposite)
+        jnp.broadcast_to(jnp.asarray(x, dtype), jnp.shape(param))
+        for x in (param, update, decay, opposite)
     )
     r, r_of_opposite = delta - d, delta_of_opposite - d
     new_theta = theta + delta

@@ -77,9 +77,9 @@ def decay_table(
         >>> optimizer = dx.track_decay(dx.sgdw(0.1, weight_decay=0.5, mask=mask))
         >>> _, state = optimizer.update(grads, optimizer.init(params), params)
         >>> print(dx.decay_table(state))
-                rate/step   half-life   ‖θ‖  ‖Δ‖/‖θ‖  angle  survives
-        bias            0       never  1.41      0.1   0.0997
-        kernel       0.05  13.5 steps     2    0.166  0.165      100%
+                rate/step   half-life   ‖θ‖  ‖Δ‖/‖θ‖   angle  survives
+        bias            0       never  1.41   0.0707  0.0526
+        kernel       0.05  13.5 steps     2    0.166   0.165      100%
     """
     stats = _stats(state, groups)
     if any(np.ndim(value) > 0 for value in stats.values()):

@@ -28,7 +28,7 @@ class TrackDecayState(NamedTuple):
     """The state of ``track_decay``."""
 
     step: jax.Array  # int32[]: updates so far
-    measured_at: jax.Array  # int32[]: the `step` of the last measurement; -1: none yet
+    due: jax.Array  # bool[]: no step was measured since the last multiple of `every`
     sums: Any  # the params' tree with float32[10] leaves: the last measured `Sums`
     inner: optax.OptState  # of the wrapped optimizer
 
@@ -44,12 +44,12 @@ def track_decay(
     The updates are bitwise those of the optimizer. The state holds the last
     measurement; :func:`decay_stats` reads it.
 
-    Which step is measured? If k = 1, or outside ``jit``, the step itself. Otherwise the
-    *next* step, predicted with the present gradient: the weights and the state after
-    this step, and the learning rate :math:`\gamma_{t+1}`. XLA would copy donated
-    weights and states if the measurement read them before the step. The rate
-    :math:`\gamma_{t+1}\lambda` of that step is exact. Its update counts the present
-    gradient twice if the optimizer has momentum.
+    Which step is measured? If k = 1, the step itself. Otherwise the *next* step,
+    predicted with the present gradient: the weights and the state after this step, and
+    the learning rate :math:`\gamma_{t+1}`. XLA would copy donated weights and states
+    if the measurement read them before the step. The rate :math:`\gamma_{t+1}\lambda`
+    of that step is exact. Its update counts the present gradient twice if the
+    optimizer has momentum: the norm of noise is then 16% too large at β = 0.9.
 
     A step that changes no weight is not measured: an accumulating step of
     ``MultiSteps``, a step that ``apply_if_finite`` skips, a learning rate of 0. The
@@ -80,9 +80,8 @@ def track_decay(
     inner_update: Any = optimizer.update
 
     def init(params: optax.Params) -> TrackDecayState:
-        step, measured_at = jnp.zeros((), jnp.int32), jnp.full((), -1, jnp.int32)
-        inner = optimizer.init(params)
-        return TrackDecayState(step, measured_at, zero_sums(params), inner)
+        step, due = jnp.zeros((), jnp.int32), jnp.zeros((), bool)
+        return TrackDecayState(step, due, zero_sums(params), optimizer.init(params))
 
     def measure(grads, inner, params, extra_args):
         def step(grads, inner, params):
@@ -100,31 +99,30 @@ def track_decay(
             return inner_update(updates, inner, params, **extra_args)
 
         new_updates, new_inner = step(state.inner, params)
-        is_eager = is_concrete(state.step)
-        if every == 1 or is_eager:
+        if every == 1:
             point, predicted = (state.inner, params), lambda: new_updates
         else:
             # A donated array that anything but the step reads would be copied in each
             # step. So the measurement reads what the step has written.
             point = new_inner, apply_updates(params, new_updates)
             predicted = lambda: step(*point)[0]  # noqa: E731
-        old = state.measured_at, state.sums
 
-        def new():
+        def measured():
             # Compiled once. Without jit, each `cond` of the optimizer would be
             # compiled in each call.
-            in_jit = is_eager and _are_arrays(extra_args)
+            in_jit = is_concrete(state.step) and _are_arrays(extra_args)
             function = jitted_measure if in_jit else measure
-            return state.step, function(updates, *point, extra_args)
+            return jnp.zeros((), bool), function(updates, *point, extra_args)
 
-        # Due: no step was measured since the last multiple of `every`.
-        measured_at, sums = _choose(
-            state.step // every > state.measured_at // every,
-            lambda: _choose(_is_nonzero(predicted()), new, old),
-            old,
+        due = state.due | (state.step % every == 0)
+        not_measured = due, state.sums
+        new_due, sums = _choose(
+            due,
+            lambda: _choose(_is_nonzero(predicted()), measured, not_measured),
+            not_measured,
         )
         new_step = increment(state.step)
-        return new_updates, TrackDecayState(new_step, measured_at, sums, new_inner)
+        return new_updates, TrackDecayState(new_step, new_due, sums, new_inner)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
