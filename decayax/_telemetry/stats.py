@@ -81,7 +81,7 @@ def decay_stats(
 
     Example:
         >>> import decayax as dx, jax.numpy as jnp
-        >>> optimizer = dx.track_decay(dx.sgdw(1.0, weight_decay=0.5))
+        >>> optimizer = dx.track_decay(dx.sgdw(1.0, weight_decay=0.5), every=1)
         >>> params = {"kernel": jnp.ones(4)}
         >>> _, state = optimizer.update(params, optimizer.init(params), params)
         >>> stats = dx.decay_stats(state)

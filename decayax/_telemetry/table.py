@@ -73,13 +73,13 @@ def decay_table(
         >>> import decayax as dx, jax.numpy as jnp
         >>> params = {"kernel": jnp.ones(4), "bias": jnp.ones(2)}
         >>> grads = {"kernel": jnp.array([1.0, -1, 2, -2]), "bias": jnp.eye(2)[0]}
-        >>> mask = dx.masks.no_bias_or_norm
-        >>> optimizer = dx.track_decay(dx.sgdw(0.1, weight_decay=0.5, mask=mask))
+        >>> decay = dx.sgdw(0.1, weight_decay=0.5, mask=dx.masks.no_bias_or_norm)
+        >>> optimizer = dx.track_decay(decay, every=1)
         >>> _, state = optimizer.update(grads, optimizer.init(params), params)
         >>> print(dx.decay_table(state))
-                rate/step   half-life   ‖θ‖  ‖Δ‖/‖θ‖   angle  survives
-        bias            0       never  1.41   0.0707  0.0526
-        kernel       0.05  13.5 steps     2    0.166   0.165      100%
+                rate/step    half-life   ‖θ‖  ‖Δ‖/‖θ‖   angle  survives
+        bias            0        never  1.41   0.0707  0.0526
+        kernel       0.05  13.51 steps     2    0.166   0.165      100%
     """
     stats = _stats(state, groups)
     if any(np.ndim(value) > 0 for value in stats.values()):
@@ -118,7 +118,7 @@ def _half_life(rate: float) -> str:
     if rate == 0.0:
         return "never"
     if rate < 0.0:
-        return f"doubles in {math.log(2.0) / math.log1p(-rate):.3g} steps"
+        return f"doubles in {math.log(2.0) / math.log1p(-rate):.4g} steps"
     if rate >= 1.0:
         return "0 steps"
-    return f"{math.log(2.0) / -math.log1p(-rate):.3g} steps"
+    return f"{math.log(2.0) / -math.log1p(-rate):.4g} steps"

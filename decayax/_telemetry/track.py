@@ -78,41 +78,28 @@ def track_decay(
         )
     # Annotated, because optax's type of `update` does not admit extra arguments.
     inner_update: Any = optimizer.update
+    measure = _measure(optimizer)
 
     def init(params: optax.Params) -> TrackDecayState:
         step, due = jnp.zeros((), jnp.int32), jnp.zeros((), bool)
         return TrackDecayState(step, due, zero_sums(params), optimizer.init(params))
 
-    def measure(grads, inner, params, extra_args):
-        def step(grads, inner, params):
-            return inner_update(grads, inner, params, **extra_args)
-
-        return measure_step(optimizer.init, step, grads, inner, params)
-
-    jitted_measure = jax.jit(measure)
-
     def update(updates, state, params: Any = None, **extra_args):
         require_params(NAME, params)
         require_state(NAME, state, TrackDecayState)
-
-        def step(inner, params):
-            return inner_update(updates, inner, params, **extra_args)
-
-        new_updates, new_inner = step(state.inner, params)
+        new_updates, new_inner = inner_update(
+            updates, state.inner, params, **extra_args
+        )
         if every == 1:
             point, predicted = (state.inner, params), lambda: new_updates
         else:
             # A donated array that anything but the step reads would be copied in each
             # step. So the measurement reads what the step has written.
             point = new_inner, apply_updates(params, new_updates)
-            predicted = lambda: step(*point)[0]  # noqa: E731
+            predicted = lambda: inner_update(updates, *point, **extra_args)[0]  # noqa: E731
 
         def measured():
-            # Compiled once. Without jit, each `cond` of the optimizer would be
-            # compiled in each call.
-            in_jit = is_concrete(state.step) and _are_arrays(extra_args)
-            function = jitted_measure if in_jit else measure
-            return jnp.zeros((), bool), function(updates, *point, extra_args)
+            return jnp.zeros((), bool), measure(updates, *point, extra_args)
 
         due = state.due | (state.step % every == 0)
         not_measured = due, state.sums
@@ -127,6 +114,29 @@ def track_decay(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
+def _measure(optimizer: "optax.GradientTransformation") -> Callable[..., Any]:
+    """The function (gradients, state, params, extra_args) -> sums of that step."""
+    update: Any = optimizer.update
+
+    def measure(grads, state, params, extra_args):
+        def step(grads, state, params):
+            return update(grads, state, params, **extra_args)
+
+        return measure_step(optimizer.init, step, grads, state, params)
+
+    jitted_measure = jax.jit(measure)
+
+    def choose(*arguments):
+        # Outside of jit, compile all of it, once. Otherwise each `cond` of the
+        # optimizer would be compiled in each call.
+        leaves = jax.tree.leaves(arguments)
+        arrays = all(isinstance(x, jax.Array | np.ndarray) for x in leaves)
+        is_eager = arrays and all(map(is_concrete, leaves))
+        return jitted_measure(*arguments) if is_eager else measure(*arguments)
+
+    return choose
+
+
 def _choose(condition: Bool[Array, ""], new: Callable[[], Any], old: Any) -> Any:
     """``new()`` if the condition holds, else ``old``.
 
@@ -135,11 +145,6 @@ def _choose(condition: Bool[Array, ""], new: Callable[[], Any], old: Any) -> Any
     if is_concrete(condition):
         return new() if condition else old
     return jax.lax.cond(condition, new, lambda: old)
-
-
-def _are_arrays(tree: Any) -> bool:
-    leaves = jax.tree.leaves(tree)
-    return all(isinstance(leaf, jax.Array | np.ndarray) for leaf in leaves)
 
 
 def _is_nonzero(updates: optax.Updates) -> Bool[Array, ""]:
