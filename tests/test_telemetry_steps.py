@@ -246,6 +246,18 @@ def test_eager_steps_keep_no_memory(inner, every):
     assert resident_megabytes() - before < 10
 
 
+def test_an_eager_measurement_is_compiled_once():
+    """After the first one, the optimizer is called for the training step only."""
+    calls = []
+    optimizer = optax.stateless(lambda updates, params: (calls.append(1), updates)[1])
+    tracked = dx.track_decay(optimizer, every=1)
+    state = tracked.init(PARAMS)
+    for _ in range(5):
+        before = len(calls)
+        _, state = tracked.update(GRADS, state, PARAMS)
+    assert len(calls) - before == 1
+
+
 @pytest.mark.parametrize("every", [1, 2, 3])
 def test_eager_and_compiled_steps_measure_the_same(every):
     optimizer = dx.track_decay(dx.sgdw(LR, momentum=0.9, weight_decay=WD), every=every)

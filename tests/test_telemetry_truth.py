@@ -57,6 +57,19 @@ def zeros(params):
     return jax.tree.map(jnp.zeros_like, params)
 
 
+def delayed(factor):
+    """A factor of the weights that depends on the last gradient only."""
+
+    def step(updates, last, params):
+        new = jax.tree.map(
+            lambda g, p, old: -LR * g - LR * factor(old) * p, updates, params, last
+        )
+        return new, updates
+
+    ones = lambda params: jax.tree.map(jnp.ones_like, params)  # noqa: E731
+    return optax.GradientTransformation(ones, step)
+
+
 def groups(first, second):
     return optax.partition(
         {"a": first, "b": second},
@@ -144,6 +157,9 @@ UNKNOWN = {
     "g Σθ": rule(lambda g, p: -LR * g * jnp.sum(p)),
     "exponentiated": rule(lambda g, p: p * (jnp.exp(-LR * g) - 1)),
     "m|θ|": optax.chain(optax.trace(0.9), rule(lambda m, p: -LR * m * jnp.abs(p))),
+    "last gθ": delayed(lambda g: g),
+    "last |g|θ": delayed(jnp.abs),
+    "last ‖g‖θ": delayed(lambda g: jnp.sqrt(jnp.sum(g * g))),
     "|g|θ": rule(lambda g, p: -LR * jnp.abs(g) * p),
     "‖g‖θ": rule(lambda g, p: -LR * jnp.sqrt(jnp.sum(g * g)) * p),
     "θ/√v": optax.chain(

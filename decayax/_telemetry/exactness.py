@@ -42,7 +42,7 @@ class Exactness(NamedTuple):
     """What the jaxpr says about the decay of one update."""
 
     affine: bool  # the update is affine in the weights, and no state remembers them
-    gradient_free: bool  # the matrix M depends on no gradient, in no step
+    gradient_free: bool  # M depends on no gradient, in no step
 
 
 def exactness(
@@ -51,37 +51,39 @@ def exactness(
     grads: optax.Updates,
     state: optax.OptState,
     params: optax.Params,
-) -> list[Exactness]:
-    """The exactness of each update; not affine if the step has no derivative."""
+) -> tuple[list[Exactness], list[bool]]:
+    """The exactness of each update, and which arrays of the state have seen gradients.
+
+    No update is affine if the step has no derivative.
+    """
     program, (updates, _) = jax.make_jaxpr(step, return_shape=True)(
         grads, state, params
     )
-    count = len(jax.tree.leaves(updates))
+    count, count_state = len(jax.tree.leaves(updates)), len(jax.tree.leaves(state))
     if not _has_jvp(program.jaxpr):  # jax.custom_vjp: jax.jvp would raise
-        return [Exactness(affine=False, gradient_free=False)] * count
+        return [Exactness(False, False)] * count, [False] * count_state
     still = (_all(INDEPENDENT, grads), _all(INDEPENDENT, params))
     data = (_all(ELEMENTWISE_INPUT, grads), _all(ELEMENTWISE_INPUT, params))
+    fixed_state = [INDEPENDENT] * count_state
 
     at_init = propagate(jax.make_jaxpr(init)(params).jaxpr, data[1])
     from_params = _run(program, still[0], data[1], _seen(at_init), count)
-    from_grads = _run(program, data[0], still[1], _all(INDEPENDENT, state), count)
+    from_grads = _run(program, data[0], still[1], fixed_state, count)[count:]
 
     theta = partition(params).inexact
     tangents = _all(INDEPENDENT, theta)
     derivative = jax.make_jaxpr(_derivative(step))(grads, state, params, theta).jaxpr
-    fixed_state = _all(INDEPENDENT, state)
-    of_params = propagate(derivative, [*still[0], *fixed_state, *data[1], *tangents])
-    grads_state = from_grads[count:]
-    of_grads = propagate(derivative, [*data[0], *grads_state, *still[1], *tangents])
-    return [
+    by_params = propagate(derivative, [*still[0], *fixed_state, *data[1], *tangents])
+    by_grads = propagate(derivative, [*data[0], *from_grads, *still[1], *tangents])
+    columns = zip(from_params[:count], by_params, by_grads, strict=True)
+    exact = [
         Exactness(
             affine=not update.nondifferentiable and by_param.kind == Kind.CONSTANT,
             gradient_free=by_grad.kind == Kind.CONSTANT,
         )
-        for update, by_param, by_grad in zip(
-            from_params[:count], of_params, of_grads, strict=True
-        )
+        for update, by_param, by_grad in columns
     ]
+    return exact, [dep.kind != Kind.CONSTANT for dep in from_grads]
 
 
 def _all(dependency: Dependency, tree: Any) -> Dependencies:

@@ -10,6 +10,7 @@ applies: places 2 and 3, where Δ = −γu − rate·θ and u does not depend on
 other updates, the sums that contain D are NaN.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -57,12 +58,22 @@ def measure_step(
     init: Any, step: Step, grads: optax.Updates, state: optax.OptState, params: Any
 ) -> Any:
     """The sums of ``step(grads, state, params)``, in the tree of the params."""
-    known = exactness(init, step, grads, state, params)
+    known, has_seen = exactness(init, step, grads, state, params)
     opposite = step(_scaled(grads, -1.0), state, params)[0]
     if any(each.affine for each in known):
         theta = partition(params).inexact
         updates, decay = decay_part(step, grads, state, params, theta)
-        is_exact = _is_exact(known, step, grads, state, params, decay)
+
+        def other_decay():
+            # Another sign and another size: M may be odd in the gradients, or even.
+            # Arrays of the state come from earlier gradients; integers count or decide.
+            arrays, treedef = jax.tree.flatten(state)
+            pairs = zip(arrays, has_seen, strict=True)
+            other = [_scaled(x, -2.0) if seen else x for x, seen in pairs]
+            other_state = treedef.unflatten(other)
+            return decay_part(step, _scaled(grads, -2.0), other_state, params, theta)[1]
+
+        is_exact = _is_exact(known, decay, other_decay)
     else:
         # There is no D, and perhaps no derivative. The sums with D will be NaN.
         updates = decay = step(grads, state, params)[0]
@@ -81,7 +92,7 @@ def measure_step(
 
 
 def _is_exact(
-    known: list[Exactness], step: Step, grads: Any, state: Any, params: Any, decay: Any
+    known: list[Exactness], decay: Any, other_decay: Callable[[], Any]
 ) -> list[Bool[Array, ""]]:
     """Whether D is the decay, for each update.
 
@@ -92,10 +103,7 @@ def _is_exact(
     exact = [jnp.array(each.affine) for each in known]
     if all(each.gradient_free for each in known if each.affine):
         return exact
-    # Another sign and another size: M may be odd in the gradients, or even.
-    theta = partition(params).inexact
-    _, other = decay_part(step, _scaled(grads, -2.0), state, params, theta)
-    pairs = zip(jax.tree.leaves(decay), jax.tree.leaves(other), strict=True)
+    pairs = zip(jax.tree.leaves(decay), jax.tree.leaves(other_decay()), strict=True)
     return [
         is_exact if each.gradient_free or not each.affine else _is_close(*pair)
         for is_exact, each, pair in zip(exact, known, pairs, strict=True)
