@@ -179,7 +179,10 @@ only_backwards.defvjp(lambda x: (x, None), lambda _, g: (g,))
 def test_without_a_jvp_the_decay_is_nan(function):
     optimizer = optax.stateless(
         lambda updates, params: jax.tree.map(
-            lambda u, p: -LR * u - LR * WD * function(p), updates, params
+            # Other leaves have a derivative, but JAX cannot calculate it alone.
+            lambda u, p: -LR * u - LR * WD * (function(p) if p.ndim > 1 else p),
+            updates,
+            params,
         )
     )
     state, _, _ = run(dx.track_decay(optimizer, every=1))

@@ -205,7 +205,7 @@ def loss(params, x, y):
     return jnp.mean((output - y) ** 2)
 
 
-def train(optimizer, steps=6):
+def train(optimizer, steps=6, with_quotient=True):
     """At each step: what is measured, and the difference quotient of each leaf."""
     optimizer = optax.with_extra_args_support(optimizer)
     params = {
@@ -230,7 +230,7 @@ def train(optimizer, steps=6):
             return optimizer.update(grads, state, scaled, value=value)
 
         h = 1e-4
-        quotient = jax.tree.map(
+        quotient = with_quotient and jax.tree.map(
             lambda a, b, p: -jnp.sum((a - b) / (2 * h) * p) / jnp.sum(p * p),
             updates_at(1 + h)[0],
             updates_at(1 - h)[0],
@@ -261,7 +261,7 @@ def test_a_known_rate_is_the_derivative(x64, name):
 @pytest.mark.relaxed("the optimizers of optax")
 @pytest.mark.parametrize("name", UNKNOWN)
 def test_any_other_decay_is_nan(x64, name):
-    for stats, _ in train(UNKNOWN[name], steps=3):
+    for stats, _ in train(UNKNOWN[name], steps=3, with_quotient=False):
         for leaf in LEAVES:
             assert math.isnan(stats[f"{leaf}/decay_rate"])
             assert math.isnan(stats[f"{leaf}/decay_to_update"])
