@@ -332,6 +332,15 @@ def test_rates_of_the_table(optimizer, rate, half_life):
     )
 
 
+def test_integers_and_zeros_have_no_rate():
+    params = {"count": jnp.arange(3), "w": jnp.ones(2), "zero": jnp.zeros(2)}
+    grads = jax.tree.map(jnp.zeros_like, params)
+    mask = {"count": False, "w": True, "zero": True}
+    table = table_of(dx.sgdw(1.0, weight_decay=0.5, mask=mask), params, grads)
+    assert [row[1] for row in table.rows] == ["", "0.5", ""]
+    assert "?" not in str(table)
+
+
 def test_what_16_bits_do_to_the_decay():
     params = {"w": jnp.ones(4, jnp.bfloat16), "v": jnp.ones(4)}
     still = jax.tree.map(jnp.zeros_like, params)

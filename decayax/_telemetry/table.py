@@ -106,6 +106,8 @@ def _stats(state: Any, groups: Groups) -> dict[str, Any]:
 def _cells(
     rate: float, realised: float, norm: float, change: float, angle: float
 ) -> tuple[str, ...]:
+    if norm == 0.0:  # integers, or weights that are all 0: nothing can decay
+        return "", "", "0", "", "", ""
     if math.isnan(rate):
         decay, half_life, survives = UNKNOWN, UNKNOWN, UNKNOWN
     else:

@@ -55,6 +55,9 @@ def track_decay(
     ``MultiSteps``, a step that ``apply_if_finite`` skips, a learning rate of 0. The
     first later step that changes a weight is measured instead.
 
+    Inside ``shard_map`` (with ``check_vma=True``, the default) the sums are added up
+    over the shards of each parameter.
+
     Args:
         optimizer: any Optax optimizer. Make ``track_decay`` the outermost wrapper,
             except for the rounding wrappers: place it inside those. Outside, it would
