@@ -149,8 +149,10 @@ UNKNOWN = {
     # In proportion to the weights.
     "lamb": optax.lamb(LR, weight_decay=WD),
     "lars": optax.lars(LR, weight_decay=WD),
-    "fromage": optax.fromage(LR),
-    "adafactor, scaled": optax.adafactor(LR, weight_decay_rate=1e-3),
+    "adafactor, scaled, without decay": optax.adafactor(LR),
+    "adafactor, scaled, momentum": optax.adafactor(
+        LR, momentum=0.9, weight_decay_rate=1e-3
+    ),
     "g|θ|": rule(lambda g, p: -LR * g * jnp.abs(p)),
     "gθ": rule(lambda g, p: -LR * g * p),
     "g‖θ‖": rule(lambda g, p: -LR * g * jnp.sqrt(jnp.sum(p * p))),
@@ -195,6 +197,25 @@ UNKNOWN = {
     "in both groups": groups(anchored(lambda p: p), anchored(lambda p: p)),
     "prodigy": contrib.prodigy(LR, weight_decay=WD),
     "dog": contrib.dog(LR),
+}
+# The step is in proportion to the size of the weights; the rate is that of the decay.
+IN_THE_MEAN = {
+    "adafactor": (optax.adafactor(LR, weight_decay_rate=1e-3), 1e-3),
+    "adafactor, factored": (
+        optax.adafactor(LR, min_dim_size_to_factor=2, weight_decay_rate=1e-3),
+        1e-3,
+    ),
+    "adafactor, λ by γ": (
+        optax.chain(optax.adafactor(LR), dx.independent_decay(2e-4)),
+        2e-4,
+    ),
+    "‖θ‖g": (
+        rule(lambda g, p: -LR * g * jnp.sqrt(jnp.sum(p * p)) - 1e-3 * p),
+        1e-3,
+    ),
+    "gθ": (rule(lambda g, p: -LR * g * p - 1e-3 * p), 1e-3),
+    "growth": (rule(lambda g, p: -LR * g * p + 1e-3 * p), -1e-3),
+    "fromage": (optax.fromage(LR), 1 - (1 + LR**2) ** -0.5),
 }
 LEAVES = ("in/kernel", "in/bias", "out/kernel", "out/bias")
 
@@ -256,6 +277,15 @@ def test_a_known_rate_is_the_derivative(x64, name):
             expected = float(quotient[layer][kind])
             rate = float(stats[f"{leaf}/decay_rate"])
             assert rate == pytest.approx(expected, rel=1e-3, abs=1e-9)
+
+
+@pytest.mark.relaxed("the optimizers of optax")
+@pytest.mark.parametrize("name", IN_THE_MEAN)
+def test_steps_in_proportion_to_the_weights_leave_the_decay(x64, name):
+    optimizer, rate = IN_THE_MEAN[name]
+    for stats, _ in train(optimizer, with_quotient=False):
+        for leaf in LEAVES:
+            assert float(stats[f"{leaf}/decay_rate"]) == pytest.approx(rate, rel=1e-3)
 
 
 @pytest.mark.relaxed("the optimizers of optax")

@@ -10,6 +10,9 @@ trust ratios are not affine. M does not depend on the gradients if the derivativ
 depends neither on them nor on a state that has seen them. Steps in proportion to the
 weights, −γ g|θ| or −γ gθ, fail one or the other.
 
+Adafactor multiplies its step by the size of the weights. Such a step is odd in g, so
+the mean of D over g and −g is the decay, if it is linear in θ: `even_part`.
+
 The derivative holds the state fixed. So D also misses what passes through a state that
 was made from the weights: L2 in a momentum, or an anchor that `init` copied.
 """
@@ -42,6 +45,7 @@ class Exactness(NamedTuple):
     """What the jaxpr says about the decay of one update."""
 
     affine: bool  # the update is affine in the weights, and no state remembers them
+    forgets: bool  # it depends on no state that remembers the weights
     gradient_free: bool  # M depends on no gradient, in no step
 
 
@@ -61,13 +65,15 @@ def exactness(
     )
     count, count_state = len(jax.tree.leaves(updates)), len(jax.tree.leaves(state))
     if not _has_jvp(program.jaxpr):  # jax.custom_vjp: jax.jvp would raise
-        return [Exactness(False, False)] * count, [False] * count_state
+        return [Exactness(False, False, False)] * count, [False] * count_state
     still = (_all(INDEPENDENT, grads), _all(INDEPENDENT, params))
     data = (_all(ELEMENTWISE_INPUT, grads), _all(ELEMENTWISE_INPUT, params))
     fixed_state = [INDEPENDENT] * count_state
 
     at_init = propagate(jax.make_jaxpr(init)(params).jaxpr, data[1])
     from_params = _run(program, still[0], data[1], _seen(at_init), count)
+    state_of_params = _seen(from_params[count:])
+    memories = propagate(program.jaxpr, [*still[0], *state_of_params, *still[1]])
     from_grads = _run(program, data[0], still[1], fixed_state, count)[count:]
 
     theta = partition(params).inexact
@@ -75,13 +81,16 @@ def exactness(
     derivative = jax.make_jaxpr(_derivative(step))(grads, state, params, theta).jaxpr
     by_params = propagate(derivative, [*still[0], *fixed_state, *data[1], *tangents])
     by_grads = propagate(derivative, [*data[0], *from_grads, *still[1], *tangents])
-    columns = zip(from_params[:count], by_params, by_grads, strict=True)
+    columns = zip(
+        from_params[:count], memories[:count], by_params, by_grads, strict=True
+    )
     exact = [
         Exactness(
             affine=not update.nondifferentiable and by_param.kind == Kind.CONSTANT,
+            forgets=not memory.nondifferentiable,
             gradient_free=by_grad.kind == Kind.CONSTANT,
         )
-        for update, by_param, by_grad in columns
+        for update, memory, by_param, by_grad in columns
     ]
     return exact, [dep.kind != Kind.CONSTANT for dep in from_grads]
 
@@ -145,6 +154,21 @@ def decay_part(
         return step(grads, state, combine(params, theta, static))[0]
 
     return jax.jvp(updates_of, (theta,), (tangents,))
+
+
+def even_part(
+    step: Step, grads: Any, state: Any, params: Any
+) -> tuple[list[jax.Array], list[jax.Array]]:
+    """The means of Δ and of D over g and −g, for all updates."""
+    theta = partition(params).inexact
+    opposite = jax.tree.map(lambda g: -g if is_inexact(g) else g, grads)
+    both = [decay_part(step, g, state, params, theta) for g in (grads, opposite)]
+    with_g, with_opposite = [tuple(map(jax.tree.leaves, pair)) for pair in both]
+    updates, decays = (
+        [0.5 * (a + b) if is_inexact(a) else a for a, b in zip(*pair, strict=True)]
+        for pair in zip(with_g, with_opposite, strict=True)
+    )
+    return updates, decays
 
 
 def _has_jvp(jaxpr: core.Jaxpr) -> bool:

@@ -21,12 +21,20 @@ from jaxtyping import Array, Bool, Float, Inexact
 from decayax._core.dtypes import compute_dtype, dtype_of, is_inexact
 from decayax._core.paths import is_masked_leaf
 from decayax._jaxpr.partition import partition
-from decayax._telemetry.exactness import decay_part, Exactness, exactness, Step
+from decayax._telemetry.exactness import (
+    decay_part,
+    even_part,
+    Exactness,
+    exactness,
+    Step,
+)
 
 
 # D counts as independent of the gradients if other gradients change no element by more
 # than this fraction of the largest one. Rounding in bfloat16 changes it by 2^-8.
 MAX_CHANGE = 2.0**-6
+# The mean over g and −g may differ from a linear pull by this fraction.
+MAX_CURVATURE = 1e-4
 LONG_ROW = 2**17  # the sum of so many numbers, one by one, has an error below 1e-4
 WITHOUT_DECAY = ("weight_sq", "update_sq", "weight_dot_update")  # sums without D
 
@@ -60,20 +68,29 @@ def measure_step(
     """The sums of ``step(grads, state, params)``, in the tree of the params."""
     known, has_seen = exactness(init, step, grads, state, params)
     opposite = step(_scaled(grads, -1.0), state, params)[0]
-    if any(each.affine for each in known):
+    if any(each.forgets for each in known):
         theta = partition(params).inexact
         updates, decay = decay_part(step, grads, state, params, theta)
 
-        def other_decay():
-            # Another sign and another size: M may be odd in the gradients, or even.
+        def other_state(factor):
             # Arrays of the state come from earlier gradients; integers count or decide.
             arrays, treedef = jax.tree.flatten(state)
             pairs = zip(arrays, has_seen, strict=True)
-            other = [_scaled(x, -2.0) if seen else x for x, seen in pairs]
-            other_state = treedef.unflatten(other)
-            return decay_part(step, _scaled(grads, -2.0), other_state, params, theta)[1]
+            return treedef.unflatten(
+                [_scaled(x, factor) if seen else x for x, seen in pairs]
+            )
+
+        def other_decay():
+            # Another sign and another size: M may be odd in the gradients, or even.
+            others = _scaled(grads, -2.0), other_state(-2.0)
+            return decay_part(step, *others, params, theta)[1]
 
         is_exact = _is_exact(known, decay, other_decay)
+        if not all(each.affine and each.gradient_free for each in known):
+            means = even_part(step, grads, state, params)
+            others = _scaled(grads, 3.0), other_state(4.0), _scaled(params, 2.0)
+            elsewhere = even_part(step, *others)[1]
+            is_exact, decay = _with_even_parts(known, is_exact, decay, means, elsewhere)
     else:
         # There is no D, and perhaps no derivative. The sums with D will be NaN.
         updates = decay = step(grads, state, params)[0]
@@ -110,13 +127,44 @@ def _is_exact(
     ]
 
 
-def _is_close(a: Inexact[Array, "*n"], b: Inexact[Array, "*n"]) -> Bool[Array, ""]:
+def _with_even_parts(
+    known: list[Exactness],
+    is_exact: list[Bool[Array, ""]],
+    decay: Any,
+    means: tuple[list[Array], list[Array]],
+    elsewhere: list[Array],
+) -> tuple[list[Bool[Array, ""]], Any]:
+    """Where D is not the decay, take its mean over g and −g, if that is the decay.
+
+    It is if it is linear in the weights, Δ = D at θ and D(2θ) = 2 D(θ), and has nothing
+    to do with the gradients. ``elsewhere`` is D at 2θ and at other gradients. A gate
+    that is open for one of g and −g has the mean ½D, and a step in proportion to the
+    weights, such as −γ g|θ|, has the mean 0.
+    """
+    leaves, treedef = jax.tree.flatten(decay)
+    for i, (update, mean, other) in enumerate(zip(*means, elsewhere, strict=True)):
+        if not known[i].forgets or not is_inexact(leaves[i]):
+            continue
+        tolerance = MAX_CHANGE if mean.dtype.itemsize < 4 else MAX_CURVATURE
+        is_linear = _is_close(mean, update, tolerance)
+        is_linear &= _is_close(mean, 0.5 * other, tolerance)
+        gap, size = jnp.abs(leaves[i] - mean), jnp.abs(mean)
+        is_gate = jnp.mean(jnp.abs(gap - size) <= MAX_CHANGE * size) > 0.5
+        is_mean = ~is_exact[i] & is_linear & ~is_gate & jnp.any(size > 0.0)
+        leaves[i] = jnp.where(is_mean, mean, leaves[i])
+        is_exact[i] = is_exact[i] | is_mean
+    return is_exact, treedef.unflatten(leaves)
+
+
+def _is_close(
+    a: Inexact[Array, "*n"], b: Inexact[Array, "*n"], tolerance: float = MAX_CHANGE
+) -> Bool[Array, ""]:
     """Whether two decays of a leaf are equal up to rounding."""
     dtype = compute_dtype(a, b)
     a, b = a.astype(dtype), b.astype(dtype)
     # Not the norms: the squares of tiny numbers underflow to 0.
     change, largest = (jnp.max(jnp.abs(x), initial=0.0) for x in (a - b, a))
-    return change <= MAX_CHANGE * largest
+    return change <= tolerance * largest
 
 
 def _scaled(grads: optax.Updates, factor: float) -> optax.Updates:

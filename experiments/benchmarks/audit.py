@@ -28,7 +28,7 @@ import decayax as dx
 
 
 ROUNDS = 5
-STRENGTH = {"weight_decay": 0.1}
+STRENGTH = 0.1
 
 
 def shape(*axes: int) -> jax.ShapeDtypeStruct:
@@ -70,26 +70,30 @@ def thousand() -> dict[str, Any]:
 
 def clipped() -> optax.GradientTransformation:
     """AdamW behind a clip by the global norm."""
-    return optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3, **STRENGTH))
+    return optax.chain(
+        optax.clip_by_global_norm(1.0), optax.adamw(1e-3, weight_decay=STRENGTH)
+    )
 
 
 def warm_up() -> optax.GradientTransformation:
     """AdamW with a schedule."""
     schedule = optax.warmup_cosine_decay_schedule(0.0, 1e-3, 2000, 100_000)
-    return optax.adamw(schedule, **STRENGTH)
+    return optax.adamw(schedule, weight_decay=STRENGTH)
 
 
 CASES: dict[str, Callable[[], Any]] = {
     "one matrix, adamw": lambda: dx.audit(
-        optax.adamw(1e-3, **STRENGTH), {"kernel": shape(64, 64)}
+        optax.adamw(1e-3, weight_decay=STRENGTH), {"kernel": shape(64, 64)}
     ),
     "GPT-2, adamw with a mask": lambda: dx.audit(
-        dx.adamw(1e-3, **STRENGTH, mask=dx.masks.no_bias_or_norm), gpt2()
+        dx.adamw(1e-3, weight_decay=STRENGTH, mask=dx.masks.no_bias_or_norm), gpt2()
     ),
     "GPT-2, clip and adamw": lambda: dx.audit(clipped(), gpt2()),
     "GPT-2, adamw with a horizon": lambda: dx.audit(warm_up(), gpt2(), horizon=100_000),
-    "GPT-2, muon": lambda: dx.audit(contrib.muon(1e-3, **STRENGTH), gpt2()),
-    "1000 matrices, adamw": lambda: dx.audit(optax.adamw(1e-3, **STRENGTH), thousand()),
+    "GPT-2, muon": lambda: dx.audit(contrib.muon(1e-3, weight_decay=STRENGTH), gpt2()),
+    "1000 matrices, adamw": lambda: dx.audit(
+        optax.adamw(1e-3, weight_decay=STRENGTH), thousand()
+    ),
     "1000 matrices, clip and adamw": lambda: dx.audit(clipped(), thousand()),
 }
 
