@@ -149,7 +149,7 @@ def audit(
             finding = Finding("not auditable", True, *reason.args)
             return Audit((), (finding,), steps, False, False)
         if not plan.shapes or not sum(leaf.size for leaf in plan.shapes.values()):
-            return Audit((), (NOTHING_TO_AUDIT,), steps, plan.kinds.elementwise, False)
+            return Audit((), (NOTHING_TO_AUDIT,), steps, plan.elementwise, False)
         request = Request(tuple(gradient_scales), seeds, later, horizon, slower)
         # Overflow and 0/0 show as inf and NaN, which the findings report.
         with np.errstate(all="ignore"):
@@ -158,7 +158,7 @@ def audit(
     findings = find(evidence, declared_decay(built), weight_decay)
     leaves = tuple(e.leaf for e in evidence)
     sampled = everything.plan.sampled
-    return Audit(leaves, findings, steps, plan.kinds.elementwise, sampled)
+    return Audit(leaves, findings, steps, plan.elementwise, sampled)
 
 
 def _later_steps(

@@ -47,7 +47,7 @@ def burn_in_steps(bench: Bench) -> int:
     """
     if not decay_reads_gradients(bench.jvp.program):
         return 0
-    return BURN_IN if bench.plan.sampled or bench.plan.kinds.elementwise else LEAD
+    return BURN_IN if bench.plan.sampled or bench.plan.elementwise else LEAD
 
 
 def fastest_steps(rates: Sequence[tuple[tuple[int, float], ...]]) -> list[int]:

@@ -4,39 +4,53 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from decayax._audit.modes import GATED, GRADIENT_DEPENDENT, SCALE_DEPENDENT
-from decayax._audit.patterns import is_gated
+from decayax._audit.modes import (
+    by_zero_gradient,
+    GATED,
+    GRADIENT_DEPENDENT,
+    rates_by_gradient,
+    rates_by_scale,
+    SCALE_DEPENDENT,
+)
+from decayax._audit.patterns import gate_reads_gradients, is_gated
 from decayax._audit.readings import Reading, Readings, Setting
 
 
 PRECONDITIONER, NORM, GATE = "preconditioner", "norm", "gate"
 CONSTANT_PULL, STRONG_PULL = "constant pull", "strong pull"
-TRUST_RATIO, ZERO_GRADIENT, OTHER = "trust ratio", "zero gradient", "other"
+TRUST_RATIO, OTHER = "trust ratio", "other"
+ZERO_GRADIENT, ONLY_ZERO_GRADIENT = "zero gradient", "only zero gradient"
 
 
 def cause_of(
-    mode: str, main: Setting, readings: Readings, exact: bool, live: np.ndarray | None
+    mode: str,
+    main: Setting,
+    readings: Readings,
+    *,
+    clipped: bool,
+    live: np.ndarray | None,
 ) -> str:
     """What makes the decay depend on the gradients or the weights."""
     reading = readings[main]
     if mode == GRADIENT_DEPENDENT:
-        return _of_gradient_dependence(main, readings, exact)
-    if mode == GATED and live is not None and by_zero_gradient(reading, live):
-        return ZERO_GRADIENT
+        return _of_gradient_dependence(main, readings, live)
+    if mode == GATED:
+        if live is not None and by_zero_gradient(reading, live):
+            with_gradient, without = rates_by_gradient(reading, live)
+            return ZERO_GRADIENT if with_gradient > without else ONLY_ZERO_GRADIENT
+        return GATE if gate_reads_gradients(reading) else OTHER
     if mode == SCALE_DEPENDENT:
-        return _of_scale_dependence(main, readings)
+        return NORM if clipped else _of_scale_dependence(main, readings)
     return OTHER
 
 
-def _of_gradient_dependence(main: Setting, readings: Readings, exact: bool) -> str:
-    by_gradient = sorted(
-        (setting.gradient_scale, reading.best.rate)
-        for setting, reading in readings.items()
-        if setting._replace(gradient_scale=main.gradient_scale) == main
-    )
+def _of_gradient_dependence(
+    main: Setting, readings: Readings, live: np.ndarray | None
+) -> str:
+    by_gradient = rates_by_scale(main, readings, live)
     if len(by_gradient) > 1 and _falls_as_gradient(*by_gradient[-2:]):
-        return PRECONDITIONER if exact else NORM
-    return GATE if is_gated(readings[main], exact) else OTHER
+        return PRECONDITIONER if readings[main].subject.exact else NORM
+    return GATE if is_gated(readings[main]) else OTHER
 
 
 def _falls_as_gradient(small: tuple[float, float], large: tuple[float, float]) -> bool:
@@ -49,8 +63,6 @@ def _falls_as_gradient(small: tuple[float, float], large: tuple[float, float]) -
 
 
 def _of_scale_dependence(main: Setting, readings: Readings) -> str:
-    if readings[main].has_constant_pull:
-        return CONSTANT_PULL
     sizes = {
         s.weight_scale: r
         for s, r in readings.items()
@@ -64,17 +76,6 @@ def _of_scale_dependence(main: Setting, readings: Readings) -> str:
     if rates[-1] < rates[-2] / 1.5:
         return CONSTANT_PULL
     return STRONG_PULL if rates[-1] > 1.5 * rates[-2] else OTHER
-
-
-def by_zero_gradient(reading: Reading, live: np.ndarray) -> bool:
-    """Whether weights with a gradient and those without one have unlike rates."""
-    rates = reading.best.per_weight
-    if live.all() or not live.any():
-        return False
-    with_gradient, without = np.nanmean(rates[live]), np.nanmean(rates[~live])
-    larger = max(abs(with_gradient), abs(without))
-    gap = abs(with_gradient - without)
-    return bool(gap > larger / 2 and larger > reading.best.threshold)
 
 
 def saturate(readings: Sequence[Reading], sizes: Sequence[float]) -> list[bool]:

@@ -148,36 +148,50 @@ CHECKS: dict[Finding, Callable[[Evidence], bool]] = {
     Finding(
         kind=GATED,
         serious=False,
-        text="in one step, some weights of {paths} decay and others do not. The mean "
-        "rate is {rates}.",
+        text="in one step, some weights of {paths} decay and others do not; the "
+        "gradients decide. The mean rate is {rates}.",
         hint="Cautious weight decay works like this.",
-    ): lambda e: e.leaf.mode == GATED and e.cause != causes.ZERO_GRADIENT,
+    ): lambda e: e.leaf.mode == GATED and e.cause == causes.GATE,
     Finding(
         kind=GATED,
         serious=False,
-        text="in {paths}, weights with a gradient and weights without a gradient have "
-        "different rates: {spread}.",
+        text="in one step, some weights of {paths} decay and others do not. The choice "
+        "changes from step to step. The mean rate is {rates}.",
+        hint="A random or a rotating mask works like this.",
+    ): lambda e: e.leaf.mode == GATED and e.cause == causes.OTHER,
+    Finding(
+        kind=GATED,
+        serious=False,
+        text="in {paths}, weights without a gradient decay less than those with one. "
+        "The rates are {spread}.",
         hint="A lazy update skips weights without a gradient. If all weights should "
         "decay, apply the decay to the whole parameter.",
     ): lambda e: e.leaf.mode == GATED and e.cause == causes.ZERO_GRADIENT,
     Finding(
+        kind=GATED,
+        serious=False,
+        text="in {paths}, weights without a gradient decay more than those with one. "
+        "The rates are {spread}.",
+        hint="Check the condition that skips weights with a gradient.",
+    ): lambda e: e.leaf.mode == GATED and e.cause == causes.ONLY_ZERO_GRADIENT,
+    Finding(
         kind=ANCHORED,
         serious=False,
-        text="{paths} are pulled at a rate of {rates} to weights that the state keeps, "
-        "such as the initial weights or their average.",
-        hint="This pull does not shrink the weights.",
+        text="the optimizer pulls {paths} at a rate of {rates} to weights that the "
+        "state keeps, such as the initial weights or their average.",
+        hint="It pulls to these weights, and not to 0.",
     ): lambda e: e.leaf.mode == ANCHORED,
     Finding(
         kind=UNEVEN,
         serious=False,
         text="single weights of {paths} have different rates, from {spread}.",
-        hint="A mask of arrays works like this. dx.masks.describe shows it.",
+        hint="A mask of arrays works like this, or a decay that mixes weights.",
     ): lambda e: e.leaf.mode == UNEVEN,
     Finding(
         kind=CONSTRAINED,
         serious=False,
-        text="the first step moves {paths} to a set, such as a sphere, a box or the "
-        "numbers >= 0. Their initial size is lost at once.",
+        text="a step moves {paths} to a set, such as a sphere, a box or the numbers "
+        ">= 0. All or part of their size before the step is lost at once.",
         hint="This is a constraint. It has no decay rate.",
     ): lambda e: e.leaf.mode == CONSTRAINED,
     Finding(
@@ -186,6 +200,12 @@ CHECKS: dict[Finding, Callable[[Evidence], bool]] = {
         text="these biases or norm scales decay: {paths}.",
         hint="Pass mask=dx.masks.no_bias_or_norm, unless this is intended.",
     ): lambda e: e.leaf.role in ("bias", "norm_scale") and decays(e.leaf),
+    Finding(
+        kind=SCALE_DEPENDENT,
+        serious=False,
+        text="the decay rate of {paths} depends on the size of the weights.",
+        hint="A clip or a normalization rescales the decay together with the step.",
+    ): lambda e: _depends_on_scale(e, causes.NORM),
     Finding(
         kind=SCALE_DEPENDENT,
         serious=False,

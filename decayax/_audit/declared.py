@@ -42,6 +42,8 @@ def declared_decay(optimizer: Any) -> DeclaredDecay:
     for function, group in _library_functions(optimizer, set(), group=""):
         for cell_id, name, value in _closure_variables(function):
             masked |= name == "mask" and value is not None
+            if _is_of_mechanize(function):  # a decay of its scale, not of the weights
+                continue
             if name in STRENGTHS and (strength := _strength(value)):
                 found[cell_id] = strength, group
     per_group = Counter(group for _, group in found.values())
@@ -113,3 +115,7 @@ def _is_library_code(node: Any) -> bool:
     is_function = isinstance(node, types.FunctionType | types.MethodType)
     module = (node if is_function else type(node)).__module__ or ""
     return module.split(".")[0] in ("optax", "decayax")
+
+
+def _is_of_mechanize(function: types.FunctionType) -> bool:
+    return function.__module__.startswith("optax.contrib._mechanic")

@@ -10,11 +10,16 @@ from decayax._core.dtypes import is_inexact
 from decayax._jaxpr.dataflow import (
     Dependency,
     ELEMENTWISE_INPUT,
+    fixed_point,
     INDEPENDENT,
     Kind,
     propagate,
 )
 from decayax._jaxpr.partition import combine, partition
+
+
+# More leaves are not paired with each other: the time grows with their square.
+MAX_PAIRED = 32
 
 
 def keeps_weights(program: Program) -> bool:
@@ -23,17 +28,78 @@ def keeps_weights(program: Program) -> bool:
     return any(_reads(init.jaxpr, [ELEMENTWISE_INPUT] * len(init.jaxpr.invars)))
 
 
+def exact_leaves(program: Program, otherwise: bool) -> list[bool]:
+    """For each inexact leaf: whether the derivative connects no two of its weights.
+
+    It connects no weights of other leaves either. ``otherwise`` is the answer if there
+    is no derivative.
+    """
+    count = len(program.inexact_shapes())
+    try:
+        init, update = _trace_tangents(program)
+    except Exception:  # the optimizer has no derivative
+        return [otherwise] * count
+
+    def reached(marks: list[Dependency]) -> list[Dependency]:
+        def run(jaxpr: Any, tangents: list[Dependency]) -> list[Dependency]:
+            known = [INDEPENDENT] * (len(jaxpr.invars) - len(tangents))
+            return propagate(jaxpr, [*known, *tangents])
+
+        def next_state(state: list[Dependency]) -> list[Dependency]:
+            return run(update, [*marks, *state])[count:]
+
+        state = fixed_point(next_state, run(init, marks))
+        return run(update, [*marks, *state])[:count]
+
+    exact = [dep.kind <= Kind.ALIGNED for dep in reached([ELEMENTWISE_INPUT] * count)]
+    for leaf in range(count if count <= MAX_PAIRED else 0):
+        marks = [ELEMENTWISE_INPUT if i == leaf else INDEPENDENT for i in range(count)]
+        for other, dep in enumerate(reached(marks)):
+            if other != leaf and dep.kind != Kind.CONSTANT:
+                exact[leaf] = exact[other] = False
+    return exact
+
+
+def _trace_tangents(program: Program) -> tuple[Any, Any]:
+    """The derivatives of init and update, as jaxprs; tangents are the last inputs."""
+    probed = program.probed
+    grads, state, params, step = _inputs(program)
+    theta = program.inexact_shapes()
+    moments = [leaf for leaf in jax.tree.leaves(state) if is_inexact(leaf)]
+
+    def init(params: Any, tangents: Any) -> Any:
+        inexact, static = partition(params)
+        states = lambda x: partition(probed.init(combine(params, x, static))).inexact  # noqa: E731
+        return jax.jvp(states, (inexact,), (tangents,))[1]
+
+    def update(grads: Any, state: Any, params: Any, step: Any, *tangents: Any) -> Any:
+        split, split_state = partition(params), partition(state)
+
+        def outputs(inexact: Any, moments: Any) -> Any:
+            params_now = combine(params, inexact, split.static)
+            state_now = combine(state, moments, split_state.static)
+            results = probed.update(grads, state_now, params_now, step)
+            return tuple(partition(tree).inexact for tree in results)
+
+        primals = split.inexact, split_state.inexact
+        return jax.jvp(outputs, primals, tangents)[1]
+
+    return (
+        jax.make_jaxpr(init)(params, theta).jaxpr,
+        jax.make_jaxpr(update)(grads, state, params, step, theta, moments).jaxpr,
+    )
+
+
 def decay_reads_gradients(program: Program) -> bool:
     """Whether the derivative by the weights reads gradients, or a state of them."""
     return any(_decay_reads(program, gradients=True, counters=False))
 
 
 def may_decay_later(program: Program) -> list[bool]:
-    """Whether the derivative of each leaf of the params reads counters only."""
+    """Whether the derivative of each inexact leaf reads counters, and no gradients."""
     of_counters = _decay_reads(program, gradients=False, counters=True)
     of_gradients = _decay_reads(program, gradients=True, counters=False)
-    later = [a and not b for a, b in zip(of_counters, of_gradients, strict=True)]
-    return program.for_each_leaf([later[index] for _, index in program.units])
+    return [a and not b for a, b in zip(of_counters, of_gradients, strict=True)]
 
 
 def _decay_reads(program: Program, *, gradients: bool, counters: bool) -> list[bool]:
@@ -68,7 +134,7 @@ def _decay_reads(program: Program, *, gradients: bool, counters: bool) -> list[b
             for leaf in jax.tree.leaves(state)
         ),
         *(INDEPENDENT for _ in jax.tree.leaves(params)),
-        INDEPENDENT,
+        data(step, counters),
     ]
     return _reads(traced.jaxpr, inputs)
 

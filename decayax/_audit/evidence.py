@@ -25,25 +25,30 @@ def evidence_of(everything: Everything, request: Request) -> list[Evidence]:
 def _evidence(
     everything: Everything, request: Request, index: int, leaf: Measured
 ) -> Evidence:
-    main, exact = request.main, everything.plan.kinds.exact
     audit = _leaf_audit(everything, request, index, leaf)
     decays = audit.mode not in (NONE, CONSTRAINED, NOT_FINITE)
+    cause = causes.cause_of(
+        audit.mode,
+        request.main,
+        leaf.readings,
+        clipped=everything.clipped[index],
+        live=leaf.live,
+    )
     jvp = leaf.main.jvp_trace
-    still = jvp is not None and not np.any(jvp.relative_step)
     moves = jvp is not None and np.mean(jvp.relative_step) > 1e-6
     return Evidence(
         leaf=audit,
-        cause=causes.cause_of(audit.mode, main, leaf.readings, exact, leaf.live),
+        cause=cause,
         not_finite=_not_finite(everything, index, leaf, audit.dtype),
-        clipped_to=everything.clipped_to[index],
+        clipped_to=1.0
+        if cause == causes.PRECONDITIONER
+        else everything.clipped_to[index],
         share_of_steps=patterns.share_of_steps(leaf.main) if decays else 1.0,
         still_changes=decays
         and not request.later_steps
         and patterns.still_changes(leaf.main),
-        proportional=audit.mode == NONE and exact and bool(moves),
-        may_decay_later=audit.mode == NONE
-        and still
-        and everything.may_decay_later[index],
+        proportional=audit.mode == NONE and leaf.main.subject.exact and bool(moves),
+        later_rate=everything.later_rates[index],
     )
 
 

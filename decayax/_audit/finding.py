@@ -36,4 +36,4 @@ class Evidence(NamedTuple):
     share_of_steps: float  # in which the weights decay, of those in which they move
     still_changes: bool
     proportional: bool  # steps in proportion to the weights, without decay
-    may_decay_later: bool  # the update depends on the weights, but not in these steps
+    later_rate: tuple[int, float] | None  # step, rate: it begins after these steps

@@ -77,11 +77,12 @@ def too_short(leaves: Sequence[LeafAudit], min_half_life: float) -> list[Finding
         Finding(
             kind=TOO_SHORT,
             serious=True,
-            text=f"the half-life of {_paths(short)} is only "
-            f"{min(half_lives[leaf] for leaf in short):.3g} steps, at a rate of "
+            text=f"half of a weight of {_paths(short)} is lost after "
+            f"{min(half_lives[leaf] for leaf in short):.4g} of the steps, at a rate of "
             f"{rate:.3g} per step.",
-            hint="If the strength should be multiplied by the learning rate, place "
-            "the decay before it. If the run is that short, call check(steps=...).",
+            hint="Pass a smaller strength. If the learning rate should multiply it, "
+            "place the decay before the learning rate. check(steps=...) compares with "
+            "the length of the run.",
             paths=tuple(leaf.path for leaf in short),
         )
     ]
@@ -101,8 +102,9 @@ def _of_all(
     leaves = [e.leaf for e in evidence]
     decaying = [leaf for leaf in leaves if leaf.mode != NONE]
     strengths = [*declared.strengths, *([weight_decay] if weight_decay else [])]
-    later = [e.leaf for e in evidence if e.may_decay_later]
-    weak = [e.leaf for e in evidence if e.leaf.mode == NONE and e.leaf.rate_from_jvp]
+    later = [e for e in evidence if e.later_rate]
+    small = [abs(leaf.rate_from_jvp) for leaf in leaves if leaf.mode == NONE]
+    weak = [rate for rate in small if 0.0 < rate < 1e-9]  # nan is not small
     if decaying and declared.max_per_parameter > 1:
         finding = Finding(
             kind="two decays at once",
@@ -121,22 +123,23 @@ def _of_all(
             paths=tuple(leaf.path for leaf in leaves),
         )
     elif later and not decaying:
+        step, rate = later[0].later_rate or (0, 0.0)
+        paths = [e.leaf for e in later]
         finding = Finding(
             kind="nothing decays so far",
             serious=False,
-            text=f"the updates of {_paths(later)} depend on the weights, but not in "
-            "the measured steps.",
-            hint="If the decay begins later or pauses, pass at_steps= or a larger "
-            "steps=.",
-            paths=tuple(leaf.path for leaf in later),
+            text="in the measured steps nothing decays, but at step "
+            f"{step} the rate of {_paths(paths)} is {rate:.3g} per step.",
+            hint="Pass horizon=, the number of steps of the run, or at_steps=.",
+            paths=tuple(leaf.path for leaf in paths),
         )
     elif leaves and not decaying and strengths and weak:
-        rate = max(abs(leaf.rate_from_jvp) for leaf in weak)
         finding = Finding(
             kind="nothing decays",
             serious=True,
             text=f"a weight decay was given ({_numbers(strengths)}), but the rate is "
-            f"{rate:.1g} per step at most, which is below the resolution of the audit.",
+            f"{max(weak):.1g} per step at most, which is below the resolution of the "
+            "audit.",
             hint="Check the learning rate, which multiplies the decay.",
         )
     elif leaves and not decaying and strengths:
@@ -158,21 +161,25 @@ def _about(evidence: Sequence[Evidence], finding: Finding) -> Finding:
     rates = [abs(leaf.rate) for leaf in leaves]
     low, high = min(rates), max(rates)
     by_scale = leaves[0].by_gradient_scale
-    of_first = ", ".join(f"{rate:.3g} at |g| = {scale:g}" for scale, rate in by_scale)
+    # Adding 0.0 makes 0 of −0.
+    of_first = ", ".join(f"{r + 0.0:.3g} at |g| = {scale:g}" for scale, r in by_scale)
     # An overflow is nan; if all leaves overflow, 0 % survives.
     fractions = [leaf.surviving_fraction or 0.0 for leaf in leaves]
     smallest = min(filter(np.isfinite, fractions), default=0.0)
-    first, last = leaves[0].over_time[0], leaves[0].over_time[-1]
+    quarters = np.array_split(np.array(leaves[0].over_time), 4)
+    first, last = (
+        float(np.mean(quarters[i])) if len(quarters[i]) else 0.0 for i in (0, -1)
+    )
     names = {
         "paths": _paths(leaves),
         "rates": f"{high:.3g}" if low > 0.99 * high else f"{low:.3g} to {high:.3g}",
         "first": f"{leaves[0].path}: {of_first}",
-        "spread": "{:.3g} to {:.3g}".format(*leaves[0].spread),
+        "spread": "{:.3g} to {:.3g}".format(*(x + 0.0 for x in leaves[0].spread)),
         "dtypes": ", ".join(sorted({leaf.dtype for leaf in leaves})),
         "smallest": f"{max(smallest, 0.0):.0%}",
         "when": evidence[0].not_finite,
         "clipped_to": f"{min(e.clipped_to for e in evidence):.0%}",
-        "ends": f"from {first:.3g} in the first step to {last:.3g} in the last",
+        "ends": f"from {first:.3g} in the first quarter to {last:.3g} in the last one",
         "share": f"{min(e.share_of_steps for e in evidence):.0%}",
     }
     return finding._replace(

@@ -27,7 +27,7 @@ class Begin(NamedTuple):
 
     at_step: int = 0
     burn_in: int = 0  # steps before it that are run, and not only counted
-    # Whether the state's copy of the initial weights counts as independent of them.
+    # Whether the state at this step counts as independent of the weights.
     hold_state: bool = False
     other_steps: int = 0  # steps at the start with gradients of another seed
 
@@ -67,16 +67,17 @@ def _follow(
     runner: Runner, params: Any, setting: Setting, steps: int, begin: Begin
 ) -> Run:
     probe = runner.probe
-    begin_with = probe.start_held if begin.hold_state else probe.start
-    carry, start = begin_with(params)
+    carry, start = probe.start(params)
     if begin.at_step:
         burn_in = min(begin.at_step, begin.burn_in)
         first = begin.at_step - burn_in
-        states = probe.states(carry)
-        states = [runner.fast_forward()(state, first) for state in states]
-        carry = probe.with_states(carry, states)
+        if first:
+            skip = runner.fast_forward()
+            states = [skip(state, first) for state in probe.states(carry)]
+            carry = probe.with_states(carry, states)
         carry, _ = _advance(runner, carry, params, setting, first, burn_in)
-        carry = probe.restart(carry, params)
+        restart = probe.hold if begin.hold_state else probe.restart
+        carry = restart(carry, params)
     parts = []
     if begin.other_steps:
         other = setting._replace(seed=setting.seed + 1000)
@@ -151,7 +152,7 @@ def make_clock(runs: int, why: str) -> Clock:
             seconds = time.monotonic() - start
             to_go = seconds * (count * to_run - chunk - 1)
             # The first chunk also compiles, so that its time is an upper bound.
-            unclear = chunk == 0 and seconds < WARN_AFTER_SECONDS
+            unclear = chunk == 0 and seconds < 3.0 * WARN_AFTER_SECONDS
             if to_go > WARN_AFTER_SECONDS and not (warned or unclear):
                 warned = True
                 most = "at most" if chunk == 0 else "about"

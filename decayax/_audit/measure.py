@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from decayax._audit.dependence import exact_leaves
 from decayax._audit.follow import AT_START, Begin, Clock, follow, Run, Runner
 from decayax._audit.plan import initial_weights, Plan, Program
 from decayax._audit.probe import difference_probe, jvp_probe
@@ -23,6 +24,8 @@ from decayax._audit.readings import (
 )
 from decayax._audit.trace import AnyArray, Trace
 from decayax._jaxpr.counters import advance, counters, fast_forward
+from decayax._jaxpr.dataflow import Kind
+from decayax._jaxpr.dependence import update_kind
 from decayax._jaxpr.trace import trace
 
 
@@ -39,6 +42,7 @@ class Bench(NamedTuple):
     plan: Plan
     jvp: Runner
     difference: Runner
+    exact: list[bool]  # of each unit: the derivative connects no two weights
 
 
 def make_bench(plan: Plan, program: Program, clock: Clock) -> Bench:
@@ -52,7 +56,14 @@ def make_bench(plan: Plan, program: Program, clock: Clock) -> Bench:
     def runner(probe: Any) -> Runner:
         return Runner(program, probe(program.probed, program.lanes), skip, clock)
 
-    return Bench(plan, runner(jvp_probe), runner(difference_probe))
+    otherwise = update_kind(plan.traced, of_gradients=False) <= Kind.ALIGNED
+    exact = exact_leaves(program, otherwise)
+    return Bench(
+        plan,
+        runner(jvp_probe),
+        runner(difference_probe),
+        [exact[index] for _, index in program.units],
+    )
 
 
 def _fast_forward(program: Program) -> Callable[..., Any]:
@@ -131,7 +142,7 @@ def _reading(
     return reading_of(
         None if jvp is None else _since(jvp.traces[unit], first),
         _since(of_difference, first),
-        Subject(count, bench.plan.kinds.exact, start),
+        Subject(count, bench.exact[unit], start),
     )
 
 

@@ -9,7 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from decayax._audit import anchors, by_step, causes
-from decayax._audit.dependence import keeps_weights, may_decay_later
+from decayax._audit.dependence import (
+    decay_reads_gradients,
+    keeps_weights,
+    may_decay_later,
+)
 from decayax._audit.follow import Begin, Clock, make_clock
 from decayax._audit.measure import (
     Bench,
@@ -23,15 +27,13 @@ from decayax._audit.measure import (
 from decayax._audit.modes import (
     ANCHORED,
     CONSTRAINED,
-    GATED,
     mode_of,
     NONE,
     NOT_FINITE,
-    UNEVEN,
     UNIFORM,
 )
 from decayax._audit.plan import Plan
-from decayax._audit.readings import Reading, Readings, same_kind, Setting
+from decayax._audit.readings import Reading, Readings, Setting, with_values
 from decayax._audit.shapes import halved
 from decayax._audit.trace import sample_stride
 
@@ -39,6 +41,8 @@ from decayax._audit.trace import sample_stride
 WEIGHT_SCALES = (0.1, 10.0)  # measured in addition to 1
 # Without gradients, and with small weights, no step reaches a clip.
 REST = {"gradient_scale": 0.0, "weight_scale": 0.01}
+# Where to look for a decay that has not begun in the measured steps.
+LATER_STEPS = (1000, 10_000, 100_000)
 # Rates of a sample and of half of it that differ by more depend on the sample.
 SAMPLE_RTOL = 0.1
 
@@ -84,8 +88,11 @@ class Everything(NamedTuple):
     leaves: list[Measured]
     slower: list[Reading] | None  # at half the learning rate
     survival: Survival | None  # in dtypes of 16 bits or fewer, if there are any
-    clipped_to: list[float]  # the fraction of each leaf's decay that a clip leaves
-    may_decay_later: list[bool]  # whether the decay of each leaf depends on counters
+    clipped: list[bool]  # whether a clip limits the steps of each leaf
+    clipped_to: list[float]  # the fraction of each leaf's decay that it leaves
+    later_rates: list[
+        tuple[int, float] | None
+    ]  # a later step and its rate, if none now
 
 
 def measure_all(plan: Plan, request: Request) -> Everything:
@@ -95,7 +102,7 @@ def measure_all(plan: Plan, request: Request) -> Everything:
         runs, "" if plan.sampled else ", because all weights are measured"
     )
     bench = make_bench(plan, plan.program(), clock)
-    if plan.sampled and not plan.kinds.exact and _depends_on_sample(bench, request):
+    if plan.sampled and not all(bench.exact) and _depends_on_sample(bench, request):
         plan = plan.with_shapes(plan.whole)
         clock = make_clock(runs, ", because a sample shows other rates")
         bench = make_bench(plan, plan.program(), clock)
@@ -105,6 +112,7 @@ def measure_all(plan: Plan, request: Request) -> Everything:
     # What follows is measured once, at the step where most units decay fastest.
     (common, _), *_ = Counter(by_step.fastest_steps(by_steps)).most_common(1)
     begin = Begin(common, by_step.burn_in_steps(bench) if common else 0)
+    clipped = _clipped(bench, units)
     slower = None
     if request.slower is not None:
         program = plan.program(optimizer=request.slower)
@@ -117,9 +125,37 @@ def measure_all(plan: Plan, request: Request) -> Everything:
         each(units),
         slower,
         _survival(bench, request.main, begin, clock),
-        each(_clipped_to(bench, request.main, begin, units)),
-        may_decay_later(bench.jvp.program),
+        each(clipped),
+        each(_clipped_to(bench, request.main, begin, units, clipped)),
+        _later_rates(bench, request, units),
     )
+
+
+def _later_rates(
+    bench: Bench, request: Request, units: list[Measured]
+) -> list[tuple[int, float] | None]:
+    """The first of a few later steps at which a leaf decays, if it does not now."""
+    program = bench.jvp.program
+    may = may_decay_later(program)
+    waits = [
+        unit.mode == NONE and may[index] and _is_still(unit.main)
+        for unit, (_, index) in zip(units, program.units, strict=True)
+    ]
+    found: list[tuple[int, float] | None] = [None] * len(units)
+    if request.later_steps or not any(waits):
+        return program.for_each_leaf(found)
+    for step in LATER_STEPS:
+        readings = by_step.readings_at(bench, request.main, step, 0)
+        for i, reading in enumerate(readings):
+            if waits[i] and found[i] is None and _rate(reading):
+                found[i] = step, _rate(reading)
+    return program.for_each_leaf(found)
+
+
+def _is_still(reading: Reading) -> bool:
+    """Whether the derivative is exactly 0 in every step."""
+    trace = reading.jvp_trace
+    return trace is not None and not np.any(trace.relative_step)
 
 
 def _depends_on_sample(bench: Bench, request: Request) -> bool:
@@ -144,21 +180,40 @@ def _measured(
     bench: Bench, request: Request, by_steps: list[tuple[tuple[int, float], ...]]
 ) -> list[Measured]:
     """Measure all units, each at the step where it decays fastest."""
-    main, burn_in = request.main, by_step.burn_in_steps(bench)
+    burn_in = by_step.burn_in_steps(bench)
     fastest = by_step.fastest_steps(by_steps)
     readings = {
-        step: measure(bench, request.settings(), Begin(step, burn_in))
+        step: _readings(bench, request, Begin(step, burn_in))
         for step in sorted(set(fastest))
     }
+    gradient_free = not decay_reads_gradients(bench.jvp.program)
     units = []
     for unit, (step, live) in enumerate(zip(fastest, _live(bench), strict=True)):
-        own = same_kind(readings[step][unit], main)
-        mode = mode_of(main, own, bench.plan.kinds)
-        if mode in (UNEVEN, UNIFORM) and live is not None:
-            gated = causes.by_zero_gradient(own[main], live)
-            mode = GATED if gated else mode
-        units.append(Measured(mode, own, own[main], by_steps[unit], live))
+        own = readings[step][unit]
+        mode = mode_of(
+            request.main,
+            own,
+            elementwise=bench.plan.elementwise,
+            gradient_free=gradient_free,
+            live=live,
+        )
+        units.append(Measured(mode, own, own[request.main], by_steps[unit], live))
     return units
+
+
+def _readings(bench: Bench, request: Request, begin: Begin) -> list[Readings]:
+    """The readings of all units; of the weights themselves if a pull is not linear."""
+    settings = request.settings()
+    readings = measure(bench, settings, begin)
+    if not any(own[request.main].is_nonlinear for own in readings):
+        return readings
+    mirrored = [s._replace(weight_scale=-s.weight_scale) for s in settings]
+    opposite = measure(bench, mirrored, begin)
+    with_pulls = map(with_values, readings, opposite)
+    return [
+        pulls if pulls[request.main].is_nonlinear else own
+        for own, pulls in zip(readings, with_pulls, strict=True)
+    ]
 
 
 def _by_steps(bench: Bench, request: Request) -> list[tuple[tuple[int, float], ...]]:
@@ -175,7 +230,6 @@ def _by_steps(bench: Bench, request: Request) -> list[tuple[tuple[int, float], .
 
 
 def _rate(reading: Reading) -> float:
-    reading = reading._replace(use_value=reading.has_constant_pull)
     return reading.best.rate if reading.best.significant else 0.0
 
 
@@ -232,33 +286,39 @@ def _is_narrow(dtype: Any) -> bool:
     return jnp.dtype(dtype).itemsize < 4
 
 
-def _clipped_to(
-    bench: Bench, main: Setting, begin: Begin, leaves: list[Measured]
-) -> list[float]:
-    """The fraction of each leaf's decay that a clip of the finished step leaves."""
+def _clipped(bench: Bench, units: list[Measured]) -> list[bool]:
+    """Whether a clip limits the steps of each unit that decays."""
     program = bench.jvp.program
-    counts, readings = weight_counts(bench), [unit.main for unit in leaves]
-    # The norm of all leaves of each unit.
+    # The norm of the weights of all leaves of each unit.
     sizes = [
         program.sizes[lane, index] * math.sqrt(count * program.unit_of.count(unit))
         for unit, ((lane, index), count) in enumerate(
-            zip(program.units, counts, strict=True)
+            zip(program.units, weight_counts(bench), strict=True)
         )
     ]
-    decays = [
-        saturates
-        and leaf.main.depends_on_gradient
-        and leaf.mode not in (NONE, CONSTRAINED, NOT_FINITE, ANCHORED)
-        for leaf, saturates in zip(
-            leaves, causes.saturate(readings, sizes), strict=True
-        )
+    saturates = causes.saturate([unit.main for unit in units], sizes)
+    return [
+        saturated
+        and unit.main.depends_on_gradient
+        and unit.mode not in (NONE, CONSTRAINED, NOT_FINITE, ANCHORED)
+        for unit, saturated in zip(units, saturates, strict=True)
     ]
-    if not any(decays):
-        return [1.0] * len(leaves)
+
+
+def _clipped_to(
+    bench: Bench,
+    main: Setting,
+    begin: Begin,
+    units: list[Measured],
+    clipped: list[bool],
+) -> list[float]:
+    """The fraction of each unit's decay that a clip of the finished step leaves."""
+    if not any(clipped):
+        return [1.0] * len(units)
     rest = measure_once(bench, main._replace(**REST), bench.plan.steps, begin)
     return [
-        leaf.main.best.rate / free.best.rate
-        if decaying and free.best.significant and free.best.rate > 0.0
+        unit.main.best.rate / free.best.rate
+        if is_clipped and free.best.significant and free.best.rate > 0.0
         else 1.0
-        for leaf, free, decaying in zip(leaves, rest, decays, strict=True)
+        for unit, free, is_clipped in zip(units, rest, clipped, strict=True)
     ]

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from decayax._audit.patterns import is_constrained, is_gated, is_second_order
-from decayax._audit.readings import Reading, Readings, Setting
-from decayax._audit.shapes import Kinds
+from decayax._audit.readings import Estimate, Reading, Readings, Setting
 
 
 NONE, UNIFORM, SCALE_DEPENDENT = "none", "uniform", "scale-dependent"
@@ -21,23 +20,44 @@ MIN_DISPERSION = 0.01  # standard deviation of the rates of unlike weights, rela
 MAX_DRIFT = 0.1  # up to which the weights have their initial size
 
 
-def mode_of(main: Setting, readings: Readings, kinds: Kinds) -> str:
-    """The most serious mode that holds."""
-    reading, exact = readings[main], kinds.exact
-    # Settings that differ from the main one in one respect.
-    by_size = [r for s, r in readings.items() if s._replace(weight_scale=1.0) == main]
+def mode_of(
+    main: Setting,
+    readings: Readings,
+    *,
+    elementwise: bool,
+    gradient_free: bool,
+    live: np.ndarray | None = None,
+) -> str:
+    """The most serious mode that holds.
+
+    Args:
+        main: the setting whose rate is reported.
+        readings: of all settings.
+        elementwise: whether each update depends on its own weight and gradient only.
+        gradient_free: whether the derivative by the weights reads no gradient. Then
+            unlike rates are a property of the optimizer, and not chance.
+        live: which sampled weights get gradients, if not all or none do.
+    """
+    reading, exact = readings[main], readings[main].subject.exact
+    if not reading.difference_trace.weights.size:
+        return NONE
+    if not all(r.finite for r in readings.values()):
+        return NOT_FINITE
+    if is_constrained(reading):
+        return CONSTRAINED
+    # Settings that differ from the main one in one respect. A bound that only larger
+    # weights reach is not of interest.
+    by_size = [
+        r
+        for s, r in readings.items()
+        if s._replace(weight_scale=1.0) == main and not is_constrained(r)
+    ]
     by_seed = [r for s, r in readings.items() if s._replace(seed=main.seed) == main]
     by_gradient = [
         r
         for s, r in readings.items()
         if s._replace(gradient_scale=main.gradient_scale) == main
     ]
-    if not reading.difference_trace.weights.size:
-        return NONE
-    if not all(r.finite for r in readings.values()):
-        return NOT_FINITE
-    if any(map(is_constrained, by_size)):
-        return CONSTRAINED
     rates = [r.best.rate for r in readings.values() if r.best.significant]
     if not rates or (not exact and is_second_order(readings)):
         return NONE
@@ -46,18 +66,63 @@ def mode_of(main: Setting, readings: Readings, kinds: Kinds) -> str:
     if exact and all(map(_part_grows, by_seed)):
         return GROWTH
     same = _same_rates(by_gradient) or _same_early_rates(by_gradient)
-    if same and reading.depends_on_gradient and is_gated(reading, exact):
+    if live is not None and exact:
+        rates = [rate for _, rate in rates_by_scale(main, readings, live)]
+        same &= np.ptp(rates) <= RATE_RTOL * np.max(np.abs(rates)) + 1e-9
+    if same and is_gated(reading):
         return GATED
     # Other seeds have another global norm by chance. Only without one, the rates of
     # single weights show more.
-    if kinds.elementwise:
-        same &= _same_rates(by_seed) and not _differ_per_weight(by_seed + by_gradient)
+    if elementwise:
+        # A difference has too few digits for this, if the leaf has few weights.
+        from_jvp = [r for r in by_seed if r.best is r.jvp]
+        same &= _same_rates(from_jvp)
+        same &= not _differ_per_weight(by_seed + by_gradient)
     if not same:
         return GRADIENT_DEPENDENT
     if not _same_rates(by_size):
         return SCALE_DEPENDENT
-    unlike = reading.best.dispersion > MIN_DISPERSION * abs(reading.best.rate)
-    return UNEVEN if exact and reading.best is reading.jvp and unlike else UNIFORM
+    if live is not None and by_zero_gradient(reading, live):
+        return GATED
+    known = (exact or gradient_free) and reading.best is reading.jvp
+    return UNEVEN if known and _is_uneven(reading.best) else UNIFORM
+
+
+def by_zero_gradient(reading: Reading, live: np.ndarray) -> bool:
+    """Whether weights with a gradient and those without one have unlike rates."""
+    with_gradient, without = rates_by_gradient(reading, live)
+    larger = max(abs(with_gradient), abs(without))
+    gap = abs(with_gradient - without)
+    return bool(gap > larger / 2 and larger > reading.best.threshold)
+
+
+def rates_by_gradient(reading: Reading, live: np.ndarray) -> tuple[float, float]:
+    """The mean rates of the weights with a gradient and of those without one."""
+    rates = reading.best.per_weight
+    groups = rates[live], rates[~live]
+    with_gradient, without = (float(np.nanmean(x)) if x.size else 0.0 for x in groups)
+    return with_gradient, without
+
+
+def rates_by_scale(
+    main: Setting, readings: Readings, live: np.ndarray | None
+) -> list[tuple[float, float]]:
+    """Pairs (|g|, rate) in order; the rate of the weights with a gradient only."""
+
+    def rate(reading: Reading) -> float:
+        if live is None or reading.jvp is None:
+            return reading.best.rate
+        return float(np.nanmean(reading.jvp.per_weight[live]))
+
+    return sorted(
+        (setting.gradient_scale, rate(reading))
+        for setting, reading in readings.items()
+        if setting._replace(gradient_scale=main.gradient_scale) == main
+    )
+
+
+def _is_uneven(best: Estimate) -> bool:
+    return best.dispersion > MIN_DISPERSION * abs(best.rate) + 2.0 * best.threshold
 
 
 def _same_rates(readings: Sequence[Reading]) -> bool:
@@ -113,7 +178,8 @@ def _differ_per_weight(readings: Sequence[Reading]) -> bool:
     rates = [float(np.mean(r.best.over_time[:early])) for r in reliable]
     if not _are_visible(reliable, rates):
         return True
-    return _any_differ([r.early_per_weight(early) for r in reliable], reliable)
+    early_rates = [r.early_per_weight(early) for r in reliable]
+    return _any_differ(early_rates, reliable)
 
 
 def _any_differ(per_weight: Sequence[np.ndarray], readings: Sequence[Reading]) -> bool:

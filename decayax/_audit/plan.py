@@ -18,11 +18,13 @@ from decayax._audit.arguments import extra_arguments, with_axis_names
 from decayax._audit.draws import count_numbers, normal, scaled_tree, steps_per_call
 from decayax._audit.probe import ProbedOptimizer
 from decayax._audit.readings import Setting
-from decayax._audit.shapes import gradient_masks, Kinds, kinds_of, smaller_shapes
+from decayax._audit.shapes import gradient_masks, smaller_shapes
 from decayax._core.dtypes import dtype_of, is_inexact, to_float32
 from decayax._core.parameters import require_parameters
 from decayax._core.paths import is_masked_leaf, leaves_with_path, Path
 from decayax._core.strength import is_concrete
+from decayax._jaxpr.dataflow import Kind
+from decayax._jaxpr.dependence import update_kind
 from decayax._jaxpr.quotient import quotient
 from decayax._jaxpr.trace import ExtraArgs, OptimizerProgram, trace_optimizer
 from decayax.masks._roles import roles
@@ -74,9 +76,14 @@ class Plan(NamedTuple):
     # shapes of the inexact leaves -> what multiplies the gradients of each
     masks_of: Callable[[list[jax.ShapeDtypeStruct]], tuple[Any, ...]]
     sizes: tuple[float, ...]  # of each inexact leaf: root mean square of the weights
-    kinds: Kinds
+    kind: Kind  # how the updates depend on gradients and weights
     steps: int
     traced: OptimizerProgram  # in float32
+
+    @property
+    def elementwise(self) -> bool:
+        """Whether each update depends on its own weight and gradient only."""
+        return self.kind <= Kind.ALIGNED
 
     @property
     def sampled(self) -> bool:
@@ -121,11 +128,11 @@ def make_plan(
     own_dtypes = jax.tree.map(_shape_of, params)
     wrapped = with_axis_names(optimizer, axis_names)
     arguments, program = extra_arguments(wrapped, _to_float32(own_dtypes), extra_args)
-    kinds = kinds_of(program)
+    kind = update_kind(program)
     measured, traced = own_dtypes, program
     if sample is not False:
         measured, traced = smaller_shapes(
-            wrapped, own_dtypes, arguments, program, kinds, forced=bool(sample)
+            wrapped, own_dtypes, arguments, program, kind, forced=bool(sample)
         )
     return Plan(
         optimizer=optimizer,
@@ -137,7 +144,7 @@ def make_plan(
         measured=measured,
         masks_of=functools.partial(gradient_masks, gradients, params, list(inexact)),
         sizes=tuple(map(_size, inexact.values())),
-        kinds=kinds,
+        kind=kind,
         steps=steps,
         traced=traced,
     )

@@ -24,7 +24,6 @@ from decayax._audit.draws import scaled_tree
 from decayax._audit.trace import dots, Leaves, norm_ratio, sample, Trace, trace_of_step
 from decayax._core.dtypes import cast_like, compute_dtype, is_inexact
 from decayax._jaxpr.partition import combine, partition
-from decayax._transforms.apply import apply_updates
 
 
 # h of the difference. The curvature of the update adds an error of order h², rounding
@@ -52,10 +51,10 @@ class Probe(NamedTuple):
     start: Callable[..., Any]
     # (carry, initial params, numbers, gradient scale, step indices) -> carry, trace
     advance: Callable[..., tuple[Any, Trace]]
-    # the same, but the state does not change if the params do
-    start_held: Callable[..., Any]
     # (carry, params) -> carry: these params again, with the state of the carry
     restart: Callable[..., Any]
+    # the same, but the state counts as independent of the params
+    hold: Callable[..., Any]
     states: Callable[[Any], tuple[Any, ...]]  # carry -> the optimizer's states in it
     with_states: Callable[..., Any]  # (carry, states) -> carry
 
@@ -73,13 +72,13 @@ def jvp_probe(probed: ProbedOptimizer, lanes: int = 1) -> Probe:
         carry = (params, probed.init(params), theta, state_tangents, _zeros(theta))
         return carry, sample([x.real for x in theta])
 
-    def start_held(params):
-        carry, first = start(params)
-        return restart(carry, params), first
-
     def restart(carry, params):
-        theta, state = partition(params).inexact, carry[1]
-        return params, state, theta, _zeros(partition(state).inexact), _zeros(theta)
+        theta, (_, state, _, state_tangents, _) = partition(params).inexact, carry
+        return params, state, theta, state_tangents, _zeros(theta)
+
+    def hold(carry, params):
+        params, state, theta, state_tangents, change = restart(carry, params)
+        return params, state, theta, _zeros(state_tangents), change
 
     def step(initial, carry, grads, time):
         params, state, tangents, state_tangents, change = carry
@@ -101,7 +100,7 @@ def jvp_probe(probed: ProbedOptimizer, lanes: int = 1) -> Probe:
             initial=initial, change=change, step=update_tangents, before=tangents
         )
         tangents = jax.tree.map(operator.add, tangents, update_tangents)
-        params = apply_updates(params, updates)
+        params = _applied(params, updates)
         state = combine(state, new_inexact, new_static)
         return (params, state, tangents, state_tangents, change), trace
 
@@ -109,8 +108,8 @@ def jvp_probe(probed: ProbedOptimizer, lanes: int = 1) -> Probe:
         Probe(
             start,
             _in_scan(probed, step),
-            start_held,
             restart,
+            hold,
             states=lambda carry: (carry[1],),
             with_states=lambda carry, states: (carry[0], *states, *carry[2:]),
         ),
@@ -131,13 +130,14 @@ def difference_probe(probed: ProbedOptimizer, lanes: int = 1) -> Probe:
         runs = tuple((params, probed.init(params)) for params in moved(params))
         return (runs, _difference(*runs)), _real_sample(runs[0][0])
 
-    def start_held(params):
-        runs = tuple((shifted, probed.init(params)) for shifted in moved(params))
-        return (runs, _difference(*runs)), _real_sample(runs[0][0])
-
     def restart(carry, params):
         states = [state for _, state in carry[0]]
         runs = tuple(zip(moved(params), states, strict=True))
+        return runs, _difference(*runs)
+
+    def hold(carry, params):
+        (_, state), _ = carry[0]
+        runs = tuple((shifted, state) for shifted in moved(params))
         return runs, _difference(*runs)
 
     def step(initial, carry, grads, time):
@@ -147,7 +147,7 @@ def difference_probe(probed: ProbedOptimizer, lanes: int = 1) -> Probe:
         new_runs = []
         for params, state in runs:
             updates, state = probed.update(grads, state, params, time)
-            new_runs.append((_as_stored(apply_updates(params, updates)), state))
+            new_runs.append((_as_stored(_applied(params, updates)), state))
         after = _difference(*new_runs)
         trace = trace_of_step(
             initial=first,
@@ -174,8 +174,8 @@ def difference_probe(probed: ProbedOptimizer, lanes: int = 1) -> Probe:
         Probe(
             start,
             _in_scan(probed, step),
-            start_held,
             restart,
+            hold,
             states=lambda carry: tuple(state for _, state in carry[0]),
             with_states=with_states,
         ),
@@ -203,14 +203,14 @@ def _compiled(probe: Probe, lanes: int) -> Probe:
 
     The lanes have weights of different sizes and the same gradients.
     """
-    functions = probe.start, probe.start_held, probe.restart
+    functions = probe.start, probe.restart, probe.hold
     advance = probe.advance
     if lanes > 1:
         functions = [jax.vmap(function) for function in functions]
         advance = jax.vmap(advance, in_axes=(0, 0, None, None, None))
-    start, start_held, restart = map(jax.jit, functions)
+    start, restart, hold = map(jax.jit, functions)
     return probe._replace(
-        start=start, start_held=start_held, restart=restart, advance=jax.jit(advance)
+        start=start, restart=restart, hold=hold, advance=jax.jit(advance)
     )
 
 
@@ -221,6 +221,17 @@ def _as_stored(params: optax.Params) -> optax.Params:
     see parameters that are not rounded.
     """
     return jax.lax.optimization_barrier(params)
+
+
+def _applied(params: optax.Params, updates: optax.Updates) -> optax.Params:
+    """Add the updates; the parameters keep their dtypes, and integers their values."""
+    theta, static = partition(params)
+    pairs = zip(theta, _inexact(updates, params), strict=True)
+    moved = []
+    for x, u in pairs:
+        dtype = compute_dtype(x, u)
+        moved.append((x.astype(dtype) + u.astype(dtype)).astype(x.dtype))
+    return combine(params, moved, static)
 
 
 def _real_sample(params: optax.Params) -> jax.Array:

@@ -23,6 +23,9 @@ FEW_WEIGHTS = 16  # a smaller leaf has too few weights for a spread
 EPS = float(np.finfo(np.float32).eps)
 # A mean displacement that makes a larger angle with the weights is not a pull to 0.
 MIN_COSINE = 0.5
+# By this fraction at least, a nonlinear pull shrinks the weights at another rate than
+# the derivative says.
+MIN_CURVATURE = 0.1
 
 
 class Setting(NamedTuple):
@@ -66,6 +69,7 @@ class Reading(NamedTuple):
     value: Estimate | None  # None if the mean displacement is not a pull to 0
     jvp_trace: Trace | None
     difference_trace: Trace
+    subject: "Subject"
     use_value: bool = False  # whether the best estimate is that of the weights
 
     @property
@@ -88,15 +92,20 @@ class Reading(NamedTuple):
         return abs(a - b) > max(abs(a) / 3, abs(b) / 3, self.difference.threshold)
 
     @property
-    def has_constant_pull(self) -> bool:
-        """Whether only the weights themselves show the pull, and no derivative."""
+    def is_nonlinear(self) -> bool:
+        """Whether the weights shrink at another rate than the derivative says.
+
+        A pull of constant size, such as L1, has no derivative at all.
+        """
         if self.value is None:
             return False
-        half = abs(self.value.rate) / 2
-        if abs(self.difference.rate - self.value.rate) < half:
-            return False
-        derivative = self.difference if self.jvp is None else self.jvp
-        return abs(derivative.rate) < half
+        derivative = self._replace(use_value=False).best
+        gap = abs(derivative.rate - self.value.rate)
+        # For single weights, the derivative itself may be what varies.
+        errors = self.value.threshold
+        if not self.subject.exact:
+            errors += derivative.threshold
+        return gap > MIN_CURVATURE * abs(self.value.rate) + errors
 
     @property
     def best(self) -> Estimate:
@@ -105,6 +114,12 @@ class Reading(NamedTuple):
             return self.value
         # The derivative has more digits, unless it misses something.
         return self.difference if self.jvp is None or self.disagrees else self.jvp
+
+    @property
+    def turn(self) -> float:
+        """The mean square of a step relative to the weights, with its momentum."""
+        steps = self.difference_trace.step_size
+        return max(float(np.mean(steps**2)), self.drift[-1] ** 2 / steps.shape[1])
 
     def early_per_weight(self, steps: int) -> Float[np.ndarray, " n"]:
         """The rates of single weights over the first ``steps`` steps."""
@@ -124,10 +139,22 @@ class Reading(NamedTuple):
 Readings: TypeAlias = dict[Setting, Reading]  # of one leaf
 
 
-def same_kind(readings: Readings, main: Setting) -> Readings:
-    """The readings with one kind of estimate: of the weights, or of derivatives."""
-    use_value = readings[main].has_constant_pull
-    return {s: r._replace(use_value=use_value) for s, r in readings.items()}
+def with_values(readings: Readings, mirrored: Readings) -> Readings:
+    """The readings of a nonlinear pull: of the weights instead of derivatives.
+
+    ``mirrored`` are those that began at −θ₀. A pull to 0 then has the other sign. A
+    pull to another value, or noise, cancels.
+    """
+    pulls = {}
+    for setting, reading in readings.items():
+        opposite = mirrored[setting._replace(weight_scale=-setting.weight_scale)]
+        trace = reading.difference_trace
+        odd = trace._replace(
+            weights=(trace.weights - opposite.difference_trace.weights) / 2.0
+        )
+        value = value_of(odd, reading.subject)
+        pulls[setting] = reading._replace(value=value, use_value=True)
+    return pulls
 
 
 def is_finite(trace: Trace) -> bool:
@@ -173,9 +200,10 @@ def reading_of(jvp: Trace | None, difference: Trace, subject: Subject) -> Readin
     return Reading(
         jvp=None if estimate is None or np.isnan(estimate.rate) else estimate,
         difference=_estimate(difference, subject._replace(exact=False)),
-        value=_value(difference, subject),
+        value=value_of(difference, subject),
         jvp_trace=jvp,
         difference_trace=difference,
+        subject=subject,
     )
 
 
@@ -204,13 +232,19 @@ def _estimate(trace: Trace, subject: Subject) -> Estimate:
 
 
 def _errors_over_time(trace: Trace) -> Float[np.ndarray, " n"]:
-    """The standard error of each weight's rate.
+    """The standard error of each weight's rate, from what changes it by chance.
 
-    Momentum makes about ten steps alike, so that ten steps count as one.
+    What all weights have in common, such as a schedule, is not chance. Momentum makes
+    about ten steps alike, so that ten steps count as one.
     """
-    steps = np.mean(steps_of(trace.per_weight), 0)
-    spread = np.nanstd(np.where(np.isnan(steps).all(0), 0.0, steps), 0)
-    return spread * np.sqrt(10.0 / len(steps))
+    # Where too little is left to read a rate, there is no error either.
+    steps = np.nan_to_num(steps_of(trace.per_weight))
+    count = steps.shape[-1]
+    if count >= FEW_WEIGHTS:
+        chance = steps.mean(0) - np.median(steps, axis=(0, 2))[:, None]
+    else:
+        chance = (steps[0] - steps[1]) / 2.0
+    return chance.std(0) * np.sqrt(10.0 / len(chance))
 
 
 def _threshold(
@@ -219,57 +253,59 @@ def _threshold(
     """The rate below which a rate counts as zero: the sum of four errors.
 
     - Regression: three standard errors of the mean over the weights. An exact
-      derivative only varies over time. Otherwise, single weights vary by chance, too;
+      derivative only varies over time. In a difference, single weights vary by chance;
       90 % of a normal distribution lie within 3.29 standard deviations.
     - Rounding to float32: three standard errors. A derivative rounds whatever changes
       in addition to the decay. A difference rounds the weights of the two runs, and
       more so the further they have moved.
     - A step in proportion to the weights, s times their size with a random sign, leaves
-      about s²/2 after averaging over g and −g. If every weight has its own s, as in
-      exponentiated gradient descent, s shows in the difference of g and −g.
-    - If all weights have the same s, leaves of few weights have no reliable spread.
+      about s²/2 after averaging over g and −g. So s shows in their difference.
+    - If all weights have the same s, leaves of few weights have no reliable mean.
     """
     steps = trace.relative_step[np.isfinite(trace.relative_step)]
     # The mean square of the steps minus that of the decay: what else changes.
     noise_term = max(np.mean(np.square(steps)) - rate**2, 0.0) if len(steps) else 0.0
     count = max(subject.count, 1)
     root_count, root_steps = np.sqrt(count), np.sqrt(trace.change.shape[-1])
-    proportional = 2.0 * noise_term * root_steps if count < FEW_WEIGHTS else 0.0
-    regression = 3.0 * (spread / 3.29) / root_count
+    is_difference = trace.size is not None
     if subject.exact:
         regression = 3.0 * float(np.mean(errors)) / root_count
         odd = (trace.per_weight[0, -1] - trace.per_weight[1, -1]) / 2.0
-        proportional = 2.0 * float(np.mean(odd**2)) / root_steps**2
+    else:
+        regression = 3.0 * (spread / 3.29) / root_count if is_difference else 0.0
+        odd = (trace.change[0, -1] - trace.change[1, -1]) / 2.0
+    proportional = 2.0 * float(np.mean(odd**2)) / root_steps**2
+    if not subject.exact and count < FEW_WEIGHTS:
+        by_step = np.diff(trace.change, prepend=0.0, axis=1)
+        odd_steps = np.mean(np.square(by_step[0] - by_step[1])) / 4.0
+        proportional += 2.0 * odd_steps * root_steps
     rounding_per_step = min(np.sqrt(noise_term), EPS)
-    if trace.size is not None:  # a difference, relative to 2h of the weights
+    if is_difference:  # relative to 2h of the weights
         magnitude = np.nanmax(trace.size, initial=0.0) * 5.5
         rounding_per_step = EPS * magnitude / root_count
     rounding = 3.0 * rounding_per_step / root_steps
     return float(1e-10 + np.nan_to_num(regression + rounding + proportional))
 
 
-def _value(trace: Trace, subject: Subject) -> Estimate | None:
+def value_of(trace: Trace, subject: Subject) -> Estimate | None:
     """The pull to 0 that the mean displacement of the weights shows."""
     start, steps = subject.start, trace.weights.shape[1]
     displacement = np.mean(trace.weights, 0) - start
     norms = np.linalg.norm(displacement[-1]) * np.linalg.norm(start)
     along = displacement @ start / max(start @ start, 1e-300)
     cosine = displacement[-1] @ start / norms if norms > 0.0 else 0.0
-    rate = -along[-1] / steps
+    rate = float(rates_of(along[None]))
     # The mean of the runs is exact to the rounding of the weights.
-    rounding = 3.0 * EPS * np.sqrt(steps) / np.sqrt(max(len(start), 1)) / steps
-    if (
-        len(start) < FEW_WEIGHTS
-        or not abs(cosine) > MIN_COSINE
-        or abs(rate) < 10 * rounding
-    ):
+    magnitude = max(1.0, float(np.nanmax(trace.size, initial=0.0)))
+    rounding = 30.0 * EPS * magnitude / np.sqrt(steps * max(len(start), 1))
+    if not abs(cosine) > MIN_COSINE or not abs(rate) > rounding:
         return None
     per_weight = -displacement[-1] / start / steps
     before = np.concatenate([[0.0], along[:-1]])
     low, high = np.nanquantile(per_weight, [0.05, 0.95])
     return Estimate(
-        rate=float(rate),
-        threshold=10 * rounding,
+        rate=rate,
+        threshold=rounding,
         spread=(float(low), float(high)),
         per_weight=per_weight,
         per_weight_error=np.zeros_like(per_weight),

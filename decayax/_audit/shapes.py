@@ -1,7 +1,7 @@
 """The shapes to measure: a sample of each leaf, where it shows the same as the leaf."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -10,7 +10,7 @@ import optax
 from decayax._core.dtypes import to_float32
 from decayax._core.paths import is_masked_leaf, leaves_with_path, Path, path_str
 from decayax._jaxpr.dataflow import Kind
-from decayax._jaxpr.dependence import same_operations, update_kind
+from decayax._jaxpr.dependence import same_operations
 from decayax._jaxpr.trace import ExtraArgs, OptimizerProgram, trace_optimizer
 
 
@@ -23,37 +23,12 @@ MIN_AXES = (8, 128)
 LITERAL_RTOL = 1e-3
 
 
-class Kinds(NamedTuple):
-    """How the updates depend on the weights and their gradients."""
-
-    of_all: Kind  # on gradients and weights
-    of_weights: Kind  # on weights, for given gradients
-
-    @property
-    def elementwise(self) -> bool:
-        """Whether each update depends on its own weight and gradient only."""
-        return self.of_all <= Kind.ALIGNED
-
-    @property
-    def exact(self) -> bool:
-        """Whether no weight depends on another weight, for given gradients."""
-        return self.of_weights <= Kind.ALIGNED
-
-
-def kinds_of(program: OptimizerProgram) -> Kinds:
-    """How the updates of the traced optimizer depend on weights and gradients."""
-    return Kinds(
-        of_all=update_kind(program, of_gradients=True),
-        of_weights=update_kind(program, of_gradients=False),
-    )
-
-
 def smaller_shapes(
     optimizer: Any,
     shapes: Any,
     extra_args: ExtraArgs,
     program: OptimizerProgram,
-    kinds: Kinds,
+    kind: Kind,
     *,
     forced: bool,
 ) -> tuple[Any, OptimizerProgram]:
@@ -62,8 +37,8 @@ def smaller_shapes(
     The shapes themselves if there is none. ``forced`` takes the first smaller ones. The
     second result is the optimizer, traced for these shapes.
     """
-    rtol = 0.0 if kinds.of_all <= Kind.COUPLED else LITERAL_RTOL
-    for cut in _candidates(shapes, kinds):
+    rtol = 0.0 if kind <= Kind.COUPLED else LITERAL_RTOL
+    for cut in _candidates(shapes, kind):
         if cut == shapes:
             break
         try:
@@ -87,8 +62,8 @@ def _run_alike(first: OptimizerProgram, second: OptimizerProgram, rtol: float) -
     )
 
 
-def _candidates(shapes: Any, kinds: Kinds) -> list[Any]:
-    if kinds.of_all <= Kind.COUPLED:
+def _candidates(shapes: Any, kind: Kind) -> list[Any]:
+    if kind <= Kind.COUPLED:
         return [jax.tree.map(_cut, shapes)]
     return [
         jax.tree.map(lambda leaf: _cut_evenly(leaf, shortest), shapes)  # noqa: B023
