@@ -8,6 +8,8 @@ MADGRAD). They do not forget the gradients: two runs that differ in their first
 gradients stay apart. A pull brings them together.
 """
 
+import numpy as np
+
 from decayax._audit.follow import Begin, follow
 from decayax._audit.measure import Bench, measure_once
 from decayax._audit.plan import initial_weights

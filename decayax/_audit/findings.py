@@ -14,6 +14,16 @@ from decayax._core.paths import summarize_paths
 
 
 TOO_SHORT = "half-life too short"
+KINDS = {
+    *(finding.kind for finding in CHECKS),
+    TOO_SHORT,
+    "two decays at once",
+    "no step",
+    "nothing decays",
+    "nothing decays so far",
+    "nothing to audit",
+    "not auditable",
+}
 MIN_HALF_LIFE = 69.0  # steps, a rate of 1e-2; hardly a run is that short
 # A decay that is not multiplied by the learning rate is usually 1e-6 to 1e-4.
 MAX_INDEPENDENT_RATE = 1e-3

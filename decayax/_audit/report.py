@@ -4,12 +4,13 @@ import dataclasses
 import html
 import math
 from collections.abc import Collection
+from typing import Any
 
 from decayax._audit.finding import Finding
-from decayax._audit.findings import TOO_SHORT, too_short
+from decayax._audit.findings import KINDS, TOO_SHORT, too_short
 from decayax._audit.leaf import LeafAudit
 from decayax._audit.modes import GRADIENT_DEPENDENT, NONE
-from decayax._core.strength import as_strength
+from decayax._core.strength import short_repr
 from decayax._core.table import aligned, html_table
 
 
@@ -55,10 +56,17 @@ class Audit:
         if isinstance(allow, str):
             raise TypeError(f"audit: allow must be a list of kinds. Pass [{allow!r}].")
         for name, value in {"steps": steps, "min_half_life": min_half_life}.items():
-            if value is not None and as_strength("check", name, value) == 0:
+            if value is not None and not (_is_number(value) and value > 0):
                 raise ValueError(
-                    f"check: {name} must be > 0, got {value}. Pass 10_000."
+                    f"check: {name} must be a number of steps > 0, got "
+                    f"{short_repr(value)}. Pass 10_000, for example."
                 )
+        unknown = [kind for kind in allow if kind not in KINDS]
+        if unknown:
+            raise ValueError(
+                f"check: allow must be kinds of findings, got {unknown[0]!r}. The kinds "
+                f"are {', '.join(sorted(KINDS))}."
+            )
         if min_half_life is None and steps is not None:
             min_half_life = steps / 100
         findings = list(self.findings)
@@ -121,6 +129,10 @@ class Audit:
             method += ", from the step on where the decay is fastest"
         findings = [f"{'!' if f.serious else '-'} {f}" for f in self.findings]
         return [method, *(findings or ["no problems found"])]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _half_life(leaf: LeafAudit) -> str:

@@ -122,6 +122,17 @@ def gradient_masks(
             f"has the leaf {path_str(min(differing))}. Pass example gradients of these "
             "params."
         )
+    own_shapes = {path: np.shape(leaf) for path, leaf in leaves_with_path(params)}
+    for path in inexact:
+        if (
+            not is_masked_leaf(given[path])
+            and np.shape(given[path]) != own_shapes[path]
+        ):
+            raise ValueError(
+                f"audit: the gradient of {path_str(path)} has the shape "
+                f"{np.shape(given[path])}, the parameter {own_shapes[path]}. Pass "
+                "example gradients of these params."
+            )
     return tuple(
         _gradient_mask(given[path], leaf.shape)
         for path, leaf in zip(inexact, shapes, strict=True)
