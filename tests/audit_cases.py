@@ -138,7 +138,8 @@ def plan_of(optimizer, params=ONE, **options):
 
     usual = {"gradients": None, "extra_args": None, "axis_names": ()}
     usual |= {"sample": None, "steps": 200}
-    return make_plan(optimizer, params, **usual | options)
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        return make_plan(optimizer, params, **usual | options)
 
 
 def bench_of(optimizer, params=ONE, **options):
