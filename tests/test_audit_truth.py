@@ -1,10 +1,13 @@
 """The audit against optimizers whose decay was derived by hand."""
 
-import audited_optimizers as truth
+import functools
+
+import audited as truth
 import jax
 import jax.numpy as jnp
 import optax
 import pytest
+from audit_cases import no_warning as no_warning
 
 import decayax as dx
 
@@ -63,6 +66,12 @@ def test_rows_are_consistent():
             assert row.raises, row.name
 
 
+@functools.cache
+def audited(make, params, options):
+    """The audit of an optimizer; rows with the same functions share it."""
+    return dx.audit(make(), params(), **options())
+
+
 def kinds(report) -> set[str]:
     return {finding.kind for finding in report.findings}
 
@@ -84,7 +93,7 @@ def check_modes_and_rates(row: truth.Row, report) -> None:
 
 @pytest.mark.parametrize("row", named(truth.ROWS))
 def test_audit_says_the_truth(row):
-    report = dx.audit(row.make(), row.params(), **row.options())
+    report = audited(row.make, row.params, row.options)
     check_modes_and_rates(row, report)
     found, text = kinds(report), str(report)
     assert set(row.findings) <= found
@@ -100,5 +109,5 @@ def test_audit_says_the_truth(row):
 
 @pytest.mark.parametrize("row", named(row for row in truth.ROWS if row.cured))
 def test_audit_of_the_cure_lacks_the_finding(row):
-    report = dx.audit(row.cured(), row.params(), **row.options())
+    report = audited(row.cured, row.params, row.options)
     assert not kinds(report) & set(row.findings)
