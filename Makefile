@@ -5,6 +5,7 @@
 #   make test         the tests, the doctests and every code block of the READMEs
 #   make check        lint, types, import contracts, tests
 #   make test-torch   compare with PyTorch itself (installs torch)
+#   make test-third-party  the audit on optimizers of other packages (installs them)
 #   make test-all     the tests, and the slow ones
 #   make mutants      plant single-line faults: which of them does no test find?
 #   make test-lowest  the library with the oldest jax and optax that it admits
@@ -13,6 +14,7 @@
 
 PYTHON ?= python3
 LOWEST := jax==0.5.3 jaxlib==0.5.3 optax==0.2.5 jaxtyping==0.2.20
+THIRD_PARTY := psgdax==0.1.1 rollfast==0.2.1 aura-optax==0.1.0
 VENV   := .venv
 RUN    := $(VENV)/bin/python -m
 # worksteal: an idle worker takes tests from a busy one; the slow tests are in few files.
@@ -26,7 +28,7 @@ QUICK  := XLA_FLAGS="$(XLA_FLAGS) --xla_backend_optimization_level=1 --xla_cpu_u
 UV     := $(shell command -v uv 2>/dev/null)
 
 .PHONY: help demo study data test test-all check lint types layers format mutants \
-	test-torch test-lowest test-newest test-wheel clean
+	test-torch test-third-party test-lowest test-newest test-wheel clean
 .DEFAULT_GOAL := help
 
 help:
@@ -68,6 +70,11 @@ format: $(VENV)/dev.ready
 test-torch: $(VENV)/dev.ready
 	$(call install,$(VENV),torch==2.13.0)
 	$(RUN) pytest tests/test_torch.py
+
+# In a folder of their own, without their dependencies: they change no other test.
+test-third-party: $(VENV)/dev.ready
+	$(call install,$(VENV),--no-deps --target $(VENV)/third-party $(THIRD_PARTY))
+	PYTHONPATH=$(VENV)/third-party $(RUN) pytest tests/test_third_party.py
 
 TOOLS  := pytest pytest-xdist chex hypothesis
 

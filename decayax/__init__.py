@@ -24,7 +24,9 @@ from decayax._rounding.stochastic import (
     StochasticRoundingState,
     with_stochastic_rounding,
 )
-from decayax._telemetry import decay_stats, track_decay, TrackDecayState
+from decayax._telemetry.stats import decay_stats, measure_decay
+from decayax._telemetry.table import decay_table, DecayTable
+from decayax._telemetry.track import track_decay, TrackDecayState
 from decayax._transforms.apply import apply_updates
 from decayax._transforms.kernel import DecayState
 from decayax._transforms.penalty import l2_penalty
@@ -70,7 +72,10 @@ __all__ = [
     "LeafAudit",
     "Finding",
     "track_decay",
+    "measure_decay",
     "decay_stats",
+    "decay_table",
+    "DecayTable",
     "TrackDecayState",
     # 16-bit weights and moments; a running job moves to another optimizer
     "apply_updates",

@@ -25,7 +25,10 @@ ROOT = Path(__file__).parent.parent
 SIGNATURES = Path(__file__).parent / "data" / "signatures.txt"
 MODULES = {"": dx, "masks.": dx.masks, "rates.": dx.rates}
 # Public functions without a catalogue row.
-NOT_TRANSFORMS = {"adopt_state", "apply_updates", "audit", "decay_stats"}
+NOT_TRANSFORMS = {
+    *("adopt_state", "apply_updates", "audit"),
+    *("decay_stats", "decay_table", "measure_decay"),
+}
 
 
 def public_names(module) -> list[str]:

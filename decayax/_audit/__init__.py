@@ -7,6 +7,6 @@ that the optimizer was given.
 """
 
 from decayax._audit.audit import audit as audit
-from decayax._audit.findings import Finding as Finding
+from decayax._audit.finding import Finding as Finding
 from decayax._audit.leaf import LeafAudit as LeafAudit
 from decayax._audit.report import Audit as Audit

@@ -29,16 +29,17 @@ def forgets_gradients(bench: Bench, main: Setting, rates: list[float]) -> list[b
 
     True, too, if the runs are too short to see it.
     """
-    steps = bench.plan.steps
+    steps, first = bench.plan.steps, OTHER + SETTLE
+    if steps < first + 2:
+        return [True] * len(rates)
     params = initial_weights(bench.difference.program, main)
     one, other = (
         follow(bench.difference, params, main, steps, Begin(other_steps=other)).traces
         for other in (0, OTHER)
     )
-    first = OTHER + SETTLE
     results = []
     for a, b, rate in zip(one, other, rates, strict=True):
-        predicted = 1.0 - (1.0 - min(rate, 1.0)) ** max(steps - first, 0)
+        predicted = 1.0 - (1.0 - min(rate, 1.0)) ** (steps - first)
         if predicted < MIN_EFFECT:
             results.append(True)
             continue

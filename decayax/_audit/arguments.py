@@ -84,7 +84,7 @@ def _with_axis_name(optimizer: Any, name: str) -> Any:
 
     return optax.GradientTransformationExtraArgs(
         lambda params: mapped(optimizer.init, params),
-        lambda grads, state, params=None, **extra_args: mapped(
-            optimizer.update, grads, state, params, **extra_args
+        lambda updates, state, params=None, **extra_args: mapped(
+            optimizer.update, updates, state, params, **extra_args
         ),
     )

@@ -18,7 +18,8 @@ from decayax._audit.arguments import NotAuditable
 from decayax._audit.by_step import steps_of_horizon
 from decayax._audit.declared import declared_decay
 from decayax._audit.evidence import evidence_of
-from decayax._audit.findings import find, Finding, NOTHING_TO_AUDIT
+from decayax._audit.finding import Finding
+from decayax._audit.findings import find, NOTHING_TO_AUDIT
 from decayax._audit.measured import measure_all, Request
 from decayax._audit.plan import make_plan
 from decayax._audit.report import Audit
@@ -55,18 +56,25 @@ def audit(
 
     The optimizer is a black box. It runs on random normal weights and gradients; the
     weights of each leaf have the size of the parameter. Each rate is the mean over
-    gradients g and −g. It is measured in two ways: by differentiating every step, and
-    from the difference of two runs that start at (1 ± 0.1)θ₀. The second way also sees
-    signs, gates and rounding.
+    gradients g and −g. It is measured in three ways: by differentiating every step,
+    from the difference of two runs that start at (1 ± 0.1)θ₀, which also sees signs,
+    gates and rounding, and from the weights themselves, which shows a pull of constant
+    size.
 
     Gradients and weights of other sizes show the mode of each leaf. If several hold,
     the first of these is reported:
 
-    - ``growth``: the rate is negative.
+    - ``not finite``: weights become infinite or NaN.
+    - ``constrained``: a projection or a bound; the initial size is lost at once.
+    - ``growth``: the rate is negative, for all weights or for at least 5 % of them.
+    - ``gated``: in one step, some weights decay and others do not. The mean rate does
+      not depend on the size of the gradients.
     - ``gradient-dependent``: the rate varies with the gradients, as for L2 before a
       preconditioner.
     - ``scale-dependent``: the rate varies with the size of the weights, as with a trust
-      ratio.
+      ratio or an L1 pull.
+    - ``uneven``: weights of the leaf have different rates, which stay the same.
+    - ``anchored``: a pull to weights that the state keeps, such as the initial ones.
     - ``uniform``: the rate is the same for all of these.
     - ``none``: there is no decay.
 
@@ -78,18 +86,27 @@ def audit(
             changed. Only the root mean square of each leaf's values is used.
         learning_rate: > 0. A factory is called with it and with half of it.
         gradients: example gradients. Leaves that are None, or 0 in all elements, get
-            zero gradients in the audit. None: all leaves get gradients.
+            zero gradients in the audit. If rows or elements are 0, as in a batch's
+            gradients of an embedding, the same part of them gets zero gradients. None:
+            all leaves get gradients.
         gradient_scales: standard deviations of the gradients, > 0. The reported rate is
             that of the middle one.
         steps: :math:`T \ge 1`.
+        at_steps: also measure at these later steps, >= 0. The counters of the state are
+            advanced to each step. Mode and rate are then those at the step where the
+            leaf decays fastest.
+        horizon: the number of steps of the run. It chooses ``at_steps`` and gives the
+            fraction of the initial weights that the run keeps.
         seeds: the number of gradient sequences at the middle scale, >= 1.
         weight_decay: the strength that the optimizer was given, if the audit cannot
             find it. If it is not 0 and nothing decays, that is a finding.
         extra_args: further keyword arguments for ``optimizer.update``. If ``value`` is
             needed and not given, the audit passes 1/(1 + step). An optimizer with a
             line search is not auditable without its objective.
+        axis_names: names of axes over which the optimizer communicates, such as
+            "batch" for ``jax.lax.pmean(..., "batch")``.
         sample: True measures a few weights of each leaf only; False measures all. None:
-            a sample if the optimizer treats each weight on its own.
+            a sample if the optimizer does the same to a part of a leaf.
 
     Returns:
         An :class:`Audit`. ``print`` it for a table. ``.leaves`` and ``.findings`` are

@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from decayax._audit import by_step, causes, patterns
-from decayax._audit.findings import Evidence
+from decayax._audit.finding import Evidence
 from decayax._audit.leaf import LeafAudit
 from decayax._audit.measure import MAX_STANDARD_ERROR, Survival
 from decayax._audit.measured import Everything, Measured, Request

@@ -1,25 +1,15 @@
 """Findings: what is wrong with a decay, what it means, and what to write instead."""
 
 import math
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import numpy as np
 
-from decayax._audit import causes
+from decayax._audit.checks import CHECKS, decays
 from decayax._audit.declared import DeclaredDecay
+from decayax._audit.finding import Evidence, Finding
 from decayax._audit.leaf import LeafAudit
-from decayax._audit.modes import (
-    ANCHORED,
-    CONSTRAINED,
-    GATED,
-    GRADIENT_DEPENDENT,
-    GROWTH,
-    NONE,
-    NOT_FINITE,
-    SCALE_DEPENDENT,
-    UNEVEN,
-)
+from decayax._audit.modes import NONE
 from decayax._core.paths import summarize_paths
 
 
@@ -27,254 +17,6 @@ TOO_SHORT = "half-life too short"
 MIN_HALF_LIFE = 69.0  # steps, a rate of 1e-2; hardly a run is that short
 # A decay that is not multiplied by the learning rate is usually 1e-6 to 1e-4.
 MAX_INDEPENDENT_RATE = 1e-3
-
-
-class Finding(NamedTuple):
-    """A problem of an optimizer's decay, or something to know about it.
-
-    Attributes:
-        kind: such as "growth"; what ``Audit.check(allow=...)`` takes.
-        serious: whether ``Audit.check()`` raises because of it.
-        text: what was found, as one or two sentences.
-        hint: what to change.
-        paths: of the parameters it is about; empty if it is about all of them.
-    """
-
-    kind: str
-    serious: bool
-    text: str
-    hint: str
-    paths: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        return f"{self.kind}: {self.text} {self.hint}"
-
-
-class Evidence(NamedTuple):
-    """A leaf, and what the measurement shows in addition."""
-
-    leaf: LeafAudit
-    cause: str  # of a dependence on gradients or weights
-    not_finite: str  # at which gradients, or in which dtype; empty if finite
-    clipped_to: float  # the fraction of the decay that a clip leaves
-    share_of_steps: float  # in which the weights decay, of those in which they move
-    still_changes: bool
-    proportional: bool  # steps in proportion to the weights, without decay
-    may_decay_later: bool  # the update depends on the weights, but not in these steps
-
-
-# Each problem, and whether a leaf has it. `_about` fills in the {names}.
-CHECKS: dict[Finding, Callable[[Evidence], bool]] = {
-    Finding(
-        kind=NOT_FINITE,
-        serious=True,
-        text="the weights of {paths} become infinite or NaN {when}.",
-        hint="Check the learning rate, and divisions by 0.",
-    ): lambda e: bool(e.not_finite) and "float" not in e.not_finite,
-    Finding(
-        kind=NOT_FINITE,
-        serious=True,
-        text="the weights of {paths} become infinite or NaN {when}.",
-        hint="An eps of 1e-8 is 0 in float16. Pass a larger eps, or wrap the optimizer "
-        "in dx.with_compensation, which computes in float32.",
-    ): lambda e: "float16" in e.not_finite,
-    Finding(
-        kind=NOT_FINITE,
-        serious=True,
-        text="the weights of {paths} become infinite or NaN {when}.",
-        hint="Train weights in float32 or bfloat16, and cast them for the forward "
-        "pass.",
-    ): lambda e: "float8" in e.not_finite or "float4" in e.not_finite,
-    Finding(
-        kind=GROWTH,
-        serious=True,
-        text="the weights of {paths} grow by a fraction of {rates} per step. The decay "
-        "has the wrong sign.",
-        hint="After the learning rate, updates are negative. Use dx.independent_decay "
-        "there, or place the decay before the learning rate.",
-    ): lambda e: e.leaf.mode == GROWTH and e.leaf.rate < 0.0,
-    Finding(
-        kind=GROWTH,
-        serious=True,
-        text="some weights of {paths} grow, and others decay. The rates of single "
-        "weights are {spread}.",
-        hint="Multipliers of a weight decay must be >= 0: check where the decay gets "
-        "its sign.",
-    ): lambda e: e.leaf.mode == GROWTH and not e.leaf.rate < 0.0,
-    Finding(
-        kind="rate of 1 or more",
-        serious=True,
-        text="the rate of {paths} is {rates} per step. A rate of 1 sets the weights to "
-        "0 in every step; a larger rate flips their sign.",
-        hint="Pass a smaller weight_decay. If it should be multiplied by the learning "
-        "rate, place the decay before the learning rate.",
-    ): lambda e: e.leaf.rate >= 1.0,
-    Finding(
-        kind=GRADIENT_DEPENDENT,
-        serious=True,
-        text="the decay of {paths} depends on the gradients. Rates of {first}.",
-        hint="An L2 term passes through the preconditioner. For the same rate in all "
-        "weights, place dx.decoupled_decay after the preconditioner, as dx.adamw and "
-        "dx.rmspropw do.",
-    ): lambda e: e.leaf.mode == GRADIENT_DEPENDENT and e.cause == causes.PRECONDITIONER,
-    Finding(
-        kind=GRADIENT_DEPENDENT,
-        serious=True,
-        text="the decay of {paths} depends on the gradients. Rates of {first}.",
-        hint="A clip or a normalization divides the decay by a norm of the "
-        "gradients. Place dx.decoupled_decay after it.",
-    ): lambda e: e.leaf.mode == GRADIENT_DEPENDENT and e.cause == causes.NORM,
-    Finding(
-        kind=GRADIENT_DEPENDENT,
-        serious=True,
-        text="the decay of {paths} depends on the gradients. Rates of {first}.",
-        hint="A clip of single elements, or another gate, stops the decay of some "
-        "weights. Place dx.decoupled_decay after it.",
-    ): lambda e: e.leaf.mode == GRADIENT_DEPENDENT and e.cause == causes.GATE,
-    Finding(
-        kind=GRADIENT_DEPENDENT,
-        serious=True,
-        text="the decay of {paths} depends on the gradients. Rates of {first}.",
-        hint="The decay passes through an operation that depends on the gradients. "
-        "Place dx.decoupled_decay after this operation.",
-    ): lambda e: e.leaf.mode == GRADIENT_DEPENDENT and e.cause == causes.OTHER,
-    Finding(
-        kind="clipped",
-        serious=True,
-        text="a clip or a normalization of the finished step leaves {clipped_to} of "
-        "the decay of {paths}.",
-        hint="Clip the gradients, or the step before dx.decoupled_decay.",
-    ): lambda e: e.clipped_to < 0.5,
-    Finding(
-        kind="clipped",
-        serious=False,
-        text="a clip or a normalization of the finished step leaves {clipped_to} of "
-        "the decay of {paths}.",
-        hint="Clip the gradients, or the step before dx.decoupled_decay.",
-    ): lambda e: 0.5 <= e.clipped_to < 0.9,
-    Finding(
-        kind="lost in rounding",
-        serious=True,
-        text="rounding to {dtypes} removes more than half of the decay of {paths}. The "
-        "smallest fraction that survives is {smallest}.",
-        hint="A weight times 1 - rate rounds back to the same weight. Wrap the "
-        "optimizer in dx.with_compensation or dx.with_stochastic_rounding.",
-    ): lambda e: _lost(e.leaf) and "float16" in e.leaf.dtype,
-    Finding(
-        kind="lost in rounding",
-        serious=True,
-        text="rounding to {dtypes} removes more than half of the decay of {paths}. The "
-        "smallest fraction that survives is {smallest}.",
-        hint="A weight times 1 - rate rounds back to the same weight. Train weights in "
-        "float32 or bfloat16, and cast them to {dtypes} for the forward pass.",
-    ): lambda e: _lost(e.leaf) and "float16" not in e.leaf.dtype,
-    Finding(
-        kind="decay without gradient",
-        serious=True,
-        text="these parameters get no gradient, but decay: {paths}.",
-        hint="If they are frozen, exclude them with False in mask=, or place the "
-        "freeze after the decay.",
-    ): lambda e: not e.leaf.depends_on_gradient and _decays(e.leaf),
-    Finding(
-        kind=GATED,
-        serious=False,
-        text="in one step, some weights of {paths} decay and others do not. The mean "
-        "rate is {rates}.",
-        hint="Cautious weight decay works like this.",
-    ): lambda e: e.leaf.mode == GATED and e.cause != causes.ZERO_GRADIENT,
-    Finding(
-        kind=GATED,
-        serious=False,
-        text="in {paths}, weights with a gradient and weights without a gradient have "
-        "different rates: {spread}.",
-        hint="A lazy update skips weights without a gradient. If all weights should "
-        "decay, apply the decay to the whole parameter.",
-    ): lambda e: e.leaf.mode == GATED and e.cause == causes.ZERO_GRADIENT,
-    Finding(
-        kind=ANCHORED,
-        serious=False,
-        text="{paths} are pulled at a rate of {rates} to weights that the state keeps, "
-        "such as the initial weights or their average.",
-        hint="This pull does not shrink the weights.",
-    ): lambda e: e.leaf.mode == ANCHORED,
-    Finding(
-        kind=UNEVEN,
-        serious=False,
-        text="single weights of {paths} have different rates, from {spread}.",
-        hint="A mask of arrays works like this. dx.masks.describe shows it.",
-    ): lambda e: e.leaf.mode == UNEVEN,
-    Finding(
-        kind=CONSTRAINED,
-        serious=False,
-        text="the first step moves {paths} to a set, such as a sphere, a box or the "
-        "numbers >= 0. Their initial size is lost at once.",
-        hint="This is a constraint. It has no decay rate.",
-    ): lambda e: e.leaf.mode == CONSTRAINED,
-    Finding(
-        kind="biases or norms decay",
-        serious=False,
-        text="these biases or norm scales decay: {paths}.",
-        hint="Pass mask=dx.masks.no_bias_or_norm, unless this is intended.",
-    ): lambda e: e.leaf.role in ("bias", "norm_scale") and _decays(e.leaf),
-    Finding(
-        kind=SCALE_DEPENDENT,
-        serious=False,
-        text="the decay rate of {paths} depends on the size of the weights.",
-        hint="A trust ratio rescales the decay together with the update.",
-    ): lambda e: e.leaf.mode == SCALE_DEPENDENT and e.cause == causes.TRUST_RATIO,
-    Finding(
-        kind=SCALE_DEPENDENT,
-        serious=False,
-        text="the decay rate of {paths} falls with the size of the weights.",
-        hint="The pull does not grow with the weights, as in L1 or Huber decay.",
-    ): lambda e: e.leaf.mode == SCALE_DEPENDENT and e.cause == causes.CONSTANT_PULL,
-    Finding(
-        kind=SCALE_DEPENDENT,
-        serious=False,
-        text="the decay rate of {paths} rises with the size of the weights.",
-        hint="The pull grows faster than the weights, such as their third power.",
-    ): lambda e: e.leaf.mode == SCALE_DEPENDENT and e.cause == causes.STRONG_PULL,
-    Finding(
-        kind=SCALE_DEPENDENT,
-        serious=False,
-        text="the decay rate of {paths} depends on the size of the weights.",
-        hint="The decay passes through an operation that depends on this size.",
-    ): lambda e: (
-        e.leaf.mode == SCALE_DEPENDENT
-        and e.cause == causes.OTHER
-        and e.clipped_to >= 0.9
-    ),
-    Finding(
-        kind="rate still changes",
-        serious=False,
-        text="at the end of the measured steps, the rate of {paths} still changes: "
-        "{ends}.",
-        hint="Pass horizon=, the number of steps of the run, or at_steps=.",
-    ): lambda e: e.still_changes,
-    Finding(
-        kind="not in every step",
-        serious=False,
-        text="{paths} decay in {share} of the steps only. The mean rate is {rates}.",
-        hint="If this is not intended, check what skips the decay.",
-    ): lambda e: _decays(e.leaf) and e.share_of_steps < 1.0,
-    Finding(
-        kind="proportional steps",
-        serious=False,
-        text="the steps of {paths} are in proportion to the weights, as in "
-        "exponentiated gradient descent.",
-        hint="They change the size of the weights in both directions. This is not a "
-        "decay.",
-    ): lambda e: e.proportional,
-}
-
-
-def _decays(leaf: LeafAudit) -> bool:
-    return leaf.mode not in (NONE, CONSTRAINED, NOT_FINITE, ANCHORED)
-
-
-def _lost(leaf: LeafAudit) -> bool:
-    # `not >= 0.5` and not `< 0.5`: nan is a loss too.
-    return leaf.surviving_fraction is not None and not leaf.surviving_fraction >= 0.5
 
 
 NOTHING_TO_AUDIT = Finding(
@@ -299,35 +41,35 @@ def find(
         for finding, applies in CHECKS.items()
         if (affected := [e for e in evidence if applies(e)])
     ]
-    findings += _surely_too_short(evidence, declared)
+    findings += _too_short_for_any_run([e.leaf for e in evidence], declared)
     findings += _of_all(evidence, declared, weight_decay)
     return tuple(sorted(findings, key=lambda finding: not finding.serious))
 
 
-def _surely_too_short(
-    evidence: Sequence[Evidence], declared: DeclaredDecay
+def _too_short_for_any_run(
+    leaves: Sequence[LeafAudit], declared: DeclaredDecay
 ) -> list[Finding]:
-    """The finding about half-lives that cannot be meant in any run."""
+    """The finding about half-lives that cannot be meant."""
 
-    def shortest(leaf: LeafAudit) -> float:
+    def is_independent(leaf: LeafAudit) -> bool:
+        # A rate that is the given strength is not multiplied by the learning rate.
         rate = _largest_rate(leaf)
         given = [abs(rate / strength - 1.0) < 0.01 for strength in declared.strengths]
-        independent = True in given and rate >= MAX_INDEPENDENT_RATE
-        return math.inf if independent else MIN_HALF_LIFE
+        return True in given and rate >= MAX_INDEPENDENT_RATE
 
-    return too_short([e.leaf for e in evidence], shortest)
+    independent = [leaf for leaf in leaves if is_independent(leaf)]
+    others = [leaf for leaf in leaves if leaf not in independent]
+    return too_short(others, MIN_HALF_LIFE) + too_short(independent, math.inf)
 
 
-def too_short(
-    leaves: Sequence[LeafAudit], shortest: Callable[[LeafAudit], float]
-) -> list[Finding]:
-    """The finding about half-lives below the ``shortest`` that is allowed, in steps."""
+def too_short(leaves: Sequence[LeafAudit], min_half_life: float) -> list[Finding]:
+    """The finding about half-lives below ``min_half_life`` steps."""
     half_lives = {
         leaf: math.log(2.0) / -math.log1p(-_largest_rate(leaf))
         for leaf in leaves
-        if _decays(leaf) and 0.0 < _largest_rate(leaf) < 1.0
+        if decays(leaf) and 0.0 < _largest_rate(leaf) < 1.0
     }
-    short = [leaf for leaf, steps in half_lives.items() if steps < shortest(leaf)]
+    short = [leaf for leaf, steps in half_lives.items() if steps < min_half_life]
     if not short:
         return []
     rate = max(map(_largest_rate, short))

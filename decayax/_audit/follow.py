@@ -1,6 +1,7 @@
 """Runs of a probe over many steps, in chunks, with an estimate of the time to go."""
 
 import itertools
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -124,9 +125,8 @@ def _by_unit(program: Program, start: np.ndarray, whole: Trace, steps: int) -> R
 
     def trace_of(lane: int, index: int) -> Trace:
         fields = whole._asdict().items()
-        return Trace(
-            **{n: None if x is None else of_leaf(x, n, lane, index) for n, x in fields}
-        )
+        known = {n: of_leaf(x, n, lane, index) for n, x in fields if x is not None}
+        return whole._replace(**known)
 
     starts = start if program.lanes > 1 else start[None]
     return Run(
@@ -158,8 +158,16 @@ def make_clock(runs: int, why: str) -> Clock:
                 warnings.warn(
                     f"audit: {most} {to_go:.0f} s to go{why}. Pass sample=True to "
                     "measure a part of each leaf, or pass fewer steps.",
-                    stacklevel=9,
+                    stacklevel=_levels_to_the_user(),
                 )
         to_run -= 1
 
     return chunks
+
+
+def _levels_to_the_user() -> int:
+    """How many calls lie between the caller of this function and the user's code."""
+    level, frame = 0, sys._getframe(1)
+    while frame.f_back and frame.f_globals.get("__name__", "").startswith("decayax."):
+        level, frame = level + 1, frame.f_back
+    return level + 1

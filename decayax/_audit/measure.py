@@ -21,7 +21,7 @@ from decayax._audit.readings import (
     Setting,
     Subject,
 )
-from decayax._audit.trace import Trace
+from decayax._audit.trace import AnyArray, Trace
 from decayax._jaxpr.counters import advance, counters, fast_forward
 from decayax._jaxpr.trace import trace
 
@@ -140,7 +140,7 @@ def _since(trace: Trace, first: int) -> Trace:
     if not first:
         return trace
 
-    def rebased(change: np.ndarray) -> np.ndarray:
+    def rebased(change: AnyArray) -> AnyArray:
         return (1.0 + change[:, first:]) / (1.0 + change[:, first - 1, None]) - 1.0
 
     later = jax.tree.map(lambda array: array[:, first:], trace)
@@ -157,24 +157,24 @@ class Survival(NamedTuple):
     finite: np.ndarray  # whether the weights of each leaf are finite in every step
 
 
-def survival(bench: Bench, own: Bench, main: Setting) -> Survival:
+def survival(bench: Bench, own: Bench, main: Setting, begin: Begin) -> Survival:
     """Compare the rates in float32 with those in the leaves' own dtypes."""
-    exact, _ = _rates_by_seed(bench, main)
-    rounded, finite = _rates_by_seed(own, main)
+    exact, _ = _rates_by_seed(bench, main, begin)
+    rounded, finite = _rates_by_seed(own, main, begin)
     rate = exact.mean(0)
     errors = rounded.std(0, ddof=1) / np.sqrt(ROUNDING_SEEDS) / np.abs(rate)
     return Survival(rounded.mean(0) / rate, errors, finite)
 
 
 def _rates_by_seed(
-    bench: Bench, main: Setting
+    bench: Bench, main: Setting, begin: Begin
 ) -> tuple[Float[np.ndarray, "seeds leaves"], np.ndarray]:
     """The rates from the difference, with weights and gradients of several seeds."""
     rates, finite = [], []
     for seed in range(ROUNDING_SEEDS):
         setting = main._replace(seed=seed)
         params = initial_weights(bench.difference.program, setting, seed)
-        run = follow(bench.difference, params, setting, bench.plan.steps)
+        run = follow(bench.difference, params, setting, bench.plan.steps, begin)
         program = bench.difference.program
         of_units = [rates_of(trace.change) for trace in run.traces]
         rates.append(program.for_each_leaf(of_units))

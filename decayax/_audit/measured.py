@@ -1,6 +1,7 @@
 """What `audit` measures of every leaf, one question after the other."""
 
 import math
+from collections import Counter
 from typing import Any, NamedTuple
 
 import jax
@@ -98,21 +99,25 @@ def measure_all(plan: Plan, request: Request) -> Everything:
         plan = plan.with_shapes(plan.whole)
         clock = make_clock(runs, ", because a sample shows other rates")
         bench = make_bench(plan, plan.program(), clock)
-    units = _with_anchors(bench, request, _measured(bench, request))
+    by_steps = _by_steps(bench, request)
+    units = _with_anchors(bench, request, _measured(bench, request, by_steps))
     each = bench.jvp.program.for_each_leaf
+    # What follows is measured once, at the step where most units decay fastest.
+    (common, _), *_ = Counter(by_step.fastest_steps(by_steps)).most_common(1)
+    begin = Begin(common, by_step.burn_in_steps(bench) if common else 0)
     slower = None
     if request.slower is not None:
         program = plan.program(optimizer=request.slower)
         readings = measure_once(
-            make_bench(plan, program, clock), request.main, plan.steps
+            make_bench(plan, program, clock), request.main, plan.steps, begin
         )
         slower = program.for_each_leaf(readings)
     return Everything(
         plan,
         each(units),
         slower,
-        _survival(bench, request.main, clock),
-        each(_clipped_to(bench, request.main, units)),
+        _survival(bench, request.main, begin, clock),
+        each(_clipped_to(bench, request.main, begin, units)),
         may_decay_later(bench.jvp.program),
     )
 
@@ -135,36 +140,38 @@ def _depends_on_sample(bench: Bench, request: Request) -> bool:
     )
 
 
-def _measured(bench: Bench, request: Request) -> list[Measured]:
+def _measured(
+    bench: Bench, request: Request, by_steps: list[tuple[tuple[int, float], ...]]
+) -> list[Measured]:
     """Measure all units, each at the step where it decays fastest."""
-    main, count = request.main, len(bench.jvp.program.units)
-    burn_in = by_step.burn_in_steps(bench)
-    at_steps = {
-        step: by_step.readings_at(bench, main, step, burn_in)
-        for step in request.later_steps
-    }
-    rates = [
-        tuple((step, _rate(readings[leaf])) for step, readings in at_steps.items())
-        for leaf in range(count)
-    ]
-    # Growth is the most serious.
-    fastest = [
-        max(own, key=lambda pair: (pair[1] < 0.0, abs(pair[1])))[0] if own else 0
-        for own in rates
-    ]
+    main, burn_in = request.main, by_step.burn_in_steps(bench)
+    fastest = by_step.fastest_steps(by_steps)
     readings = {
         step: measure(bench, request.settings(), Begin(step, burn_in))
         for step in sorted(set(fastest))
     }
-    live = _live(bench)
-    leaves = []
-    for leaf, step in enumerate(fastest):
-        own = same_kind(readings[step][leaf], main)
+    units = []
+    for unit, (step, live) in enumerate(zip(fastest, _live(bench), strict=True)):
+        own = same_kind(readings[step][unit], main)
         mode = mode_of(main, own, bench.plan.kinds)
-        if live[leaf] is not None and mode in (UNEVEN, UNIFORM):
-            mode = GATED if causes.by_zero_gradient(own[main], live[leaf]) else mode
-        leaves.append(Measured(mode, own, own[main], rates[leaf], live[leaf]))
-    return leaves
+        if mode in (UNEVEN, UNIFORM) and live is not None:
+            gated = causes.by_zero_gradient(own[main], live)
+            mode = GATED if gated else mode
+        units.append(Measured(mode, own, own[main], by_steps[unit], live))
+    return units
+
+
+def _by_steps(bench: Bench, request: Request) -> list[tuple[tuple[int, float], ...]]:
+    """For each unit, pairs of a later step and the rate there."""
+    burn_in = by_step.burn_in_steps(bench) if request.later_steps else 0
+    at_steps = {
+        step: by_step.readings_at(bench, request.main, step, burn_in)
+        for step in request.later_steps
+    }
+    return [
+        tuple((step, _rate(readings[unit])) for step, readings in at_steps.items())
+        for unit in range(len(bench.jvp.program.units))
+    ]
 
 
 def _rate(reading: Reading) -> float:
@@ -210,12 +217,14 @@ def _with_anchor(leaf: Measured, held: Reading, forgets: bool) -> Measured:
     return leaf
 
 
-def _survival(bench: Bench, main: Setting, clock: Clock) -> Survival | None:
+def _survival(
+    bench: Bench, main: Setting, begin: Begin, clock: Clock
+) -> Survival | None:
     """What remains in dtypes of 16 bits or fewer; None if there are none."""
     if not any(_is_narrow(shape.dtype) for shape in bench.plan.shapes.values()):
         return None
     own = make_bench(bench.plan, bench.plan.program(own_dtypes=True), clock)
-    return survival(bench, own, main)
+    return survival(bench, own, main, begin)
 
 
 def _is_narrow(dtype: Any) -> bool:
@@ -223,7 +232,9 @@ def _is_narrow(dtype: Any) -> bool:
     return jnp.dtype(dtype).itemsize < 4
 
 
-def _clipped_to(bench: Bench, main: Setting, leaves: list[Measured]) -> list[float]:
+def _clipped_to(
+    bench: Bench, main: Setting, begin: Begin, leaves: list[Measured]
+) -> list[float]:
     """The fraction of each leaf's decay that a clip of the finished step leaves."""
     program = bench.jvp.program
     counts, readings = weight_counts(bench), [unit.main for unit in leaves]
@@ -244,7 +255,7 @@ def _clipped_to(bench: Bench, main: Setting, leaves: list[Measured]) -> list[flo
     ]
     if not any(decays):
         return [1.0] * len(leaves)
-    rest = measure_once(bench, main._replace(**REST), bench.plan.steps)
+    rest = measure_once(bench, main._replace(**REST), bench.plan.steps, begin)
     return [
         leaf.main.best.rate / free.best.rate
         if decaying and free.best.significant and free.best.rate > 0.0

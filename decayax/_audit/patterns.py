@@ -7,6 +7,7 @@ from decayax._audit.readings import Reading, Readings, steps_of, steps_with_rate
 
 CLOSED = 0.05  # a rate below this fraction of the largest one of its step is 0
 MIN_FRACTION = 0.05  # of the weights or steps that makes a pattern
+MIN_PAUSES = 0.2  # of the steps; one step without decay is not a pattern
 MIN_JUMP = 0.05  # of the weights that a projection removes in the first step
 
 
@@ -55,22 +56,21 @@ def is_constrained(reading: Reading) -> bool:
 
 
 def share_of_steps(reading: Reading) -> float:
-    """In which fraction of the steps that move weights they also decay.
+    """In which fraction of the steps the weights decay.
 
-    It is 1 unless the decay pauses and begins again.
+    It is 1 unless the decay pauses and begins again. Regular pauses in which nothing
+    moves count as 1, too: an accumulation of gradients works like this.
     """
     trace = reading.difference_trace
     count = steps_with_rate(trace)
     rates = np.abs(reading.best.over_time[:count])
-    moves = trace.step_size.max(0)[:count] > 0.0
-    if not count:
-        return 1.0
     decays = rates > 0.01 * np.nanmax(rates, initial=0.0)
-    begins = np.sum(decays[1:] & ~decays[:-1] & moves[:-1]) + decays[0]
-    pauses = moves & ~decays
-    if begins < 2 or pauses.mean() < 0.2:
+    moves = trace.step_size.max(0)[:count] > 0.0
+    gaps = np.diff(np.flatnonzero(decays))
+    if decays.sum() < 2 or gaps.max() == 1 or decays.mean() > 1.0 - MIN_PAUSES:
         return 1.0
-    return float(decays[moves].mean())
+    regular = np.ptp(gaps) == 0 and not (moves & ~decays).any()
+    return 1.0 if regular else float(decays.mean())
 
 
 def still_changes(reading: Reading) -> bool:

@@ -168,13 +168,14 @@ def make_program(plan: Plan, optimizer: Any, traced: OptimizerProgram) -> Progra
         update_at=classes.update,
         gradient_masks=tuple(masks[i] for i in chosen),
     )
-    number = {classes.class_of[i]: number for number, i in enumerate(chosen)}
-    class_of = [number[classes.class_of[i]] for i in inexact]
+    position = {classes.class_of[i]: n for n, i in enumerate(chosen)}
+    class_of = [position[classes.class_of[i]] for i in inexact]
     sizes, lanes = _lanes(plan.sizes, class_of)
     representatives = [leaves[i] for i in classes.representative]
     where = list(zip(lanes, class_of, strict=True))
     units = tuple(dict.fromkeys(where))
-    unit_of = tuple(map({unit: i for i, unit in enumerate(units)}.get, where))
+    number_of = {unit: number for number, unit in enumerate(units)}
+    unit_of = tuple(number_of[unit] for unit in where)
     return Program(probed, representatives, sizes, units, unit_of)
 
 

@@ -5,7 +5,8 @@ import html
 import math
 from collections.abc import Collection
 
-from decayax._audit.findings import Finding, TOO_SHORT, too_short
+from decayax._audit.finding import Finding
+from decayax._audit.findings import TOO_SHORT, too_short
 from decayax._audit.leaf import LeafAudit
 from decayax._audit.modes import GRADIENT_DEPENDENT, NONE
 from decayax._core.strength import as_strength
@@ -54,15 +55,16 @@ class Audit:
         if isinstance(allow, str):
             raise TypeError(f"audit: allow must be a list of kinds. Pass [{allow!r}].")
         for name, value in {"steps": steps, "min_half_life": min_half_life}.items():
-            if value is not None and not (as_strength("check", name, value) > 0):
+            if value is not None and as_strength("check", name, value) == 0:
                 raise ValueError(
                     f"check: {name} must be > 0, got {value}. Pass 10_000."
                 )
+        if min_half_life is None and steps is not None:
+            min_half_life = steps / 100
         findings = list(self.findings)
-        if steps is not None or min_half_life is not None:
-            shortest = min_half_life if min_half_life is not None else steps / 100
+        if min_half_life is not None:
             findings = [f for f in findings if f.kind != TOO_SHORT]
-            findings += too_short(self.leaves, lambda _: shortest)
+            findings += too_short(self.leaves, min_half_life)
         serious = [f for f in findings if f.serious and f.kind not in allow]
         if serious:
             # dict.fromkeys removes duplicates and keeps the order.
@@ -115,6 +117,8 @@ class Audit:
         """How it was measured, and a line for each finding."""
         weights = "a sample of each leaf" if self.sampled else "every weight"
         method = f"measured over {self.steps} steps on {weights}"
+        if self.leaves and self.leaves[0].by_step:
+            method += ", from the step on where the decay is fastest"
         findings = [f"{'!' if f.serious else '-'} {f}" for f in self.findings]
         return [method, *(findings or ["no problems found"])]
 

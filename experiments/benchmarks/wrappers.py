@@ -6,8 +6,8 @@ Command     python -m experiments.benchmarks.wrappers
 Cost        under a minute on 2 CPU cores
 Expected    Stochastic rounding takes at most 1.5 times the plain bfloat16 step.
             Compensation takes about twice as long, because XLA on CPU calculates weight
-            and residual in two passes. Telemetry of every 100th step takes 1.05 times
-            as long without donation.
+            and residual in two passes. Telemetry of every 100th step takes at most 1.1
+            times as long, with and without donation.
 
 The cases take turns in one process, and the table shows ratios of medians. Times are
 not printed, because they depend on the machine.

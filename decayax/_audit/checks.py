@@ -1,0 +1,234 @@
+"""The problems that one leaf can have: text, hint, and how to recognize them."""
+
+from collections.abc import Callable
+
+from decayax._audit import causes
+from decayax._audit.finding import Evidence, Finding
+from decayax._audit.leaf import LeafAudit
+from decayax._audit.modes import (
+    ANCHORED,
+    CONSTRAINED,
+    GATED,
+    GRADIENT_DEPENDENT,
+    GROWTH,
+    NONE,
+    NOT_FINITE,
+    SCALE_DEPENDENT,
+    UNEVEN,
+)
+
+
+def decays(leaf: LeafAudit) -> bool:
+    """Whether the leaf has a decay rate."""
+    return leaf.mode not in (NONE, CONSTRAINED, NOT_FINITE, ANCHORED)
+
+
+def _depends_on_scale(e: Evidence, cause: str) -> bool:
+    # The finding "clipped" explains it otherwise.
+    return e.leaf.mode == SCALE_DEPENDENT and e.cause == cause and e.clipped_to >= 0.9
+
+
+def _lost(leaf: LeafAudit) -> bool:
+    # `not >= 0.5` and not `< 0.5`: nan is a loss too.
+    return leaf.surviving_fraction is not None and not leaf.surviving_fraction >= 0.5
+
+
+# Each problem, and whether a leaf has it. `_about` fills in the {names}.
+CHECKS: dict[Finding, Callable[[Evidence], bool]] = {
+    Finding(
+        kind=NOT_FINITE,
+        serious=True,
+        text="the weights of {paths} become infinite or NaN {when}.",
+        hint="Check the learning rate, and divisions by 0.",
+    ): lambda e: bool(e.not_finite) and "float" not in e.not_finite,
+    Finding(
+        kind=NOT_FINITE,
+        serious=True,
+        text="the weights of {paths} become infinite or NaN {when}.",
+        hint="An eps of 1e-8 is 0 in float16. Pass a larger eps, or wrap the optimizer "
+        "in dx.with_compensation, which computes in float32.",
+    ): lambda e: "float16" in e.not_finite,
+    Finding(
+        kind=NOT_FINITE,
+        serious=True,
+        text="the weights of {paths} become infinite or NaN {when}.",
+        hint="Train weights in float32 or bfloat16, and cast them for the forward "
+        "pass.",
+    ): lambda e: "float8" in e.not_finite or "float4" in e.not_finite,
+    Finding(
+        kind=GROWTH,
+        serious=True,
+        text="the weights of {paths} grow by a fraction of {rates} per step. The decay "
+        "has the wrong sign.",
+        hint="After the learning rate, updates are negative. Use dx.independent_decay "
+        "there, or place the decay before the learning rate.",
+    ): lambda e: e.leaf.mode == GROWTH and e.leaf.rate < 0.0,
+    Finding(
+        kind=GROWTH,
+        serious=True,
+        text="some weights of {paths} grow, and others decay. The rates of single "
+        "weights are {spread}.",
+        hint="Multipliers of a weight decay must be >= 0: check where the decay gets "
+        "its sign.",
+    ): lambda e: e.leaf.mode == GROWTH and not e.leaf.rate < 0.0,
+    Finding(
+        kind="rate of 1 or more",
+        serious=True,
+        text="the rate of {paths} is {rates} per step. A rate of 1 sets the weights to "
+        "0 in every step; a larger rate flips their sign.",
+        hint="Pass a smaller weight_decay. If it should be multiplied by the learning "
+        "rate, place the decay before the learning rate.",
+    ): lambda e: e.leaf.rate >= 1.0,
+    Finding(
+        kind=GRADIENT_DEPENDENT,
+        serious=True,
+        text="the decay of {paths} depends on the gradients. Rates of {first}.",
+        hint="An L2 term passes through the preconditioner. For the same rate in all "
+        "weights, place dx.decoupled_decay after the preconditioner, as dx.adamw and "
+        "dx.rmspropw do.",
+    ): lambda e: e.leaf.mode == GRADIENT_DEPENDENT and e.cause == causes.PRECONDITIONER,
+    Finding(
+        kind=GRADIENT_DEPENDENT,
+        serious=True,
+        text="the decay of {paths} depends on the gradients. Rates of {first}.",
+        hint="A clip or a normalization divides the decay by a norm of the "
+        "gradients. Place dx.decoupled_decay after it.",
+    ): lambda e: e.leaf.mode == GRADIENT_DEPENDENT and e.cause == causes.NORM,
+    Finding(
+        kind=GRADIENT_DEPENDENT,
+        serious=True,
+        text="the decay of {paths} depends on the gradients. Rates of {first}.",
+        hint="A clip of single elements, or another gate, stops the decay of some "
+        "weights. Place dx.decoupled_decay after it.",
+    ): lambda e: e.leaf.mode == GRADIENT_DEPENDENT and e.cause == causes.GATE,
+    Finding(
+        kind=GRADIENT_DEPENDENT,
+        serious=True,
+        text="the decay of {paths} depends on the gradients. Rates of {first}.",
+        hint="The decay passes through an operation that depends on the gradients. "
+        "Place dx.decoupled_decay after this operation.",
+    ): lambda e: e.leaf.mode == GRADIENT_DEPENDENT and e.cause == causes.OTHER,
+    Finding(
+        kind="clipped",
+        serious=True,
+        text="a clip or a normalization of the finished step leaves {clipped_to} of "
+        "the decay of {paths}.",
+        hint="Clip the gradients, or the step before dx.decoupled_decay.",
+    ): lambda e: e.clipped_to < 0.5,
+    Finding(
+        kind="clipped",
+        serious=False,
+        text="a clip or a normalization of the finished step leaves {clipped_to} of "
+        "the decay of {paths}.",
+        hint="Clip the gradients, or the step before dx.decoupled_decay.",
+    ): lambda e: 0.5 <= e.clipped_to < 0.9,
+    Finding(
+        kind="lost in rounding",
+        serious=True,
+        text="rounding to {dtypes} removes more than half of the decay of {paths}. The "
+        "smallest fraction that survives is {smallest}.",
+        hint="A weight times 1 - rate rounds back to the same weight. Wrap the "
+        "optimizer in dx.with_compensation or dx.with_stochastic_rounding.",
+    ): lambda e: _lost(e.leaf) and "float16" in e.leaf.dtype,
+    Finding(
+        kind="lost in rounding",
+        serious=True,
+        text="rounding to {dtypes} removes more than half of the decay of {paths}. The "
+        "smallest fraction that survives is {smallest}.",
+        hint="A weight times 1 - rate rounds back to the same weight. Train weights in "
+        "float32 or bfloat16, and cast them to {dtypes} for the forward pass.",
+    ): lambda e: _lost(e.leaf) and "float16" not in e.leaf.dtype,
+    Finding(
+        kind="decay without gradient",
+        serious=True,
+        text="these parameters get no gradient, but decay: {paths}.",
+        hint="If they are frozen, exclude them with False in mask=, or place the "
+        "freeze after the decay.",
+    ): lambda e: not e.leaf.depends_on_gradient and decays(e.leaf),
+    Finding(
+        kind=GATED,
+        serious=False,
+        text="in one step, some weights of {paths} decay and others do not. The mean "
+        "rate is {rates}.",
+        hint="Cautious weight decay works like this.",
+    ): lambda e: e.leaf.mode == GATED and e.cause != causes.ZERO_GRADIENT,
+    Finding(
+        kind=GATED,
+        serious=False,
+        text="in {paths}, weights with a gradient and weights without a gradient have "
+        "different rates: {spread}.",
+        hint="A lazy update skips weights without a gradient. If all weights should "
+        "decay, apply the decay to the whole parameter.",
+    ): lambda e: e.leaf.mode == GATED and e.cause == causes.ZERO_GRADIENT,
+    Finding(
+        kind=ANCHORED,
+        serious=False,
+        text="{paths} are pulled at a rate of {rates} to weights that the state keeps, "
+        "such as the initial weights or their average.",
+        hint="This pull does not shrink the weights.",
+    ): lambda e: e.leaf.mode == ANCHORED,
+    Finding(
+        kind=UNEVEN,
+        serious=False,
+        text="single weights of {paths} have different rates, from {spread}.",
+        hint="A mask of arrays works like this. dx.masks.describe shows it.",
+    ): lambda e: e.leaf.mode == UNEVEN,
+    Finding(
+        kind=CONSTRAINED,
+        serious=False,
+        text="the first step moves {paths} to a set, such as a sphere, a box or the "
+        "numbers >= 0. Their initial size is lost at once.",
+        hint="This is a constraint. It has no decay rate.",
+    ): lambda e: e.leaf.mode == CONSTRAINED,
+    Finding(
+        kind="biases or norms decay",
+        serious=False,
+        text="these biases or norm scales decay: {paths}.",
+        hint="Pass mask=dx.masks.no_bias_or_norm, unless this is intended.",
+    ): lambda e: e.leaf.role in ("bias", "norm_scale") and decays(e.leaf),
+    Finding(
+        kind=SCALE_DEPENDENT,
+        serious=False,
+        text="the decay rate of {paths} depends on the size of the weights.",
+        hint="A trust ratio rescales the decay together with the update.",
+    ): lambda e: _depends_on_scale(e, causes.TRUST_RATIO),
+    Finding(
+        kind=SCALE_DEPENDENT,
+        serious=False,
+        text="the decay rate of {paths} falls with the size of the weights.",
+        hint="The pull does not grow with the weights, as in L1 or Huber decay.",
+    ): lambda e: _depends_on_scale(e, causes.CONSTANT_PULL),
+    Finding(
+        kind=SCALE_DEPENDENT,
+        serious=False,
+        text="the decay rate of {paths} rises with the size of the weights.",
+        hint="The pull grows faster than the weights, such as their third power.",
+    ): lambda e: _depends_on_scale(e, causes.STRONG_PULL),
+    Finding(
+        kind=SCALE_DEPENDENT,
+        serious=False,
+        text="the decay rate of {paths} depends on the size of the weights.",
+        hint="The decay passes through an operation that depends on this size.",
+    ): lambda e: _depends_on_scale(e, causes.OTHER),
+    Finding(
+        kind="rate still changes",
+        serious=False,
+        text="at the end of the measured steps, the rate of {paths} still changes: "
+        "{ends}.",
+        hint="Pass horizon=, the number of steps of the run, or at_steps=.",
+    ): lambda e: e.still_changes,
+    Finding(
+        kind="not in every step",
+        serious=False,
+        text="{paths} decay in {share} of the steps only. The mean rate is {rates}.",
+        hint="If this is not intended, check what skips the decay.",
+    ): lambda e: decays(e.leaf) and e.share_of_steps < 1.0,
+    Finding(
+        kind="proportional steps",
+        serious=False,
+        text="the steps of {paths} are in proportion to the weights, as in "
+        "exponentiated gradient descent.",
+        hint="They change the size of the weights in both directions. This is not a "
+        "decay.",
+    ): lambda e: e.proportional,
+}
