@@ -156,6 +156,10 @@ PAIRS = {
         lambda g, p: p - jnp.clip(p - 1e-4 * jnp.abs(g) * p, -0.1, 0.1),
         "constrained",
     ),
+    "constrained for large weights only": (
+        lambda g, p: p - jnp.clip(p, -3, 3),
+        "constrained",
+    ),
     "growth, gradient-dependent": (lambda g, p: -1e-4 * jnp.abs(g) * p, "growth"),
     "growth, scale-dependent": (lambda g, p: -1e-3 * saturating(p), "growth"),
     "growth, uneven": (lambda g, p: -1e-3 * rising_rows(p) * p, "growth"),
@@ -275,6 +279,11 @@ CAUSES = {
     ),
     "Huber": (
         lambda: pulled(lambda g, p: 1e-4 * jnp.clip(p, -0.5, 0.5)),
+        "scale-dependent",
+        "The pull does not grow with the weights, as in L1 or Huber decay.",
+    ),
+    "a square root": (
+        lambda: pulled(lambda g, p: 1e-4 * jnp.sign(p) * jnp.sqrt(jnp.abs(p))),
         "scale-dependent",
         "The pull does not grow with the weights, as in L1 or Huber decay.",
     ),

@@ -178,7 +178,7 @@ def test_the_kept_share_is_that_of_the_product():
     assert a.kept == pytest.approx(exact, rel=0.02)
     assert b.kept == 1.0
     steps = [step for step, _ in a.by_step]
-    assert steps == [0, 100, 499, 998, 2494, 4988, 7481, 9975]
+    assert steps == [0, 100, 500, 1000, 2500, 5000, 7500, 9975]
 
 
 KEPT = {
@@ -221,7 +221,7 @@ def test_without_a_horizon_no_share_is_known():
 def test_the_table_has_a_column_for_each_step_and_the_kept_share():
     header, a, b, *_ = str(of_a_run()).splitlines()
     assert re.split(r"  +", header)[5:] == [
-        *(f"at step {step}" for step in (0, 100, 499, 998, 2494, 4988, 7481, 9975)),
+        *(f"at step {step}" for step in (0, 100, 500, 1000, 2500, 5000, 7500, 9975)),
         "kept",
     ]
     assert a.endswith("60.4%")
