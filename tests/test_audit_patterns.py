@@ -132,6 +132,10 @@ GATES = {
         1e-3 * np.where(np.arange(WEIGHTS) < 3, coins(0.5), 1.0),
         False,
     ),
+    "few weights decay, in some steps": (
+        1e-3 * coins(0.5) * (np.arange(WEIGHTS) < 3),
+        False,
+    ),
     "no decay": (0.0, False),
 }
 

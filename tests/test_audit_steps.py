@@ -111,13 +111,22 @@ def test_at_a_later_step_momentum_is_full():
     assert later == pytest.approx(1e-3, rel=0.02)
 
 
-@pytest.mark.parametrize("make", [dx.adam_l2, dx.rmsprop_l2])
-def test_at_a_later_step_the_preconditioner_has_its_usual_size(make):
+@pytest.mark.parametrize(
+    ("optimizer", "expected"),
+    [
+        (dx.adam_l2(LR, weight_decay=WD), 1e-4),
+        (dx.rmsprop_l2(LR, weight_decay=WD), 1e-4),
+        # After 2000 steps, nothing is left of the weights that are not set again.
+        (dx.adam_l2(1e-2, weight_decay=0.3), 3e-3),
+    ],
+)
+def test_at_a_later_step_the_preconditioner_has_its_usual_size(optimizer, expected):
     """From v = 0 on, the first steps of a run are too large by 1/√(1 − b2^t)."""
-    leaf = leaf_of(make(LR, weight_decay=WD), at_steps=(10_000,))
+    leaf = leaf_of(optimizer, at_steps=(10_000,))
     ((step, rate),) = leaf.by_step
     assert (step, leaf.mode) == (10_000, "gradient-dependent")
-    assert rate == pytest.approx(1e-4, rel=0.15)
+    assert rate == pytest.approx(expected, rel=0.15)
+    assert leaf.rate == pytest.approx(expected, rel=0.15)
 
 
 def test_growth_at_a_later_step_only():
@@ -237,6 +246,9 @@ def test_a_run_that_is_measured_no_longer_changes():
     assert kinds(first) == ["rate still changes"]
     assert "horizon=" in first.findings[0].hint
     assert of_a_run().findings == ()
+    short = dx.sgdw(optax.linear_schedule(LR, 0.0, 400), weight_decay=WD)
+    assert kinds(dx.audit(short, ONE)) == ["rate still changes"]
+    assert kinds(dx.audit(short, ONE, horizon=400)) == []
 
 
 BAD_STEPS = {
