@@ -147,7 +147,7 @@ def test_other_errors_are_raised_unchanged():
         dx.audit(optimizer, ONE)
 
     def name_error(updates, state, params=None):
-        return undefined_name, state  # noqa: F821
+        raise NameError("name 'undefined_name' is not defined")
 
     optimizer = optax.GradientTransformation(lambda params: (), name_error)
     with pytest.raises(NameError, match="undefined_name"):

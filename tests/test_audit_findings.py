@@ -10,6 +10,7 @@ import pytest
 from audit_cases import (
     BF16,
     evidence_for,
+    KEY,
     kinds,
     L2_ADAM,
     LR,
@@ -342,3 +343,33 @@ def test_the_finding_states_the_smallest_fraction():
     assert "of the decay of b, kernel. The smallest" in finding.text
     assert "fraction that survives is 0%." in finding.text
     assert "overflows" not in str(audit)
+
+
+@pytest.mark.parametrize("part", [0.02, 0.5, 0.98])
+@pytest.mark.parametrize("sparse", [False, True])
+def test_the_finding_states_rates_that_differ(part, sparse):
+    """Fewer than 5 % of the weights are outside the quantiles."""
+    decays = np.arange(64)[:, None] < round(part * 64)
+    params = {"kernel": jax.random.normal(KEY, (64, 16))}
+    if sparse:
+        optimizer = rule(lambda u, p: -LR * u - jnp.where(u != 0, 1e-3, 0.0) * p)
+        gradients = {"kernel": np.ones((64, 16)) * decays}
+        audit = dx.audit(optimizer, params, gradients=gradients, steps=25)
+    else:
+        optimizer = rule(lambda u, p: -LR * u - 1e-3 * decays * p)
+        audit = dx.audit(optimizer, params, steps=25)
+    (finding,) = audit.findings
+    assert finding.kind == ("gated" if sparse else "uneven")
+    assert "0 to 0.001" in finding.text
+    assert "-0" not in finding.text
+
+
+def test_weights_that_are_not_finite_have_no_rate():
+    audit = dx.audit(optax.scale(jnp.nan), ONE, horizon=1000, steps=25)
+    assert kinds(audit) == ["not finite"]
+    (leaf,) = audit.leaves
+    assert math.isnan(leaf.rate)
+    assert math.isnan(leaf.half_life_steps)
+    assert math.isnan(leaf.kept)
+    assert all(math.isnan(rate) for _, rate in leaf.by_step)
+    assert "100.0%" not in str(audit)

@@ -173,3 +173,38 @@ def test_weights_that_cross_0_in_several_steps():
     """Rates of 0.5 and 1.5 leave −0.25: the loss is 1.25 in two steps."""
     leaf = leaf_of(dx.independent_decay(lambda step: 0.5 + step), steps=2)
     assert leaf.rate == pytest.approx(1.25 / 2, rel=1e-4)
+
+
+def in_float32(pull):
+    """Δ = −γg − pull(θ), calculated in float32 and rounded to the weight's dtype."""
+
+    def leaf(u, p):
+        wide, gradient = p.astype(jnp.float32), u.astype(jnp.float32)
+        return (-LR * gradient - pull(wide)).astype(p.dtype)
+
+    return rule(leaf)
+
+
+@pytest.mark.parametrize("dtype", ["float8_e5m2", "float8_e4m3fn"])
+def test_float8(dtype):
+    params = {"kernel": ONE["kernel"].astype(dtype)}
+    options = {"steps": 25, "seeds": 1}
+    audit = dx.audit(in_float32(lambda p: 1e-4 * p), params, **options)
+    (leaf,) = audit.leaves
+    assert (leaf.dtype, leaf.mode) == (dtype, "uniform")
+    assert leaf.rate == pytest.approx(1e-4, rel=1e-3)  # in float32
+    assert abs(leaf.surviving_fraction) < 0.2
+    (finding,) = audit.findings
+    assert (finding.kind, finding.serious) == ("lost in rounding", True)
+    assert f"rounding to {dtype} removes" in finding.text
+    # The wrappers of decayax are for 16 bits.
+    assert "with_" not in finding.hint
+    assert f"cast them to {dtype} for the forward pass" in finding.hint
+    strong = leaf_of(in_float32(lambda p: 0.9 * p), params, **options)
+    assert strong.surviving_fraction > 0.5
+    assert dx.audit(in_float32(lambda p: 0.0 * p), params, **options).findings == ()
+    adamw = dx.audit(optax.adamw(LR, weight_decay=WD), params, **options)
+    (finding,) = adamw.findings
+    assert finding.kind == "not finite"
+    assert f"become infinite or NaN in {dtype}" in finding.text
+    assert "Train weights in float32 or bfloat16" in finding.hint

@@ -330,3 +330,4 @@ def test_a_clip_of_the_finished_step_removes_decay(clip, share, serious):
     for finding in found:
         stated = float(finding.text.partition("leaves ")[2].partition("%")[0]) / 100
         assert stated == pytest.approx(audit.leaves[0].rate / 1e-4, abs=0.02)
+        assert "L1" not in str(audit)
