@@ -37,15 +37,20 @@ def three_steps(row: truth.Row, optimizer):
         update = jax.vmap(
             update, in_axes=None, out_axes=None, axis_name=name, axis_size=1
         )
-    step, state = jax.jit(update), optimizer.init(params)
-    for _ in range(3):
-        updates, state = step(grads, state, params)
-        params = dx.apply_updates(params, updates)
-    return params
+
+    def run(grads, params):
+        state = optimizer.init(params)
+        for _ in range(3):
+            updates, state = update(grads, state, params)
+            params = dx.apply_updates(params, updates)
+        return params
+
+    # The audit runs them; here it is enough to trace them, which compiles nothing.
+    return jax.eval_shape(run, grads, params)
 
 
 @pytest.mark.parametrize("row", named(RUNNABLE))
-def test_optimizers_of_the_table_run(row):
+def test_optimizers_of_the_table_can_be_traced(row):
     for make in filter(None, (row.make, row.cured)):
         optimizer = make()
         if not isinstance(optimizer, optax.GradientTransformation):
