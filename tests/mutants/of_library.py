@@ -4,6 +4,7 @@ A name such as "z20" is that of a mutant which an earlier version of the tests m
 """
 
 from mutants.mutant import Mutant
+from mutants.of_audit import MUTANTS as AUDIT
 
 
 CORE = (
@@ -979,107 +980,6 @@ JAXPR = (
         "np.ndim(leaf[0]) == 0\n        and ",
         "",
         "tests/test_jaxpr_counters.py::test_other_leaves_are_not_counters",
-    ),
-)
-AUDIT = (
-    Mutant(
-        "z12",
-        "decayax/_audit/audit.py",
-        "seeds: int = 2,",
-        "seeds: int = 1,",
-        "tests/test_public_api.py::test_signatures_are_those_on_record",
-    ),
-    Mutant(
-        "u01",
-        "decayax/_audit/audit.py",
-        "if 0.45 < ratio < 0.55:",
-        "if ratio < 0.8:",
-        "tests/test_audit.py::test_a_rate_follows_if_half_the_learning_rate_gives_half",
-    ),
-    Mutant(
-        "u03",
-        "decayax/_audit/readings.py",
-        "small = mean <= MIN_RETENTION - 1.0",
-        "small = ~(mean > MIN_RETENTION - 1.0)",
-        "tests/test_audit.py::test_an_overflow_does_not_survive",
-        equivalent="A NaN stays NaN to the last step: the rate is NaN either way.",
-    ),
-    Mutant(
-        "one_step_too_few",
-        "decayax/_audit/readings.py",
-        "small.argmax(0) + 1",
-        "small.argmax(0)",
-        "tests/test_audit.py::test_weights_that_cross_0_in_several_steps",
-    ),
-    Mutant(
-        "without_minus_g",
-        "decayax/_audit/readings.py",
-        "mean = np.mean(change, axis=0)",
-        "mean = change[0]",
-        "tests/test_audit.py::test_sign_methods_have_a_rate_but_no_derivative",
-    ),
-    Mutant(
-        "wrong_derivative_is_used",
-        "decayax/_audit/readings.py",
-        "self.difference if self.jvp is None or self.disagrees else self.jvp",
-        "self.difference if self.jvp is None else self.jvp",
-        "tests/test_audit.py::test_sign_methods_have_a_rate_but_no_derivative",
-    ),
-    Mutant(
-        "few_weights_have_a_reliable_spread",
-        "decayax/_audit/readings.py",
-        "2.0 * noise_term * root_steps if count < FEW_WEIGHTS else 0.0",
-        "0.0",
-        "tests/test_audit.py::test_leaves_of_few_weights_or_none",
-    ),
-    Mutant(
-        "u04",
-        "decayax/_audit/trace.py",
-        "relative_step=norm_ratio(step, before)",
-        "relative_step=norm_ratio(step, initial)",
-        "tests/test_audit.py::test_the_trace_of_a_probe",
-    ),
-    Mutant(
-        "one_negative_rate_is_growth",
-        "decayax/_audit/modes.py",
-        "max(rates) < 0.0",
-        "min(rates) < 0.0",
-        "tests/test_audit.py::test_growth_and_decay_by_gradient_is_gradient_dependent",
-    ),
-    Mutant(
-        "norms_of_another_seed",
-        "decayax/_audit/modes.py",
-        "and (elementwise or s.seed == main.seed)",
-        "",
-        "tests/test_audit.py::test_a_norm_that_differs_by_chance_is_uniform",
-    ),
-    Mutant(
-        "groups_of_a_partition_add_up",
-        "decayax/_audit/declared.py",
-        "in_all_groups + max(per_group.values(), default=0)",
-        "in_all_groups + sum(per_group.values())",
-        "tests/test_audit.py::test_the_strength_is_read_from_closures",
-    ),
-    Mutant(
-        "one_zero_gradient_freezes_the_leaf",
-        "decayax/_audit/plan.py",
-        "is_masked_leaf(g) or not np.any(g)",
-        "is_masked_leaf(g) or not np.all(g)",
-        "tests/test_audit.py::test_example_gradients_show_which_leaves_are_frozen",
-    ),
-    Mutant(
-        "last_chunk_is_not_cut",
-        "decayax/_audit/probe.py",
-        "np.concatenate(x)[:steps].astype(float)",
-        "np.concatenate(x).astype(float)",
-        "tests/test_audit.py::test_any_number_of_steps",
-    ),
-    Mutant(
-        "one_sided_difference",
-        "decayax/_audit/probe.py",
-        "for h in (PERTURBATION, -PERTURBATION):",
-        "for h in (PERTURBATION, 0.0):",
-        "tests/test_audit.py::test_the_difference_is_central",
     ),
 )
 TELEMETRY = (

@@ -1,0 +1,210 @@
+"""How the audit measures: probes, draws, estimates, and rounding to 16 bits."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from audit_cases import (
+    bench_of,
+    L2_ADAM,
+    leaf_of,
+    LR,
+    no_warning as no_warning,
+    ONE,
+    PARAMS,
+    rule,
+    WD,
+)
+
+import decayax as dx
+from decayax._audit.follow import follow
+from decayax._audit.readings import Setting
+
+
+def test_a_rate_below_the_resolution_of_float32_parameters():
+    """1 − 3e-8 is 1 in float32: the derivative is summed over the updates."""
+    leaf = leaf_of(optax.adamw(3e-4, weight_decay=1e-4))
+    assert (leaf.mode, leaf.rate) == ("uniform", pytest.approx(3e-8, rel=1e-3))
+
+
+@pytest.mark.parametrize("rate", [0.01, 0.1, 0.7])
+def test_strong_decays(rate):
+    """After 200 steps, retention − 1 is −1 to the last digit."""
+    leaf = leaf_of(optax.chain(optax.adam(LR), dx.independent_decay(rate)))
+    assert (leaf.mode, leaf.rate) == ("uniform", pytest.approx(rate, rel=1e-4))
+    assert leaf.rate_from_difference == pytest.approx(rate, rel=1e-3)
+
+
+def test_few_steps_per_call_give_the_same_rates(monkeypatch):
+    """A large model gets fewer steps per compiled call: 1 or 3 instead of 25."""
+
+    def rates():
+        audit = dx.audit(L2_ADAM, PARAMS, steps=20, seeds=1)
+        return [leaf.by_gradient_scale for leaf in audit.leaves]
+
+    expected = rates()
+    for numbers in (1, 1000):
+        monkeypatch.setattr("decayax._audit.draws.MAX_NUMBERS_PER_CALL", numbers)
+        np.testing.assert_allclose(rates(), expected, rtol=1e-5)
+
+
+def test_numbers_are_cut_into_leaves_in_order():
+    from decayax._audit.draws import count_numbers, scaled_tree
+
+    kinds = [((2,), jnp.float32), ((3,), jnp.int32), ((2, 2), jnp.bfloat16)]
+    leaves = [jax.ShapeDtypeStruct(*kind) for kind in kinds]
+    leaves += [None, jax.ShapeDtypeStruct((2,), jnp.complex64)]
+    assert count_numbers(leaves) == 2 + 4 + 2 * 2
+    scales = [2.0, 1 / 3, 10.0]  # of the inexact leaves
+    numbers = jnp.arange(10.0)
+    first, integers, half, masked, both = scaled_tree(numbers, leaves, scales)
+    np.testing.assert_array_equal(first, [0, 2])
+    np.testing.assert_array_equal(integers, [0, 0, 0])
+    # 5/3 would round to another number if 1/3 was rounded to bfloat16 first.
+    thirds = jnp.asarray([[2 / 3, 1], [4 / 3, 5 / 3]], jnp.bfloat16)
+    np.testing.assert_array_equal(half, thirds)
+    assert masked is None
+    np.testing.assert_array_equal(both, [60 + 80j, 70 + 90j])
+    dtypes = [x.dtype for x in (first, integers, half, both)]
+    assert dtypes == [jnp.float32, jnp.int32, jnp.bfloat16, jnp.complex64]
+
+
+def test_leaves_of_few_weights_or_none():
+    params = {"one": jnp.ones(()), "two": jnp.ones(2), "none": jnp.zeros((0, 3)), **ONE}
+    audit = dx.audit(optax.lamb(1e-2), params)
+    assert {leaf.mode for leaf in audit.leaves} == {"none"}
+    audit = dx.audit(dx.adamw(LR, weight_decay=WD), params)
+    modes = {leaf.path: leaf.mode for leaf in audit.leaves}
+    assert modes == {
+        "kernel": "uniform",
+        "none": "none",
+        "one": "uniform",
+        "two": "uniform",
+    }
+
+
+@pytest.mark.parametrize(
+    ("dtype", "rate", "error"), [("bfloat16", 1e-4, 0.1), ("float16", 1e-5, 0.3)]
+)
+def test_how_much_decay_survives_16_bits(dtype, rate, error):
+    params = {"kernel": jax.ShapeDtypeStruct((64, 32), dtype)}
+    plain = optax.adamw(1e-3, eps=1e-3, weight_decay=rate / 1e-3)
+    options = {"gradient_scales": (1.0,), "seeds": 1}
+    lost = leaf_of(plain, params, **options)
+    assert abs(lost.surviving_fraction) < 0.2
+    for wrapper in (dx.with_stochastic_rounding, dx.with_compensation):
+        audit = dx.audit(wrapper(plain), params, **options)
+        (leaf,) = audit.leaves
+        assert leaf.surviving_fraction == pytest.approx(1.0, abs=error)
+        assert leaf.rate == pytest.approx(rate, rel=1e-2)
+        assert not audit.findings
+
+
+def test_the_trace_of_a_probe():
+    """The weights shrink as 0.7^t: a step relative to dθ_0 would not stay the same."""
+    bench = bench_of(rule(lambda u, p: -0.3 * p - 0.1 * jnp.sign(u) * p))
+    steps = np.arange(1, 11)
+    still, moving = (Setting(0, scale, 1.0) for scale in (0.0, 1.0))
+    for runner in (bench.jvp, bench.difference):
+        (trace,) = follow(runner, ONE, still, 10).traces
+        np.testing.assert_allclose(trace.relative_step, 0.3, rtol=1e-3)
+        for change in trace.change:
+            np.testing.assert_allclose(change, 0.7**steps - 1, rtol=1e-4)
+        for weight in np.concatenate(trace.per_weight, 1).T:
+            np.testing.assert_allclose(weight, 0.7**steps - 1, rtol=1e-3)
+        # With gradients, half of the weights lose 0.4 and the others 0.2.
+        (noisy,) = follow(runner, ONE, moving, 10).traces
+        np.testing.assert_allclose(noisy.relative_step, 0.1**0.5, rtol=0.15)
+
+
+@pytest.mark.parametrize("steps", [1, 30])
+def test_any_number_of_steps(steps):
+    leaf = leaf_of(dx.sgdw(LR, weight_decay=WD), steps=steps)
+    assert len(leaf.over_time) == steps
+    assert leaf.over_time == pytest.approx([1e-4] * steps, rel=1e-3)
+    assert leaf.depends_on_gradient
+
+
+@jax.custom_vjp
+def only_backwards(x):
+    return x
+
+
+only_backwards.defvjp(lambda x: (x, None), lambda _, g: (g,))
+
+
+@pytest.mark.parametrize(
+    "itself", [only_backwards, lambda x: x + jnp.sqrt(0.0 * x)], ids=["none", "nan"]
+)
+def test_without_a_derivative_the_difference_gives_the_rate(itself):
+    leaf = leaf_of(rule(lambda u, p: -LR * u - 1e-3 * itself(p)))
+    assert math.isnan(leaf.rate_from_jvp)
+    assert leaf.rate == leaf.rate_from_difference == pytest.approx(1e-3, rel=1e-3)
+    assert leaf.spread == pytest.approx((1e-3, 1e-3), rel=1e-2)
+    assert leaf.mode == "uniform"
+
+
+def test_the_difference_is_central():
+    """The difference of θ³ is (3 + h²)θ³ and not (3 + 3h + h²)θ³."""
+    leaf = leaf_of(rule(lambda u, p: -LR * u - 1e-4 * p**3), steps=25)
+    assert leaf.rate_from_difference == pytest.approx(leaf.rate_from_jvp, rel=0.02)
+
+
+def test_a_state_may_change_its_dtype():
+    def update(updates, state, params):
+        new = jax.tree.map(lambda s, u: s.astype(jnp.float32) + u, state, updates)
+        decayed = jax.tree.map(lambda u, p: -LR * (u + WD * p), updates, params)
+        return decayed, new
+
+    init = lambda p: jax.tree.map(lambda x: x.astype(jnp.bfloat16), p)  # noqa: E731
+    leaf = leaf_of(optax.GradientTransformation(init, update))
+    assert (leaf.mode, leaf.rate) == ("uniform", pytest.approx(1e-4, rel=1e-4))
+
+
+def test_a_strong_decay_of_one_weight():
+    leaf = leaf_of(dx.independent_decay(0.1), {"one": jnp.ones(())})
+    assert (leaf.mode, leaf.rate) == ("uniform", pytest.approx(0.1, rel=1e-4))
+
+
+def test_weights_that_cross_0_in_several_steps():
+    """Rates of 0.5 and 1.5 leave −0.25: the loss is 1.25 in two steps."""
+    leaf = leaf_of(dx.independent_decay(lambda step: 0.5 + step), steps=2)
+    assert leaf.rate == pytest.approx(1.25 / 2, rel=1e-4)
+
+
+def in_float32(pull):
+    """Δ = −γg − pull(θ), calculated in float32 and rounded to the weight's dtype."""
+
+    def leaf(u, p):
+        wide, gradient = p.astype(jnp.float32), u.astype(jnp.float32)
+        return (-LR * gradient - pull(wide)).astype(p.dtype)
+
+    return rule(leaf)
+
+
+@pytest.mark.parametrize("dtype", ["float8_e5m2", "float8_e4m3fn"])
+def test_float8(dtype):
+    params = {"kernel": ONE["kernel"].astype(dtype)}
+    options = {"steps": 25, "seeds": 1}
+    audit = dx.audit(in_float32(lambda p: 1e-4 * p), params, **options)
+    (leaf,) = audit.leaves
+    assert (leaf.dtype, leaf.mode) == (dtype, "uniform")
+    assert leaf.rate == pytest.approx(1e-4, rel=1e-3)  # in float32
+    assert abs(leaf.surviving_fraction) < 0.2
+    (finding,) = audit.findings
+    assert (finding.kind, finding.serious) == ("lost in rounding", True)
+    assert f"rounding to {dtype} removes" in finding.text
+    # The wrappers of decayax are for 16 bits.
+    assert "with_" not in finding.hint
+    assert f"cast them to {dtype} for the forward pass" in finding.hint
+    strong = leaf_of(in_float32(lambda p: 0.9 * p), params, **options)
+    assert strong.surviving_fraction > 0.5
+    assert dx.audit(in_float32(lambda p: 0.0 * p), params, **options).findings == ()
+    adamw = dx.audit(optax.adamw(LR, weight_decay=WD), params, **options)
+    (finding,) = adamw.findings
+    assert finding.kind == "not finite"
+    assert f"become infinite or NaN in {dtype}" in finding.text
+    assert "Train weights in float32 or bfloat16" in finding.hint
