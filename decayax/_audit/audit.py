@@ -16,12 +16,12 @@ import optax
 
 from decayax._audit.arguments import NotAuditable
 from decayax._audit.by_step import steps_of_horizon
-from decayax._audit.declared import declared_decay
+from decayax._audit.declared import declared_decay, DeclaredDecay
 from decayax._audit.evidence import evidence_of
 from decayax._audit.finding import Finding
 from decayax._audit.findings import find, NOTHING_TO_AUDIT
 from decayax._audit.measured import measure_all, Request
-from decayax._audit.plan import make_plan
+from decayax._audit.plan import make_plan, Plan
 from decayax._audit.report import Audit
 from decayax._core.strength import as_strength, short_repr
 from decayax._transforms.kernel import is_optimizer
@@ -133,6 +133,7 @@ def audit(
     built = _build(optimizer, learning_rate)
     is_factory = built is not optimizer
     slower = _build(optimizer, learning_rate / 2) if is_factory else None
+    request = Request(tuple(gradient_scales), seeds, later, horizon, slower)
     # The caller may have strict promotion on, which parts of Optax do not support.
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         try:
@@ -148,17 +149,26 @@ def audit(
         except NotAuditable as reason:
             finding = Finding("not auditable", True, *reason.args)
             return Audit((), (finding,), steps, False, False)
-        if not plan.shapes or not sum(leaf.size for leaf in plan.shapes.values()):
-            return Audit((), (NOTHING_TO_AUDIT,), steps, plan.elementwise, False)
-        request = Request(tuple(gradient_scales), seeds, later, horizon, slower)
-        # Overflow and 0/0 show as inf and NaN, which the findings report.
-        with np.errstate(all="ignore"):
-            everything = measure_all(plan, request)
-            evidence = evidence_of(everything, request)
-    findings = find(evidence, declared_decay(built), weight_decay)
-    leaves = tuple(e.leaf for e in evidence)
-    sampled = everything.plan.sampled
-    return Audit(leaves, findings, steps, plan.elementwise, sampled)
+        return _audit(plan, request, declared_decay(built), weight_decay)
+
+
+def _audit(
+    plan: Plan, request: Request, declared: DeclaredDecay, weight_decay: float | None
+) -> Audit:
+    """Measure and judge."""
+    if not sum(leaf.size for leaf in plan.shapes.values()):
+        return Audit((), (NOTHING_TO_AUDIT,), plan.steps, plan.elementwise, False)
+    # Overflow and 0/0 show as inf and NaN, which the findings report.
+    with np.errstate(all="ignore"):
+        everything = measure_all(plan, request)
+        evidence = evidence_of(everything, request)
+    return Audit(
+        leaves=tuple(e.leaf for e in evidence),
+        findings=find(evidence, declared, weight_decay),
+        steps=plan.steps,
+        elementwise=plan.elementwise,
+        sampled=everything.plan.sampled,
+    )
 
 
 def _later_steps(
@@ -169,16 +179,18 @@ def _later_steps(
         _check_integer("horizon", horizon)
     if at_steps is None:
         return steps_of_horizon(horizon) if horizon else ()
-    valid = isinstance(at_steps, Sequence) and all(
-        isinstance(step, int) and step >= 0 and not isinstance(step, bool)
-        for step in at_steps
-    )
-    if not valid or not at_steps:
+    steps = list(at_steps) if isinstance(at_steps, Sequence | np.ndarray) else []
+    if not steps or not all(map(_is_step, steps)):
         raise ValueError(
-            f"{NAME}: at_steps must be integers >= 0, got {short_repr(at_steps)}. Pass "
-            "(0, 1000, 10_000), for example."
+            f"{NAME}: at_steps must be integers from 0 to 2**31 - 1, got "
+            f"{short_repr(at_steps)}. Pass (0, 1000, 10_000), for example."
         )
-    return tuple(sorted(set(at_steps)))
+    return tuple(sorted(set(map(int, steps))))
+
+
+def _is_step(step: Any) -> bool:
+    is_integer = isinstance(step, int | np.integer) and not isinstance(step, bool)
+    return is_integer and 0 <= int(step) < 2**31
 
 
 def _check(learning_rate, gradient_scales, steps, seeds, weight_decay, extra_args):

@@ -1,5 +1,6 @@
 """The rates at later steps of a run: schedules, warm-up, a decay that starts later."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 
@@ -34,9 +35,8 @@ def readings_at(
     bench: Bench, setting: Setting, step: int, burn_in: int
 ) -> list[Reading]:
     """The reading of each leaf over `WINDOW` steps from ``step`` on."""
-    lead = min(LEAD, step)
-    begin = Begin(at_step=step - lead, burn_in=burn_in)
-    return measure_once(bench, setting, lead + WINDOW, begin, last=WINDOW)
+    begin = Begin(at_step=step, burn_in=max(burn_in, LEAD))
+    return measure_once(bench, setting, WINDOW, begin)
 
 
 def burn_in_steps(bench: Bench) -> int:
@@ -86,6 +86,8 @@ def kept_share(by_step: tuple[tuple[int, float], ...], horizon: int) -> float:
     """
     steps, rates = zip(*by_step, strict=True)
     every = np.interp(np.arange(horizon), steps, rates)
+    if np.isnan(every).any():
+        return math.nan
     if (every >= 1.0).any():
         return 0.0
     return float(np.exp(np.sum(np.log1p(-every))))

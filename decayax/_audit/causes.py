@@ -1,7 +1,5 @@
 """Why a decay depends on gradients or on the size of the weights."""
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from decayax._audit.modes import (
@@ -13,7 +11,7 @@ from decayax._audit.modes import (
     SCALE_DEPENDENT,
 )
 from decayax._audit.patterns import gate_reads_gradients, is_gated
-from decayax._audit.readings import Reading, Readings, Setting
+from decayax._audit.readings import Readings, Setting
 
 
 PRECONDITIONER, NORM, GATE = "preconditioner", "norm", "gate"
@@ -48,9 +46,11 @@ def _of_gradient_dependence(
     main: Setting, readings: Readings, live: np.ndarray | None
 ) -> str:
     by_gradient = rates_by_scale(main, readings, live)
+    if is_gated(readings[main]):
+        return GATE
     if len(by_gradient) > 1 and _falls_as_gradient(*by_gradient[-2:]):
         return PRECONDITIONER if readings[main].subject.exact else NORM
-    return GATE if is_gated(readings[main]) else OTHER
+    return OTHER
 
 
 def _falls_as_gradient(small: tuple[float, float], large: tuple[float, float]) -> bool:
@@ -76,27 +76,3 @@ def _of_scale_dependence(main: Setting, readings: Readings) -> str:
     if rates[-1] < rates[-2] / 1.5:
         return CONSTANT_PULL
     return STRONG_PULL if rates[-1] > 1.5 * rates[-2] else OTHER
-
-
-def saturate(readings: Sequence[Reading], sizes: Sequence[float]) -> list[bool]:
-    """Whether a clip limits the steps of each leaf.
-
-    Then all steps have the same norm, that of all leaves together, or many elements of
-    the leaf's steps have the same size. ``sizes`` are the norms of the leaves' weights.
-    """
-    steps = [r.difference_trace.step_size for r in readings]
-    norms = np.sqrt(sum((size * s) ** 2 for size, s in zip(sizes, steps, strict=True)))
-    late = norms[:, 5:]
-    mean = np.mean(late) if late.size else 0.0
-    if 0.0 < mean < np.inf and np.std(late) < 1e-3 * mean:
-        return [True] * len(readings)
-    return list(map(_elements_saturate, readings))
-
-
-def _elements_saturate(reading: Reading) -> bool:
-    weights = reading.difference_trace.weights
-    steps = np.abs(np.diff(weights, axis=1))
-    largest = steps.max(initial=0.0)
-    # The weights are rounded to float32, and the step is their difference.
-    rounding = 1e-3 * largest + 2.4e-7 * np.abs(weights).max(initial=0.0)
-    return bool(largest > 0.0 and np.mean(steps > largest - rounding) > 0.05)

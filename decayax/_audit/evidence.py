@@ -39,6 +39,7 @@ def _evidence(
     return Evidence(
         leaf=audit,
         cause=cause,
+        extremes=_extremes(leaf.main),
         not_finite=_not_finite(everything, index, leaf, audit.dtype),
         clipped_to=1.0
         if cause == causes.PRECONDITIONER
@@ -59,6 +60,9 @@ def _leaf_audit(
     path, shape = list(plan.shapes.items())[index]
     mode, fraction = _in_own_dtype(everything.survival, index, leaf, shape.dtype)
     no_rate = {NONE: 0.0, CONSTRAINED: math.nan, NOT_FINITE: math.nan}
+    by_steps = leaf.by_step
+    if mode in (CONSTRAINED, NOT_FINITE):
+        by_steps = tuple((step, math.nan) for step, _ in by_steps)
     # For single weights and steps the difference has too few digits.
     single = main.best if main.jvp is None or main.use_value else main.jvp
     slower = everything.slower[index] if everything.slower else None
@@ -74,15 +78,20 @@ def _leaf_audit(
         rate_from_difference=main.difference.rate,
         by_gradient_scale=_by_scale(leaf, request.main, "gradient_scale"),
         by_weight_scale=_by_scale(leaf, request.main, "weight_scale"),
-        by_step=leaf.by_step,
+        by_step=by_steps,
         over_time=tuple(single.over_time.tolist()),
-        kept=by_step.kept_share(leaf.by_step, request.horizon)
-        if request.horizon
-        else None,
+        kept=by_step.kept_share(by_steps, request.horizon) if request.horizon else None,
         follows_learning_rate=_follows(main, slower) if mode != NONE else None,
         surviving_fraction=fraction,
         depends_on_gradient=main.depends_on_gradient,
     )
+
+
+def _extremes(reading: Reading) -> tuple[float, float]:
+    """The smallest and the largest rate of the sampled weights."""
+    rates = reading.best.per_weight
+    known = rates[np.isfinite(rates)]
+    return (float(known.min()), float(known.max())) if known.size else (0.0, 0.0)
 
 
 def _by_scale(

@@ -31,6 +31,7 @@ class Evidence(NamedTuple):
 
     leaf: LeafAudit
     cause: str  # of a dependence on gradients or weights
+    extremes: tuple[float, float]  # the smallest and the largest rate of single weights
     not_finite: str  # at which gradients, or in which dtype; empty if finite
     clipped_to: float  # the fraction of the decay that a clip leaves
     share_of_steps: float  # in which the weights decay, of those in which they move

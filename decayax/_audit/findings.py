@@ -110,59 +110,65 @@ def _of_all(
 ) -> list[Finding]:
     """The finding about all leaves together, if there is one."""
     leaves = [e.leaf for e in evidence]
-    decaying = [leaf for leaf in leaves if leaf.mode != NONE]
+    if [leaf for leaf in leaves if leaf.mode != NONE]:
+        return _two_decays(leaves, declared) if declared.max_per_parameter > 1 else []
+    if leaves and not any(leaf.depends_on_gradient for leaf in leaves):
+        return [NO_STEP._replace(paths=tuple(leaf.path for leaf in leaves))]
+    if later := [e for e in evidence if e.later_rate]:
+        return _later(later)
     strengths = [*declared.strengths, *([weight_decay] if weight_decay else [])]
-    later = [e for e in evidence if e.later_rate]
-    small = [abs(leaf.rate_from_jvp) for leaf in leaves if leaf.mode == NONE]
-    weak = [rate for rate in small if 0.0 < rate < 1e-9]  # nan is not small
-    if decaying and declared.max_per_parameter > 1:
-        finding = Finding(
-            kind="two decays at once",
-            serious=not declared.masked,
-            text=f"the optimizer contains {declared.max_per_parameter} weight decays "
-            f"({_numbers(declared.strengths)}).",
-            hint="Remove one. Note that optax.adamw has weight_decay=1e-4 by default.",
-            paths=tuple(leaf.path for leaf in decaying),
-        )
-    elif leaves and not decaying and not any(x.depends_on_gradient for x in leaves):
-        finding = Finding(
-            kind="no step",
-            serious=True,
-            text="no weight moved in any step, so the audit cannot see a decay.",
-            hint="Pass at_steps= with later steps, or check the learning rate.",
-            paths=tuple(leaf.path for leaf in leaves),
-        )
-    elif later and not decaying:
-        step, rate = later[0].later_rate or (0, 0.0)
-        paths = [e.leaf for e in later]
-        finding = Finding(
-            kind="nothing decays so far",
-            serious=False,
-            text="in the measured steps nothing decays, but at step "
-            f"{step} the rate of {_paths(paths)} is {rate:.3g} per step.",
-            hint="Pass horizon=, the number of steps of the run, or at_steps=.",
-            paths=tuple(leaf.path for leaf in paths),
-        )
-    elif leaves and not decaying and strengths and weak:
-        finding = Finding(
-            kind="nothing decays",
-            serious=True,
-            text=f"a weight decay was given ({_numbers(strengths)}), but the rate is "
-            f"{max(weak):.1g} per step at most, which is below the resolution of the "
-            "audit.",
-            hint="Check the learning rate, which multiplies the decay.",
-        )
-    elif leaves and not decaying and strengths:
-        finding = Finding(
-            kind="nothing decays",
-            serious=True,
-            text=f"a weight decay was given ({_numbers(strengths)}), but no parameter "
-            "decays.",
-            hint="Check the mask with dx.masks.describe.",
-        )
-    else:
-        return []
+    return _nothing_decays(leaves, strengths) if leaves and strengths else []
+
+
+NO_STEP = Finding(
+    kind="no step",
+    serious=True,
+    text="no weight moved in any step, so the audit cannot see a decay.",
+    hint="Pass at_steps= with later steps, or check the learning rate.",
+)
+
+
+def _two_decays(leaves: Sequence[LeafAudit], declared: DeclaredDecay) -> list[Finding]:
+    finding = Finding(
+        kind="two decays at once",
+        serious=not declared.masked,
+        text=f"the optimizer contains {declared.max_per_parameter} weight decays "
+        f"({_numbers(declared.strengths)}).",
+        hint="Remove one. Note that optax.adamw has weight_decay=1e-4 by default.",
+        paths=tuple(leaf.path for leaf in leaves if leaf.mode != NONE),
+    )
     return [finding]
+
+
+def _later(evidence: Sequence[Evidence]) -> list[Finding]:
+    step, rate = evidence[0].later_rate or (0, 0.0)
+    leaves = [e.leaf for e in evidence]
+    finding = Finding(
+        kind="nothing decays so far",
+        serious=False,
+        text="in the measured steps nothing decays, but at step "
+        f"{step} the rate of {_paths(leaves)} is {rate:.3g} per step.",
+        hint="Pass horizon=, the number of steps of the run, or at_steps=.",
+        paths=tuple(leaf.path for leaf in leaves),
+    )
+    return [finding]
+
+
+def _nothing_decays(
+    leaves: Sequence[LeafAudit], strengths: Sequence[float]
+) -> list[Finding]:
+    # nan is not small
+    rates = [r for leaf in leaves if 0.0 < (r := abs(leaf.rate_from_jvp)) < 1e-9]
+    text = f"a weight decay was given ({_numbers(strengths)}), but no parameter decays."
+    hint = "Check the mask with dx.masks.describe."
+    if rates:
+        text = (
+            f"a weight decay was given ({_numbers(strengths)}), but the rate is "
+            f"{max(rates):.1g} per step at most, which is below the resolution of the "
+            "audit."
+        )
+        hint = "Check the learning rate, which multiplies the decay."
+    return [Finding("nothing decays", True, text, hint)]
 
 
 def _about(evidence: Sequence[Evidence], finding: Finding) -> Finding:
@@ -184,7 +190,7 @@ def _about(evidence: Sequence[Evidence], finding: Finding) -> Finding:
         "paths": _paths(leaves),
         "rates": f"{high:.3g}" if low > 0.99 * high else f"{low:.3g} to {high:.3g}",
         "first": f"{leaves[0].path}: {of_first}",
-        "spread": "{:.3g} to {:.3g}".format(*(x + 0.0 for x in leaves[0].spread)),
+        "spread": "{:.3g} to {:.3g}".format(*(x + 0.0 for x in evidence[0].extremes)),
         "dtypes": ", ".join(sorted({leaf.dtype for leaf in leaves})),
         "smallest": f"{max(smallest, 0.0):.0%}",
         "when": evidence[0].not_finite,

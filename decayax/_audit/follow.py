@@ -1,6 +1,7 @@
 """Runs of a probe over many steps, in chunks, with an estimate of the time to go."""
 
 import itertools
+import statistics
 import sys
 import time
 import warnings
@@ -142,27 +143,28 @@ def make_clock(runs: int, why: str) -> Clock:
     It warns once if the time to go is long.
     """
     to_run = runs
-    warned = False
+    times: list[float] = []  # of all chunks except the first of a run, which compiles
 
     def chunks(count: int) -> Iterator[int]:
-        nonlocal to_run, warned
+        nonlocal to_run
         for chunk in range(count):
             start = time.monotonic()
             yield chunk
-            seconds = time.monotonic() - start
-            to_go = seconds * (count * to_run - chunk - 1)
-            # The first chunk also compiles, so that its time is an upper bound.
-            unclear = chunk == 0 and seconds < 3.0 * WARN_AFTER_SECONDS
-            if to_go > WARN_AFTER_SECONDS and not (warned or unclear):
-                warned = True
-                most = "at most" if chunk == 0 else "about"
+            if chunk:
+                times.append(time.monotonic() - start)
+            # One slow chunk may be chance, unless it is very slow.
+            known = len(times) >= 3 or (times and times[0] > WARN_AFTER_SECONDS)
+            to_go = statistics.median(times) * (count * to_run) if known else 0.0
+            if to_go > WARN_AFTER_SECONDS and not warned:
+                warned.append(to_go)
                 warnings.warn(
-                    f"audit: {most} {to_go:.0f} s to go{why}. Pass sample=True to "
+                    f"audit: about {to_go:.0f} s to go{why}. Pass sample=True to "
                     "measure a part of each leaf, or pass fewer steps.",
                     stacklevel=_levels_to_the_user(),
                 )
-        to_run -= 1
+        to_run = max(to_run - 1, 1)
 
+    warned: list[float] = []
     return chunks
 
 

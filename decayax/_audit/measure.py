@@ -10,19 +10,11 @@ import numpy as np
 from jaxtyping import Float
 
 from decayax._audit.dependence import exact_leaves
-from decayax._audit.follow import AT_START, Begin, Clock, follow, Run, Runner
+from decayax._audit.estimates import is_finite, rates_of, Subject
+from decayax._audit.follow import AT_START, Begin, Clock, follow, Runner
 from decayax._audit.plan import initial_weights, Plan, Program
 from decayax._audit.probe import difference_probe, jvp_probe
-from decayax._audit.readings import (
-    is_finite,
-    rates_of,
-    Reading,
-    reading_of,
-    Readings,
-    Setting,
-    Subject,
-)
-from decayax._audit.trace import AnyArray, Trace
+from decayax._audit.readings import Reading, reading_of, Readings, Setting
 from decayax._jaxpr.counters import advance, counters, fast_forward
 from decayax._jaxpr.dataflow import Kind
 from decayax._jaxpr.dependence import update_kind
@@ -108,20 +100,26 @@ def measure(
 
 
 def measure_once(
-    bench: Bench, setting: Setting, steps: int, begin: Begin = AT_START, last: int = 0
+    bench: Bench, setting: Setting, steps: int, begin: Begin = AT_START
 ) -> list[Reading]:
-    """The reading of each unit, of the ``last`` steps only if this is not 0."""
+    """The reading of each unit."""
     params = initial_weights(bench.jvp.program, setting)
-    try:
-        of_jvp = follow(bench.jvp, params, setting, steps, begin)
-    except Exception:
-        # The optimizer has no derivative. Any other error comes again below.
-        of_jvp = None
     of_difference = follow(bench.difference, params, setting, steps, begin)
-    counts = weight_counts(bench)
+    try:
+        of_jvp = follow(bench.jvp, params, setting, steps, begin).traces
+    except Exception:  # the optimizer has no derivative
+        of_jvp = [None] * len(of_difference.traces)
+    units = zip(
+        of_jvp,
+        of_difference.traces,
+        of_difference.start,
+        weight_counts(bench),
+        bench.exact,
+        strict=True,
+    )
     return [
-        _reading(bench, of_jvp, of_difference, unit, count, steps - (last or steps))
-        for unit, count in enumerate(counts)
+        reading_of(jvp, difference, Subject(count, exact, start))
+        for jvp, difference, start, count, exact in units
     ]
 
 
@@ -129,35 +127,6 @@ def weight_counts(bench: Bench) -> list[int]:
     """How many weights of each unit are measured."""
     sizes = [leaf.size for leaf in bench.jvp.program.inexact_shapes()]
     return [sizes[index] for _, index in bench.jvp.program.units]
-
-
-def _reading(
-    bench: Bench, jvp: Run | None, difference: Run, unit: int, count: int, first: int
-) -> Reading:
-    """The reading of one unit from step ``first`` of the runs on."""
-    of_difference = difference.traces[unit]
-    start = difference.start[unit]
-    if first:
-        start = np.mean(of_difference.weights[:, first - 1], 0)
-    return reading_of(
-        None if jvp is None else _since(jvp.traces[unit], first),
-        _since(of_difference, first),
-        Subject(count, bench.exact[unit], start),
-    )
-
-
-def _since(trace: Trace, first: int) -> Trace:
-    """The trace as if it began at step ``first``."""
-    if not first:
-        return trace
-
-    def rebased(change: AnyArray) -> AnyArray:
-        return (1.0 + change[:, first:]) / (1.0 + change[:, first - 1, None]) - 1.0
-
-    later = jax.tree.map(lambda array: array[:, first:], trace)
-    return later._replace(
-        change=rebased(trace.change), per_weight=rebased(trace.per_weight)
-    )
 
 
 class Survival(NamedTuple):

@@ -1,6 +1,5 @@
 """What `audit` measures of every leaf, one question after the other."""
 
-import math
 from collections import Counter
 from typing import Any, NamedTuple
 
@@ -8,13 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from decayax._audit import anchors, by_step, causes
+from decayax._audit import anchors, by_step, clips
 from decayax._audit.dependence import (
     decay_reads_gradients,
     keeps_weights,
     may_decay_later,
 )
-from decayax._audit.follow import Begin, Clock, make_clock
+from decayax._audit.follow import Begin, make_clock
 from decayax._audit.measure import (
     Bench,
     make_bench,
@@ -22,7 +21,6 @@ from decayax._audit.measure import (
     measure_once,
     Survival,
     survival,
-    weight_counts,
 )
 from decayax._audit.modes import (
     ANCHORED,
@@ -39,8 +37,6 @@ from decayax._audit.trace import sample_stride
 
 
 WEIGHT_SCALES = (0.1, 10.0)  # measured in addition to 1
-# Without gradients, and with small weights, no step reaches a clip.
-REST = {"gradient_scale": 0.0, "weight_scale": 0.01}
 # Where to look for a decay that has not begun in the measured steps.
 LATER_STEPS = (1000, 10_000, 100_000)
 # Rates of a sample and of half of it that differ by more depend on the sample.
@@ -97,38 +93,54 @@ class Everything(NamedTuple):
 
 def measure_all(plan: Plan, request: Request) -> Everything:
     """Measure everything that the findings need."""
-    runs = 4 * (len(request.settings()) + len(request.later_steps))
-    clock = make_clock(
-        runs, "" if plan.sampled else ", because all weights are measured"
-    )
-    bench = make_bench(plan, plan.program(), clock)
-    if plan.sampled and not all(bench.exact) and _depends_on_sample(bench, request):
-        plan = plan.with_shapes(plan.whole)
-        clock = make_clock(runs, ", because a sample shows other rates")
-        bench = make_bench(plan, plan.program(), clock)
+    bench = _make_bench(plan, request)
     by_steps = _by_steps(bench, request)
     units = _with_anchors(bench, request, _measured(bench, request, by_steps))
-    each = bench.jvp.program.for_each_leaf
     # What follows is measured once, at the step where most units decay fastest.
     (common, _), *_ = Counter(by_step.fastest_steps(by_steps)).most_common(1)
     begin = Begin(common, by_step.burn_in_steps(bench) if common else 0)
-    clipped = _clipped(bench, units)
-    slower = None
-    if request.slower is not None:
-        program = plan.program(optimizer=request.slower)
-        readings = measure_once(
-            make_bench(plan, program, clock), request.main, plan.steps, begin
+    main, readings = request.main, [unit.main for unit in units]
+    clipped = [
+        is_clipped and unit.mode not in (NONE, CONSTRAINED, NOT_FINITE, ANCHORED)
+        for unit, is_clipped in zip(
+            units, clips.are_clipped(bench, readings), strict=True
         )
-        slower = program.for_each_leaf(readings)
+    ]
+    fractions = clips.clipped_to(bench, main, begin, readings, clipped)
+    each = bench.jvp.program.for_each_leaf
     return Everything(
-        plan,
+        bench.plan,
         each(units),
-        slower,
-        _survival(bench, request.main, begin, clock),
+        _slower(bench, request, begin),
+        _survival(bench, main, begin),
         each(clipped),
-        each(_clipped_to(bench, request.main, begin, units, clipped)),
+        each(fractions),
         _later_rates(bench, request, units),
     )
+
+
+def _make_bench(plan: Plan, request: Request) -> Bench:
+    """Set up the program; with all weights, if a sample shows other rates."""
+    runs = 4 * (len(request.settings()) + len(request.later_steps))
+    why = "" if plan.sampled else ", because all weights are measured"
+    bench = make_bench(plan, plan.program(), make_clock(runs, why))
+    if all(bench.exact) or not plan.sampled or plan.forced:
+        return bench
+    if not _depends_on_sample(bench, request):
+        return bench
+    plan = plan.with_shapes(plan.whole)
+    clock = make_clock(runs, ", because a sample shows other rates")
+    return make_bench(plan, plan.program(), clock)
+
+
+def _slower(bench: Bench, request: Request, begin: Begin) -> list[Reading] | None:
+    """The reading of each leaf at half the learning rate, for a factory."""
+    if request.slower is None:
+        return None
+    program = bench.plan.program(optimizer=request.slower)
+    slower = make_bench(bench.plan, program, bench.jvp.clock)
+    readings = measure_once(slower, request.main, bench.plan.steps, begin)
+    return program.for_each_leaf(readings)
 
 
 def _later_rates(
@@ -271,54 +283,15 @@ def _with_anchor(leaf: Measured, held: Reading, forgets: bool) -> Measured:
     return leaf
 
 
-def _survival(
-    bench: Bench, main: Setting, begin: Begin, clock: Clock
-) -> Survival | None:
+def _survival(bench: Bench, main: Setting, begin: Begin) -> Survival | None:
     """What remains in dtypes of 16 bits or fewer; None if there are none."""
     if not any(_is_narrow(shape.dtype) for shape in bench.plan.shapes.values()):
         return None
-    own = make_bench(bench.plan, bench.plan.program(own_dtypes=True), clock)
+    program = bench.plan.program(own_dtypes=True)
+    own = make_bench(bench.plan, program, bench.jvp.clock)
     return survival(bench, own, main, begin)
 
 
 def _is_narrow(dtype: Any) -> bool:
     """Whether rounding to the dtype can remove a decay."""
     return jnp.dtype(dtype).itemsize < 4
-
-
-def _clipped(bench: Bench, units: list[Measured]) -> list[bool]:
-    """Whether a clip limits the steps of each unit that decays."""
-    program = bench.jvp.program
-    # The norm of the weights of all leaves of each unit.
-    sizes = [
-        program.sizes[lane, index] * math.sqrt(count * program.unit_of.count(unit))
-        for unit, ((lane, index), count) in enumerate(
-            zip(program.units, weight_counts(bench), strict=True)
-        )
-    ]
-    saturates = causes.saturate([unit.main for unit in units], sizes)
-    return [
-        saturated
-        and unit.main.depends_on_gradient
-        and unit.mode not in (NONE, CONSTRAINED, NOT_FINITE, ANCHORED)
-        for unit, saturated in zip(units, saturates, strict=True)
-    ]
-
-
-def _clipped_to(
-    bench: Bench,
-    main: Setting,
-    begin: Begin,
-    units: list[Measured],
-    clipped: list[bool],
-) -> list[float]:
-    """The fraction of each unit's decay that a clip of the finished step leaves."""
-    if not any(clipped):
-        return [1.0] * len(units)
-    rest = measure_once(bench, main._replace(**REST), bench.plan.steps, begin)
-    return [
-        unit.main.best.rate / free.best.rate
-        if is_clipped and free.best.significant and free.best.rate > 0.0
-        else 1.0
-        for unit, free, is_clipped in zip(units, rest, clipped, strict=True)
-    ]

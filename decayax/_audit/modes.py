@@ -5,8 +5,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from decayax._audit.estimates import Estimate
 from decayax._audit.patterns import is_constrained, is_gated, is_second_order
-from decayax._audit.readings import Estimate, Reading, Readings, Setting
+from decayax._audit.readings import Reading, Readings, Setting
 
 
 NONE, UNIFORM, SCALE_DEPENDENT = "none", "uniform", "scale-dependent"
@@ -45,47 +46,57 @@ def mode_of(
         return NOT_FINITE
     if is_constrained(reading):
         return CONSTRAINED
-    # Settings that differ from the main one in one respect. A bound that only larger
-    # weights reach is not of interest.
-    by_size = [
-        r
-        for s, r in readings.items()
-        if s._replace(weight_scale=1.0) == main and not is_constrained(r)
-    ]
-    by_seed = [r for s, r in readings.items() if s._replace(seed=main.seed) == main]
-    by_gradient = [
-        r
-        for s, r in readings.items()
-        if s._replace(gradient_scale=main.gradient_scale) == main
-    ]
     rates = [r.best.rate for r in readings.values() if r.best.significant]
     if not rates or (not exact and is_second_order(readings)):
         return NONE
-    if reading.best.significant and max(rates) < 0.0:
+    grows = reading.best.significant and max(rates) < 0.0
+    by_seed = [r for s, r in readings.items() if s._replace(seed=main.seed) == main]
+    if grows or (exact and all(map(_part_grows, by_seed))):
         return GROWTH
-    if exact and all(map(_part_grows, by_seed)):
-        return GROWTH
-    same = _same_rates(by_gradient) or _same_early_rates(by_gradient)
-    if live is not None and exact:
-        rates = [rate for _, rate in rates_by_scale(main, readings, live)]
-        same &= np.ptp(rates) <= RATE_RTOL * np.max(np.abs(rates)) + 1e-9
+    same = _same_for_sizes_of_gradients(main, readings, live)
     if same and is_gated(reading):
         return GATED
-    # Other seeds have another global norm by chance. Only without one, the rates of
-    # single weights show more.
-    if elementwise:
-        # A difference has too few digits for this, if the leaf has few weights.
-        from_jvp = [r for r in by_seed if r.best is r.jvp]
-        same &= _same_rates(from_jvp)
-        same &= not _differ_per_weight(by_seed + by_gradient)
-    if not same:
+    if not same or (elementwise and not _same_for_seeds(main, readings)):
         return GRADIENT_DEPENDENT
-    if not _same_rates(by_size):
+    # A bound that only larger weights reach is not of interest.
+    by_size = [r for s, r in readings.items() if s._replace(weight_scale=1.0) == main]
+    if not _same_rates([r for r in by_size if not is_constrained(r)]):
         return SCALE_DEPENDENT
     if live is not None and by_zero_gradient(reading, live):
         return GATED
     known = (exact or gradient_free) and reading.best is reading.jvp
     return UNEVEN if known and _is_uneven(reading.best) else UNIFORM
+
+
+def _by_gradient(main: Setting, readings: Readings) -> list[Reading]:
+    """The readings with the same gradients up to their size."""
+    scale = main.gradient_scale
+    return [r for s, r in readings.items() if s._replace(gradient_scale=scale) == main]
+
+
+def _same_for_sizes_of_gradients(
+    main: Setting, readings: Readings, live: np.ndarray | None
+) -> bool:
+    by_gradient = _by_gradient(main, readings)
+    if not (_same_rates(by_gradient) or _same_early_rates(by_gradient)):
+        return False
+    if live is None or not readings[main].subject.exact:
+        return True
+    rates = [rate for _, rate in rates_by_scale(main, readings, live)]
+    return bool(np.ptp(rates) <= RATE_RTOL * np.max(np.abs(rates)) + 1e-9)
+
+
+def _same_for_seeds(main: Setting, readings: Readings) -> bool:
+    """Whether leaf and single weights have the same rates under other gradients.
+
+    Other seeds have another global norm by chance. So this shows something only if the
+    optimizer is elementwise.
+    """
+    by_seed = [r for s, r in readings.items() if s._replace(seed=main.seed) == main]
+    # A difference has too few digits, if the leaf has few weights.
+    from_jvp = [r for r in by_seed if r.best is r.jvp]
+    by_gradient = _by_gradient(main, readings)
+    return _same_rates(from_jvp) and not _differ_per_weight(by_seed + by_gradient)
 
 
 def by_zero_gradient(reading: Reading, live: np.ndarray) -> bool:
@@ -160,7 +171,7 @@ def _early_steps(readings: Sequence[Reading]) -> int:
 def _are_visible(readings: Sequence[Reading], early_rates: Sequence[float]) -> bool:
     """Whether the decay shows in the early steps: a preconditioner may hide it."""
     whole = max(abs(reading.best.rate) for reading in readings)
-    return max(early_rates) > RATE_RTOL * whole
+    return max(map(abs, early_rates)) > RATE_RTOL * whole
 
 
 def _differ_per_weight(readings: Sequence[Reading]) -> bool:

@@ -2,14 +2,8 @@
 
 import numpy as np
 
-from decayax._audit.readings import (
-    EPS,
-    MIN_RETENTION,
-    Reading,
-    Readings,
-    steps_of,
-    steps_with_rate,
-)
+from decayax._audit.estimates import EPS, MIN_RETENTION, steps_of, steps_with_rate
+from decayax._audit.readings import Reading, Readings
 
 
 CLOSED = 0.05  # a rate below this fraction of the largest one of its step is 0

@@ -78,6 +78,7 @@ class Plan(NamedTuple):
     sizes: tuple[float, ...]  # of each inexact leaf: root mean square of the weights
     kind: Kind  # how the updates depend on gradients and weights
     steps: int
+    forced: bool  # the user wants a sample
     traced: OptimizerProgram  # in float32
 
     @property
@@ -146,6 +147,7 @@ def make_plan(
         sizes=tuple(map(_size, inexact.values())),
         kind=kind,
         steps=steps,
+        forced=bool(sample),
         traced=traced,
     )
 

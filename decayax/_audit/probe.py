@@ -12,6 +12,7 @@ with ±h. The JVPs are summed over the updates and not read from the parameters,
 gates and rounding.
 """
 
+import functools
 import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -82,18 +83,9 @@ def jvp_probe(probed: ProbedOptimizer, lanes: int = 1) -> Probe:
 
     def step(initial, carry, grads, time):
         params, state, tangents, state_tangents, change = carry
-        split, split_state = partition(params), partition(state)
-
-        def update(inexact, state_inexact):
-            params_now = combine(params, inexact, split.static)
-            state_now = combine(state, state_inexact, split_state.static)
-            updates, new_state = probed.update(grads, state_now, params_now, time)
-            new = partition(new_state)
-            return (_inexact(updates, params), new.inexact), (updates, new.static)
-
-        primals = split.inexact, split_state.inexact
-        (_, new_inexact), (update_tangents, state_tangents), (updates, new_static) = (
-            jax.jvp(update, primals, (tangents, state_tangents), has_aux=True)
+        update = functools.partial(probed.update, grads, time=time)
+        (updates, state), (update_tangents, state_tangents) = _with_tangents(
+            update, (state, params), (state_tangents, tangents)
         )
         change = jax.tree.map(operator.add, change, update_tangents)
         trace = trace_of_step(
@@ -101,7 +93,6 @@ def jvp_probe(probed: ProbedOptimizer, lanes: int = 1) -> Probe:
         )
         tangents = jax.tree.map(operator.add, tangents, update_tangents)
         params = _applied(params, updates)
-        state = combine(state, new_inexact, new_static)
         return (params, state, tangents, state_tangents, change), trace
 
     return _compiled(
@@ -115,6 +106,31 @@ def jvp_probe(probed: ProbedOptimizer, lanes: int = 1) -> Probe:
         ),
         lanes,
     )
+
+
+def _with_tangents(
+    update: Callable[..., Any],
+    primals: tuple[Any, Any],
+    tangents: tuple[Leaves, Leaves],
+) -> tuple[tuple[Any, Any], tuple[Leaves, Leaves]]:
+    """The results (updates, state) of ``update(state, params)``, and their tangents.
+
+    The tangents are those of the inexact leaves.
+    """
+    state, params = primals
+    split_state, split = partition(state), partition(params)
+
+    def function(moments, inexact):
+        state_now = combine(state, moments, split_state.static)
+        params_now = combine(params, inexact, split.static)
+        updates, new_state = update(state_now, params_now)
+        new = partition(new_state)
+        return (_inexact(updates, params), new.inexact), (updates, new.static)
+
+    (_, moments), out_tangents, (updates, static) = jax.jvp(
+        function, (split_state.inexact, split.inexact), tangents, has_aux=True
+    )
+    return (updates, combine(state, moments, static)), out_tangents
 
 
 def difference_probe(probed: ProbedOptimizer, lanes: int = 1) -> Probe:
@@ -143,28 +159,11 @@ def difference_probe(probed: ProbedOptimizer, lanes: int = 1) -> Probe:
     def step(initial, carry, grads, time):
         del initial  # the first difference takes its place
         runs, first = carry
-        before = _difference(*runs)
         new_runs = []
         for params, state in runs:
             updates, state = probed.update(grads, state, params, time)
             new_runs.append((_as_stored(_applied(params, updates)), state))
-        after = _difference(*new_runs)
-        trace = trace_of_step(
-            initial=first,
-            change=jax.tree.map(operator.sub, after, first),
-            step=jax.tree.map(operator.sub, after, before),
-            before=before,
-        )
-        # The first run began at (1 + h)θ₀, which is the difference times this number.
-        start = [(1 + PERTURBATION) / (2 * PERTURBATION) * x for x in first]
-        old, new = _wide(runs[0][0]), _wide(new_runs[0][0])
-        trace = trace._replace(
-            value=dots(start, new) / dots(start, start),
-            size=norm_ratio(new, start),
-            step_size=norm_ratio(jax.tree.map(operator.sub, new, old), start),
-            weights=sample([x.real for x in new]),
-        )
-        return (tuple(new_runs), first), trace
+        return (tuple(new_runs), first), _trace_of_runs(first, runs, new_runs)
 
     def with_states(carry, states):
         pairs = zip(carry[0], states, strict=True)
@@ -180,6 +179,26 @@ def difference_probe(probed: ProbedOptimizer, lanes: int = 1) -> Probe:
             with_states=with_states,
         ),
         lanes,
+    )
+
+
+def _trace_of_runs(first: Leaves, runs: Any, new_runs: Any) -> Trace:
+    """The trace of a step of two runs, whose first difference is ``first``."""
+    before, after = _difference(*runs), _difference(*new_runs)
+    trace = trace_of_step(
+        initial=first,
+        change=jax.tree.map(operator.sub, after, first),
+        step=jax.tree.map(operator.sub, after, before),
+        before=before,
+    )
+    # The first run began at (1 + h)θ₀, which is the difference times this number.
+    start = [(1 + PERTURBATION) / (2 * PERTURBATION) * x for x in first]
+    old, new = _wide(runs[0][0]), _wide(new_runs[0][0])
+    return trace._replace(
+        value=dots(start, new) / dots(start, start),
+        size=norm_ratio(new, start),
+        step_size=norm_ratio(jax.tree.map(operator.sub, new, old), start),
+        weights=sample([x.real for x in new]),
     )
 
 

@@ -64,8 +64,8 @@ class Audit:
         unknown = [kind for kind in allow if kind not in KINDS]
         if unknown:
             raise ValueError(
-                f"check: allow must be kinds of findings, got {unknown[0]!r}. The kinds "
-                f"are {', '.join(sorted(KINDS))}."
+                f"check: allow must be kinds of findings, got {unknown[0]!r}. Pass "
+                f"some of {', '.join(sorted(KINDS))}."
             )
         if min_half_life is None and steps is not None:
             min_half_life = steps / 100
@@ -100,15 +100,15 @@ class Audit:
             ["parameter", *(leaf.path for leaf in leaves)],
             ["dtype", *(leaf.dtype for leaf in leaves)],
             ["mode", *(leaf.mode for leaf in leaves)],
-            ["rate/step", *(f"{leaf.rate:.3g}" for leaf in leaves)],
+            ["rate/step", *(_number(leaf.rate) for leaf in leaves)],
             ["half-life", *map(_half_life, leaves)],
         ]
         if leaves and leaves[0].by_step:
             for i, (step, _) in enumerate(leaves[0].by_step):
-                rates = [f"{leaf.by_step[i][1]:.3g}" for leaf in leaves]
+                rates = [_number(leaf.by_step[i][1]) for leaf in leaves]
                 columns.append([f"at step {step}", *rates])
         if any(leaf.kept is not None for leaf in leaves):
-            columns.append(["kept", *(f"{leaf.kept:.1%}" for leaf in leaves)])
+            columns.append(["kept", *map(_kept, leaves)])
         if any(leaf.mode == GRADIENT_DEPENDENT for leaf in leaves):
             for i, (scale, _) in enumerate(leaves[0].by_gradient_scale):
                 rates = [_rate_at_scale(leaf, i) for leaf in leaves]
@@ -143,6 +143,17 @@ def _half_life(leaf: LeafAudit) -> str:
     if leaf.rate < 0:
         return f"doubles in {math.log(2.0) / math.log1p(-leaf.rate):.3g}"
     return f"{leaf.half_life_steps:.4g} steps"
+
+
+def _number(rate: float) -> str:
+    # Adding 0.0 makes 0 of −0.
+    return "" if math.isnan(rate) else f"{rate + 0.0:.3g}"
+
+
+def _kept(leaf: LeafAudit) -> str:
+    if leaf.kept is None or math.isnan(leaf.kept):
+        return ""
+    return f"{leaf.kept:.1%}"
 
 
 def _rate_at_scale(leaf: LeafAudit, index: int) -> str:
