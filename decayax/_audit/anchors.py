@@ -10,6 +10,7 @@ gradients stay apart. A pull brings them together.
 
 import numpy as np
 
+from decayax._audit.dependence import decay_reads_gradients
 from decayax._audit.follow import Begin, follow
 from decayax._audit.measure import Bench, measure_once
 from decayax._audit.plan import initial_weights
@@ -19,6 +20,7 @@ from decayax._audit.readings import Reading, Setting
 BEFORE = 25  # steps before the state is held: some anchors are set in the first step
 OTHER = 50  # steps with other gradients in the second of the two runs
 SETTLE = 50  # steps after these in which momentum ends
+MIN_RATE = 1e-6
 MIN_DISTANCE = 1e-5  # of the runs, relative to the weights
 MIN_EFFECT = 0.1  # of the distance of the runs; a smaller predicted effect is not seen
 
@@ -32,8 +34,10 @@ def readings_with_state_held(bench: Bench, main: Setting) -> list[Reading]:
 def forgets_gradients(bench: Bench, main: Setting, rates: list[float]) -> list[bool]:
     """Whether two runs with other first gradients approach each other at these rates.
 
-    True, too, if the runs are too short to see it.
+    True, too, if the runs are too short to see it; but then very small rates are only
+    believed if the derivative reads no gradient.
     """
+    gradient_free = not decay_reads_gradients(bench.jvp.program)
     steps, first = bench.plan.steps, OTHER + SETTLE
     if steps < first + 2:
         return [True] * len(rates)
@@ -46,7 +50,7 @@ def forgets_gradients(bench: Bench, main: Setting, rates: list[float]) -> list[b
     for a, b, rate in zip(one, other, rates, strict=True):
         predicted = 1.0 - (1.0 - min(rate, 1.0)) ** (steps - first)
         if predicted < MIN_EFFECT:
-            results.append(True)
+            results.append(gradient_free or rate > MIN_RATE)
             continue
         distance = a.weights - b.weights  # (signs, steps, n)
         begin, end = distance[:, first].ravel(), distance[:, -1].ravel()

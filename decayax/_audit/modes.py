@@ -46,6 +46,8 @@ def mode_of(
         return NOT_FINITE
     if is_constrained(reading):
         return CONSTRAINED
+    # A bound that only larger weights reach is not of interest.
+    readings = {s: r for s, r in readings.items() if not is_constrained(r)}
     rates = [r.best.rate for r in readings.values() if r.best.significant]
     if not rates or (not exact and is_second_order(readings)):
         return NONE
@@ -58,9 +60,8 @@ def mode_of(
         return GATED
     if not same or (elementwise and not _same_for_seeds(main, readings)):
         return GRADIENT_DEPENDENT
-    # A bound that only larger weights reach is not of interest.
     by_size = [r for s, r in readings.items() if s._replace(weight_scale=1.0) == main]
-    if not _same_rates([r for r in by_size if not is_constrained(r)]):
+    if not _same_rates(by_size):
         return SCALE_DEPENDENT
     if live is not None and by_zero_gradient(reading, live):
         return GATED

@@ -44,7 +44,8 @@ def _gate_rates(reading: Reading) -> np.ndarray | None:
     if trace is None or reading.best is not reading.jvp:
         return None
     rates = steps_of(trace.per_weight if exact else trace.change[..., None])
-    rates = np.nan_to_num(rates)
+    # Where too little is left of a weight, its rate is not known.
+    rates = rates[:, ~np.isnan(rates).any((0, 2))]
     top = np.abs(rates).max(axis=(0, 2), initial=0.0)
     active = top > CLOSED * top.max(initial=0.0)
     if not active.any() or (rates < -CLOSED * top.max(initial=0.0)).mean() > 0.01:
