@@ -176,6 +176,7 @@ def value_of(trace: Trace, subject: Subject) -> Estimate | None:
     # The mean of the runs is exact to the rounding of the weights.
     magnitude = max(1.0, float(np.nanmax(trace.size, initial=0.0)))
     rounding = 30.0 * EPS * magnitude / np.sqrt(steps * max(len(start), 1))
+    rounding += 4.0 * EPS  # an optimizer that restores a norm rounds to one side
     if not abs(cosine) > MIN_COSINE or not abs(rate) > rounding:
         return None
     per_weight = -displacement[-1] / start / steps

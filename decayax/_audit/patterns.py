@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from decayax._audit.estimates import EPS, MIN_RETENTION, steps_of, steps_with_rate
+from decayax._audit.estimates import MIN_RETENTION, steps_of, steps_with_rate
 from decayax._audit.readings import Reading, Readings
 
 
@@ -123,8 +123,7 @@ def is_second_order(readings: Readings) -> bool:
     """
     significant = [r for r in readings.values() if r.best.significant]
     turns = [r.turn for r in significant]
-    # To restore a norm in float32 has an error of its own in every step.
-    rates = [max(abs(r.best.rate) - 4.0 * EPS, 0.0) for r in significant]
+    rates = [max(abs(r.best.rate) - 1e-8, 0.0) for r in significant]
     explained = all(rate <= 2.0 * turn for rate, turn in zip(rates, turns, strict=True))
     varied = max(rates) > 20.0 * min(rates) or max(rates) == 0.0
     steps = [np.mean(r.difference_trace.step_size) for r in readings.values()]
