@@ -277,7 +277,9 @@ def _with_anchors(
 def _with_anchor(leaf: Measured, held: Reading, forgets: bool) -> Measured:
     """The leaf, judged again with the reading where the state is held fixed."""
     rate, own = _rate(held), leaf.main.best.rate
-    pulled = forgets and 0.0 < rate < 0.5 and abs(own) < 0.9 * rate
+    # A difference is too coarse for this.
+    from_jvp = held.best is held.jvp
+    pulled = forgets and from_jvp and 0.0 < rate < 0.5 and abs(own) < 0.9 * rate
     if leaf.mode in (NONE, UNIFORM) and pulled:
         return leaf._replace(mode=ANCHORED, main=held)
     return leaf
