@@ -274,6 +274,18 @@ def test_a_decay_that_begins_later_is_measured_there(begin, seen_at):
     audit.check()
 
 
+@pytest.mark.parametrize("kind", ["Growth", "gradient dependent", "", "clip", "none"])
+def test_unknown_kinds_cannot_be_allowed(kind):
+    text = f"check: allow must be kinds of findings, got {kind!r}. Pass some of ancho"
+    with pytest.raises(ValueError, match=text):
+        of_a_factory().check(allow=["growth", kind])
+
+
+def test_every_kind_of_a_finding_can_be_allowed():
+    for kind in MISTAKES:
+        of_mistake(kind).check(allow=set(kinds(of_mistake(kind))))
+
+
 def test_only_a_decay_can_be_lost_in_rounding():
     params = {"kernel": BF16["kernel"], "bias": jnp.zeros(16, jnp.bfloat16)}
     bias, kernel = dx.audit(optax.adamw(LR, weight_decay=WD, mask=MASK), params).leaves
