@@ -157,11 +157,12 @@ def evidence_for(leaf, **fields):
     nothing = Evidence(
         leaf=leaf,
         cause="other",
+        extremes=(leaf.rate, leaf.rate),
         not_finite="",
         clipped_to=1.0,
         share_of_steps=1.0,
         still_changes=False,
         proportional=False,
-        may_decay_later=False,
+        later_rate=None,
     )
     return nothing._replace(**fields)

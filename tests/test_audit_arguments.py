@@ -206,7 +206,11 @@ def test_zeros_of_the_gradients_show_a_lazy_decay(name):
     assert leaf.mode == "gated"
     assert leaf.rate == pytest.approx(part * 1e-3, rel=0.3)
     (finding,) = audit.findings
-    assert "weights with a gradient and weights without a gradient" in finding.text
+    more_or_less = "more" if rule_name == "without gradient" else "less"
+    assert (
+        f"weights without a gradient decay {more_or_less} than those with one"
+        in finding.text
+    )
     assert audit.sampled == (params is LARGE)
     audit.check()
     plain = dx.audit(ADAMW, params, gradients={"embedding": gradients}, **options)
@@ -223,6 +227,19 @@ def test_few_rows_with_or_without_gradients_of_a_large_table():
             LAZY["by row"], LARGE, gradients={"embedding": gradients}, steps=25, seeds=1
         )
         assert kinds(audit) == ["gated"]
+        assert "The rates are 0 to 0.001." in audit.findings[0].text
+
+
+def test_one_zero_or_one_gradient_that_the_sample_misses():
+    """The audit looks at 256 of the 4096 weights one by one."""
+    params = {"embedding": jax.random.normal(KEY, (64, 64))}
+    for unlike, others in ((0.0, 1.0), (1.0, 0.0)):
+        gradients = np.full((64, 64), others, np.float32)
+        gradients[0, 1] = unlike
+        audit = dx.audit(
+            ADAMW, params, gradients={"embedding": gradients}, steps=25, seeds=1
+        )
+        assert kinds(audit) == []
 
 
 def test_zeros_do_not_freeze_a_leaf():

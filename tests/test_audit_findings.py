@@ -254,13 +254,36 @@ def test_the_strength_that_a_factory_gives_is_found():
 
 
 def test_a_strength_may_be_a_schedule():
-    audit = dx.audit(dx.adamw(LR, weight_decay=lambda t: 0.0 * t), ONE, steps=25)
-    assert kinds(audit) == ["nothing decays so far"]
-    audit.check()
+    never = dx.audit(dx.adamw(LR, weight_decay=lambda t: 0.0 * t), ONE, steps=25)
+    assert kinds(never) == ["nothing decays"]
     masked = optax.adamw(LR, weight_decay=lambda t: WD, mask=masked_out)
     (finding,) = dx.audit(masked, ONE, steps=25).findings
     assert finding.kind == "nothing decays"
     assert "a weight decay was given (a schedule)" in finding.text
+
+
+@pytest.mark.parametrize(
+    ("begin", "seen_at"), [(500, 1000), (1000, 1000), (2000, 10_000), (50_000, 100_000)]
+)
+def test_a_decay_that_begins_later_is_measured_there(begin, seen_at):
+    late = dx.adamw(LR, weight_decay=lambda t: jnp.where(t < begin, 0.0, WD))
+    audit = dx.audit(late, ONE, steps=25, seeds=1)
+    (finding,) = audit.findings
+    assert finding.kind == "nothing decays so far"
+    assert f"at step {seen_at} the rate of kernel is 0.0001 per" in finding.text
+    audit.check()
+
+
+@pytest.mark.parametrize("kind", ["Growth", "gradient dependent", "", "clip", "none"])
+def test_unknown_kinds_cannot_be_allowed(kind):
+    text = f"check: allow must be kinds of findings, got {kind!r}. Pass some of ancho"
+    with pytest.raises(ValueError, match=text):
+        of_a_factory().check(allow=["growth", kind])
+
+
+def test_every_kind_of_a_finding_can_be_allowed():
+    for kind in MISTAKES:
+        of_mistake(kind).check(allow=set(kinds(of_mistake(kind))))
 
 
 def test_only_a_decay_can_be_lost_in_rounding():

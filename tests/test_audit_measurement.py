@@ -208,3 +208,58 @@ def test_float8(dtype):
     assert finding.kind == "not finite"
     assert f"become infinite or NaN in {dtype}" in finding.text
     assert "Train weights in float32 or bfloat16" in finding.hint
+
+
+THREE = {name: ONE["kernel"] for name in "abc"}
+TO_B = {"a": lambda p: p["b"], "b": lambda p: p["b"], "c": lambda p: p["c"]}
+EXACT = {
+    "adamw": (optax.adamw(LR, weight_decay=WD), [True] * 3),
+    "an L2 term": (L2_ADAM, [True] * 3),
+    "a clip of the gradients": (
+        optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(LR, weight_decay=WD)),
+        [True] * 3,
+    ),
+    "a clip of the step": (
+        optax.chain(optax.adamw(LR, weight_decay=WD), optax.clip_by_global_norm(1.0)),
+        [False] * 3,
+    ),
+    "a trust ratio": (optax.lamb(LR, weight_decay=WD), [False] * 3),
+    "a trust ratio of one leaf": (
+        optax.partition(
+            {"lamb": optax.lamb(LR), "sgd": dx.sgdw(LR, weight_decay=WD)},
+            {"a": "lamb", "b": "sgd", "c": "sgd"},
+        ),
+        [False, True, True],
+    ),
+    "a leaf that another one reads": (
+        optax.stateless(
+            lambda updates, params: {
+                name: -LR * updates[name] - 1e-3 * of(params)
+                for name, of in TO_B.items()
+            }
+        ),
+        [False, False, True],
+    ),
+    "a mean of the weights": (
+        rule(lambda u, p: -LR * u - 1e-3 * (p - jnp.mean(p))),
+        [False] * 3,
+    ),
+    "the largest weight": (
+        rule(lambda u, p: -LR * u - 1e-3 * p * jnp.max(jnp.abs(p))),
+        [False] * 3,
+    ),
+    "the norm of the gradient": (
+        rule(lambda u, p: -LR * u - 1e-3 * p * jnp.sqrt(jnp.sum(u**2))),
+        [True] * 3,
+    ),
+    "momentum": (dx.sgd_l2(LR, momentum=0.9, weight_decay=WD), [True] * 3),
+    "muon": (optax.contrib.muon(LR, weight_decay=WD), [True] * 3),
+}
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_which_derivatives_are_exact(name):
+    """The derivative of a weight by another weight is 0, in its own leaf and others."""
+    optimizer, exact = EXACT[name]
+    bench = bench_of(optimizer, THREE)
+    assert bench.jvp.program.for_each_leaf(bench.exact) == exact

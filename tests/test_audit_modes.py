@@ -156,9 +156,13 @@ PAIRS = {
         lambda g, p: p - jnp.clip(p - 1e-4 * jnp.abs(g) * p, -0.1, 0.1),
         "constrained",
     ),
-    "constrained for large weights only": (
-        lambda g, p: p - jnp.clip(p, -3, 3),
-        "constrained",
+    "a bound that only 10 times larger weights reach": (
+        lambda g, p: p - jnp.clip(p, -10, 10),
+        "none",
+    ),
+    "uniform, and a bound for larger weights": (
+        lambda g, p: p - jnp.clip(0.999 * p, -10, 10),
+        "uniform",
     ),
     "growth, gradient-dependent": (lambda g, p: -1e-4 * jnp.abs(g) * p, "growth"),
     "growth, scale-dependent": (lambda g, p: -1e-3 * saturating(p), "growth"),

@@ -252,13 +252,15 @@ def test_a_run_that_is_measured_no_longer_changes():
     assert kinds(dx.audit(short, ONE, horizon=400)) == []
 
 
+RANGE = "at_steps must be integers from 0 to 2**31 - 1, got"
 BAD_STEPS = {
-    "at_steps must be integers >= 0, got ()": {"at_steps": ()},
-    "at_steps must be integers >= 0, got (-1,)": {"at_steps": (-1,)},
-    "at_steps must be integers >= 0, got (0, 1.5)": {"at_steps": (0, 1.5)},
-    "at_steps must be integers >= 0, got (True,)": {"at_steps": (True,)},
-    "at_steps must be integers >= 0, got 1000": {"at_steps": 1000},
-    "at_steps must be integers >= 0, got '100'": {"at_steps": "100"},
+    f"{RANGE} () of type tuple": {"at_steps": ()},
+    f"{RANGE} (-1,) of type tuple": {"at_steps": (-1,)},
+    f"{RANGE} (0, 1.5) of type tuple": {"at_steps": (0, 1.5)},
+    f"{RANGE} (True,) of type tuple": {"at_steps": (True,)},
+    f"{RANGE} (2147483648,) of type tuple": {"at_steps": (2**31,)},
+    f"{RANGE} 1000 of type int": {"at_steps": 1000},
+    f"{RANGE} '100' of type str": {"at_steps": "100"},
     "horizon must be an integer >= 1, got 0": {"horizon": 0},
     "horizon must be an integer >= 1, got -5": {"horizon": -5},
     "horizon must be an integer >= 1, got 1e4": {"horizon": 1e4},
@@ -272,6 +274,17 @@ def test_errors_of_steps(text):
     text, options = text.replace("1e4", "10000.0"), BAD_STEPS[text]
     with pytest.raises(ValueError, match=re.escape(f"audit: {text}")):
         dx.audit(optax.adam(LR), ONE, **options)
+
+
+@pytest.mark.parametrize(
+    "at_steps",
+    [(np.int64(0), np.int32(1000)), np.array([0, 1000]), range(0, 1001, 1000)],
+    ids=["NumPy integers", "an array", "a range"],
+)
+def test_steps_may_be_any_integers(at_steps):
+    leaf = leaf_of(dx.sgdw(LR, weight_decay=WD), at_steps=at_steps, steps=25)
+    assert [step for step, _ in leaf.by_step] == [0, 1000]
+    assert [rate for _, rate in leaf.by_step] == pytest.approx([1e-4] * 2, rel=1e-3)
 
 
 # --- the check against the length of a run ------------------------------------------
@@ -302,7 +315,8 @@ def test_a_half_life_is_compared_with_the_run(options, short):
     audit = of_half_life_34()
     assert audit.leaves[0].half_life_steps == pytest.approx(34.3, rel=1e-3)
     if short:
-        with pytest.raises(ValueError, match="half-life of kernel is only 34.3 steps"):
+        text = "half of a weight of kernel is lost after 34.31 of the steps, at a rate"
+        with pytest.raises(ValueError, match=text):
             audit.check(**options)
     else:
         audit.check(**options)

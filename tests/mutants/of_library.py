@@ -1042,8 +1042,8 @@ TELEMETRY = (
     Mutant(
         "other_gradients_of_one_size",
         "decayax/_telemetry/measure.py",
-        "step, _scaled(grads, -2.0), other_state, params, theta",
-        "step, _scaled(grads, -1.0), other_state, params, theta",
+        "_scaled(grads, -2.0), other_state(-2.0)",
+        "_scaled(grads, -1.0), other_state(-1.0)",
         "tests/test_telemetry_truth.py::test_any_other_decay_is_nan",
     ),
     Mutant(
@@ -1091,8 +1091,8 @@ TELEMETRY = (
     Mutant(
         "earlier_gradients_unseen",
         "decayax/_telemetry/measure.py",
-        "other = [_scaled(x, -2.0) if seen else x for x, seen in pairs]",
-        "other = [x for x, seen in pairs]",
+        "[_scaled(x, factor) if seen else x for x, seen in pairs]",
+        "[x for x, seen in pairs]",
         "tests/test_telemetry_truth.py::test_any_other_decay_is_nan",
     ),
     Mutant(
@@ -1101,6 +1101,48 @@ TELEMETRY = (
         "gradient_free=by_grad.kind == Kind.CONSTANT",
         "gradient_free=True",
         "tests/test_telemetry_truth.py::test_any_other_decay_is_nan",
+    ),
+    Mutant(
+        "every_memory_forgotten",
+        "decayax/_telemetry/exactness.py",
+        "forgets=not memory.nondifferentiable",
+        "forgets=True",
+        "tests/test_telemetry_truth.py::test_any_other_decay_is_nan",
+    ),
+    Mutant(
+        "half_a_gate_is_a_mean",
+        "decayax/_telemetry/measure.py",
+        "is_linear & ~is_gate & jnp.any",
+        "is_linear & jnp.any",
+        "tests/test_telemetry_truth.py::test_any_other_decay_is_nan",
+    ),
+    Mutant(
+        "the_mean_at_one_place",
+        "decayax/_telemetry/measure.py",
+        "        is_linear &= _is_close(mean, 0.5 * other, tolerance)\n",
+        "",
+        "tests/test_telemetry_truth.py::test_any_other_decay_is_nan",
+    ),
+    Mutant(
+        "a_rough_mean_is_enough",
+        "decayax/_telemetry/measure.py",
+        "MAX_CURVATURE = 1e-4",
+        "MAX_CURVATURE = 1.0",
+        "tests/test_telemetry_truth.py::test_any_other_decay_is_nan",
+    ),
+    Mutant(
+        "the_mean_is_not_taken",
+        "decayax/_telemetry/measure.py",
+        "leaves[i] = jnp.where(is_mean, mean, leaves[i])",
+        "pass",
+        "tests/test_telemetry_truth.py::test_steps_in_proportion_to_the_weights_leave_the_decay",
+    ),
+    Mutant(
+        "the_mean_of_one_sign",
+        "decayax/_telemetry/exactness.py",
+        "0.5 * (a + b) if is_inexact(a) else a",
+        "a",
+        "tests/test_telemetry_truth.py::test_steps_in_proportion_to_the_weights_leave_the_decay",
     ),
     Mutant(
         "equilibrium_without_momentum",
