@@ -45,7 +45,7 @@ def trace_of(rates, noise=1e-3):
 
 def reading(rates, noise=1e-3, exact=True):
     trace = trace_of(rates, noise)
-    return reading_of(trace, trace, Subject(WEIGHTS, exact, np.ones(WEIGHTS)))
+    return reading_of(trace, trace, Subject(WEIGHTS, exact, True, np.ones(WEIGHTS)))
 
 
 def mode_of(readings, elementwise=True):
@@ -154,7 +154,7 @@ def jumped(kept, weights):
         weights=weights,
         value=weights.mean(-1),
     )
-    return reading_of(trace, trace, Subject(WEIGHTS, True, np.ones(WEIGHTS)))
+    return reading_of(trace, trace, Subject(WEIGHTS, True, True, np.ones(WEIGHTS)))
 
 
 SPREAD = np.linspace(0.5, 1.5, WEIGHTS)
@@ -237,7 +237,7 @@ def pulled(rate, derivative, sign=1.0, target=0.0, exact=True):
     start = sign * np.ones(WEIGHTS)
     weights = np.broadcast_to(start + gone * (target - start), trace.weights.shape)
     trace = trace._replace(weights=weights)
-    return reading_of(trace, trace, Subject(WEIGHTS, exact, start))
+    return reading_of(trace, trace, Subject(WEIGHTS, exact, True, start))
 
 
 def test_a_pull_without_a_derivative_is_not_linear():
@@ -321,7 +321,7 @@ def test_whether_the_rate_still_changes(name):
 def test_a_few_steps_do_not_show_a_change():
     trace = trace_of(by_steps(1e-5 * T))
     short = Trace(*(field[:, :30] for field in trace))
-    subject = Subject(WEIGHTS, True, np.ones(WEIGHTS))
+    subject = Subject(WEIGHTS, True, True, np.ones(WEIGHTS))
     assert not patterns.still_changes(reading_of(short, short, subject))
 
 

@@ -117,7 +117,7 @@ def test_at_a_later_step_momentum_is_full():
         (dx.adam_l2(LR, weight_decay=WD), 1e-4),
         (dx.rmsprop_l2(LR, weight_decay=WD), 1e-4),
         # After 2000 steps, nothing is left of the weights that are not set again.
-        (dx.adam_l2(1e-2, weight_decay=0.3), 3e-3),
+        (dx.adam_l2(3e-2, weight_decay=0.1), 3e-3),
     ],
 )
 def test_at_a_later_step_the_preconditioner_has_its_usual_size(optimizer, expected):

@@ -21,6 +21,8 @@ from decayax._audit.trace import AnyArray, Trace
 MIN_RETENTION = 0.2  # the rate is read at the first step with a smaller retention
 FEW_WEIGHTS = 16  # a smaller leaf has too few weights for a spread
 EPS = float(np.finfo(np.float32).eps)
+# An optimizer that restores a norm may round to the same side in every step.
+ONE_SIDED = 4.0
 # A mean displacement that makes a larger angle with the weights is not a pull to 0.
 MIN_COSINE = 0.5
 
@@ -30,6 +32,7 @@ class Subject(NamedTuple):
 
     count: int  # of weights
     exact: bool  # the derivative of a weight by another weight is 0
+    real: bool  # and not complex
     start: Float[np.ndarray, " n"]  # the sampled weights at (1 + h)θ₀
 
 
@@ -150,7 +153,12 @@ def _threshold(
         regression = 3.0 * _mean(errors) / root_count
         odd = (trace.per_weight[0, -1] - trace.per_weight[1, -1]) / 2.0
     else:
-        regression = 3.0 * (spread / 3.29) / root_count if is_difference else 0.0
+        # What a derivative does across the weights may be along them by chance.
+        squares = np.square(subject.start) / max(_mean(subject.start**2), 1e-300)
+        across = squares * np.square(rates_of(trace.per_weight) - rate)
+        regression = 3.0 * np.sqrt(_mean(np.nan_to_num(across))) / root_count
+        if is_difference:
+            regression = 3.0 * (spread / 3.29) / root_count
         odd = (trace.change[0, -1] - trace.change[1, -1]) / 2.0
     proportional = 2.0 * _mean(odd**2) / root_steps**2
     if not subject.exact and count < FEW_WEIGHTS:
@@ -162,6 +170,8 @@ def _threshold(
         magnitude = np.nanmax(trace.size, initial=0.0) * 5.5
         rounding_per_step = EPS * magnitude / root_count
     rounding = 3.0 * rounding_per_step / root_steps
+    if is_difference:
+        rounding += ONE_SIDED * EPS
     return float(1e-10 + np.nan_to_num(regression + rounding + proportional))
 
 
@@ -176,8 +186,9 @@ def value_of(trace: Trace, subject: Subject) -> Estimate | None:
     # The mean of the runs is exact to the rounding of the weights.
     magnitude = max(1.0, float(np.nanmax(trace.size, initial=0.0)))
     rounding = 30.0 * EPS * magnitude / np.sqrt(steps * max(len(start), 1))
-    rounding += 4.0 * EPS  # an optimizer that restores a norm rounds to one side
-    if not abs(cosine) > MIN_COSINE or not abs(rate) > rounding:
+    rounding += ONE_SIDED * EPS
+    visible = abs(cosine) > MIN_COSINE and abs(rate) > rounding
+    if not (subject.real and visible):
         return None
     per_weight = -displacement[-1] / start / steps
     before = np.concatenate([[0.0], along[:-1]])

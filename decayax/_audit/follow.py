@@ -11,7 +11,11 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import numpy as np
 
-from decayax._audit.draws import count_numbers, normal, steps_per_call
+from decayax._audit.draws import (
+    count_numbers,
+    normal,
+    steps_per_call,
+)
 from decayax._audit.plan import Program
 from decayax._audit.probe import Probe
 from decayax._audit.readings import Setting
@@ -70,15 +74,7 @@ def _follow(
     probe = runner.probe
     carry, start = probe.start(params)
     if begin.at_step:
-        burn_in = min(begin.at_step, begin.burn_in)
-        first = begin.at_step - burn_in
-        if first:
-            skip = runner.fast_forward()
-            states = [skip(state, first) for state in probe.states(carry)]
-            carry = probe.with_states(carry, states)
-        carry, _ = _advance(runner, carry, params, setting, first, burn_in)
-        restart = probe.hold if begin.hold_state else probe.restart
-        carry = restart(carry, params)
+        carry = _at_step(runner, carry, params, setting, begin)
     parts = []
     if begin.other_steps:
         other = setting._replace(seed=setting.seed + 1000)
@@ -93,22 +89,52 @@ def _follow(
     return _by_unit(runner.program, np.asarray(start, float), whole, steps)
 
 
+def _at_step(
+    runner: Runner, carry: Any, params: Any, setting: Setting, begin: Begin
+) -> Any:
+    """The carry at a later step, with the initial weights.
+
+    The weights begin again after every few steps. So they keep their size, and the
+    state follows weights that are not lost yet.
+    """
+    probe, chunk = runner.probe, _chunk_size(runner)
+    burn_in = min(begin.at_step, begin.burn_in) // chunk * chunk
+    first = begin.at_step - burn_in
+    if first:
+        skip = runner.fast_forward()
+        states = [skip(state, first) for state in probe.states(carry)]
+        carry = probe.with_states(carry, states)
+    for step in range(first, begin.at_step, chunk):
+        carry, _ = _run_chunk(runner, carry, params, setting, step)
+        carry = probe.restart(carry, params)
+    return probe.hold(carry, params) if begin.hold_state else carry
+
+
 def _advance(
     runner: Runner, carry: Any, params: Any, setting: Setting, first: int, steps: int
 ) -> tuple[Any, list[Trace]]:
     """The carry after some steps from step ``first`` on, and the parts' traces."""
-    size = count_numbers(runner.program.shapes)
-    chunk = steps_per_call(size)
-    key = jax.random.key(setting.seed)
-    parts = []
+    chunk, parts = _chunk_size(runner), []
     for i in runner.clock(-(-steps // chunk)):
         start = first + i * chunk
-        times = np.arange(start, start + chunk, dtype=np.uint32)
-        numbers = normal(key, times, size)
-        scale = np.float32(setting.gradient_scale)
-        carry, part = runner.probe.advance(carry, params, numbers, scale, times)
+        carry, part = _run_chunk(runner, carry, params, setting, start)
         parts.append(jax.device_get(part))
     return carry, parts
+
+
+def _chunk_size(runner: Runner) -> int:
+    return steps_per_call(count_numbers(runner.program.shapes))
+
+
+def _run_chunk(
+    runner: Runner, carry: Any, params: Any, setting: Setting, first: int
+) -> tuple[Any, Trace]:
+    """The carry after one compiled call, and its trace."""
+    size = count_numbers(runner.program.shapes)
+    times = np.arange(first, first + _chunk_size(runner), dtype=np.uint32)
+    numbers = normal(jax.random.key(setting.seed), times, size)
+    scale = np.float32(setting.gradient_scale)
+    return runner.probe.advance(carry, params, numbers, scale, times)
 
 
 def _by_unit(program: Program, start: np.ndarray, whole: Trace, steps: int) -> Run:

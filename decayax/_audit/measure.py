@@ -115,12 +115,19 @@ def measure_once(
         of_difference.start,
         weight_counts(bench),
         bench.exact,
+        _are_real(bench),
         strict=True,
     )
     return [
-        reading_of(jvp, difference, Subject(count, exact, start))
-        for jvp, difference, start, count, exact in units
+        reading_of(jvp, difference, Subject(count, exact, real, start))
+        for jvp, difference, start, count, exact, real in units
     ]
+
+
+def _are_real(bench: Bench) -> list[bool]:
+    shapes = bench.jvp.program.inexact_shapes()
+    real = [jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in shapes]
+    return [real[index] for _, index in bench.jvp.program.units]
 
 
 def weight_counts(bench: Bench) -> list[int]:

@@ -46,8 +46,11 @@ def mode_of(
         return NOT_FINITE
     if is_constrained(reading):
         return CONSTRAINED
-    # A bound that only larger weights reach is not of interest.
-    readings = {s: r for s, r in readings.items() if not is_constrained(r)}
+    # A bound that only larger weights reach is not of interest, and neither are weights
+    # that large gradients have moved too far to see their pull.
+    readings = {
+        s: r for s, r in readings.items() if not (is_constrained(r) or r.is_lost)
+    }
     rates = [r.best.rate for r in readings.values() if r.best.significant]
     if not rates or (not exact and is_second_order(readings)):
         return NONE
@@ -102,6 +105,8 @@ def _same_for_seeds(main: Setting, readings: Readings) -> bool:
 
 def by_zero_gradient(reading: Reading, live: np.ndarray) -> bool:
     """Whether weights with a gradient and those without one have unlike rates."""
+    if live.all() or not live.any():
+        return False
     with_gradient, without = rates_by_gradient(reading, live)
     larger = max(abs(with_gradient), abs(without))
     gap = abs(with_gradient - without)
@@ -111,9 +116,7 @@ def by_zero_gradient(reading: Reading, live: np.ndarray) -> bool:
 def rates_by_gradient(reading: Reading, live: np.ndarray) -> tuple[float, float]:
     """The mean rates of the weights with a gradient and of those without one."""
     rates = reading.best.per_weight
-    groups = rates[live], rates[~live]
-    with_gradient, without = (float(np.nanmean(x)) if x.size else 0.0 for x in groups)
-    return with_gradient, without
+    return float(np.nanmean(rates[live])), float(np.nanmean(rates[~live]))
 
 
 def rates_by_scale(

@@ -21,6 +21,8 @@ def is_gated(reading: Reading) -> bool:
     rates = _gate_rates(reading)
     if rates is None:
         return False
+    if reading.use_value and np.mean(abs(rates[0] - rates[1]) > 0.5) < 0.2:
+        return False  # the weights decide, as they cross the bound of a Huber pull
     closed, partly = rates < CLOSED, (rates > 2.0 * CLOSED) & (rates < 0.5)
     changes = closed.any((0, 1)).mean()
     part = MIN_FRACTION < closed.mean() < 1.0 - MIN_FRACTION
@@ -41,9 +43,12 @@ def _gate_rates(reading: Reading) -> np.ndarray | None:
     in which nothing decays are left out. Weights that never decay are 1.
     """
     trace, exact = reading.jvp_trace, reading.subject.exact
-    if trace is None or reading.best is not reading.jvp:
+    differs = reading.best is not reading.jvp and not reading.use_value
+    if trace is None or differs:
         return None
     rates = steps_of(trace.per_weight if exact else trace.change[..., None])
+    if reading.use_value:  # the derivative of a pull that is not linear has any sign
+        rates = np.abs(rates)
     # Where too little is left of a weight, its rate is not known.
     rates = rates[:, ~np.isnan(rates).any((0, 2))]
     top = np.abs(rates).max(axis=(0, 2), initial=0.0)

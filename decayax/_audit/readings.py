@@ -43,8 +43,8 @@ class Reading(NamedTuple):
     @property
     def depends_on_gradient(self) -> bool:
         """Whether the weights differ under g and −g."""
-        with_g, with_minus_g = self.difference_trace.weights
-        return not np.array_equal(with_g, with_minus_g)
+        trace = self.difference_trace
+        return any(not np.array_equal(*x) for x in (trace.weights, trace.size))
 
     @property
     def finite(self) -> bool:
@@ -74,6 +74,11 @@ class Reading(NamedTuple):
         if not self.subject.exact:
             errors += derivative.threshold
         return gap > MIN_CURVATURE * abs(self.value.rate) + errors
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the weights should show the pull, but do not."""
+        return self.use_value and self.value is None
 
     @property
     def best(self) -> Estimate:
