@@ -134,5 +134,5 @@ def is_second_order(readings: Readings) -> bool:
     steps = [np.mean(r.difference_trace.step_size) for r in readings.values()]
     in_proportion = max(steps) < 1.5 * min(steps)
     # In the first step, steps of g and of −g cancel.
-    first = [abs(r.best.over_time[0]) < abs(r.best.rate) / 4 for r in significant]
+    first = [abs(r.best.over_time[0]) < abs(r.best.rate) / 20 for r in significant]
     return explained and (varied or (in_proportion and all(first)))
