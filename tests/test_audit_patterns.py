@@ -89,6 +89,17 @@ def test_the_rate_of_every_step():
     assert np.isnan(strong[:, 5:]).all()
 
 
+def test_steps_that_few_weights_have_in_common():
+    """±s of all weights loses s²/2: for few weights, this is not a decay."""
+    signs = np.array([1.0, -1.0])[:, None, None] * np.where(T % 2, 1.0, -1.0)[:, None]
+    trace = trace_of(1e-2 * signs, noise=0.0)
+    for count, significant in ((2, False), (WEIGHTS, True)):
+        subject = Subject(count, False, np.ones(WEIGHTS))
+        found = reading_of(trace, trace, subject).jvp
+        assert found.rate == pytest.approx(5e-5, rel=0.01)
+        assert found.significant == significant
+
+
 def test_a_weight_that_moves_far_has_moved():
     assert reading(0.0).drift[-1] < 0.05
     assert reading(0.0, noise=0.1).drift[-1] > 0.5

@@ -73,7 +73,7 @@ MUTANTS = (
         "decayax/_audit/estimates.py",
         "if not subject.exact and count < FEW_WEIGHTS:",
         "if False:",
-        "tests/test_audit_measurement.py::test_leaves_of_few_weights_or_none",
+        "tests/test_audit_patterns.py::test_steps_that_few_weights_have_in_common",
     ),
     Mutant(
         "lost_digits_are_read",
@@ -134,8 +134,8 @@ MUTANTS = (
     Mutant(
         "a_bound_of_larger_weights_counts",
         "decayax/_audit/modes.py",
-        "[r for r in by_size if not is_constrained(r)]",
-        "by_size",
+        "{s: r for s, r in readings.items() if not is_constrained(r)}",
+        "dict(readings)",
         "tests/test_audit_modes.py::test_the_most_serious_mode_is_reported -klarger",
     ),
     Mutant(
@@ -183,7 +183,7 @@ MUTANTS = (
     Mutant(
         "size_does_not_matter",
         "decayax/_audit/modes.py",
-        "if not _same_rates([r for r in by_size if not is_constrained(r)]):",
+        "if not _same_rates(by_size):",
         "if False:",
         "tests/test_audit_patterns.py::test_the_mode_of_readings",
     ),
