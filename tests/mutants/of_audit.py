@@ -134,8 +134,8 @@ MUTANTS = (
     Mutant(
         "a_bound_of_larger_weights_counts",
         "decayax/_audit/modes.py",
-        "{s: r for s, r in readings.items() if not is_constrained(r)}",
-        "dict(readings)",
+        "if not (is_constrained(r) or r.is_lost)",
+        "if not r.is_lost",
         "tests/test_audit_modes.py::test_the_most_serious_mode_is_reported -klarger",
     ),
     Mutant(
@@ -470,7 +470,7 @@ MUTANTS = (
     Mutant(
         "the_burn_in_moves_the_weights",
         "decayax/_audit/follow.py",
-        "        carry = restart(carry, params)\n",
+        "        carry = probe.restart(carry, params)\n",
         "",
         "tests/test_audit_steps.py::test_at_a_later_step_the_preconditioner_has_its_usual_size",
     ),
