@@ -7,12 +7,9 @@ import optax
 import pytest
 
 import decayax as dx
-from decayax._jaxpr.dataflow import Dependency, Kind
+from decayax._jaxpr.dataflow import Kind
 from decayax._jaxpr.dependence import (
-    is_elementwise,
     same_operations,
-    trace_update,
-    update_dependencies,
     update_kind,
 )
 from decayax._jaxpr.trace import trace_optimizer
@@ -20,18 +17,6 @@ from decayax._jaxpr.trace import trace_optimizer
 
 X, S = jnp.ones(4), jnp.ones(())
 CONSTANT, ALIGNED, COUPLED, REORDERED, MIXED = Kind
-
-
-def test_updates_from_a_state_that_has_seen_the_params_are_nondifferentiable():
-    def step(state, params):
-        updates = {"a": params["a"] + state["one"], "b": 2 * params["b"]}
-        return updates, {"one": state["two"], "two": params["b"], "n": state["n"] + 1}
-
-    both = {"a": X, "b": X}
-    updates, has_jvp = update_dependencies(step, {"one": X, "two": X, "n": 0}, both)
-    assert has_jvp
-    first, second = Dependency(ALIGNED, nondifferentiable=True), Dependency(ALIGNED)
-    assert updates == [first, second]
 
 
 def of_state(init, update):
@@ -74,8 +59,6 @@ OPTIMIZERS = {
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_the_kind_of_the_updates(name):
     optimizer, expected = OPTIMIZERS[name]
-    program = trace_update(optimizer, X, lambda step: {})
-    assert is_elementwise(optimizer, X, program) is (expected == ALIGNED)
     assert update_kind(trace_optimizer(optimizer, X, lambda step: {})) == expected
 
 

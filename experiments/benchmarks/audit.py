@@ -31,7 +31,7 @@ ROUNDS = 5
 STRENGTH = 0.1
 
 
-def shape(*axes: int) -> jax.ShapeDtypeStruct:
+def shape(*axes: int) -> Any:
     """A float32 leaf."""
     return jax.ShapeDtypeStruct(axes, "float32")
 

@@ -660,13 +660,6 @@ JAXPR = (
         "tests/test_jaxpr_dependence.py::test_the_kind_of_the_updates",
     ),
     Mutant(
-        "state_that_has_seen_the_params",
-        "decayax/_jaxpr/dependence.py",
-        "dep.nondifferentiable or dep.kind != Kind.CONSTANT for dep in new",
-        "dep.nondifferentiable for dep in new",
-        "tests/test_jaxpr_dependence.py::test_updates_from_a_state_that_has_seen_the_params_are_nondifferentiable",
-    ),
-    Mutant(
         "custom_vjp_in_an_inner_program",
         "decayax/_telemetry/exactness.py",
         "and all(map(_has_jvp, subjaxprs(eqn)))",
