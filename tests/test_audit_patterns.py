@@ -94,7 +94,7 @@ def test_steps_that_few_weights_have_in_common():
     signs = np.array([1.0, -1.0])[:, None, None] * np.where(T % 2, 1.0, -1.0)[:, None]
     trace = trace_of(1e-2 * signs, noise=0.0)
     for count, significant in ((2, False), (WEIGHTS, True)):
-        subject = Subject(count, False, np.ones(WEIGHTS))
+        subject = Subject(count, False, True, np.ones(WEIGHTS))
         found = reading_of(trace, trace, subject).jvp
         assert found.rate == pytest.approx(5e-5, rel=0.01)
         assert found.significant == significant

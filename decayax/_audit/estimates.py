@@ -170,8 +170,6 @@ def _threshold(
         magnitude = np.nanmax(trace.size, initial=0.0) * 5.5
         rounding_per_step = EPS * magnitude / root_count
     rounding = 3.0 * rounding_per_step / root_steps
-    if is_difference:
-        rounding += ONE_SIDED * EPS
     return float(1e-10 + np.nan_to_num(regression + rounding + proportional))
 
 

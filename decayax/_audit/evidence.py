@@ -135,6 +135,7 @@ def _follows(full: Reading, half: Reading | None) -> bool | None:
     """Whether half the learning rate gives half the rate; None if it is not clear."""
     if half is None or not full.best.significant:
         return None
+    half = half._replace(use_value=full.use_value)
     ratio = half.best.rate / full.best.rate
     if 0.45 < ratio < 0.55:
         return True

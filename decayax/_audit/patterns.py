@@ -9,6 +9,7 @@ from decayax._audit.readings import Reading, Readings
 CLOSED = 0.05  # a rate below this fraction of the largest one of its step is 0
 MIN_FRACTION = 0.05  # of the weights or steps that makes a pattern
 MIN_PAUSES = 0.2  # of the steps; one step without decay is not a pattern
+MIN_LATER_JUMP = 0.3
 MIN_JUMP = 0.05  # of the weights that a projection removes in the first step
 
 
@@ -74,7 +75,9 @@ def is_constrained(reading: Reading) -> bool:
     chance = 3.0 * np.sqrt(np.maximum(across, 0.0) / max(reading.subject.count, 1))
     loss, of_value = 1.0 - kept[1:] / kept[:-1], 1.0 - value[1:] / value[:-1]
     known = (kept[:-1] > MIN_RETENTION) & (value[:-1] > MIN_RETENTION)
-    jumps = (loss > MIN_JUMP) & (loss - of_value > MIN_JUMP + chance)
+    # The first step is that of the initial weights; later ones may be large by chance.
+    least = np.where(np.arange(len(loss)) == 0, MIN_JUMP, MIN_LATER_JUMP)
+    jumps = (loss > least) & (loss - of_value > least + chance)
     if (known & jumps).any():
         return True
     forgotten = np.abs(1.0 + trace.per_weight[0, 0]) < CLOSED

@@ -6,9 +6,11 @@ import numpy as np
 from jaxtyping import Float
 
 from decayax._audit.estimates import (
+    EPS,
     Estimate,
     estimate_of,
     is_finite,
+    ONE_SIDED,
     rates_of,
     Subject,
     value_of,
@@ -57,7 +59,8 @@ class Reading(NamedTuple):
         if self.jvp is None:
             return False
         a, b = self.jvp.rate, self.difference.rate
-        return abs(a - b) > max(abs(a) / 3, abs(b) / 3, self.difference.threshold)
+        rounding = max(self.difference.threshold, ONE_SIDED * EPS)
+        return abs(a - b) > max(abs(a) / 3, abs(b) / 3, rounding)
 
     @property
     def is_nonlinear(self) -> bool:

@@ -27,7 +27,7 @@ from optax import contrib
 import decayax as dx
 
 
-ROUNDS = 5
+ROUNDS = 3
 STRENGTH = 0.1
 
 

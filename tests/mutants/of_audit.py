@@ -218,8 +218,8 @@ MUTANTS = (
     Mutant(
         "a_shrink_is_a_projection",
         "decayax/_audit/patterns.py",
-        "(loss > MIN_JUMP) & (loss - of_value > MIN_JUMP + chance)",
-        "loss > MIN_JUMP",
+        "(loss > least) & (loss - of_value > least + chance)",
+        "loss > least",
         "tests/test_audit_patterns.py::test_projections",
     ),
     Mutant(
