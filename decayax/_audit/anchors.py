@@ -10,7 +10,6 @@ gradients stay apart. A pull brings them together.
 
 import numpy as np
 
-from decayax._audit.dependence import decay_reads_gradients
 from decayax._audit.follow import Begin, follow
 from decayax._audit.measure import Bench, measure_once
 from decayax._audit.plan import initial_weights
@@ -37,7 +36,7 @@ def forgets_gradients(bench: Bench, main: Setting, rates: list[float]) -> list[b
     True, too, if the runs are too short to see it; but then very small rates are only
     believed if the derivative reads no gradient.
     """
-    gradient_free = not decay_reads_gradients(bench.jvp.program)
+    gradient_free = not bench.reads().any_gradient
     steps, first = bench.plan.steps, OTHER + SETTLE
     if steps < first + 2:
         return [True] * len(rates)

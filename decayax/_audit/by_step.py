@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from decayax._audit.dependence import decay_reads_gradients
 from decayax._audit.follow import Begin
 from decayax._audit.measure import Bench, measure_once
 from decayax._audit.readings import Reading, Setting
@@ -45,7 +44,7 @@ def burn_in_steps(bench: Bench) -> int:
     None if no gradient changes the decay, now or later. An optimizer that mixes weights
     is slow, and gets fewer.
     """
-    if not decay_reads_gradients(bench.jvp.program):
+    if not bench.reads().any_gradient:
         return 0
     return BURN_IN if bench.plan.sampled or bench.plan.elementwise else LEAD
 

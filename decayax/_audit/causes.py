@@ -11,7 +11,7 @@ from decayax._audit.modes import (
     SCALE_DEPENDENT,
 )
 from decayax._audit.patterns import gate_reads_gradients, is_gated
-from decayax._audit.readings import Readings, Setting
+from decayax._audit.readings import Readings, Setting, varied
 
 
 PRECONDITIONER, NORM, GATE = "preconditioner", "norm", "gate"
@@ -63,14 +63,10 @@ def _falls_as_gradient(small: tuple[float, float], large: tuple[float, float]) -
 
 
 def _of_scale_dependence(main: Setting, readings: Readings) -> str:
-    sizes = {
-        s.weight_scale: r
-        for s, r in readings.items()
-        if s._replace(weight_scale=1.0) == main and s.weight_scale > 0.0
-    }
-    rates = [abs(sizes[scale].best.rate) for scale in sorted(sizes)]
+    by_size = [reading for _, reading in varied(readings, main, "weight_scale")]
+    rates = [abs(reading.best.rate) for reading in by_size]
     # A trust ratio makes steps in proportion to the weights.
-    steps = [np.mean(r.difference_trace.step_size) for r in sizes.values()]
+    steps = [np.mean(r.difference_trace.step_size) for r in by_size]
     if max(steps) < 1.5 * min(steps):
         return TRUST_RATIO
     if rates[-1] < rates[-2] / 1.5:

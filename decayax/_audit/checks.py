@@ -11,16 +11,16 @@ from decayax._audit.modes import (
     GATED,
     GRADIENT_DEPENDENT,
     GROWTH,
-    NONE,
     NOT_FINITE,
     SCALE_DEPENDENT,
     UNEVEN,
+    WITHOUT_DECAY,
 )
 
 
 def decays(leaf: LeafAudit) -> bool:
     """Whether the leaf has a decay rate."""
-    return leaf.mode not in (NONE, CONSTRAINED, NOT_FINITE, ANCHORED)
+    return leaf.mode not in WITHOUT_DECAY
 
 
 def _depends_on_scale(e: Evidence, cause: str) -> bool:
@@ -33,25 +33,50 @@ def _lost(leaf: LeafAudit) -> bool:
     return leaf.surviving_fraction is not None and not leaf.surviving_fraction >= 0.5
 
 
+# What several problems have in common. Each has a hint of its own.
+NOT_FINITE_WEIGHTS = Finding(
+    kind=NOT_FINITE,
+    serious=True,
+    text="the weights of {paths} become infinite or NaN {when}.",
+    hint="",
+)
+DEPENDS_ON_GRADIENTS = Finding(
+    kind=GRADIENT_DEPENDENT,
+    serious=True,
+    text="the decay of {paths} depends on the gradients. Rates of {first}.",
+    hint="",
+)
+LOST_IN_ROUNDING = Finding(
+    kind="lost in rounding",
+    serious=True,
+    text="rounding to {dtypes} removes more than half of the decay of {paths}. The "
+    "smallest fraction that survives is {smallest}.",
+    hint="",
+)
+DEPENDS_ON_SIZE = Finding(
+    kind=SCALE_DEPENDENT,
+    serious=False,
+    text="the decay rate of {paths} depends on the size of the weights.",
+    hint="",
+)
+CLIPPED = Finding(
+    kind="clipped",
+    serious=False,
+    text="a clip or a normalization of the finished step leaves {clipped_to} of "
+    "the decay of {paths}.",
+    hint="Clip the gradients, or the step before dx.decoupled_decay.",
+)
+
 # Each problem, and whether a leaf has it. `_about` fills in the {names}.
 CHECKS: dict[Finding, Callable[[Evidence], bool]] = {
-    Finding(
-        kind=NOT_FINITE,
-        serious=True,
-        text="the weights of {paths} become infinite or NaN {when}.",
+    NOT_FINITE_WEIGHTS._replace(
         hint="Check the learning rate, and divisions by 0.",
     ): lambda e: bool(e.not_finite) and "float" not in e.not_finite,
-    Finding(
-        kind=NOT_FINITE,
-        serious=True,
-        text="the weights of {paths} become infinite or NaN {when}.",
+    NOT_FINITE_WEIGHTS._replace(
         hint="An eps of 1e-8 is 0 in float16. Pass a larger eps, or wrap the optimizer "
         "in dx.with_compensation, which computes in float32.",
     ): lambda e: "float16" in e.not_finite,
-    Finding(
-        kind=NOT_FINITE,
-        serious=True,
-        text="the weights of {paths} become infinite or NaN {when}.",
+    NOT_FINITE_WEIGHTS._replace(
         hint="Train weights in float32 or bfloat16, and cast them for the forward "
         "pass.",
     ): lambda e: "float8" in e.not_finite or "float4" in e.not_finite,
@@ -79,62 +104,30 @@ CHECKS: dict[Finding, Callable[[Evidence], bool]] = {
         hint="Pass a smaller weight_decay. If it should be multiplied by the learning "
         "rate, place the decay before the learning rate.",
     ): lambda e: e.leaf.rate >= 1.0,
-    Finding(
-        kind=GRADIENT_DEPENDENT,
-        serious=True,
-        text="the decay of {paths} depends on the gradients. Rates of {first}.",
+    DEPENDS_ON_GRADIENTS._replace(
         hint="An L2 term passes through the preconditioner. For the same rate in all "
         "weights, place dx.decoupled_decay after the preconditioner, as dx.adamw and "
         "dx.rmspropw do.",
     ): lambda e: e.leaf.mode == GRADIENT_DEPENDENT and e.cause == causes.PRECONDITIONER,
-    Finding(
-        kind=GRADIENT_DEPENDENT,
-        serious=True,
-        text="the decay of {paths} depends on the gradients. Rates of {first}.",
+    DEPENDS_ON_GRADIENTS._replace(
         hint="A clip or a normalization divides the decay by a norm of the "
         "gradients. Place dx.decoupled_decay after it.",
     ): lambda e: e.leaf.mode == GRADIENT_DEPENDENT and e.cause == causes.NORM,
-    Finding(
-        kind=GRADIENT_DEPENDENT,
-        serious=True,
-        text="the decay of {paths} depends on the gradients. Rates of {first}.",
+    DEPENDS_ON_GRADIENTS._replace(
         hint="A clip of single elements, or another gate, stops the decay of some "
         "weights. Place dx.decoupled_decay after it.",
     ): lambda e: e.leaf.mode == GRADIENT_DEPENDENT and e.cause == causes.GATE,
-    Finding(
-        kind=GRADIENT_DEPENDENT,
-        serious=True,
-        text="the decay of {paths} depends on the gradients. Rates of {first}.",
+    DEPENDS_ON_GRADIENTS._replace(
         hint="The decay passes through an operation that depends on the gradients. "
         "Place dx.decoupled_decay after this operation.",
     ): lambda e: e.leaf.mode == GRADIENT_DEPENDENT and e.cause == causes.OTHER,
-    Finding(
-        kind="clipped",
-        serious=True,
-        text="a clip or a normalization of the finished step leaves {clipped_to} of "
-        "the decay of {paths}.",
-        hint="Clip the gradients, or the step before dx.decoupled_decay.",
-    ): lambda e: e.clipped_to < 0.5,
-    Finding(
-        kind="clipped",
-        serious=False,
-        text="a clip or a normalization of the finished step leaves {clipped_to} of "
-        "the decay of {paths}.",
-        hint="Clip the gradients, or the step before dx.decoupled_decay.",
-    ): lambda e: 0.5 <= e.clipped_to < 0.9,
-    Finding(
-        kind="lost in rounding",
-        serious=True,
-        text="rounding to {dtypes} removes more than half of the decay of {paths}. The "
-        "smallest fraction that survives is {smallest}.",
+    CLIPPED._replace(serious=True): lambda e: e.clipped_to < 0.5,
+    CLIPPED: lambda e: 0.5 <= e.clipped_to < 0.9,
+    LOST_IN_ROUNDING._replace(
         hint="A weight times 1 - rate rounds back to the same weight. Wrap the "
         "optimizer in dx.with_compensation or dx.with_stochastic_rounding.",
     ): lambda e: _lost(e.leaf) and "float16" in e.leaf.dtype,
-    Finding(
-        kind="lost in rounding",
-        serious=True,
-        text="rounding to {dtypes} removes more than half of the decay of {paths}. The "
-        "smallest fraction that survives is {smallest}.",
+    LOST_IN_ROUNDING._replace(
         hint="A weight times 1 - rate rounds back to the same weight. Train weights in "
         "float32 or bfloat16, and cast them to {dtypes} for the forward pass.",
     ): lambda e: _lost(e.leaf) and "float16" not in e.leaf.dtype,
@@ -200,16 +193,10 @@ CHECKS: dict[Finding, Callable[[Evidence], bool]] = {
         text="these biases or norm scales decay: {paths}.",
         hint="Pass mask=dx.masks.no_bias_or_norm, unless this is intended.",
     ): lambda e: e.leaf.role in ("bias", "norm_scale") and decays(e.leaf),
-    Finding(
-        kind=SCALE_DEPENDENT,
-        serious=False,
-        text="the decay rate of {paths} depends on the size of the weights.",
+    DEPENDS_ON_SIZE._replace(
         hint="A clip or a normalization rescales the decay together with the step.",
     ): lambda e: _depends_on_scale(e, causes.NORM),
-    Finding(
-        kind=SCALE_DEPENDENT,
-        serious=False,
-        text="the decay rate of {paths} depends on the size of the weights.",
+    DEPENDS_ON_SIZE._replace(
         hint="A trust ratio rescales the decay together with the update.",
     ): lambda e: _depends_on_scale(e, causes.TRUST_RATIO),
     Finding(
@@ -224,10 +211,7 @@ CHECKS: dict[Finding, Callable[[Evidence], bool]] = {
         text="the decay rate of {paths} rises with the size of the weights.",
         hint="The pull grows faster than the weights, such as their third power.",
     ): lambda e: _depends_on_scale(e, causes.STRONG_PULL),
-    Finding(
-        kind=SCALE_DEPENDENT,
-        serious=False,
-        text="the decay rate of {paths} depends on the size of the weights.",
+    DEPENDS_ON_SIZE._replace(
         hint="The decay passes through an operation that depends on this size.",
     ): lambda e: _depends_on_scale(e, causes.OTHER),
     Finding(

@@ -1,11 +1,14 @@
 """What a program reads, from its jaxpr: weights, gradients, copies of the weights."""
 
-from typing import Any
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from decayax._audit.plan import Program
+from decayax._audit.probe import with_tangents
 from decayax._core.dtypes import is_inexact
 from decayax._jaxpr.dataflow import (
     Dependency,
@@ -22,23 +25,40 @@ from decayax._jaxpr.partition import combine, partition
 MAX_PAIRED = 32
 
 
+class DecayReads(NamedTuple):
+    """What the derivative of each inexact leaf by the weights reads."""
+
+    gradients: list[bool]  # or a state of them
+    counters: list[bool]
+
+    @property
+    def any_gradient(self) -> bool:
+        """Whether the decay of any leaf reads gradients."""
+        return any(self.gradients)
+
+    def only_counters(self) -> list[bool]:
+        """Whether the decay of each leaf may begin later, at a step that it counts."""
+        pairs = zip(self.counters, self.gradients, strict=True)
+        return [counters and not gradients for counters, gradients in pairs]
+
+
 def keeps_weights(program: Program) -> bool:
     """Whether the initial state depends on the initial weights."""
     init = jax.make_jaxpr(program.probed.init)(program.shapes)
     return any(_reads(init.jaxpr, [ELEMENTWISE_INPUT] * len(init.jaxpr.invars)))
 
 
-def exact_leaves(program: Program, otherwise: bool) -> list[bool]:
+def exact_leaves(program: Program, otherwise: Callable[[], bool]) -> list[bool]:
     """For each inexact leaf: whether the derivative connects no two of its weights.
 
-    It connects no weights of other leaves either. ``otherwise`` is the answer if there
-    is no derivative.
+    It connects no weights of other leaves either. ``otherwise`` gives the answer if
+    there is no derivative.
     """
     count = len(program.inexact_shapes())
     try:
         init, update = _trace_tangents(program)
     except Exception:  # the optimizer has no derivative
-        return [otherwise] * count
+        return [otherwise()] * count
 
     def reached(marks: list[Dependency]) -> list[Dependency]:
         def run(jaxpr: Any, tangents: list[Dependency]) -> list[Dependency]:
@@ -72,17 +92,9 @@ def _trace_tangents(program: Program) -> tuple[Any, Any]:
         states = lambda x: partition(probed.init(combine(params, x, static))).inexact  # noqa: E731
         return jax.jvp(states, (inexact,), (tangents,))[1]
 
-    def update(grads: Any, state: Any, params: Any, step: Any, *tangents: Any) -> Any:
-        split, split_state = partition(params), partition(state)
-
-        def outputs(inexact: Any, moments: Any) -> Any:
-            params_now = combine(params, inexact, split.static)
-            state_now = combine(state, moments, split_state.static)
-            results = probed.update(grads, state_now, params_now, step)
-            return tuple(partition(tree).inexact for tree in results)
-
-        primals = split.inexact, split_state.inexact
-        return jax.jvp(outputs, primals, tangents)[1]
+    def update(grads, state, params, step, tangents, state_tangents):
+        at_step = functools.partial(probed.update, grads, time=step)
+        return with_tangents(at_step, (state, params), (state_tangents, tangents))[1]
 
     return (
         jax.make_jaxpr(init)(params, theta).jaxpr,
@@ -90,23 +102,8 @@ def _trace_tangents(program: Program) -> tuple[Any, Any]:
     )
 
 
-def decay_reads_gradients(program: Program) -> bool:
-    """Whether the derivative by the weights reads gradients, or a state of them."""
-    return any(_decay_reads(program, gradients=True, counters=False))
-
-
-def may_decay_later(program: Program) -> list[bool]:
-    """Whether the derivative of each inexact leaf reads counters, and no gradients."""
-    of_counters = _decay_reads(program, gradients=False, counters=True)
-    of_gradients = _decay_reads(program, gradients=True, counters=False)
-    return [a and not b for a, b in zip(of_counters, of_gradients, strict=True)]
-
-
-def _decay_reads(program: Program, *, gradients: bool, counters: bool) -> list[bool]:
-    """Whether the derivative of each leaf by the weights reads gradients or counters.
-
-    It reads gradients, too, if it reads a state of them. True if it does not exist.
-    """
+def decay_reads(program: Program) -> DecayReads:
+    """What the derivative by the weights reads; everything if there is none."""
 
     def decay(grads: Any, state: Any, params: Any, step: Any) -> Any:
         theta, static = partition(params)
@@ -121,22 +118,27 @@ def _decay_reads(program: Program, *, gradients: bool, counters: bool) -> list[b
     try:
         traced = jax.make_jaxpr(decay)(grads, state, params, step)
     except Exception:  # the optimizer has no derivative
-        return [True] * len(program.inexact_shapes())
+        everything = [True] * len(program.inexact_shapes())
+        return DecayReads(gradients=everything, counters=everything)
 
-    def data(leaf: Any, is_data: bool) -> Dependency:
-        return ELEMENTWISE_INPUT if is_data else INDEPENDENT
+    def reads(*, gradients: bool, counters: bool) -> list[bool]:
+        # Scalars of the state are counters and hyper-parameters.
+        is_data = [
+            *(gradients for _ in jax.tree.leaves(grads)),
+            *(
+                gradients if is_inexact(leaf) and leaf.ndim else counters
+                for leaf in jax.tree.leaves(state)
+            ),
+            *(False for _ in jax.tree.leaves(params)),
+            counters,  # the step
+        ]
+        inputs = [ELEMENTWISE_INPUT if data else INDEPENDENT for data in is_data]
+        return _reads(traced.jaxpr, inputs)
 
-    inputs = [
-        *(data(leaf, gradients) for leaf in jax.tree.leaves(grads)),
-        # Scalars are counters and hyper-parameters.
-        *(
-            data(leaf, gradients if is_inexact(leaf) and leaf.ndim else counters)
-            for leaf in jax.tree.leaves(state)
-        ),
-        *(INDEPENDENT for _ in jax.tree.leaves(params)),
-        data(step, counters),
-    ]
-    return _reads(traced.jaxpr, inputs)
+    return DecayReads(
+        gradients=reads(gradients=True, counters=False),
+        counters=reads(gradients=False, counters=True),
+    )
 
 
 def _inputs(program: Program) -> tuple[Any, Any, Any, Any]:

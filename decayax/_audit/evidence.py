@@ -7,10 +7,10 @@ import numpy as np
 from decayax._audit import by_step, causes, patterns
 from decayax._audit.finding import Evidence
 from decayax._audit.leaf import LeafAudit
-from decayax._audit.measure import MAX_STANDARD_ERROR, Survival
+from decayax._audit.measure import is_narrow, MAX_STANDARD_ERROR, Survival
 from decayax._audit.measured import Everything, Measured, Request
 from decayax._audit.modes import CONSTRAINED, NONE, NOT_FINITE
-from decayax._audit.readings import Reading, Setting
+from decayax._audit.readings import Reading, Setting, varied
 from decayax._core.paths import path_str
 
 
@@ -97,19 +97,14 @@ def _extremes(reading: Reading) -> tuple[float, float]:
 def _by_scale(
     leaf: Measured, main: Setting, name: str
 ) -> tuple[tuple[float, float], ...]:
-    """Pairs (scale, rate) of the settings that differ from the main one in it only."""
-    return tuple(
-        (getattr(setting, name), reading.best.rate)
-        for setting, reading in sorted(leaf.readings.items())
-        if setting._replace(**{name: getattr(main, name)}) == main
-    )
+    return tuple((x, r.best.rate) for x, r in varied(leaf.readings, main, name))
 
 
 def _in_own_dtype(
     survival: Survival | None, index: int, leaf: Measured, dtype: np.dtype
 ) -> tuple[str, float | None]:
     """The mode, and the fraction of the rate that survives in the leaf's dtype."""
-    if survival is None or dtype.itemsize >= 4 or leaf.mode == NOT_FINITE:
+    if survival is None or not is_narrow(dtype) or leaf.mode == NOT_FINITE:
         return leaf.mode, None
     if not survival.finite[index]:
         return NOT_FINITE, None

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from decayax._audit.dependence import exact_leaves
+from decayax._audit.dependence import decay_reads, DecayReads, exact_leaves
 from decayax._audit.estimates import is_finite, rates_of, Subject
 from decayax._audit.follow import AT_START, Begin, Clock, follow, Runner
 from decayax._audit.plan import initial_weights, Plan, Program
@@ -35,6 +35,7 @@ class Bench(NamedTuple):
     jvp: Runner
     difference: Runner
     exact: list[bool]  # of each unit: the derivative connects no two weights
+    reads: Callable[[], DecayReads]  # what the derivative reads; found once
 
 
 def make_bench(plan: Plan, program: Program, clock: Clock) -> Bench:
@@ -48,13 +49,16 @@ def make_bench(plan: Plan, program: Program, clock: Clock) -> Bench:
     def runner(probe: Any) -> Runner:
         return Runner(program, probe(program.probed, program.lanes), skip, clock)
 
-    otherwise = update_kind(plan.traced, of_gradients=False) <= Kind.ALIGNED
-    exact = exact_leaves(program, otherwise)
+    def is_aligned() -> bool:
+        return update_kind(plan.traced, of_gradients=False) <= Kind.ALIGNED
+
+    exact = exact_leaves(program, otherwise=is_aligned)
     return Bench(
         plan,
         runner(jvp_probe),
         runner(difference_probe),
         [exact[index] for _, index in program.units],
+        functools.cache(lambda: decay_reads(program)),
     )
 
 
@@ -134,6 +138,11 @@ def weight_counts(bench: Bench) -> list[int]:
     """How many weights of each unit are measured."""
     sizes = [leaf.size for leaf in bench.jvp.program.inexact_shapes()]
     return [sizes[index] for _, index in bench.jvp.program.units]
+
+
+def is_narrow(dtype: Any) -> bool:
+    """Whether rounding to the dtype can remove a decay."""
+    return jnp.dtype(dtype).itemsize < 4
 
 
 class Survival(NamedTuple):

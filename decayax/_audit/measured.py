@@ -4,32 +4,21 @@ from collections import Counter
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from decayax._audit import anchors, by_step, clips
-from decayax._audit.dependence import (
-    decay_reads_gradients,
-    keeps_weights,
-    may_decay_later,
-)
+from decayax._audit.dependence import keeps_weights
 from decayax._audit.follow import Begin, make_clock
 from decayax._audit.measure import (
     Bench,
+    is_narrow,
     make_bench,
     measure,
     measure_once,
     Survival,
     survival,
 )
-from decayax._audit.modes import (
-    ANCHORED,
-    CONSTRAINED,
-    mode_of,
-    NONE,
-    NOT_FINITE,
-    UNIFORM,
-)
+from decayax._audit.modes import ANCHORED, mode_of, NONE, UNIFORM, WITHOUT_DECAY
 from decayax._audit.plan import Plan
 from decayax._audit.readings import Reading, Readings, Setting, with_values
 from decayax._audit.shapes import halved
@@ -86,9 +75,8 @@ class Everything(NamedTuple):
     survival: Survival | None  # in dtypes of 16 bits or fewer, if there are any
     clipped: list[bool]  # whether a clip limits the steps of each leaf
     clipped_to: list[float]  # the fraction of each leaf's decay that it leaves
-    later_rates: list[
-        tuple[int, float] | None
-    ]  # a later step and its rate, if none now
+    # a later step and its rate, for leaves that do not decay yet
+    later_rates: list[tuple[int, float] | None]
 
 
 def measure_all(plan: Plan, request: Request) -> Everything:
@@ -101,7 +89,7 @@ def measure_all(plan: Plan, request: Request) -> Everything:
     begin = Begin(common, by_step.burn_in_steps(bench) if common else 0)
     main, readings = request.main, [unit.main for unit in units]
     clipped = [
-        is_clipped and unit.mode not in (NONE, CONSTRAINED, NOT_FINITE, ANCHORED)
+        is_clipped and unit.mode not in WITHOUT_DECAY
         for unit, is_clipped in zip(
             units, clips.are_clipped(bench, readings), strict=True
         )
@@ -148,13 +136,16 @@ def _later_rates(
 ) -> list[tuple[int, float] | None]:
     """The first of a few later steps at which a leaf decays, if it does not now."""
     program = bench.jvp.program
-    may = may_decay_later(program)
-    waits = [
-        unit.mode == NONE and may[index] and _is_still(unit.main)
-        for unit, (_, index) in zip(units, program.units, strict=True)
-    ]
     found: list[tuple[int, float] | None] = [None] * len(units)
-    if request.later_steps or not any(waits):
+    still = [unit.mode == NONE and _is_still(unit.main) for unit in units]
+    if request.later_steps or not any(still):
+        return program.for_each_leaf(found)
+    may = bench.reads().only_counters()
+    waits = [
+        is_still and may[index]
+        for is_still, (_, index) in zip(still, program.units, strict=True)
+    ]
+    if not any(waits):
         return program.for_each_leaf(found)
     for step in LATER_STEPS:
         readings = by_step.readings_at(bench, request.main, step, 0)
@@ -198,7 +189,7 @@ def _measured(
         step: _readings(bench, request, Begin(step, burn_in))
         for step in sorted(set(fastest))
     }
-    gradient_free = not decay_reads_gradients(bench.jvp.program)
+    gradient_free = not bench.reads().any_gradient
     units = []
     for unit, (step, live) in enumerate(zip(fastest, _live(bench), strict=True)):
         own = readings[step][unit]
@@ -287,13 +278,8 @@ def _with_anchor(leaf: Measured, held: Reading, forgets: bool) -> Measured:
 
 def _survival(bench: Bench, main: Setting, begin: Begin) -> Survival | None:
     """What remains in dtypes of 16 bits or fewer; None if there are none."""
-    if not any(_is_narrow(shape.dtype) for shape in bench.plan.shapes.values()):
+    if not any(is_narrow(shape.dtype) for shape in bench.plan.shapes.values()):
         return None
     program = bench.plan.program(own_dtypes=True)
     own = make_bench(bench.plan, program, bench.jvp.clock)
     return survival(bench, own, main, begin)
-
-
-def _is_narrow(dtype: Any) -> bool:
-    """Whether rounding to the dtype can remove a decay."""
-    return jnp.dtype(dtype).itemsize < 4

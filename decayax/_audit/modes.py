@@ -7,13 +7,14 @@ import numpy as np
 
 from decayax._audit.estimates import Estimate
 from decayax._audit.patterns import is_constrained, is_gated, is_second_order
-from decayax._audit.readings import Reading, Readings, Setting
+from decayax._audit.readings import Reading, Readings, Setting, varied
 
 
 NONE, UNIFORM, SCALE_DEPENDENT = "none", "uniform", "scale-dependent"
 UNEVEN, ANCHORED, GATED = "uneven", "anchored", "gated"
 GRADIENT_DEPENDENT, CONSTRAINED = "gradient-dependent", "constrained"
 GROWTH, NOT_FINITE = "growth", "not finite"
+WITHOUT_DECAY = (NONE, CONSTRAINED, NOT_FINITE, ANCHORED)
 RATE_RTOL = 0.1  # rates that differ by a smaller fraction count as equal
 MAX_DIFFERING = 0.1  # fraction of a leaf's weights whose rates may differ
 MIN_GROWING = 0.05  # fraction of a leaf's weights that makes it growth
@@ -55,7 +56,7 @@ def mode_of(
     if not rates or (not exact and is_second_order(readings)):
         return NONE
     grows = reading.best.significant and max(rates) < 0.0
-    by_seed = [r for s, r in readings.items() if s._replace(seed=main.seed) == main]
+    by_seed = _by(readings, main, "seed")
     if grows or (exact and all(map(_part_grows, by_seed))):
         return GROWTH
     same = _same_for_sizes_of_gradients(main, readings, live)
@@ -63,7 +64,7 @@ def mode_of(
         return GATED
     if not same or (elementwise and not _same_for_seeds(main, readings)):
         return GRADIENT_DEPENDENT
-    by_size = [r for s, r in readings.items() if s._replace(weight_scale=1.0) == main]
+    by_size = _by(readings, main, "weight_scale")
     if not _same_rates(by_size):
         return SCALE_DEPENDENT
     if live is not None and by_zero_gradient(reading, live):
@@ -72,16 +73,14 @@ def mode_of(
     return UNEVEN if known and _is_uneven(reading.best) else UNIFORM
 
 
-def _by_gradient(main: Setting, readings: Readings) -> list[Reading]:
-    """The readings with the same gradients up to their size."""
-    scale = main.gradient_scale
-    return [r for s, r in readings.items() if s._replace(gradient_scale=scale) == main]
+def _by(readings: Readings, main: Setting, name: str) -> list[Reading]:
+    return [reading for _, reading in varied(readings, main, name)]
 
 
 def _same_for_sizes_of_gradients(
     main: Setting, readings: Readings, live: np.ndarray | None
 ) -> bool:
-    by_gradient = _by_gradient(main, readings)
+    by_gradient = _by(readings, main, "gradient_scale")
     if not (_same_rates(by_gradient) or _same_early_rates(by_gradient)):
         return False
     if live is None or not readings[main].subject.exact:
@@ -96,10 +95,10 @@ def _same_for_seeds(main: Setting, readings: Readings) -> bool:
     Other seeds have another global norm by chance. So this shows something only if the
     optimizer is elementwise.
     """
-    by_seed = [r for s, r in readings.items() if s._replace(seed=main.seed) == main]
+    by_seed = _by(readings, main, "seed")
     # A difference has too few digits, if the leaf has few weights.
     from_jvp = [r for r in by_seed if r.best is r.jvp]
-    by_gradient = _by_gradient(main, readings)
+    by_gradient = _by(readings, main, "gradient_scale")
     return _same_rates(from_jvp) and not _differ_per_weight(by_seed + by_gradient)
 
 
@@ -129,11 +128,7 @@ def rates_by_scale(
             return reading.best.rate
         return float(np.nanmean(reading.jvp.per_weight[live]))
 
-    return sorted(
-        (setting.gradient_scale, rate(reading))
-        for setting, reading in readings.items()
-        if setting._replace(gradient_scale=main.gradient_scale) == main
-    )
+    return [(g, rate(r)) for g, r in varied(readings, main, "gradient_scale")]
 
 
 def _is_uneven(best: Estimate) -> bool:

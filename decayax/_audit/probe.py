@@ -84,7 +84,7 @@ def jvp_probe(probed: ProbedOptimizer, lanes: int = 1) -> Probe:
     def step(initial, carry, grads, time):
         params, state, tangents, state_tangents, change = carry
         update = functools.partial(probed.update, grads, time=time)
-        (updates, state), (update_tangents, state_tangents) = _with_tangents(
+        (updates, state), (update_tangents, state_tangents) = with_tangents(
             update, (state, params), (state_tangents, tangents)
         )
         change = jax.tree.map(operator.add, change, update_tangents)
@@ -108,7 +108,7 @@ def jvp_probe(probed: ProbedOptimizer, lanes: int = 1) -> Probe:
     )
 
 
-def _with_tangents(
+def with_tangents(
     update: Callable[..., Any],
     primals: tuple[Any, Any],
     tangents: tuple[Leaves, Leaves],

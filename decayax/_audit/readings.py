@@ -115,6 +115,16 @@ class Reading(NamedTuple):
 Readings: TypeAlias = dict[Setting, Reading]  # of one leaf
 
 
+def varied(readings: Readings, main: Setting, name: str) -> list[tuple[float, Reading]]:
+    """The readings that differ from the main one in one field only, by its value."""
+    own = getattr(main, name)
+    return [
+        (getattr(setting, name), reading)
+        for setting, reading in sorted(readings.items(), key=lambda item: item[0])
+        if setting._replace(**{name: own}) == main
+    ]
+
+
 def with_values(readings: Readings, mirrored: Readings) -> Readings:
     """The readings of a nonlinear pull: of the weights instead of derivatives.
 

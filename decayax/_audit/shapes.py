@@ -34,8 +34,9 @@ def smaller_shapes(
 ) -> tuple[Any, OptimizerProgram]:
     """A tree of smaller shapes on which the optimizer runs the same operations.
 
-    The shapes themselves if there is none. ``forced`` takes the first smaller ones. The
-    second result is the optimizer, traced for these shapes.
+    If there is none, the result is ``shapes``. If ``forced``, the first smaller tree is
+    taken without a comparison of the operations. The second result is the optimizer,
+    traced for the shapes of the first.
     """
     rtol = 0.0 if kind <= Kind.COUPLED else LITERAL_RTOL
     for cut in _candidates(shapes, kind):
