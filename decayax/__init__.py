@@ -24,6 +24,8 @@ from decayax._rounding.stochastic import (
     StochasticRoundingState,
     with_stochastic_rounding,
 )
+from decayax._symmetries.report import LeafSymmetry, ScaleSymmetries
+from decayax._symmetries.symmetries import scale_symmetries
 from decayax._telemetry.stats import decay_stats, measure_decay
 from decayax._telemetry.table import decay_table, DecayTable
 from decayax._telemetry.track import track_decay, TrackDecayState
@@ -77,6 +79,9 @@ __all__ = [
     "decay_table",
     "DecayTable",
     "TrackDecayState",
+    "scale_symmetries",
+    "ScaleSymmetries",
+    "LeafSymmetry",
     # 16-bit weights and moments; a running job moves to another optimizer
     "apply_updates",
     "adopt_state",

@@ -1,0 +1,1 @@
+"""Scale symmetries: which weights does a model not see the size of?"""
