@@ -15,7 +15,7 @@ import numpy as np
 
 ZERO = 1e-6  # entries below are rounding errors: the exponents are small fractions
 MAX_DENOMINATOR = 24
-ORDERS = 200
+ORDERS = 60
 
 
 def sparse_basis(space: np.ndarray, seed: int = 0) -> np.ndarray:
@@ -26,11 +26,10 @@ def sparse_basis(space: np.ndarray, seed: int = 0) -> np.ndarray:
            [ 0.,  0.,  1., -2.]])
     """
     space = row_reduce(space, range(space.shape[1]))
-    circuits = map(_integers, _circuits(space, np.random.default_rng(seed)))
-    basis = _shortest(circuits, len(space))
+    basis = _shortest(_circuits(space, np.random.default_rng(seed)), len(space))
     while len(basis) > 1:
         shorter = [_shorten(v, np.delete(basis, i, 0)) for i, v in enumerate(basis)]
-        new = _shortest([*basis, *map(_integers, shorter)], len(space))
+        new = _shortest([*basis, *shorter], len(space))
         if np.count_nonzero(new) >= np.count_nonzero(basis):
             break
         basis = new
@@ -71,7 +70,8 @@ def _circuits(space: np.ndarray, random: np.random.Generator) -> Iterator[np.nda
 
 def _shortest(vectors: Iterable[np.ndarray], dimension: int) -> np.ndarray:
     """Independent vectors, those with the fewest and smallest entries first."""
-    unique = {tuple(np.round(v, 6)): v for v in vectors}
+    by_direction = {tuple(np.round(v / v[v != 0][0], 6)): v for v in vectors}
+    unique = {tuple(v): v for v in map(_integers, by_direction.values())}
     # The last key prefers early columns, so that the choice is the same everywhere.
     by_length = sorted(
         unique.items(),

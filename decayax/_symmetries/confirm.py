@@ -3,11 +3,9 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from decayax._symmetries.probes import jitter, JITTERS
+from decayax._symmetries.probes import jit_once, jitter, JITTERS
 from decayax._symmetries.units import Parameter
 
 
@@ -17,7 +15,7 @@ POINTS = 2  # random parameters at which the outputs are compared
 
 def deviations(
     function: Callable[[Sequence[Any], Any], list[Any]],
-    leaves: Sequence[jax.Array],
+    leaves: Sequence[np.ndarray],
     parameters: Sequence[Parameter],
     candidates: Sequence[np.ndarray],
     epsilons: Sequence[float],
@@ -29,36 +27,39 @@ def deviations(
     numbers.
     """
 
-    @jax.jit
-    def run(key: Any, amounts: Any, exponents: Any, noise: Any, epsilon: Any) -> Any:
-        theta = jitter(key, leaves, amounts)
-        keys = jax.random.split(jax.random.fold_in(key, 1), len(leaves))
-        moved = [
-            x * jnp.exp(LOG_FACTOR * a) + b * jax.random.normal(k, x.shape, x.dtype)
-            for x, a, b, k in zip(theta, exponents, noise, keys, strict=True)
-        ]
-        return function(moved, epsilon)
-
-    def outputs(key: Any, amounts: Any, candidate: np.ndarray, epsilon: float) -> Any:
-        replaced = np.isnan(candidate)
-        exponents = np.where(replaced, 0.0, candidate)
-        shaped = [p.select(exponents) for p in parameters]
-        noise = [p.select(3.0 * replaced) for p in parameters]
-        return run(key, amounts, shaped, noise, epsilon)
-
-    units = sum(p.count() for p in parameters)
+    run = jit_once(function)
+    random = np.random.default_rng(seed + 1)
     result = np.zeros((len(candidates), len(epsilons)))
-    for key in jax.random.split(jax.random.key(seed + 1), POINTS):
-        amounts = next(
-            (a for a in JITTERS if _is_finite(outputs(key, a, np.zeros(units), 0.0))),
-            JITTERS[-1],
-        )
-        for j, epsilon in enumerate(epsilons):
-            plain = outputs(key, amounts, np.zeros(units), epsilon)
-            for i, candidate in enumerate(candidates):
-                moved = outputs(key, amounts, candidate, epsilon)
-                result[i, j] = max(result[i, j], _change(plain, moved))
+    for _ in range(POINTS):
+        for amounts in JITTERS:
+            theta = jitter(random, leaves, amounts)
+            others = jitter(random, leaves, (3.0, 0.0))
+            plain = [run(theta, epsilon) for epsilon in epsilons]
+            if all(map(_is_finite, plain)):
+                break
+        for i, candidate in enumerate(candidates):
+            moved = _moved(theta, others, parameters, candidate)
+            changes = [
+                _change(before, run(moved, epsilon))
+                for before, epsilon in zip(plain, epsilons, strict=True)
+            ]
+            result[i] = np.maximum(result[i], changes)
     return result
+
+
+def _moved(
+    theta: Sequence[np.ndarray],
+    others: Sequence[np.ndarray],
+    parameters: Sequence[Parameter],
+    candidate: np.ndarray,
+) -> list[np.ndarray]:
+    moved = []
+    for x, other, parameter in zip(theta, others, parameters, strict=True):
+        exponents = parameter.select(candidate)
+        is_replaced = np.isnan(exponents)
+        factor = np.exp(LOG_FACTOR * np.where(is_replaced, 0.0, exponents))
+        moved.append(np.where(is_replaced, other, x * factor))
+    return moved
 
 
 def _is_finite(outputs: Sequence[Any]) -> bool:

@@ -33,71 +33,88 @@ class Probes(NamedTuple):
 
 
 def jitter(
-    key: jax.Array, leaves: Sequence[jax.Array], amounts: tuple[Any, Any]
-) -> list[jax.Array]:
+    random: np.random.Generator,
+    leaves: Sequence[np.ndarray],
+    amounts: tuple[float, float],
+) -> list[np.ndarray]:
     """Random parameters around the given ones, which keep their signs.
 
     They leave the points where more symmetries hold: biases of 0, gains of 1.
     """
     elementwise, scale = amounts
     moved = []
-    for k, x in zip(jax.random.split(key, len(leaves)), leaves, strict=True):
-        for_zeros, for_factors, for_scale = jax.random.split(k, 3)
-        size = jnp.sqrt(jnp.mean(jnp.abs(x) ** 2))
-        size = jnp.where(size == 0, 1.0, size)
-        noise = elementwise * jax.random.normal(for_zeros, x.shape, x.real.dtype)
-        factor = elementwise * jax.random.normal(for_factors, x.shape, x.real.dtype)
-        common = scale * jax.random.uniform(for_scale, (), x.real.dtype, -1.0, 1.0)
-        moved.append(jnp.where(x == 0, noise * size, x * jnp.exp(factor + common)))
+    for x in leaves:
+        size = np.sqrt(np.mean(np.abs(x) ** 2)) or 1.0
+        noise = elementwise * random.standard_normal(x.shape)
+        factor = np.exp(noise + scale * random.uniform(-1.0, 1.0))
+        moved.append(np.where(x == 0, noise * size, x * factor).astype(x.dtype))
     return moved
 
 
 def probe(
     function: Callable[[Sequence[Any]], list[Any]],
-    leaves: Sequence[jax.Array],
+    leaves: Sequence[np.ndarray],
     parameters: Sequence[Parameter],
     seed: int,
 ) -> Probes:
     """Probe a function of the parameters, which returns a list of inexact arrays."""
 
-    @jax.jit
-    def one(key: jax.Array, amounts: tuple[Any, Any]) -> Any:
-        for_params, for_outputs = jax.random.split(key)
-        theta = jitter(for_params, leaves, amounts)
-        outputs, pull = jax.vjp(lambda x: function(x), theta)
-        keys = jax.random.split(for_outputs, len(outputs))
-        cotangents = [_cotangent(k, y) for k, y in zip(keys, outputs, strict=True)]
+    def products(
+        theta: Sequence[jax.Array], noise: Sequence[jax.Array]
+    ) -> list[jax.Array]:
+        outputs, pull = jax.vjp(function, theta)
+        cotangents = [_normalized(z, y) for z, y in zip(noise, outputs, strict=True)]
         (gradients,) = pull(cotangents)
-        elementwise = [(g * x).real for g, x in zip(gradients, theta, strict=True)]
-        pairs = list(zip(elementwise, parameters, strict=True))
-        products = [jnp.sum(x, p.other_axes()).reshape(-1) for x, p in pairs]
-        squares = [jnp.sum(x**2, p.other_axes()).reshape(-1) for x, p in pairs]
-        return jnp.concatenate(products), jnp.concatenate(squares), elementwise
+        return [(g * x).real for g, x in zip(gradients, theta, strict=True)]
 
+    outputs = jax.eval_shape(function, leaves)
+    run = jit_once(products)
+    random = np.random.default_rng(seed)
     units = sum(p.count() for p in parameters)
-    products, squares, kept = [], [], []
-    for key in jax.random.split(jax.random.key(seed), units + EXTRA_ROWS):
+    found, squares, kept = [], [], []
+    for _ in range(units + EXTRA_ROWS):
+        noise = [_noise(random, y) for y in outputs]
         for amounts in JITTERS:
-            row, square, elementwise = one(key, amounts)
+            elementwise = list(map(np.asarray, run(jitter(random, leaves, amounts), noise)))
+            row = _by_unit(elementwise, parameters)
+            square = _by_unit([x**2 for x in elementwise], parameters)
             if np.all(np.isfinite(row)) and np.all(np.isfinite(square)):
                 break
         else:
             continue
         size = np.sqrt(np.sum(square)) or 1.0
-        products.append(np.asarray(row) / size)
-        squares.append(np.asarray(square) / size**2)
+        found.append(row / size)
+        squares.append(square / size**2)
         if len(kept) < KEPT_ROWS:
-            kept.append([np.asarray(x) / size for x in elementwise])
-    if len(products) < units + EXTRA_ROWS // 2:
+            kept.append([x / size for x in elementwise])
+    if len(found) < units + EXTRA_ROWS // 2:
         raise ValueError(
             "scale_symmetries: the outputs of the function, or their derivatives, are "
             "not finite near the parameters. Pass parameters for which they are."
         )
     stacked = [np.stack(rows) for rows in zip(*kept, strict=True)]
-    return Probes(np.stack(products), np.sqrt(squares), stacked)
+    return Probes(np.stack(found), np.sqrt(squares), stacked)
 
 
-def _cotangent(key: jax.Array, y: jax.Array) -> jax.Array:
-    """Random, and such that every output has the same weight."""
+def jit_once(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile fast: the program is small, and runs a few hundred times."""
+    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
+
+
+def _noise(random: np.random.Generator, y: jax.ShapeDtypeStruct) -> np.ndarray:
+    noise = random.standard_normal(y.shape)
+    if jnp.issubdtype(y.dtype, jnp.complexfloating):
+        noise = noise + 1j * random.standard_normal(y.shape)
+    return np.asarray(noise, y.dtype)
+
+
+def _normalized(cotangent: jax.Array, y: jax.Array) -> jax.Array:
+    """The cotangent, such that every output has the same weight."""
     size = jnp.sqrt(jnp.mean(jnp.abs(y) ** 2))
-    return jax.random.normal(key, y.shape, y.dtype) / jnp.where(size == 0, 1.0, size)
+    return cotangent / jnp.where(size == 0, 1.0, size)
+
+
+def _by_unit(arrays: Sequence[np.ndarray], parameters: Sequence[Parameter]) -> np.ndarray:
+    """The sums over each unit."""
+    pairs = zip(arrays, parameters, strict=True)
+    return np.concatenate([np.sum(x, p.other_axes()).reshape(-1) for x, p in pairs])

@@ -81,7 +81,7 @@ def _measure(problem: Problem, seed: int) -> Measured:
             inputs[i] = x
         return run(inputs, epsilon)
 
-    leaves = [values[i] for i in places]
+    leaves = [np.asarray(values[i]) for i in places]
     probes = probe(lambda x: function(x, NO_EPSILON), leaves, parameters, seed)
     tolerance = NARROW_TOLERANCE if narrow else TOLERANCE
     found = classify(probes, tolerance)
