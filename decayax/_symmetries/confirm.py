@@ -26,7 +26,6 @@ def deviations(
     A candidate is a vector of exponents. NaN as an exponent replaces the unit by random
     numbers.
     """
-
     run = jit_once(function)
     random = np.random.default_rng(seed + 1)
     result = np.zeros((len(candidates), len(epsilons)))

@@ -21,7 +21,8 @@ LAYOUT = frozenset(
 def uniform_value(x: Any) -> float | None:
     """The value of all elements of a real constant; None if they differ."""
     dtype = getattr(x, "dtype", np.dtype(float))
-    is_real = jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)
+    kinds = (jnp.floating, jnp.integer, jnp.bool_)
+    is_real = any(jnp.issubdtype(dtype, kind) for kind in kinds)
     if not is_real or not is_concrete(x) or np.size(x) == 0:
         return None
     array = np.asarray(x)

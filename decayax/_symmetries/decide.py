@@ -126,11 +126,13 @@ def _comparison(
         return [
             f"undecided: the program shows a symmetry of {shown}, the probes do not"
         ]
+    if not len(vectors):
+        return ["the operations of the program show no symmetry either"]
     if by_program.all():
         return ["the operations of the program show the same symmetries"]
     alone = np.flatnonzero(np.any(vectors[~by_program] != 0, axis=0))
     shown = summarize_paths(names[i] for i in alone)
-    return [f"only the probes show the symmetries of {shown}, the program does not"]
+    return [f"only the probes show the symmetries of {shown}"]
 
 
 def _notes(
@@ -143,24 +145,26 @@ def _notes(
     rows, (last, null) = len(measured.probes.products), measured.candidates.gap
     notes = [
         f"{rows} vector-Jacobian products in float64 at random parameters, without the "
-        f"ε of norms; gap of the singular values: {last:.0e} to {null:.0e}"
+        "ε of norms"
     ]
+    if len(measured.candidates.groups):
+        notes[0] += f"; singular values: {last:.0e}, and below the gap {null:.0e}"
     if lost:
         notes.append(
-            f"undecided: {summarize_paths(lost)} has no derivative along its scale, but "
-            "the outputs change with it: the function rounds, or a constant below "
+            f"undecided: {summarize_paths(lost)} has a derivative of 0 along its scale, "
+            "but the outputs change with it: the function rounds, or a constant below "
             "1e-3 is not the ε of a norm; counted as seen"
         )
     if lost_groups:
-        notes.append(f"undecided: {lost_groups} groups that a finite scaling refutes")
+        notes.append(f"undecided: a finite scaling refutes {lost_groups} groups")
     near = [
         x for x in leaves if x.kind not in (INVARIANT, DEAD) and x.sensitivity < NEAR
     ]
     if near:
         closest = min(near, key=lambda x: x.sensitivity)
         notes.append(
-            f"nearly invariant, but seen: {summarize_paths(x.path for x in near)}, with "
-            f"a sensitivity of {closest.sensitivity:.0e} or more"
+            f"nearly invariant: {summarize_paths(x.path for x in near)}, with a "
+            f"sensitivity of {closest.sensitivity:.0e} or more"
         )
     if measured.narrow:
         names = ", ".join(sorted(measured.narrow))

@@ -80,11 +80,12 @@ def in_float64(
 
 def widen(x: Any) -> Any:
     """The array with the widest dtype of its kind; integers and keys stay."""
-    dtype = getattr(x, "dtype", None)
-    if dtype is None:
-        x = np.asarray(x)
-        dtype = x.dtype
-    return x.astype(_wide(dtype)) if _is_inexact(dtype) else x
+    if isinstance(x, jax.core.Tracer):
+        return x.astype(_wide(x.dtype)) if _is_inexact(x.dtype) else x
+    if jnp.issubdtype(getattr(x, "dtype", np.bool_), jax.dtypes.prng_key):
+        return x
+    x = np.asarray(x)  # the array may be on an accelerator, or on several devices
+    return x.astype(_wide(x.dtype)) if _is_inexact(x.dtype) else x
 
 
 def _is_inexact(dtype: Any) -> bool:

@@ -75,7 +75,9 @@ def probe(
     for _ in range(units + EXTRA_ROWS):
         noise = [_noise(random, y) for y in outputs]
         for amounts in JITTERS:
-            elementwise = list(map(np.asarray, run(jitter(random, leaves, amounts), noise)))
+            elementwise = list(
+                map(np.asarray, run(jitter(random, leaves, amounts), noise))
+            )
             row = _by_unit(elementwise, parameters)
             square = _by_unit([x**2 for x in elementwise], parameters)
             if np.all(np.isfinite(row)) and np.all(np.isfinite(square)):
@@ -114,7 +116,9 @@ def _normalized(cotangent: jax.Array, y: jax.Array) -> jax.Array:
     return cotangent / jnp.where(size == 0, 1.0, size)
 
 
-def _by_unit(arrays: Sequence[np.ndarray], parameters: Sequence[Parameter]) -> np.ndarray:
+def _by_unit(
+    arrays: Sequence[np.ndarray], parameters: Sequence[Parameter]
+) -> np.ndarray:
     """The sums over each unit."""
     pairs = zip(arrays, parameters, strict=True)
     return np.concatenate([np.sum(x, p.other_axes()).reshape(-1) for x, p in pairs])

@@ -104,10 +104,7 @@ def _as_float64(x: Any, random: np.random.Generator) -> Any:
     """The values of a leaf; random values for a leaf that is only a shape."""
     if isinstance(x, jax.ShapeDtypeStruct):
         if not jnp.issubdtype(x.dtype, jnp.inexact):
-            return jnp.zeros(x.shape, x.dtype)
+            return np.zeros(x.shape, x.dtype)
         fan_in = max(int(np.prod(x.shape[:-1])), 1)
         return widen(random.standard_normal(x.shape).astype(x.dtype) / fan_in**0.5)
-    if isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
-        return x
-    # Through NumPy: the array may be on an accelerator.
-    return widen(jnp.asarray(np.asarray(x)))
+    return widen(x)
