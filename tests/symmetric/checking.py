@@ -23,7 +23,7 @@ from symmetric.model import Exponents, Model, without_epsilon
 POWERS = (0.7, -1.3)
 SAME, DIFFERENT = 1e-8, 1e-6  # relative changes: at most, at least
 POINTS = 3
-STEP = 1e-6  # so small that no ReLU changes its side
+STEP = 1e-5  # so small that no ReLU changes its side
 
 
 @contextlib.contextmanager
@@ -236,10 +236,10 @@ def _dimension(model, probe):
     matrix = np.concatenate(blocks)
     matrix = np.concatenate([matrix.real, matrix.imag])
     norms = np.linalg.norm(matrix, axis=0)
-    matrix = matrix / np.where(norms > SAME, norms, 1.0)
+    matrix = matrix / np.where(norms > 1e-6 * norms.max(), norms, 1.0)
     singular = np.linalg.svd(matrix, compute_uv=False)
-    found = int(np.sum(singular < 1e-6)) - len(model.dead)
-    if found == model.dimension and not np.any((singular > 1e-7) & (singular < 1e-5)):
+    found = int(np.sum(singular < 1e-5)) - len(model.dead)
+    if found == model.dimension and not np.any((singular > 1e-6) & (singular < 1e-4)):
         return []
     tail = [f"{x:.0e}" for x in singular[-(found + len(model.dead) + 3) :]]
     return [f"dimension {found}, listed {model.dimension}; singular values {tail}"]
