@@ -23,7 +23,7 @@ from symmetric.model import Exponents, Model, without_epsilon
 POWERS = (0.7, -1.3)
 SAME, DIFFERENT = 1e-8, 1e-6  # relative changes: at most, at least
 POINTS = 3
-STEP = 1e-5  # so small that no ReLU changes its side
+STEP = 1e-5
 
 
 @contextlib.contextmanager
@@ -102,8 +102,10 @@ class Probe:
 
 
 def path_of(path) -> str:
-    names = [jax.tree_util.keystr((key,), simple=True) for key in path]
-    return "/".join(name for name in names if name != "value")
+    """The path without the `.value` of NNX variables."""
+    if isinstance(path[-1], jax.tree_util.GetAttrKey) and path[-1].name == "value":
+        path = path[:-1]
+    return "/".join(jax.tree_util.keystr((key,), simple=True) for key in path)
 
 
 def scaled(values, exponents: Exponents, power: float):
@@ -212,8 +214,9 @@ def _worst_slice(probe, points, parameter, fixed, axes):
     picks = list(itertools.product(*ranges))
     picks = picks[:: -(-len(picks) // 40)]
     worst = 0.0
-    for pick, power in zip(picks, itertools.cycle(POWERS)):
-        values = points[0]
+    for pick, power, values in zip(
+        picks, itertools.cycle(POWERS), itertools.cycle(points), strict=False
+    ):
         other = dict(values) | {parameter: np.array(values[parameter])}
         other[parameter][pick] *= np.exp(power)
         before, after = probe.at(values), probe.at(other)
@@ -226,13 +229,17 @@ def _dimension(model, probe):
     blocks = []
     scalar = probe.at(probe.values).size == 1
     for values in probe.points(3 * len(probe.paths) if scalar else POINTS):
-        columns = []
+        here = probe.at(values)
+        columns, smooth = [], np.ones(here.shape, bool)
         for path in probe.paths:
             ahead, back = (
                 probe.at(scaled(values, {path: 1.0}, t)) for t in (STEP, -STEP)
             )
             columns.append((ahead - back) / (2 * STEP))
-        blocks.append(np.stack(columns, 1) / np.max(np.abs(probe.at(values))))
+            # A ReLU that changes its side gives a kink: leave this output out.
+            kink = np.abs(ahead - 2 * here + back) / STEP
+            smooth &= kink < 0.01 * np.max(np.abs(here))
+        blocks.append(np.stack(columns, 1)[smooth] / np.max(np.abs(here)))
     matrix = np.concatenate(blocks)
     matrix = np.concatenate([matrix.real, matrix.imag])
     norms = np.linalg.norm(matrix, axis=0)
