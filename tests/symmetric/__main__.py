@@ -1,0 +1,18 @@
+"""Check every row: python tests/symmetric [part of a name]."""
+
+import pathlib
+import sys
+import time
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
+    from symmetric import ROWS
+    from symmetric.checking import faults_of
+
+    start = time.monotonic()
+    chosen = [row for row in ROWS if any(part in row.name for part in sys.argv[1:])]
+    for row in chosen or ROWS:
+        for fault in faults_of(row):
+            print(f"{row.framework} {row.name}: {fault}", flush=True)
+    print(f"{len(chosen or ROWS)} rows, {time.monotonic() - start:.0f} s")
