@@ -10,7 +10,7 @@ from decayax._symmetries.units import Parameter
 
 
 LOG_FACTOR = 0.7
-POINTS = 2  # random parameters at which the outputs are compared
+POINTS = 3  # random parameters at which the outputs are compared
 
 
 def deviations(
@@ -21,15 +21,15 @@ def deviations(
     epsilons: Sequence[float],
     seed: int,
 ) -> np.ndarray:
-    """[candidates, epsilons]: the largest relative change of an output.
+    """[points, candidates, epsilons]: the largest relative change of an output.
 
     A candidate is a vector of exponents. NaN as an exponent replaces the unit by random
     numbers.
     """
     run = jit_once(function)
     random = np.random.default_rng(seed + 1)
-    result = np.zeros((len(candidates), len(epsilons)))
-    for _ in range(POINTS):
+    result = np.zeros((POINTS, len(candidates), len(epsilons)))
+    for point in range(POINTS):
         for amounts in JITTERS:
             theta = jitter(random, leaves, amounts)
             others = jitter(random, leaves, (3.0, 0.0))
@@ -38,11 +38,10 @@ def deviations(
                 break
         for i, candidate in enumerate(candidates):
             moved = _moved(theta, others, parameters, candidate)
-            changes = [
+            result[point, i] = [
                 _change(before, run(moved, epsilon))
                 for before, epsilon in zip(plain, epsilons, strict=True)
             ]
-            result[i] = np.maximum(result[i], changes)
     return result
 
 
@@ -66,11 +65,9 @@ def _is_finite(outputs: Sequence[Any]) -> bool:
 
 
 def _change(before: Sequence[Any], after: Sequence[Any]) -> float:
-    """The largest change of an element, relative to the largest of its array."""
+    """The largest change of an output, as a norm relative to that of the output."""
     changes = [0.0]
     for a, b in zip(before, after, strict=True):
-        a, b = np.asarray(a), np.asarray(b)
-        if a.size:
-            scale = np.abs(a).max() or 1.0
-            changes.append(float(np.abs(a - b).max() / scale))
-    return max(changes) if all(c == c for c in changes) else float("inf")
+        difference = np.linalg.norm(np.ravel(np.asarray(b) - np.asarray(a)))
+        changes.append(float(difference / (np.linalg.norm(np.ravel(a)) or 1.0)))
+    return max(changes) if np.all(np.isfinite(changes)) else np.inf

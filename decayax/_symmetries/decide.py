@@ -19,7 +19,7 @@ from decayax._symmetries.report import (
 )
 
 
-# Without ε, the outputs change by rounding errors only.
+# Without ε, the outputs change by rounding errors only. Norms can amplify them.
 CONFIRMED, NARROW_CONFIRMED = 1e-6, 1e-2
 # A norm with ε is invariant up to ε / variance. With more, it was no ε.
 MAX_DEVIATION = 0.1
@@ -31,21 +31,18 @@ RESIDUAL = 1e-6  # of a condition of the program
 def decide(problem: Problem, measured: Measured, reading: Reading) -> ScaleSymmetries:
     """The answer for every unit."""
     found, names = measured.candidates, _unit_names(problem)
-    limit = NARROW_CONFIRMED if measured.narrow else CONFIRMED
     kinds = np.full(len(names), SEEN, object)
     deviation = np.full(len(names), np.nan)
     dead = np.flatnonzero(found.dead)
     invariant = np.flatnonzero(found.invariant)
-    is_dead = measured.exact["dead"] <= limit
+    is_dead, _ = _confirmed(measured, "dead")
     kinds[dead[is_dead]] = DEAD
-    real = measured.real["invariant"]
-    holds = (measured.exact["invariant"] <= limit) & (real <= MAX_DEVIATION)
+    holds, changes = _confirmed(measured, "invariant")
     kinds[invariant[holds]] = INVARIANT
-    deviation[invariant[holds]] = real[holds]
-    real = measured.real["groups"]
-    keeps = (measured.exact["groups"] <= limit) & (real <= MAX_DEVIATION)
+    deviation[invariant[holds]] = changes[holds]
+    keeps, changes = _confirmed(measured, "groups")
     groups = found.groups[keeps]
-    for vector, change in zip(groups, real[keeps], strict=True):
+    for vector, change in zip(groups, changes[keeps], strict=True):
         members = vector != 0
         kinds[members] = JOINT
         deviation[members] = np.fmax(deviation[members], change)
@@ -62,7 +59,7 @@ def decide(problem: Problem, measured: Measured, reading: Reading) -> ScaleSymme
             shape=parameter.unit_shape(),
             sensitivity=float(found.sensitivity[unit]),
             deviation=float(deviation[unit]),
-            confirmed=_confirmed(kinds[unit], proven[unit]),
+            confirmed="probes and program" if proven[unit] else "probes",
             cause=reading.causes.get(unit, "") if kinds[unit] == INVARIANT else "",
         )
         for parameter in problem.known()
@@ -88,10 +85,13 @@ def _axes(measured: Measured, problem: Problem, unit: int) -> tuple[int, ...]:
     return invariant_axes(elementwise, parameter, index, measured.tolerance)
 
 
-def _confirmed(kind: str, is_proven: bool) -> str:
-    if kind in (INVARIANT, JOINT):
-        return "probes and program" if is_proven else "probes"
-    return "probes"
+def _confirmed(measured: Measured, kind: str) -> tuple[np.ndarray, np.ndarray]:
+    """Whether each candidate holds for a finite scaling, and its deviation with ε."""
+    limit = NARROW_CONFIRMED if measured.narrow else CONFIRMED
+    exact, real = np.moveaxis(measured.changes[kind], -1, 0)
+    # Where a norm of almost nothing is taken, its ε or rounding errors are all.
+    holds = (exact.min(axis=0) <= limit) & (real.min(axis=0) <= MAX_DEVIATION)
+    return holds, real.max(axis=0)
 
 
 def _fulfilled(

@@ -30,7 +30,9 @@ IDENTITIES = frozenset(
     reshard sharding_constraint stop_gradient
     """.split()  # noqa: SIM905
 )
-NO_EPSILON = 1e-12  # the factor that stands for 0: with 0, a norm of 0 is 0 / 0
+# The factor that stands for 0, for which a norm of 0 would be 0 / 0. The cube of its root
+# and the square of that, in derivatives, are still finite.
+NO_EPSILON = 1e-60
 EPSILON = frozenset(["add", "add_any", "clamp", "max"])
 # These have the computation of one element as a jaxpr of the recorded dtype.
 SCATTERS = {

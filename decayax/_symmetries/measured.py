@@ -15,5 +15,6 @@ class Measured(NamedTuple):
     probes: Probes
     tolerance: float
     narrow: set[str]  # primitives that do not run in float64
-    exact: dict[str, np.ndarray]  # "dead", "invariant", "groups" -> changes without ε
-    real: dict[str, np.ndarray]  # with ε
+    # "dead", "invariant", "groups" -> relative changes of the outputs by a finite
+    # scaling, [points, candidates, 2]: without ε, and with the ε of the function
+    changes: dict[str, np.ndarray]

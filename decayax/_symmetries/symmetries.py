@@ -94,10 +94,9 @@ def _measure(problem: Problem, seed: int) -> Measured:
     every = [v for rows in vectors.values() for v in rows]
     changes = deviations(function, leaves, parameters, every, (NO_EPSILON, 1.0), seed)
     ends = np.cumsum([len(rows) for rows in vectors.values()])[:-1]
-    exact, real = (
-        dict(zip(vectors, np.split(changes[:, j], ends), strict=True)) for j in (0, 1)
-    )
-    return Measured(found, probes, tolerance, narrow, exact, real)
+    changes = np.split(changes, ends, axis=1)
+    by_kind = dict(zip(vectors, changes, strict=True))
+    return Measured(found, probes, tolerance, narrow, by_kind)
 
 
 def _as_float64(x: Any, random: np.random.Generator) -> Any:
