@@ -10,8 +10,8 @@ from decayax._symmetries.probes import Probes
 from decayax._symmetries.units import Parameter
 
 
-# Without ε and in float64, what is 0 is a rounding error of about 1e-13, and what is not
-# 0 is rarely below 1e-4. Some primitives cannot run in float64: then about 1e-6.
+# Without ε and in float64, a sensitivity of 0 is calculated as about 1e-13, and others
+# are rarely below 1e-4. Some primitives cannot run in float64: then as about 1e-6.
 TOLERANCE, NARROW_TOLERANCE = 1e-8, 1e-4
 # A gradient that is this much smaller than the others is a rounding error, too.
 DEAD = 1e-11

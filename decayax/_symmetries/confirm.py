@@ -10,6 +10,7 @@ from decayax._symmetries.units import Parameter
 
 
 LOG_FACTOR = 0.7
+FAR = (3.0, 0.0)  # other parameters of the same size, for dead units
 POINTS = 3  # random parameters at which the outputs are compared
 
 
@@ -30,12 +31,13 @@ def deviations(
     random = np.random.default_rng(seed + 1)
     result = np.zeros((POINTS, len(candidates), len(epsilons)))
     for point in range(POINTS):
+        theta, plain = [], []
         for amounts in JITTERS:
             theta = jitter(random, leaves, amounts)
-            others = jitter(random, leaves, (3.0, 0.0))
             plain = [run(theta, epsilon) for epsilon in epsilons]
             if all(map(_is_finite, plain)):
                 break
+        others = jitter(random, leaves, FAR)
         for i, candidate in enumerate(candidates):
             moved = _moved(theta, others, parameters, candidate)
             result[point, i] = [

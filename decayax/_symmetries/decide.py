@@ -122,7 +122,7 @@ def _comparison(
     more = own - own @ np.linalg.pinv(vectors) @ vectors if len(vectors) else own
     extra = np.flatnonzero(np.abs(more).max(axis=0, initial=0.0) > RESIDUAL)
     if len(extra):
-        shown = summarize_paths(names[i] for i in extra)
+        shown = summarize_paths([names[int(i)] for i in extra])
         return [
             f"undecided: the program shows a symmetry of {shown}, the probes do not"
         ]
@@ -131,7 +131,7 @@ def _comparison(
     if by_program.all():
         return ["the operations of the program show the same symmetries"]
     alone = np.flatnonzero(np.any(vectors[~by_program] != 0, axis=0))
-    shown = summarize_paths(names[i] for i in alone)
+    shown = summarize_paths([names[int(i)] for i in alone])
     return [f"only the probes show the symmetries of {shown}"]
 
 
@@ -151,7 +151,7 @@ def _notes(
         notes[0] += f"; singular values: {last:.0e}, and below the gap {null:.0e}"
     if lost:
         notes.append(
-            f"undecided: {summarize_paths(lost)} has a derivative of 0 along its scale, "
+            f"undecided: {summarize_paths(lost)} has the derivative 0 along its scale, "
             "but the outputs change with it: the function rounds, or a constant below "
             "1e-3 is not the ε of a norm; counted as seen"
         )

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
@@ -30,8 +31,8 @@ IDENTITIES = frozenset(
     reshard sharding_constraint stop_gradient
     """.split()  # noqa: SIM905
 )
-# The factor that stands for 0, for which a norm of 0 would be 0 / 0. The cube of its root
-# and the square of that, in derivatives, are still finite.
+# The factor that stands for 0: with 0 itself, a norm of 0 would be 0 / 0. Derivatives
+# of norms have the power -1.5 of ε, and their squares must be finite.
 NO_EPSILON = 1e-60
 EPSILON = frozenset(["add", "add_any", "clamp", "max"])
 # These have the computation of one element as a jaxpr of the recorded dtype.

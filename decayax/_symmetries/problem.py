@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.core
 import numpy as np
 import optax
 from jax.extend import core
@@ -132,8 +133,8 @@ def _stacks_of_user(
             rank = len(shapes[i])
             if axis is not None and not -rank <= axis < rank:
                 raise ValueError(
-                    f"{NAME}: stacked gives axis {axis} for {path_str(paths[i])}, which "
-                    f"has the shape {shapes[i]}."
+                    f"{NAME}: stacked gives the axis {axis} for {path_str(paths[i])}, "
+                    f"which has the shape {shapes[i]}."
                 )
             axes[i] = None if axis is None else axis % rank
     return axes

@@ -33,8 +33,8 @@ class LeafSymmetry:
         sensitivity: the change of the outputs with the logarithm of the leaf's size,
             relative to a random change of the leaf of the same length. It is a rounding
             error if the leaf is invariant.
-        deviation: the largest relative change of an output if the leaf, or its group, is
-            multiplied by exp(0.7) with the ε that the function has. NaN if seen.
+        deviation: the largest relative change of the outputs if the leaf, or its group,
+            is multiplied by exp(0.7), with the ε that the function has. NaN if seen.
         confirmed: how the answer was found: "probes" at random parameters, "program" by
             the degrees of homogeneity of its operations, or both.
         cause: the operation behind which the scale is gone, if it is known.
@@ -61,9 +61,9 @@ class ScaleSymmetries:
     Attributes:
         leaves: every parameter, or every slice of a stacked parameter, in the order of
             the params.
-        groups: the joint symmetries: path -> exponent a. The function does not change if
-            every leaf of the group is multiplied by exp(t a). They are a basis: sums of
-            groups are symmetries too.
+        groups: the joint symmetries: path -> exponent a. The function does not change
+            if every leaf of the group is multiplied by exp(t a). They are a basis, so
+            sums of groups are symmetries, too.
         notes: how it was found, and what could not be decided.
     """
 

@@ -4,8 +4,8 @@ A parameter is a stack along an axis if the program takes its slices one by one:
 
     scan      the parameter is scanned over
     a loop    it is indexed in the body of a scan
-    an index  all slices are taken, as in ``w[0]``, ``w[1]``, ..., also of a product with
-              the parameter, as for a joint projection to queries, keys and values
+    an index  all slices are taken, as in ``w[0]``, ``w[1]``, ..., or those of a product
+              with the parameter, as in a joint projection to queries, keys and values
     vmap      the axis is a batch axis of a matrix product inside ``jax.vmap``
 
 Axes are followed through the program. Parameters that meet along an axis, such as a
@@ -198,7 +198,8 @@ def _axes_of_output(
     if name.startswith(REDUCTIONS) and "axes" in params:
         return tuple(x for a, x in enumerate(first) if a not in params["axes"])
     if name in ("slice", "dynamic_slice"):
-        _note_slice(eqn, first, found, in_loop and bool(flows[0].is_parameter))
+        is_parameter = flows[0] is not None and flows[0].is_parameter
+        _note_slice(eqn, first, found, at_index=in_loop and is_parameter)
     if name in ("slice", "dynamic_slice", "split"):
         pairs = zip(before, after, first, strict=True)
         return tuple(x if a == b else NOWHERE for a, b, x in pairs)

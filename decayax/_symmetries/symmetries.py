@@ -12,6 +12,7 @@ from contextlib import contextmanager, ExitStack
 from typing import Any
 
 import jax
+import jax.experimental
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -42,6 +43,66 @@ def scale_symmetries(
     seed: int = 0,
     max_weights: int = MAX_WEIGHTS,
 ) -> ScaleSymmetries:
+    r"""Find the weights whose size the model does not see, from the model function.
+
+    .. math:: f(e^{t a_1} \theta_1, e^{t a_2} \theta_2, \ldots) = f(\theta)
+              \iff \sum_l a_l \langle g_l, \theta_l \rangle = 0
+
+    for all t, θ and cotangents, where g is the vector-Jacobian product. For L leaves,
+    L + 8 of them at random parameters give a matrix, whose null space is all exponents
+    a. Every answer is confirmed by a finite scaling, and compared with the degrees of
+    homogeneity of the operations of the program. Much of the theory of weight decay
+    (effective learning rate, rotational equilibrium) holds for invariant leaves only.
+
+    Everything is calculated in float64 on the CPU, with the dtypes of the function
+    replaced: a bfloat16 model gives the same answer. `stop_gradient` and custom
+    derivatives are ignored, because a symmetry is about the outputs. The ε of norms
+    (constants below 1e-3 that are added to something or bound it) counts as 0. How much
+    it breaks a symmetry is the ``deviation`` of a leaf.
+
+    Args:
+        function: params -> outputs or a loss, a JAX function that closes over a batch
+            of inputs. Dropout must be off, and BatchNorm must use the statistics of the
+            batch: with running averages, the model does see the size of its weights.
+            ``nnx_function``, ``linen_function`` and ``equinox_function`` make it from a
+            model. A loss shows the same symmetries as its logits, and its own.
+        params: any pytree of arrays or ``jax.ShapeDtypeStruct``. The values are moved
+            at random, so zeros and gains of 1 are no special case.
+        stacked: parameters that hold a stack of layers along an axis: a regular
+            expression for the whole path -> axis, or None if it is no stack. Each slice
+            has its own answer. Stacks that ``scan``, ``vmap`` or indices take apart are
+            found without it.
+        seed: of the random parameters and cotangents.
+        max_weights: the largest number of weights. Use a small configuration of the
+            same model, with the same number of layers, and carry the answer over to the
+            large one by its paths: ``masks.scale_invariant(symmetries)`` does, and
+            ``symmetries.carry_over(params)``.
+
+    Returns:
+        The kind of every leaf and the groups; ``print`` it for a table.
+
+    Raises:
+        TypeError: the function returns no floats, or runs under ``jit``.
+        ValueError: more weights than ``max_weights``, or outputs that are not finite.
+
+    Example:
+        >>> import decayax as dx, jax, jax.numpy as jnp
+        >>> x = jax.random.normal(jax.random.key(0), (16, 4))
+        >>> def model(p):
+        ...     h = x @ p["in"]
+        ...     h = p["gain"] * h / jnp.sqrt(jnp.mean(h**2, -1, keepdims=True) + 1e-6)
+        ...     return jax.nn.relu(h) @ p["out"]
+        >>> params = {"in": jnp.ones((4, 8)), "gain": jnp.ones(8), "out": jnp.eye(8)}
+        >>> symmetries = dx.scale_symmetries(model, params)
+        >>> [(leaf.path, leaf.kind) for leaf in symmetries.leaves]
+        [('gain', 'joint'), ('in', 'invariant'), ('out', 'joint')]
+        >>> symmetries.groups
+        ({'gain': 1.0, 'out': -1.0},)
+
+    Reference:
+        Conserved quantities of scalings: Kunin et al., Neural Mechanics (ICLR 2021),
+        arXiv:2012.04728.
+    """
     problem = pose(function, params, stacked, max_weights)
     reading = read_degrees(problem.program, problem.parameters)
     with _float64_on_cpu():
@@ -53,10 +114,9 @@ def scale_symmetries(
 def _float64_on_cpu() -> Iterator[None]:
     """Whatever the caller's settings: an accelerator may have no float64."""
     with ExitStack() as stack:
-        enable_x64 = getattr(jax, "enable_x64", None)
-        if enable_x64 is None:  # JAX before 0.8
-            from jax.experimental import enable_x64
-        stack.enter_context(enable_x64(True))
+        # JAX before 0.8 has it in jax.experimental only.
+        home: Any = jax if hasattr(jax, "enable_x64") else jax.experimental
+        stack.enter_context(home.enable_x64(True))
         stack.enter_context(jax.numpy_dtype_promotion("standard"))
         stack.enter_context(jax.numpy_rank_promotion("allow"))
         try:

@@ -35,7 +35,7 @@ class Parameter(NamedTuple):
         return range(self.first, self.first + self.count())
 
     def name(self, index: int) -> str:
-        """The path of a unit: ``layers/kernel[2]`` or ``qkv/kernel[:,1]`` for slices."""
+        """The path of a unit, ``layers/kernel[2]`` or ``qkv/kernel[:,1]`` of a slice."""
         path = path_str(self.path)
         return path if self.stack is None else f"{path}[{':,' * self.stack}{index}]"
 
@@ -49,7 +49,7 @@ class Parameter(NamedTuple):
         return tuple(self.shape[a] for a in self.other_axes())
 
     def select(self, values: np.ndarray) -> np.ndarray:
-        """The values of all units for its own, as an array that broadcasts against it."""
+        """Its own of the values of all units, as an array that broadcasts to it."""
         own = np.asarray(values)[self.first : self.first + self.count()]
         if self.stack is None:
             return own.reshape(())
@@ -62,7 +62,9 @@ class Parameter(NamedTuple):
 
 
 def parameters_with_units(
-    paths: Sequence[Path], shapes: Sequence[tuple[int, ...]], stacks: dict[int, int]
+    paths: Sequence[Path],
+    shapes: Sequence[tuple[int, ...]],
+    stacks: Sequence[int | None],
 ) -> list[Parameter]:
     """The parameters, with their units numbered from 0."""
     parameters, first = [], 0
