@@ -7,7 +7,7 @@ from typing import Any
 import jax
 from flax import linen as nn
 
-from symmetric.in_nnx import jittered, output_axes as output_axes, rename as rename
+from symmetric.in_nnx import jittered, output_axes as output_axes, rename as rename, wide
 from symmetric.model import draw, epsilon
 
 
@@ -71,6 +71,8 @@ def make(architecture):
 
 
 def function_of(module, variables, inputs):
+    inputs = jax.tree.map(wide, inputs)
+
     def function(params):
         return module.apply(
             variables | {"params": params},

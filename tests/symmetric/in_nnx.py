@@ -79,6 +79,7 @@ def jittered(tree):
 
 
 def function_of(module, _, inputs):
+    inputs = jax.tree.map(wide, inputs)
     graph, params, others = nnx.split(module, nnx.Param, ...)
 
     def function(params):

@@ -12,7 +12,8 @@ Batch norm uses the statistics of the batch. Dropout is on; `function_of` switch
 from collections.abc import Callable
 from typing import Any
 
-from symmetric import forwards, forwards_sequence, in_equinox, in_linen, in_nnx
+from symmetric import forwards, forwards_sequence, idiomatic
+from symmetric import in_equinox, in_linen, in_nnx
 from symmetric.model import Model
 
 
@@ -55,4 +56,4 @@ MODULES = [
     translated(architecture, framework)
     for architecture in (*forwards.ARCHITECTURES, *forwards_sequence.ARCHITECTURES)
     for framework in FRAMEWORKS
-]
+] + idiomatic.NNX + idiomatic.LINEN + idiomatic.EQUINOX
