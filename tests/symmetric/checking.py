@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from symmetric.model import Exponents, Model, without_epsilon
+from symmetric.modules import function_of
 
 
 POWERS = (0.7, -1.3)
@@ -121,7 +122,7 @@ def scaled(values, exponents: Exponents, power: float):
 def faults_of(model: Model) -> list[str]:
     """What is wrong with the row; empty if nothing is."""
     with precise():
-        function, params = model.make()
+        function, params = function_of(model)
         return check(model, Probe(model, function, params))
 
 
@@ -238,7 +239,7 @@ def _dimension(model, probe):
             columns.append((ahead - back) / (2 * STEP))
             # A ReLU that changes its side gives a kink: leave this output out.
             kink = np.abs(ahead - 2 * here + back) / STEP
-            smooth &= kink < 0.01 * np.max(np.abs(here))
+            smooth &= kink < 3e-4 * np.max(np.abs(here))
         blocks.append(np.stack(columns, 1)[smooth] / np.max(np.abs(here)))
     matrix = np.concatenate(blocks)
     matrix = np.concatenate([matrix.real, matrix.imag])
