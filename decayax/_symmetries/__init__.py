@@ -1,0 +1,5 @@
+"""Scale symmetries of a model, and what follows from them.
+
+`balance` moves parameters along the joint symmetries to the point with the smallest
+norm. `models` makes a function of the parameters from a module of Flax or Equinox.
+"""

@@ -1,0 +1,351 @@
+"""What follows from the scale symmetries of a model: balance, masks, statistics, audit.
+
+The symmetries are made by hand here: these functions read `.leaves` and `.groups` only.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import scipy.optimize
+
+import decayax as dx
+
+
+def normal(*shape, scale=1.0, dtype=np.float64, seed=0):
+    seed = [seed, *shape, int(1000 * scale)]
+    return (scale * np.random.default_rng(seed).normal(size=shape)).astype(dtype)
+
+
+def squared_norms(params):
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): np.sum(
+            np.abs(np.asarray(x, np.complex128)) ** 2
+        )
+        for path, x in jax.tree_util.tree_leaves_with_path(params)
+    }
+
+
+# --- balance ----------------------------------------------------------------------
+
+
+def relu_net(params, x):
+    for kernel in params.values():
+        x = np.maximum(x @ kernel, 0.0)
+    return x
+
+
+def test_a_pair_gets_equal_norms_and_the_function_stays():
+    params = {"a": normal(3, 5), "b": normal(5, 2, scale=100.0)}
+    balanced = dx.balance(params, {"a": 1, "b": -1})
+    norms = squared_norms(balanced)
+    assert norms["a"] == pytest.approx(norms["b"], rel=1e-14)
+    before = squared_norms(params)
+    assert norms["a"] == pytest.approx(np.sqrt(before["a"] * before["b"]), rel=1e-13)
+    x = normal(7, 3)
+    outputs = relu_net(params, x), relu_net(balanced, x)
+    np.testing.assert_allclose(*outputs, rtol=1e-12)
+
+
+# Groups, and the size of each parameter.
+GROUPS = {
+    "exponents 2, -1": ([{"a": 2, "b": -1}], [1e-3, 1e3]),
+    "fractions": ([{"a": 0.5, "b": -1.5, "c": 1}], [1.0, 30.0, 0.1]),
+    "many": ([{"a": 1, "b": 1, "c": -1, "d": -3}], [1.0, 20.0, 1e-4, 1e-2]),
+    "far apart": ([{"a": 1, "b": -1}], [1e-30, 1e30]),
+    "large exponents": ([{"a": 1, "b": -100}], [1e-4, 1e4]),
+    "a chain": ([{"a": 1, "b": -1}, {"b": 1, "c": -1}], [1e5, 1.0, 1e-5]),
+    "one that helps": ([{"a": 1, "b": -1}, {"a": -2, "b": 1, "c": 1}], [1.0, 9.0, 0.1]),
+    "dependent": ([{"a": 1, "b": -1}, {"a": 2, "b": -2}], [1e-2, 1e3]),
+    "independent": ([{"a": 3, "b": -1}, {"c": 1, "d": -2}], [1e-9, 1e-8, 1e9, 1e7]),
+    "a zero": ([{"a": 1, "b": -1, "c": 0}], [1.0, 9.0, 5.0]),
+}
+
+
+@pytest.mark.parametrize("case", GROUPS)
+def test_the_norms_are_balanced_in_every_group(case):
+    groups, sizes = GROUPS[case]
+    letters = dict(zip("abcd", sizes, strict=False))
+    params = {key: normal(4, 3, scale=size) for key, size in letters.items()}
+    balanced = dx.balance(params, groups)
+    norms = squared_norms(balanced)
+    for group in groups:
+        terms = [a * norms[path] for path, a in group.items()]
+        assert sum(terms) == pytest.approx(0.0, abs=1e-12 * sum(map(abs, terms)))
+    # On the orbit: the logarithms of the factors are a combination of the groups.
+    moved = [np.log(balanced[key] / params[key]) for key in letters]
+    for factor in moved:
+        np.testing.assert_allclose(factor, factor[0, 0], rtol=1e-9, atol=1e-12)
+    rows = np.array([[group.get(key, 0) for key in letters] for group in groups])
+    logs = np.array([factor[0, 0] for factor in moved])
+    t = np.linalg.lstsq(rows.T, logs)[0]
+    np.testing.assert_allclose(rows.T @ t, logs, atol=1e-9)
+
+
+def test_it_is_the_smallest_sum_of_squares_on_the_orbit():
+    params = {"a": normal(3, 3), "b": normal(3, scale=5.0), "c": normal(9, scale=0.1)}
+    group = {"a": 1, "b": -2, "c": 1}
+    balanced = dx.balance(params, group)
+    least = sum(squared_norms(balanced).values())
+    for t in (-0.1, -1e-3, 1e-3, 0.1):
+        near = {key: x * np.exp(t * group[key]) for key, x in balanced.items()}
+        assert sum(squared_norms(near).values()) > least
+    again = dx.balance(balanced, group)
+    for key in params:
+        np.testing.assert_allclose(again[key], balanced[key], rtol=1e-12)
+
+
+def test_decay_drives_the_parameters_there():
+    """In a gradient flow with decay; the loss has the symmetry."""
+    params = {"a": normal(3, 4), "b": normal(4, 2, scale=3.0)}
+    group = {"a": 1, "b": -1}
+
+    def difference(params):
+        return sum(group[key] * x for key, x in squared_norms(params).items())
+
+    start, rate, steps = difference(params), 1e-4, 5000
+    x, y = normal(8, 3), normal(8, 2)
+    for _ in range(steps):
+        error = (x @ params["a"] @ params["b"] - y) / 80
+        grads = {
+            "a": x.T @ error @ params["b"].T,
+            "b": (x @ params["a"]).T @ error,
+        }
+        for key in params:
+            params[key] = params[key] * (1 - rate) - 0.001 * grads[key]
+    assert difference(params) / start == pytest.approx(
+        (1 - rate) ** (2 * steps), rel=0.02
+    )
+
+
+def test_slices_are_scaled_alone():
+    w, qkv, other = normal(3, 4, 4), normal(5, 3, 2), normal(4)
+    params = {"blocks": {"w": w, "o": other}, "qkv": qkv}
+    group = {"blocks/w[2]": 1, "qkv[:,1]": -1}
+    balanced = dx.balance(params, group)
+    np.testing.assert_array_equal(balanced["blocks"]["w"][:2], w[:2])
+    np.testing.assert_array_equal(balanced["qkv"][:, [0, 2]], qkv[:, [0, 2]])
+    np.testing.assert_array_equal(balanced["blocks"]["o"], other)
+    a, b = balanced["blocks"]["w"][2], balanced["qkv"][:, 1]
+    assert np.sum(a**2) == pytest.approx(np.sum(b**2), rel=1e-14)
+    np.testing.assert_allclose(a * b[0, 0], w[2] * qkv[0, 1, 0], rtol=1e-12)
+
+
+def test_a_parameter_slices_along_two_axes_and_the_whole():
+    """Exponents add up where slices overlap."""
+    params = {"w": normal(2, 3, 4), "b": normal(4)}
+    group = {"w": 1, "w[0]": 1, "w[:,2]": -1, "b": -2}
+    balanced = dx.balance(params, group)
+    exponents = np.array([[2, 2, 1], [1, 1, 0]])
+    squares = np.sum(balanced["w"] ** 2, axis=2)
+    rest = 2 * np.sum(balanced["b"] ** 2)
+    assert np.sum(exponents * squares) == pytest.approx(rest, rel=1e-13)
+    t = np.log(balanced["w"] / params["w"])[1, 0, 0]
+    expected = params["w"] * np.exp(t * exponents)[..., None]
+    np.testing.assert_allclose(balanced["w"], expected, rtol=1e-12)
+
+
+def test_a_path_that_looks_like_a_slice_comes_first():
+    params = {"w": normal(2, 3), "w[0]": normal(3), "b": normal(3, scale=4.0)}
+    balanced = dx.balance(params, {"w[0]": 1, "b": -1})
+    np.testing.assert_array_equal(balanced["w"], params["w"])
+    norms = squared_norms(balanced)
+    assert norms["w[0]"] == pytest.approx(norms["b"], rel=1e-14)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "complex64"])
+def test_dtypes_are_kept(dtype):
+    params = {
+        "a": jnp.asarray(normal(4, 3), dtype),
+        "b": jnp.asarray(normal(3, scale=8.0), dtype),
+        "rest": jnp.arange(3),
+        "none": None,
+        "masked": optax.MaskedNode(),
+    }
+    balanced = dx.balance(params, {"a": 1, "b": -1})
+    assert jax.tree.structure(balanced) == jax.tree.structure(params)
+    assert [x.dtype for x in jax.tree.leaves(balanced)] == [
+        x.dtype for x in jax.tree.leaves(params)
+    ]
+    assert balanced["rest"] is params["rest"]
+    norms = squared_norms(balanced)
+    assert norms["a"] == pytest.approx(norms["b"], rel=1e-2 if "16" in dtype else 1e-6)
+
+
+def test_numpy_and_python_numbers_keep_their_types(x64):
+    params = {
+        "a": 3.0,
+        "b": np.float32(5.0),
+        "c": normal(2, dtype=np.float32),
+        "d": jnp.ones(3, jnp.float64),
+    }
+    balanced = dx.balance(params, [{"a": 1, "b": -1}, {"c": 1, "d": -1}])
+    assert type(balanced["a"]) is float
+    assert type(balanced["b"]) is np.float32
+    assert type(balanced["c"]) is np.ndarray
+    assert balanced["c"].dtype == np.float32
+    assert balanced["d"].dtype == jnp.float64
+    assert balanced["a"] == pytest.approx(float(balanced["b"]), rel=1e-6)
+    assert balanced["a"] == pytest.approx(np.sqrt(15.0), rel=1e-14)
+
+
+def test_squares_may_be_out_of_range():
+    params = {"a": np.full(2, 1e-200), "b": np.full(2, 1e200)}
+    balanced = dx.balance(params, {"a": 1, "b": -1})
+    np.testing.assert_allclose(balanced["a"], 1.0, rtol=1e-10)
+    np.testing.assert_allclose(balanced["b"], 1.0, rtol=1e-10)
+
+
+def test_shardings_are_kept():
+    mesh = jax.make_mesh((2,), ("x",))
+    spec = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("x"))
+    params = {
+        "a": jax.device_put(jnp.ones((4, 2)), spec),
+        "b": jax.device_put(jnp.full((2, 3), 7.0, jnp.bfloat16), spec),
+    }
+    balanced = dx.balance(params, {"a[1]": 1, "b": -1})
+    for key in params:
+        assert balanced[key].sharding.is_equivalent_to(spec, 2)
+    row, b = np.asarray(balanced["a"])[1], np.asarray(balanced["b"], np.float32)
+    assert np.sum(row**2) == pytest.approx(np.sum(b**2), rel=1e-2)
+
+
+def test_no_group_changes_nothing():
+    params = {"a": jnp.ones(2)}
+    assert dx.balance(params, ()) is params
+    assert dx.balance(params, {"a": 0}) is params
+
+
+ONES = {"a": np.ones(2), "b": np.ones(2), "c": np.ones((2, 3)), "n": np.arange(3)}
+PAIR = {"a": 1, "b": -1}
+NO_BALANCE = {
+    "one parameter": ({"a": 1}, "no balance exists. a can"),
+    "one sign": ({"a": 1, "b": 2}, "a, b can shrink to 0"),
+    "negative": ({"a": -1, "b": -2}, "a, b can shrink to 0"),
+    "one of two": ([PAIR, {"c": 1}], "exists. c can shrink to 0"),
+    "a slice": ([PAIR, {"c[:,1]": 1}], r"exists. c\[:,1\] can shrink to 0"),
+    "a combination": ([PAIR, {"a": 1, "b": -1, "c": 1}], "exists. c can shrink"),
+    "three": (
+        [{"a": 1, "b": -1}, {"b": 1, "c": -1}, {"a": 2, "c": -1}],
+        "exists. a, b, c can shrink",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", NO_BALANCE)
+def test_exponents_of_one_sign_have_no_balance(case):
+    group, match = NO_BALANCE[case]
+    with pytest.raises(ValueError, match=match):
+        dx.balance(ONES, group)
+
+
+def test_a_balance_exists_if_a_linear_program_has_a_solution():
+    """By Stiemke's lemma: if positive squares exist with sum a x = 0 in each group."""
+    rng = np.random.default_rng(0)
+    balanced = 0
+    for _ in range(200):
+        n, k = rng.integers(2, 7), rng.integers(1, 4)
+        rows = rng.integers(-2, 3, (n, k)) * (rng.random((n, k)) < 0.7)
+        rows[0] = np.where(rows.any(axis=0), rows[0], 1)  # no empty group
+        params = {f"p{i}": np.exp(4 * rng.normal()) * normal(3) for i in range(n)}
+        groups = [{f"p{i}": rows[i, j] for i in range(n)} for j in range(k)]
+        program = scipy.optimize.linprog(
+            np.ones(n), A_eq=rows.T, b_eq=np.zeros(k), bounds=(1, None)
+        )
+        if program.status != 0:
+            with pytest.raises(ValueError, match="no balance exists"):
+                dx.balance(params, groups)
+            continue
+        balanced += 1
+        norms = squared_norms(dx.balance(params, groups))
+        for group in groups:
+            terms = [a * norms[path] for path, a in group.items()]
+            assert sum(terms) == pytest.approx(0.0, abs=1e-11 * sum(map(abs, terms)))
+    assert 20 < balanced < 180
+
+
+@pytest.mark.parametrize(
+    ("params", "group", "error", "match"),
+    [
+        (ONES, {"a": 1, "x/b": -1}, ValueError, "names x/b, which is not a parameter"),
+        (ONES, {"a": 1, "x[0]": -1}, ValueError, r"names x\[0\], which is not"),
+        (ONES, {"a": 1, 3: -1}, ValueError, "names 3, which is not"),
+        (ONES, {"a": 1, "c[2]": -1}, ValueError, r"c\[2\], but c has the shape \(2, 3"),
+        (ONES, {"a": 1, "a[:,0]": -1}, ValueError, r"a\[:,0\], but a has the shape"),
+        (ONES, {"a": 1, "n": -1}, TypeError, "n must be a floating-point array"),
+        (
+            ONES | {"b": np.zeros(2)},
+            PAIR,
+            ValueError,
+            "norm of b must be finite and > 0",
+        ),
+        (ONES | {"b": np.zeros(0)}, PAIR, ValueError, "norm of b must be finite"),
+        (ONES | {"b": np.array([1, np.nan])}, PAIR, ValueError, "norm of b must be"),
+        (ONES | {"b": np.array([1, np.inf])}, PAIR, ValueError, "norm of b must be"),
+        (
+            {"a": np.eye(2, 3), "b": np.ones(2)},
+            {"a[:,2]": 1, "b": -1},
+            ValueError,
+            r"norm of a\[:,2\] must be finite and > 0",
+        ),
+        (
+            ONES | {"b": jax.ShapeDtypeStruct((2,), jnp.float32)},
+            PAIR,
+            TypeError,
+            "values of b must be known",
+        ),
+        (ONES, "a", TypeError, "group must be a dict path -> exponent or a sequence"),
+        (ONES, ["a"], TypeError, "a group must be a dict path -> exponent with an"),
+        (ONES, {}, TypeError, "a group must be a dict path -> exponent with an entry"),
+        (ONES, None, TypeError, "Pass {.*or the groups of dx.scale_symmetries"),
+        (ONES, {"a": 1, "b": "-1"}, TypeError, "exponent of b must be a number"),
+        (ONES, {"a": 1, "b": True}, TypeError, "exponent of b must be a number"),
+        (ONES, {"a": 1, "b": np.nan}, ValueError, "exponent of b must be one finite"),
+        (ONES, {"a": 1, "b": np.ones(2)}, ValueError, "exponent of b must be one"),
+    ],
+)
+def test_what_balance_refuses(params, group, error, match):
+    with pytest.raises(error, match=f"^balance: .*{match}"):
+        dx.balance(params, group)
+
+
+def test_balance_is_not_for_jit():
+    params = {"a": jnp.ones(2), "b": jnp.ones(2)}
+    with pytest.raises(TypeError, match="values of a must be known.*outside of jit"):
+        jax.jit(lambda params: dx.balance(params, PAIR))(params)
+
+
+@pytest.mark.needs_extras
+@pytest.mark.relaxed("flax: its initialisers")
+def test_balance_works_in_module_trees():
+    from flax import nnx
+
+    class Net(nnx.Module):
+        def __init__(self, rngs):
+            self.layers = nnx.List([nnx.Linear(3, 4, rngs=rngs) for _ in range(2)])
+
+    state = nnx.state(Net(nnx.Rngs(0)), nnx.Param)
+    group = {"layers/0/kernel": 1, "layers/1/kernel[:,2]": -1}
+    balanced = dx.balance(state, group)
+    assert isinstance(balanced, nnx.State)
+    kernels = [balanced["layers"][i]["kernel"][...] for i in range(2)]
+    assert float(jnp.sum(kernels[0] ** 2)) == pytest.approx(
+        float(jnp.sum(kernels[1][:, 2] ** 2)), rel=1e-5
+    )
+    nnx.update(Net(nnx.Rngs(1)), balanced)
+
+
+def test_balance_works_in_equinox_models():
+    eqx = pytest.importorskip("equinox")
+    with jax.numpy_rank_promotion("allow"):
+        model = eqx.nn.MLP(2, 2, 4, 1, key=jax.random.key(0))
+    group = {"layers/0/weight": 1, "layers/0/bias": 1, "layers/1/weight": -1}
+    for params in (model, eqx.filter(model, eqx.is_inexact_array)):
+        balanced = dx.balance(params, group)
+        assert isinstance(balanced, eqx.nn.MLP)
+        first, second = balanced.layers
+        assert float(jnp.sum(first.weight**2) + jnp.sum(first.bias**2)) == (
+            pytest.approx(float(jnp.sum(second.weight**2)), rel=1e-5)
+        )
+        assert balanced.activation is params.activation
