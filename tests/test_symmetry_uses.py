@@ -3,6 +3,10 @@
 The symmetries are made by hand here: these functions read `.leaves` and `.groups` only.
 """
 
+import dataclasses
+import pickle
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +15,46 @@ import pytest
 import scipy.optimize
 
 import decayax as dx
+
+
+@dataclasses.dataclass(frozen=True)
+class Leaf:
+    """One entry of `.leaves`, as the interface of the symmetries says."""
+
+    path: str
+    parameter: str
+    slice: tuple[int, int] | None
+    kind: str
+    axes: tuple[int, ...]
+    shape: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class ScaleSymmetries:
+    leaves: tuple[Leaf, ...]
+    groups: tuple[dict[str, float], ...] = ()
+    dimension: int = 0
+
+    def __repr__(self):
+        return "a table\nof several lines"
+
+
+def symmetries(params, kinds, groups=()):
+    """By hand: path -> a kind, or (axis, kinds of the slices along it)."""
+    leaves = []
+    for keys, leaf in jax.tree_util.tree_leaves_with_path(params):
+        path = jax.tree_util.keystr(keys, simple=True, separator="/")
+        path = path.removesuffix("/value")  # of an nnx.Param
+        shape, kind = np.shape(leaf), kinds[path]
+        if isinstance(kind, str):
+            leaves.append(Leaf(path, path, None, kind, (), shape))
+            continue
+        axis, of_slices = kind
+        rest = shape[:axis] + shape[axis + 1 :]
+        for index, kind in enumerate(of_slices):
+            name = f"{path}[{':,' * axis}{index}]"
+            leaves.append(Leaf(name, path, (axis, index), kind, (), rest))
+    return ScaleSymmetries(tuple(leaves), tuple(groups))
 
 
 def normal(*shape, scale=1.0, dtype=np.float64, seed=0):
@@ -349,3 +393,258 @@ def test_balance_works_in_equinox_models():
             pytest.approx(float(jnp.sum(second.weight**2)), rel=1e-5)
         )
         assert balanced.activation is params.activation
+
+
+# --- masks ------------------------------------------------------------------------
+
+# A stack of three blocks, a fused projection whose key bias is dead, and others.
+NET = {
+    "blocks": {"kernel": np.ones((3, 4, 4)), "scale": np.ones((3, 4))},
+    "qkv": {"kernel": np.ones((4, 3, 2)), "bias": np.ones((3, 2))},
+    "head": {"kernel": np.ones((4, 5)), "bias": np.ones(5)},
+    "unused": np.ones(7),
+}
+KINDS = {
+    "blocks/kernel": (0, ["invariant", "seen", "invariant"]),
+    "blocks/scale": (0, ["joint"] * 3),
+    "qkv/kernel": (1, ["invariant"] * 3),
+    "qkv/bias": (0, ["seen", "dead", "seen"]),
+    "head/kernel": "seen",
+    "head/bias": "joint",
+    "unused": "dead",
+}
+FOUND = symmetries(NET, KINDS)
+LAYERS = np.array([1.0, 0.0, 1.0]).reshape(3, 1, 1)
+INVARIANT = {
+    "blocks": {"kernel": LAYERS, "scale": 0.0},
+    "qkv": {"kernel": 1.0, "bias": 0.0},
+    "head": {"kernel": 0.0, "bias": 0.0},
+    "unused": 0.0,
+}
+
+
+def assert_same(tree, expected):
+    """The same numbers, of the same types and shapes."""
+    assert jax.tree.structure(tree) == jax.tree.structure(expected)
+    for a, b in zip(jax.tree.leaves(tree), jax.tree.leaves(expected), strict=True):
+        assert type(a) is type(b)
+        np.testing.assert_array_equal(a, b, strict=True)
+
+
+def test_scale_invariant_decides_for_each_slice():
+    mask = dx.masks.scale_invariant(FOUND)
+    assert_same(mask(NET), INVARIANT)
+    complement = jax.tree.map(lambda m: 1.0 - m, INVARIANT)
+    assert_same(dx.masks.invert(mask)(NET), complement)
+
+
+def test_each_kind_has_its_multiplier():
+    mask = dx.masks.by_symmetry(FOUND, invariant=0.25, joint=0.5, dead=False, seen=2)
+    expected = {
+        "blocks": {"kernel": np.array([0.25, 2, 0.25])[:, None, None], "scale": 0.5},
+        "qkv": {"kernel": 0.25, "bias": np.array([2.0, 0, 2])[:, None]},
+        "head": {"kernel": 2.0, "bias": 0.5},
+        "unused": 0.0,
+    }
+    assert_same(mask(NET), expected)
+    everything = dx.masks.by_symmetry(FOUND)(NET)
+    assert_same(everything, jax.tree.map(lambda _: 1.0, NET))
+    seen = dx.masks.by_symmetry(FOUND, invariant=False, joint=False, dead=False)
+    assert_same(seen(NET)["blocks"]["kernel"], 1.0 - LAYERS)
+
+
+def test_the_rules_are_shown():
+    rows = dx.masks.describe(dx.masks.scale_invariant(FOUND), NET).rows
+    assert {row.path: row.rule for row in rows} == {
+        "blocks/kernel": "scale-invariant [0], [2]; seen [1]",
+        "blocks/scale": "joint",
+        "qkv/kernel": "scale-invariant",
+        "qkv/bias": "seen [0], [2]; dead [1]",
+        "head/kernel": "seen",
+        "head/bias": "joint",
+        "unused": "dead",
+    }
+    (row,) = (row for row in rows if row.path == "blocks/kernel")
+    assert row.decayed == 32
+    fused = symmetries({"w": np.ones((4, 3))}, {"w": (1, ["dead", "seen", "seen"])})
+    mask = dx.masks.by_symmetry(fused, dead=False)
+    (row,) = dx.masks.describe(mask, {"w": np.ones((4, 3))}).rows
+    assert row.rule == "dead [:,0]; seen [:,1], [:,2]"
+
+
+def larger(x, factor=2, keep=()):
+    """A parameter of another width."""
+    return np.ones(
+        [n if axis in keep else factor * n for axis, n in enumerate(x.shape)]
+    )
+
+
+def test_symmetries_of_a_small_model_fit_a_large_one():
+    large = {
+        "blocks": jax.tree.map(lambda x: larger(x, 8, keep=[0]), NET["blocks"]),
+        "qkv": {
+            "kernel": larger(NET["qkv"]["kernel"], 4, keep=[1]),
+            "bias": np.ones((3, 8)),
+        },
+        "head": jax.tree.map(larger, NET["head"]),
+        "unused": np.ones(1),
+    }
+    assert_same(dx.masks.scale_invariant(FOUND)(large), INVARIANT)
+
+
+def test_an_optimizer_may_train_a_part():
+    """A subtree, `optax.partition`, `optax.masked`, None leaves."""
+    mask = dx.masks.scale_invariant(FOUND)
+    for gap in (None, optax.MaskedNode()):
+        part = NET | {"blocks": gap, "qkv": NET["qkv"] | {"bias": gap}}
+        expected = INVARIANT | {"blocks": gap, "qkv": INVARIANT["qkv"] | {"bias": gap}}
+        assert_same(mask(part), expected)
+    assert_same(mask({"blocks": NET["blocks"]}), {"blocks": INVARIANT["blocks"]})
+
+    labels = {"blocks": "a", "qkv": "b", "head": "b", "unused": "a"}
+    decay = dx.decoupled_decay(1.0, mask=mask)
+    optimizer = optax.partition({"a": decay, "b": decay}, labels)
+    params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), NET)
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    updates, _ = jax.jit(optimizer.update)(zeros, optimizer.init(params), params)
+    for u, m, x in zip(*map(jax.tree.leaves, (updates, INVARIANT, NET)), strict=True):
+        np.testing.assert_array_equal(u, np.broadcast_to(m, x.shape))
+
+
+def test_it_works_in_every_place_and_under_jit():
+    params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), NET)
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    mask = dx.masks.invert(dx.masks.scale_invariant(FOUND))
+    optimizer = dx.adamw(1.0, weight_decay=0.5, mask=mask)
+    updates, _ = jax.jit(optimizer.update)(zeros, optimizer.init(params), params)
+    for u, m, x in zip(*map(jax.tree.leaves, (updates, INVARIANT, NET)), strict=True):
+        np.testing.assert_array_equal(u, np.broadcast_to(-0.5 * (1 - m), x.shape))
+    penalty = dx.l2_penalty(params, 2.0, mask=dx.masks.scale_invariant(FOUND))
+    assert float(penalty) == 32 + 24
+
+
+def test_a_traced_multiplier_stays_traced():
+    @jax.jit
+    def of(strength):
+        return dx.masks.by_symmetry(FOUND, invariant=strength, seen=0.5)(NET)
+
+    tree = of(jnp.float32(0.1))
+    blocks = np.array([0.1, 0.5, 0.1], np.float32)[:, None, None]
+    np.testing.assert_array_equal(tree["blocks"]["kernel"], blocks)
+    np.testing.assert_array_equal(tree["qkv"]["kernel"], np.float32(0.1))
+
+
+def test_array_multipliers_join_those_of_slices():
+    net = {"w": np.ones((2, 3))}
+    found = symmetries(net, {"w": (0, ["dead", "seen"])})
+    mask = dx.masks.by_symmetry(found, seen=np.array([1.0, 2.0, 3.0]), dead=False)
+    assert_same(mask(net), {"w": np.array([[0.0, 0, 0], [1, 2, 3]])})
+
+
+def test_masks_of_symmetries_are_joined():
+    masks = dx.masks
+    mask = masks.all_of(masks.scale_invariant(FOUND), masks.no_bias_or_norm)
+    assert_same(mask(NET)["blocks"]["kernel"], LAYERS)
+    rules = [("blocks/.*", 0.5)]
+    mask = masks.by_path(rules, default=masks.scale_invariant(FOUND))
+    assert_same(mask(NET), INVARIANT | {"blocks": {"kernel": 0.5, "scale": 0.5}})
+    mask = masks.any_of(
+        masks.scale_invariant(FOUND), {"blocks": 1.0, "qkv": 0, "head": 0, "unused": 0}
+    )
+    assert_same(mask(NET)["blocks"], {"kernel": np.ones((3, 1, 1)), "scale": 1.0})
+
+
+def test_leaves_that_are_not_floats_do_not_decay():
+    params = {"w": np.ones(3), "count": np.arange(2), "flag": np.array(True)}
+    found = symmetries({"w": np.ones(3)}, {"w": "invariant"})
+    assert_same(
+        dx.masks.by_symmetry(found)(params), {"w": 1.0, "count": 0.0, "flag": 0.0}
+    )
+
+
+def test_such_a_mask_is_plain_data():
+    same = symmetries(NET, KINDS)
+    other = symmetries(NET, KINDS | {"unused": "seen"})
+    make = dx.masks.scale_invariant
+    assert make(FOUND) == make(same)
+    assert hash(make(FOUND)) == hash(make(same))
+    assert make(FOUND) != make(other)
+    by = dx.masks.by_symmetry
+    assert by(FOUND, dead=False) == by(same, dead=False) != by(same, dead=0.5)
+    for mask in (make(FOUND), by(FOUND, dead=False)):
+        assert pickle.loads(pickle.dumps(mask)) == mask
+        assert b"_by_symmetry" not in pickle.dumps(mask)
+    assert repr(make(FOUND)) == "masks.scale_invariant(<ScaleSymmetries>)"
+
+
+WRONG = {
+    "a path": (NET | {"extra": np.ones(2)}, "say nothing about extra. Their nearest"),
+    "blocks in a list": (
+        NET | {"blocks": [{"kernel": np.ones((4, 4))}]},
+        "say nothing about blocks/0/kernel. Their nearest paths are blocks/kernel",
+    ),
+    "depth": (
+        NET | {"blocks": NET["blocks"] | {"scale": np.ones((12, 4))}},
+        "blocks/scale is a stack of 12 on axis 0, but of 3 in the symmetries",
+    ),
+    "depth on another axis": (
+        NET | {"qkv": NET["qkv"] | {"kernel": np.ones((3, 4, 2))}},
+        "qkv/kernel is a stack of 4 on axis 1, but of 3 in the symmetries",
+    ),
+    "axes": (
+        NET | {"unused": np.ones((7, 7))},
+        re.escape(
+            "unused has the shape (7, 7), but in the symmetries its number of axes is 1"
+        ),
+    ),
+    "axes of a stack": (
+        NET | {"blocks": NET["blocks"] | {"scale": np.ones(3)}},
+        re.escape(
+            "blocks/scale has the shape (3,), but in the symmetries its number of axes is 2"
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+@pytest.mark.parametrize("make", [dx.masks.scale_invariant, dx.masks.by_symmetry])
+def test_symmetries_of_another_architecture_are_refused(make, case):
+    params, match = WRONG[case]
+    name = f"masks.{make.__name__}"
+    with pytest.raises(ValueError, match=f"^{name}: .*{match}.*Run dx.scale_symm"):
+        make(FOUND)(params)
+
+
+@pytest.mark.parametrize("wrong", [None, {"kernel": True}, ["kernel"], "kernel", 1.0])
+def test_only_symmetries_make_such_a_mask(wrong):
+    with pytest.raises(TypeError, match="^masks.scale_invariant: symmetries must be a"):
+        dx.masks.scale_invariant(wrong)
+    with pytest.raises(
+        TypeError, match="^masks.by_symmetry: symmetries must be a resu"
+    ):
+        dx.masks.by_symmetry(wrong, dead=False)
+    with pytest.raises(ValueError, match="^masks.by_symmetry: dead must be >= 0"):
+        dx.masks.by_symmetry(FOUND, dead=-1.0)
+
+
+@pytest.mark.needs_extras
+@pytest.mark.relaxed("flax: its initialisers")
+def test_a_mask_of_symmetries_fits_module_trees():
+    import equinox as eqx
+    from flax import linen, nnx
+
+    kinds = {"kernel": "invariant", "weight": "invariant", "bias": "seen"}
+    x = jnp.ones((1, 2))
+    trees = [
+        nnx.state(nnx.Linear(2, 3, rngs=nnx.Rngs(0)), nnx.Param),
+        linen.Dense(3).init(jax.random.key(0), x)["params"],
+        eqx.filter(eqx.nn.Linear(2, 3, key=jax.random.key(0)), eqx.is_inexact_array),
+    ]
+    for params in trees:
+        plain = nnx.to_pure_dict(params) if isinstance(params, nnx.State) else params
+        found = symmetries(plain, kinds)
+        optimizer = dx.sgdw(1.0, weight_decay=1.0, mask=dx.masks.scale_invariant(found))
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        updates, _ = optimizer.update(zeros, optimizer.init(params), params)
+        for u, p in zip(*map(jax.tree.leaves, (updates, params)), strict=True):
+            np.testing.assert_array_equal(u, -p if p.ndim == 2 else 0.0 * p)
