@@ -22,6 +22,7 @@ from decayax._rounding.stochastic import (
     with_stochastic_rounding,
 )
 from decayax._symmetries.balance import balance
+from decayax._symmetries.models import equinox_function, linen_function, nnx_function
 from decayax._telemetry.stats import decay_stats, measure_decay
 from decayax._telemetry.table import decay_table, DecayTable
 from decayax._telemetry.track import track_decay, TrackDecayState
@@ -71,6 +72,9 @@ __all__ = [
     "DecayTable",
     "TrackDecayState",
     "balance",  # rescaling without a change of the function
+    "nnx_function",
+    "linen_function",
+    "equinox_function",
     "apply_updates",  # 16-bit weights and moments; running jobs
     "adopt_state",
     "with_stochastic_rounding",
