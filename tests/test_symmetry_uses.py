@@ -646,3 +646,85 @@ def test_a_mask_of_symmetries_fits_module_trees():
         updates, _ = optimizer.update(zeros, optimizer.init(params), params)
         for u, p in zip(*map(jax.tree.leaves, (updates, params)), strict=True):
             np.testing.assert_array_equal(u, -p if p.ndim == 2 else 0.0 * p)
+
+
+# --- statistics -------------------------------------------------------------------
+
+
+def float32(tree):
+    return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), tree)
+
+
+def tracked():
+    params = float32(NET)
+    optimizer = dx.track_decay(dx.adamw(1e-2, weight_decay=0.1), every=1)
+    grads = jax.tree.map(lambda x: jnp.cos(jnp.arange(x.size)).reshape(x.shape), params)
+    _, state = optimizer.update(grads, optimizer.init(params), params)
+    return params, grads, state
+
+
+def has_equilibrium(stats):
+    """Path -> whether its equilibrium is known; the angle and the norm agree."""
+    ends = ("/equilibrium_norm", "/equilibrium_angle")
+    norm, angle = (
+        {
+            k.removesuffix(end): bool(np.isfinite(v))
+            for k, v in stats.items()
+            if end in k
+        }
+        for end in ends
+    )
+    assert norm == angle
+    return norm
+
+
+# blocks/kernel is invariant in two of three slices only.
+EQUILIBRIA = dict.fromkeys(KINDS, False) | {"qkv/kernel": True}
+
+
+def test_equilibria_are_those_of_the_invariant_parameters():
+    _, _, state = tracked()
+    stats = dx.decay_stats(state, scale_invariant=FOUND)
+    assert has_equilibrium(stats) == EQUILIBRIA
+    everything = dx.decay_stats(state)
+    assert all(has_equilibrium(everything).values())
+    for key, value in stats.items():
+        assert value == everything[key] or "equilibrium" in key
+    chosen = ["qkv/kernel"]
+    named = dx.decay_stats(state, scale_invariant=chosen)
+    np.testing.assert_equal(stats, named)
+    groups = dx.decay_stats(
+        state, groups=lambda path: path.split("/")[0], scale_invariant=FOUND
+    )
+    assert not any(has_equilibrium(groups).values())
+
+
+def test_equilibria_in_one_step_and_under_jit():
+    params, grads, state = tracked()
+    optimizer = dx.adamw(1e-2, weight_decay=0.1)
+    stats = dx.measure_decay(
+        optimizer, params, optimizer.init(params), grads, scale_invariant=FOUND
+    )
+    assert has_equilibrium(stats) == EQUILIBRIA
+    jitted = jax.jit(lambda state: dx.decay_stats(state, scale_invariant=FOUND))(state)
+    assert has_equilibrium(jitted) == EQUILIBRIA
+
+
+def test_statistics_refuse_symmetries_of_another_model():
+    _, _, state = tracked()
+    part = {key: x for key, x in NET.items() if key != "head"}
+    match = (
+        "^decay_stats: the symmetries say nothing about head/bias, head/kernel. Their "
+        "nearest paths are .* Run dx.scale_symmetries"
+    )
+    with pytest.raises(ValueError, match=match):
+        dx.decay_stats(state, scale_invariant=symmetries(part, KINDS))
+    match = "scale_invariant must be a result of dx.scale_symmetries, .* got 1 of"
+    with pytest.raises(TypeError, match=match):
+        dx.decay_stats(state, scale_invariant=1)
+    # A tracker of a part of the parameters is no error.
+    part = dx.track_decay(dx.sgdw(0.1, weight_decay=0.1), every=1)
+    params = float32({"qkv": NET["qkv"]})
+    _, state = part.update(params, part.init(params), params)
+    stats = dx.decay_stats(state, scale_invariant=FOUND)
+    assert has_equilibrium(stats) == {"qkv/kernel": True, "qkv/bias": False}
