@@ -728,3 +728,138 @@ def test_statistics_refuse_symmetries_of_another_model():
     _, state = part.update(params, part.init(params), params)
     stats = dx.decay_stats(state, scale_invariant=FOUND)
     assert has_equilibrium(stats) == {"qkv/kernel": True, "qkv/bias": False}
+
+
+# --- audit ------------------------------------------------------------------------
+
+UNSEEN, DEAD = "unseen scale decays", "dead parameters decay"
+PLAIN = dx.adamw(1e-2, weight_decay=0.1)
+
+
+def found_by(optimizer, net=NET, found=FOUND, **options):
+    """Pairs (kind, paths) of the findings about symmetries; the audit is consistent."""
+    audit = dx.audit(optimizer, float32(net), symmetries=found, steps=50, **options)
+    new = [f for f in audit.findings if f.kind in (UNSEEN, DEAD)]
+    plain = dx.audit(optimizer, float32(net), steps=50, **options)
+    assert [f for f in audit.findings if f not in new] == list(plain.findings)
+    table = len(plain.leaves) + 2
+    assert str(plain).splitlines()[:table] == str(audit).splitlines()[:table]
+    assert not any(f.serious for f in new)
+    assert all(f"- {f}" in str(audit) for f in new)
+    return [(f.kind, f.paths) for f in new], [f.text for f in new]
+
+
+def test_the_audit_says_which_decay_the_model_does_not_see():
+    pairs, (unseen, dead) = found_by(PLAIN)
+    assert pairs == [
+        (UNSEEN, ("blocks/kernel[0]", "blocks/kernel[2]", "qkv/kernel")),
+        (DEAD, ("qkv/bias[1]", "unused")),
+    ]
+    assert "blocks/kernel[0], blocks/kernel[2], qkv/kernel. Their decay, at" in unseen
+    assert "rate of 0.001 per step" in unseen
+    assert "does not depend on qkv/bias[1], unused." in dead
+    audit = dx.audit(PLAIN, float32(NET), symmetries=FOUND, steps=50)
+    audit.check()
+    audit.check(allow=[UNSEEN, DEAD])
+
+
+def test_symmetries_of_a_small_model_serve_an_audit_of_shapes():
+    large = NET | {"head": jax.tree.map(larger, NET["head"])}
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.float32), large)
+    audit = dx.audit(PLAIN, shapes, symmetries=FOUND, steps=50)
+    assert [f.kind for f in audit.findings if "decay" in f.kind][-2:] == [UNSEEN, DEAD]
+
+
+def test_masks_silence_the_findings():
+    masks = dx.masks
+    mask = masks.invert(masks.scale_invariant(FOUND))
+    pairs, _ = found_by(dx.adamw(1e-2, weight_decay=0.1, mask=mask))
+    assert [kind for kind, _ in pairs] == [DEAD]
+    mask = masks.by_symmetry(FOUND, dead=False)
+    pairs, _ = found_by(dx.adamw(1e-2, weight_decay=0.1, mask=mask))
+    assert [kind for kind, _ in pairs] == [UNSEEN]
+    mask = masks.by_symmetry(FOUND, dead=False, invariant=False)
+    assert found_by(dx.adamw(1e-2, weight_decay=0.1, mask=mask)) == ([], [])
+    assert found_by(optax.adam(1e-2)) == ([], [])
+
+
+PAIR_NET = {"a": np.ones((6, 4)), "b": np.ones((4, 6)), "c": np.ones((8, 3))}
+# Which optimizers decay the leaf as a whole, and which do not.
+WHOLE = {
+    "decoupled": (dx.adamw(1e-2, weight_decay=0.1), True),
+    "L2 of SGD": (dx.sgd_l2(1e-2, momentum=0.9, weight_decay=0.1), True),
+    "a trust ratio": (optax.lamb(1e-2, weight_decay=0.1), True),
+    "L2 of Adam": (dx.adam_l2(1e-2, weight_decay=0.1), False),
+    "a pull of constant size": (
+        optax.stateless(
+            lambda u, p: jax.tree.map(lambda g, x: -0.01 * (g + jnp.sign(x)), u, p)
+        ),
+        False,
+    ),
+    "growth": (
+        optax.chain(optax.scale(-0.01), optax.add_decayed_weights(0.001)),
+        False,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WHOLE)
+def test_only_a_decay_of_the_whole_leaf_is_unseen(case):
+    optimizer, is_whole = WHOLE[case]
+    found = symmetries(PAIR_NET, {"a": "invariant", "b": "seen", "c": "dead"})
+    pairs, _ = found_by(optimizer, PAIR_NET, found)
+    expected = [(UNSEEN, ("a",))] if is_whole else []
+    assert pairs == expected + ([(DEAD, ("c",))] if case != "growth" else [])
+
+
+def rates_of(**rates):
+    """Decoupled decay at another rate for each leaf."""
+    mask = {key: 100 * rate for key, rate in rates.items()}
+    return dx.adamw(1e-2, weight_decay=1.0, mask=mask)
+
+
+TOGETHER = {
+    # groups, rates, whether together they do not change the function
+    "one group": ([{"a": 1, "b": 1, "c": 1}], (1e-3, 1e-3, 1e-3), "abc"),
+    "in proportion": ([{"a": 2, "b": 1, "c": 1}], (2e-3, 1e-3, 1e-3), "abc"),
+    "not in proportion": ([{"a": 2, "b": 1, "c": 1}], (1e-3, 1e-3, 1e-3), ""),
+    "one is excluded": ([{"a": 1, "b": 1, "c": 1}], (1e-3, 1e-3, 0), ""),
+    "both signs": ([{"a": 1, "b": -1}], (1e-3, 1e-3, 0), ""),
+    "two groups": ([{"a": 1, "b": 1}, {"b": 1, "c": 1}], (1e-3, 3e-3, 2e-3), "abc"),
+    "two groups, seen": ([{"a": 1, "b": 1}, {"b": 1, "c": 1}], (1e-3,) * 3, ""),
+    "a chain": ([{"a": 1, "b": -1}, {"b": 1, "c": 1}], (1e-3, 1e-3, 2e-3), "abc"),
+    "no other": ([{"a": 1, "b": 1}], (1e-3, 1e-3, 1e-3), "ab"),
+    "no decay": ([{"a": 1, "b": 1}], (0, 0, 1e-3), ""),
+}
+
+
+@pytest.mark.parametrize("case", TOGETHER)
+def test_joint_decays_are_unseen_if_they_fit_the_exponents(case):
+    groups, rates, unseen = TOGETHER[case]
+    kinds = {key: "joint" if any(key in g for g in groups) else "seen" for key in "abc"}
+    found = symmetries(PAIR_NET, kinds, groups)
+    optimizer = rates_of(**dict(zip("abc", rates, strict=True)))
+    pairs, texts = found_by(optimizer, PAIR_NET, found)
+    assert pairs == ([(UNSEEN, tuple(unseen))] if unseen else [])
+    assert not unseen or "common scale of a, b" in texts[0]
+
+
+def test_joint_decays_of_slices():
+    net = {"w": np.ones((2, 5, 5)), "v": np.ones((5, 5))}
+    kinds = {"w": (0, ["joint", "seen"]), "v": "joint"}
+    found = symmetries(net, kinds, [{"w[0]": 1, "v": 1}])
+    pairs, _ = found_by(PLAIN, net, found)
+    assert pairs == [(UNSEEN, ("v", "w[0]"))]
+    pairs, _ = found_by(dx.adam_l2(1e-2, weight_decay=0.1), net, found)
+    assert pairs == []
+    # A part of the model: the rate of v is not known.
+    pairs, _ = found_by(PLAIN, {"w": net["w"]}, found)
+    assert pairs == []
+
+
+def test_the_audit_refuses_other_symmetries():
+    with pytest.raises(TypeError, match="^audit: symmetries must be a result of dx.sc"):
+        dx.audit(PLAIN, float32(NET), symmetries={"kernel": "invariant"})
+    for params, match in WRONG.values():
+        with pytest.raises(ValueError, match=f"^audit: .*{match}"):
+            dx.audit(PLAIN, float32(params), symmetries=FOUND)
