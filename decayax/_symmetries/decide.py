@@ -5,18 +5,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from decayax._core.paths import summarize_paths
+from decayax._core.symmetry import DEAD, INVARIANT, JOINT, SEEN
 from decayax._symmetries.classify import invariant_axes
 from decayax._symmetries.degrees import Reading
 from decayax._symmetries.measured import Measured
 from decayax._symmetries.problem import Problem
-from decayax._symmetries.report import (
-    DEAD,
-    INVARIANT,
-    JOINT,
-    LeafSymmetry,
-    ScaleSymmetries,
-    SEEN,
-)
+from decayax._symmetries.report import LeafSymmetry, ScaleSymmetries
 
 
 # Without ε, the outputs change by rounding errors only. Norms can amplify them.

@@ -4,14 +4,13 @@ import dataclasses
 import html
 import math
 
+import numpy as np
 import optax
 
 from decayax._core.paths import path_str, summarize_paths
+from decayax._core.symmetry import INVARIANT, match
 from decayax._core.table import aligned, html_table
 from decayax._symmetries.units import parameter_leaves
-
-
-INVARIANT, JOINT, DEAD, SEEN = "invariant", "joint", "dead", "seen"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,33 +92,23 @@ class ScaleSymmetries:
             >>> found.carry_over({"v": jnp.ones((512, 64))}).leaves[0].shape
             (512, 64)
         """
-        shapes = {path_str(path): x.shape for path, x in parameter_leaves(params)}
-        known = {leaf.parameter for leaf in self.leaves}
-        different = sorted(known ^ set(shapes))
-        if different:
+        leaves = parameter_leaves(params)
+        match("carry_over", self, leaves)
+        shapes = {path_str(path): np.shape(x) for path, x in leaves}
+        missing = [x.path for x in self.leaves if x.parameter not in shapes]
+        if missing:
             raise ValueError(
-                f"carry_over: {summarize_paths(different)} is in one configuration "
-                "only. Use small widths, but the same number of layers."
+                f"carry_over: the parameters lack {summarize_paths(missing)} of the "
+                "symmetries. Use the same number of layers in both."
             )
-        leaves = []
-        for leaf in self.leaves:
-            shape, rank = shapes[leaf.parameter], len(leaf.shape)
+
+        def replaced(leaf: LeafSymmetry) -> LeafSymmetry:
+            shape = shapes[leaf.parameter]
             if leaf.slice:
-                axis, _ = leaf.slice
-                count = sum(x.parameter == leaf.parameter for x in self.leaves)
-                if len(shape) <= axis or shape[axis] != count:
-                    raise ValueError(
-                        f"carry_over: {leaf.parameter} has {count} stacked layers here "
-                        f"and the shape {shape} there. Use the same number of layers."
-                    )
-                shape = shape[:axis] + shape[axis + 1 :]
-            if len(shape) != rank:
-                raise ValueError(
-                    f"carry_over: {leaf.path} has the shape {leaf.shape} here and "
-                    f"{shape} there, with another number of axes."
-                )
-            leaves.append(dataclasses.replace(leaf, shape=shape))
-        return dataclasses.replace(self, leaves=tuple(leaves))
+                shape = shape[: leaf.slice[0]] + shape[leaf.slice[0] + 1 :]
+            return dataclasses.replace(leaf, shape=shape)
+
+        return dataclasses.replace(self, leaves=tuple(map(replaced, self.leaves)))
 
     def __str__(self) -> str:
         return "\n".join([*aligned(self._table()), *self._lines()])

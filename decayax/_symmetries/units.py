@@ -35,7 +35,7 @@ class Parameter(NamedTuple):
         return range(self.first, self.first + self.count())
 
     def name(self, index: int) -> str:
-        """The path of a unit, ``layers/kernel[2]`` or ``qkv/kernel[:,1]`` of a slice."""
+        """The path of a unit; of a slice: ``layers/kernel[2]``, ``qkv/kernel[:,1]``."""
         path = path_str(self.path)
         return path if self.stack is None else f"{path}[{':,' * self.stack}{index}]"
 

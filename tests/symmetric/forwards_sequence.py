@@ -241,8 +241,6 @@ ARCHITECTURES = [
         dead="token_down/bias",
     ),
     # Sigmoid and tanh read all gates: everything is seen.
-    Architecture(
-        dict(cell=("lstm", 5, 6), head=("linear", 6, 4)), lstm, (PATCHES,)
-    ),
+    Architecture(dict(cell=("lstm", 5, 6), head=("linear", 6, 4)), lstm, (PATCHES,)),
     Architecture(dict(cell=("gru", 5, 6), head=("linear", 6, 4)), gru, (PATCHES,)),
 ]

@@ -64,7 +64,9 @@ def over_images(call, lift):
 def layer(key, kind, *sizes):
     eps = epsilon(1e-5)
     conv = partial(eqx.nn.Conv2d, kernel_size=3, padding=1, key=key)
-    attention = {f"use_{name}_bias": True for name in ("query", "key", "value", "output")}
+    attention = {
+        f"use_{name}_bias": True for name in ("query", "key", "value", "output")
+    }
     makers = {
         "param": lambda: draw(1, g=sizes)["g"],
         "linear": lambda: eqx.nn.Linear(*sizes, key=key),

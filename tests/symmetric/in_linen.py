@@ -7,7 +7,12 @@ from typing import Any
 import jax
 from flax import linen as nn
 
-from symmetric.in_nnx import jittered, output_axes as output_axes, rename as rename, wide
+from symmetric.in_nnx import (
+    jittered,
+    output_axes as output_axes,
+    rename as rename,
+    wide,
+)
 from symmetric.model import draw, epsilon
 
 

@@ -26,7 +26,9 @@ class Net(nnx.Module):
             if isinstance(layer, nnx.Embed)
         }
         calls |= {
-            name: leaf[...] for name, leaf in calls.items() if isinstance(leaf, nnx.Param)
+            name: leaf[...]
+            for name, leaf in calls.items()
+            if isinstance(leaf, nnx.Param)
         }
         return self.forward(SimpleNamespace(**calls), *inputs)
 
