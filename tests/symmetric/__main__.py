@@ -15,7 +15,11 @@ if __name__ == "__main__":
     table = [*ROWS, *MODULES, *(random_network(seed) for seed in range(20))]
 
     start = time.monotonic()
-    chosen = [row for row in table if any(part in f"{row.framework} {row.name}" for part in sys.argv[1:])]
+    chosen = [
+        row
+        for row in table
+        if any(part in f"{row.framework} {row.name}" for part in sys.argv[1:])
+    ]
     for row in chosen or table:
         for fault in faults_of(row):
             print(f"{row.framework} {row.name}: {fault}", flush=True)

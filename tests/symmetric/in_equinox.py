@@ -8,8 +8,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from symmetric.in_nnx import jittered, wide
-from symmetric.model import draw, epsilon
+from symmetric.in_nnx import filled, wide
+from symmetric.model import epsilon
 
 
 class Net(eqx.Module):
@@ -64,9 +64,11 @@ def over_images(call, lift):
 def layer(key, kind, *sizes):
     eps = epsilon(1e-5)
     conv = partial(eqx.nn.Conv2d, kernel_size=3, padding=1, key=key)
-    attention = {f"use_{name}_bias": True for name in ("query", "key", "value", "output")}
+    attention = {
+        f"use_{name}_bias": True for name in ("query", "key", "value", "output")
+    }
     makers = {
-        "param": lambda: draw(1, g=sizes)["g"],
+        "param": lambda: jnp.zeros(sizes),
         "linear": lambda: eqx.nn.Linear(*sizes, key=key),
         "linear_no_bias": lambda: eqx.nn.Linear(*sizes, use_bias=False, key=key),
         "conv": lambda: conv(*sizes),
@@ -98,10 +100,17 @@ def make(architecture):
         }
         return Net(layers, architecture.forward)
 
-    module, state = eqx.nn.make_with_state(build)()
-    params, static = eqx.partition(module, eqx.is_inexact_array)
-    module = eqx.combine(jittered(params), static)
+    module, state = built(eqx.nn.make_with_state(build))
     return module, None, (*architecture.inputs, state)
+
+
+def built(build, *arguments):
+    """The module with the values of `filled`: no initializer is compiled."""
+    shapes, static = eqx.partition(
+        eqx.filter_eval_shape(build, *arguments),
+        lambda x: isinstance(x, jax.ShapeDtypeStruct),
+    )
+    return eqx.combine(filled(shapes), static)
 
 
 def function_of(module, _, inputs):

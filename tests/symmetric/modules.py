@@ -1,19 +1,26 @@
 """The table for modules of NNX, Linen and Equinox: `MODULES`.
 
 ``make()`` returns (module, variables, inputs). The variables are None except for Linen.
-Batch norm uses the statistics of the batch. Dropout is on; `function_of` switches it off:
+Batch norm uses the statistics of the batch. Dropout is on; `function_of` switches it
+off:
 
 * NNX: ``module.set_attributes(deterministic=True)``
-* Linen: ``module.apply(variables, *inputs, deterministic=True, mutable=["batch_stats"])``
-* Equinox: ``inference=True`` of each Dropout, but not of BatchNorm. The last input is the
-  state of BatchNorm, and the module returns the outputs only.
+* Linen: ``module.apply(..., deterministic=True, mutable=["batch_stats"])``
+* Equinox: ``inference=True`` of each Dropout, but not of BatchNorm. If the module has a
+  field `layers`, its last input is the state of BatchNorm; it returns the outputs only.
 """
 
 from collections.abc import Callable
 from typing import Any
 
-from symmetric import forwards, forwards_sequence, idiomatic
-from symmetric import in_equinox, in_linen, in_nnx
+from symmetric import (
+    forwards,
+    forwards_sequence,
+    idiomatic,
+    in_equinox,
+    in_linen,
+    in_nnx,
+)
 from symmetric.model import Model
 
 
@@ -42,9 +49,13 @@ def translated(architecture: forwards.Architecture, framework: str) -> Model:
     return Model(
         name=architecture.name,
         make=lambda: module.make(architecture),
-        invariant={renamed(p): axes(p, how) for p, how in architecture.invariant.items()},
+        invariant={
+            renamed(p): axes(p, how) for p, how in architecture.invariant.items()
+        },
         dead=tuple(renamed(path) for path in architecture.dead.split()),
-        groups=tuple({renamed(p): v for p, v in g.items()} for g in architecture.groups),
+        groups=tuple(
+            {renamed(p): v for p, v in g.items()} for g in architecture.groups
+        ),
         stacks={},
         optional=(),
         near=(),
@@ -52,8 +63,13 @@ def translated(architecture: forwards.Architecture, framework: str) -> Model:
     )
 
 
-MODULES = [
-    translated(architecture, framework)
-    for architecture in (*forwards.ARCHITECTURES, *forwards_sequence.ARCHITECTURES)
-    for framework in FRAMEWORKS
-] + idiomatic.NNX + idiomatic.LINEN + idiomatic.EQUINOX
+MODULES = (
+    [
+        translated(architecture, framework)
+        for architecture in (*forwards.ARCHITECTURES, *forwards_sequence.ARCHITECTURES)
+        for framework in FRAMEWORKS
+    ]
+    + idiomatic.NNX
+    + idiomatic.LINEN
+    + idiomatic.EQUINOX
+)
