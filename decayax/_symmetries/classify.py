@@ -13,7 +13,7 @@ from decayax._symmetries.units import Parameter
 # Without ε and in float64, a sensitivity of 0 is calculated as about 1e-13, and others
 # are rarely below 1e-4. Some primitives cannot run in float64: then as about 1e-6.
 TOLERANCE, NARROW_TOLERANCE = 1e-8, 1e-4
-# A gradient that is this much smaller than the others is a rounding error, too.
+# A gradient that is this much smaller than all together is a rounding error, too.
 DEAD = 1e-11
 
 
@@ -30,7 +30,7 @@ class Candidates(NamedTuple):
 def classify(probes: Probes, tolerance: float) -> Candidates:
     """Find the units and groups whose scale the function does not see."""
     size, product = _rms(probes.sizes), _rms(probes.products)
-    dead = size <= max(DEAD, tolerance**2) * size.max()
+    dead = size <= max(DEAD, tolerance**2)
     sensitivity = np.where(dead, 0.0, product / np.where(dead, 1.0, size))
     invariant = ~dead & (sensitivity < tolerance)
     others = np.flatnonzero(~dead & ~invariant)
@@ -53,7 +53,8 @@ def _null_space(
         return np.zeros((0, units)), (1.0, 0.0)
     scale = _rms(products)
     rows = products / scale
-    rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    rows = rows / np.where(lengths == 0, 1.0, lengths)
     _, values, directions = np.linalg.svd(rows)
     values = values / values[0]
     rank = int(np.sum(values > tolerance))

@@ -37,7 +37,7 @@ def deviations(
             plain = [run(theta, epsilon) for epsilon in epsilons]
             if all(map(_is_finite, plain)):
                 break
-        others = jitter(random, leaves, FAR)
+        others = [_other_signs(random, x) for x in jitter(random, leaves, FAR)]
         for i, candidate in enumerate(candidates):
             moved = _moved(theta, others, parameters, candidate)
             result[point, i] = [
@@ -60,6 +60,13 @@ def _moved(
         factor = np.exp(LOG_FACTOR * np.where(is_replaced, 0.0, exponents))
         moved.append(np.where(is_replaced, other, x * factor))
     return moved
+
+
+def _other_signs(random: np.random.Generator, x: np.ndarray) -> np.ndarray:
+    """Random signs, but those of a scale or of a variance stay."""
+    if np.iscomplexobj(x) or np.all(x >= 0) or np.all(x <= 0):
+        return x
+    return x * random.choice([-1.0, 1.0], x.shape)
 
 
 def _is_finite(outputs: Sequence[Any]) -> bool:

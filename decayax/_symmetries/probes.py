@@ -18,6 +18,7 @@ from decayax._symmetries.units import Parameter
 
 
 EXTRA_ROWS = 8  # more than units, so that a null vector by chance is not possible
+SMALLEST = 1e-3  # change of the outputs with all parameters, as a part of the outputs
 KEPT_ROWS = 4  # probes whose elementwise products are kept, for the axes
 # How far the parameters are moved: (elementwise, the scale of each). The second pair is
 # for models that are not finite far from their parameters.
@@ -30,6 +31,12 @@ class Probes(NamedTuple):
     products: np.ndarray  # [rows, units]: M
     sizes: np.ndarray  # [rows, units]: the root of sum (g θ)^2, M for random signs
     elementwise: list[np.ndarray]  # [rows, *shape] of g θ, for each parameter
+
+
+class _Row(NamedTuple):
+    products: np.ndarray
+    squares: np.ndarray
+    elementwise: list[np.ndarray]
 
 
 def jitter(
@@ -71,31 +78,47 @@ def probe(
     run = jit_once(products)
     random = np.random.default_rng(seed)
     units = sum(p.count() for p in parameters)
-    found, squares, kept = [], [], []
-    for _ in range(units + EXTRA_ROWS):
+    needed = units + EXTRA_ROWS
+    found: list[_Row] = []
+    empty: list[_Row] = []  # where no output depends on any parameter
+    for _ in range(2 * needed):
         noise = [_noise(random, y) for y in outputs]
         for amounts in JITTERS:
-            elementwise = list(
-                map(np.asarray, run(jitter(random, leaves, amounts), noise))
-            )
-            row = _by_unit(elementwise, parameters)
-            square = _by_unit([x**2 for x in elementwise], parameters)
-            if np.all(np.isfinite(row)) and np.all(np.isfinite(square)):
+            elementwise = run(jitter(random, leaves, amounts), noise)
+            row = _row([np.asarray(x) for x in elementwise], noise, parameters)
+            if row is not None:
+                (found if row.squares.any() else empty).append(row)
                 break
-        else:
-            continue
-        size = np.sqrt(np.sum(square)) or 1.0
-        found.append(row / size)
-        squares.append(square / size**2)
-        if len(kept) < KEPT_ROWS:
-            kept.append([x / size for x in elementwise])
-    if len(found) < units + EXTRA_ROWS // 2:
+        if len(found) == needed:
+            break
+    rows = found if len(found) > units else found + empty
+    if len(rows) <= units:
         raise ValueError(
             "scale_symmetries: the outputs of the function, or their derivatives, are "
             "not finite near the parameters. Pass parameters for which they are."
         )
-    stacked = [np.stack(rows) for rows in zip(*kept, strict=True)]
-    return Probes(np.stack(found), np.sqrt(squares), stacked)
+    kept = [row.elementwise for row in rows[:KEPT_ROWS]]
+    return Probes(
+        np.stack([row.products for row in rows]),
+        np.sqrt([row.squares for row in rows]),
+        [np.stack(arrays) for arrays in zip(*kept, strict=True)],
+    )
+
+
+def _row(
+    elementwise: list[np.ndarray],
+    noise: Sequence[np.ndarray],
+    parameters: Sequence[Parameter],
+) -> _Row | None:
+    """A row with the size 1, or less if no parameter matters; None if not finite."""
+    squares = _by_unit([x**2 for x in elementwise], parameters)
+    if not np.all(np.isfinite(squares)):
+        return None
+    # If no leaf matters, all gradients are rounding errors and stay small.
+    smallest = SMALLEST * np.sqrt(sum(np.sum(np.abs(z) ** 2) for z in noise))
+    size = max(np.sqrt(np.sum(squares)), smallest)
+    elementwise = [x / size for x in elementwise]
+    return _Row(_by_unit(elementwise, parameters), squares / size**2, elementwise)
 
 
 def jit_once(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -142,7 +142,13 @@ def _measure(problem: Problem, seed: int) -> Measured:
         return run(inputs, epsilon)
 
     leaves = [np.asarray(values[i]) for i in places]
-    probes = probe(lambda x: function(x, NO_EPSILON), leaves, parameters, seed)
+    try:
+        probes = probe(lambda x: function(x, NO_EPSILON), leaves, parameters, seed)
+    except Exception as error:
+        error.add_note(
+            "scale_symmetries: raised by the function in float64, or by its derivative."
+        )
+        raise
     tolerance = NARROW_TOLERANCE if narrow else TOLERANCE
     found = classify(probes, tolerance)
     eye = np.eye(len(found.dead))

@@ -2,6 +2,7 @@
 
 from symmetric import (
     convs as convs,
+    further as further,
     gates as gates,
     mlps as mlps,
     modern as modern,

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from symmetric.layers import conv, group_norm, layer_norm, standardize
 from symmetric.model import data, draw, group, truth
@@ -204,7 +205,8 @@ def fourier_layer():
     """A complex leaf: relu(irfft(filters · rfft(x)) + b) w has filters = b = -w."""
     x = data(8, 10, 3)
     params = draw(40, filters=(6, 3, 4), b=(4,), w=(4, 5))
-    params["filters"] = params["filters"] + 1j * draw(41, f=(6, 3, 4))["f"]
+    imaginary = draw(41, f=(6, 3, 4))["f"]
+    params["filters"] = lax.complex(params["filters"], imaginary)
 
     def function(p):
         modes = jnp.einsum("bfi,fio->bfo", jnp.fft.rfft(x, axis=1), p["filters"])

@@ -1,7 +1,7 @@
 """Architectures that NNX, Linen and Equinox share: layers, a forward pass, the truth.
 
 The forward pass calls the layers of `m` on batches; images are NHWC. The paths have the
-names of NNX and Linen. An invariant leaf is so as a "whole", or per "output" of a layer.
+names of NNX and Linen. A leaf is invariant as a "whole" or per "output" of its layer.
 """
 
 import dataclasses
@@ -22,16 +22,13 @@ GELU, RELU = jax.nn.gelu, jax.nn.relu
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
+    name: str
     layers: dict[str, Layer]
     forward: Callable[..., Any]
     inputs: tuple[jax.Array, ...]
     groups: tuple[Exponents, ...] = ()
     invariant: dict[str, str] = dataclasses.field(default_factory=dict)
     dead: str = ""
-
-    @property
-    def name(self) -> str:
-        return self.forward.__name__
 
 
 def leaves_of(names: str, *kinds: str) -> str:
@@ -47,7 +44,9 @@ def norm(name: str) -> str:
     return leaves_of(name, "scale", "bias")
 
 
-IMAGES, ROWS = data(8, 6, 4, 3), data(8, 5)
+IMAGES, FEATURES = data(8, 6, 4, 3), data(8, 5)
+CNN = dict(conv1=("conv", 3, 6), conv2=("conv", 6, 8))
+CNN |= dict(fc=("linear", 8, 4), drop=("dropout", 0.3))
 IDS = tokens(8, 5, 11)
 DENSE = dict(fc1=("linear", 5, 7), fc2=("linear", 7, 9), fc3=("linear", 9, 4))
 DENSE_NO_BIAS = {n: ("linear_no_bias", *sizes) for n, (_, *sizes) in DENSE.items()}
@@ -70,18 +69,6 @@ def normed_mlp(m, x):
     return m.fc3(RELU(m.norm2(m.fc2(h))))
 
 
-def layer_norm_mlp(m, x):
-    return normed_mlp(m, x)
-
-
-def rms_norm_mlp(m, x):
-    return normed_mlp(m, x)
-
-
-def rms_norm_mlp_bias(m, x):
-    return normed_mlp(m, x)
-
-
 def pooling_cnn(m, x):
     h = RELU(m.conv1(x))
     h = lax.reduce_window(h, -jnp.inf, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
@@ -92,14 +79,6 @@ def normed_cnn(m, x):
     h = RELU(m.norm1(m.conv1(x)))
     h = RELU(m.norm2(m.conv2(h)))
     return m.fc(m.drop(h.mean((1, 2))))
-
-
-def batch_norm_cnn(m, x):
-    return normed_cnn(m, x)
-
-
-def group_norm_cnn(m, x):
-    return normed_cnn(m, x)
 
 
 def residual_batch_norm(m, x):
@@ -136,29 +115,32 @@ def cosine_loss(m, x):
 ARCHITECTURES = [
     # b1 = w1, b2 = w1 + w2, w1 + w2 + w3 = 0 = b3.
     Architecture(
+        "relu_mlp",
         DENSE,
         relu_mlp,
-        (ROWS,),
+        (FEATURES,),
         (
             group("fc1/kernel fc1/bias fc2/bias", "fc3/kernel"),
             group("fc2/kernel fc2/bias", "fc3/kernel"),
         ),
     ),
     # GELU needs degree 0.
-    Architecture(DENSE, gelu_mlp, (ROWS,)),
+    Architecture("gelu_mlp", DENSE, gelu_mlp, (FEATURES,)),
     # The slope has degree 0.
     Architecture(
+        "prelu_mlp",
         dict(fc1=("linear", 5, 7), act=("prelu",), fc2=("linear", 7, 4)),
         prelu_mlp,
-        (ROWS,),
+        (FEATURES,),
         (group(whole("fc1"), "fc2/kernel"),),
     ),
     # b1 = w1, then a norm; s1 = g1, b2 = g1 + w2, then a norm; s2 = g2 = -w3, b3 = 0.
     Architecture(
+        "layer_norm_mlp",
         DENSE
         | dict(norm1=("layer_norm", 7), norm2=("layer_norm", 9), drop=("dropout", 0.5)),
-        layer_norm_mlp,
-        (ROWS,),
+        normed_mlp,
+        (FEATURES,),
         (
             group(whole("fc1")),
             group(norm("norm1") + " fc2/bias"),
@@ -168,19 +150,21 @@ ARCHITECTURES = [
     ),
     # A norm follows w1, g1 (through ReLU and w2) and w2; w3 = -g2.
     Architecture(
+        "rms_norm_mlp",
         DENSE_NO_BIAS
         | dict(norm1=("rms_norm", 7), norm2=("rms_norm", 9), drop=("dropout", 0.2)),
-        rms_norm_mlp,
-        (ROWS,),
+        normed_mlp,
+        (FEATURES,),
         (group("norm2/scale", "fc3/kernel"),),
         {"fc1/kernel": "whole", "norm1/scale": "whole", "fc2/kernel": "whole"},
     ),
     # As with LayerNorm, without shifts.
     Architecture(
+        "rms_norm_mlp_bias",
         DENSE
         | dict(norm1=("rms_norm", 7), norm2=("rms_norm", 9), drop=("dropout", 0.2)),
-        rms_norm_mlp_bias,
-        (ROWS,),
+        normed_mlp,
+        (FEATURES,),
         (
             group(whole("fc1")),
             group("norm1/scale fc2/bias"),
@@ -190,12 +174,8 @@ ARCHITECTURES = [
     ),
     # Pooling is homogeneous.
     Architecture(
-        dict(
-            conv1=("conv", 3, 6),
-            conv2=("conv", 6, 8),
-            fc=("linear", 8, 4),
-            drop=("dropout", 0.3),
-        ),
+        "pooling_cnn",
+        CNN,
         pooling_cnn,
         (IMAGES,),
         (
@@ -205,15 +185,9 @@ ARCHITECTURES = [
     ),
     # The norm of a channel removes the filter's scale and the bias.
     Architecture(
-        dict(
-            conv1=("conv", 3, 6),
-            norm1=("batch_norm", 6),
-            conv2=("conv", 6, 8),
-            norm2=("batch_norm", 8),
-            fc=("linear", 8, 4),
-            drop=("dropout", 0.3),
-        ),
-        batch_norm_cnn,
+        "batch_norm_cnn",
+        CNN | dict(norm1=("batch_norm", 6), norm2=("batch_norm", 8)),
+        normed_cnn,
         (IMAGES,),
         (group(norm("norm1")), group(norm("norm2"), "fc/kernel")),
         {"conv1/kernel": "output", "conv2/kernel": "output"},
@@ -221,15 +195,9 @@ ARCHITECTURES = [
     ),
     # A norm of several channels: equations of LayerNorm.
     Architecture(
-        dict(
-            conv1=("conv", 3, 6),
-            norm1=("group_norm", 6, 2),
-            conv2=("conv", 6, 8),
-            norm2=("group_norm", 8, 4),
-            fc=("linear", 8, 4),
-            drop=("dropout", 0.3),
-        ),
-        group_norm_cnn,
+        "group_norm_cnn",
+        CNN | dict(norm1=("group_norm", 6, 2), norm2=("group_norm", 8, 4)),
+        normed_cnn,
         (IMAGES,),
         (
             group(whole("conv1")),
@@ -240,6 +208,7 @@ ARCHITECTURES = [
     ),
     # The stream has the degree of norm0 and norm2; the head reads it.
     Architecture(
+        "residual_batch_norm",
         dict(
             stem=("conv_no_bias", 3, 6),
             norm0=("batch_norm", 6),
@@ -256,6 +225,7 @@ ARCHITECTURES = [
     ),
     # fc1: c1 = k + v1 = -v2. c2 = 0. head = -k.
     Architecture(
+        "squeeze_excite",
         dict(
             conv=("conv", 3, 6),
             fc1=("linear", 6, 5),
@@ -271,6 +241,7 @@ ARCHITECTURES = [
     ),
     # w = bias = a + b = -head.
     Architecture(
+        "lora",
         dict(
             fc=("linear", 5, 7),
             a=("param", 5, 3),
@@ -278,11 +249,12 @@ ARCHITECTURES = [
             head=("linear", 7, 4),
         ),
         lora,
-        (ROWS,),
+        (FEATURES,),
         (group("a", "b"), group(whole("fc") + " b", "head/kernel")),
     ),
     # v is invariant per output; the gains replace the kernels.
     Architecture(
+        "weight_norm",
         dict(
             v1=("param", 5, 7),
             gain1=("param", 7),
@@ -290,15 +262,16 @@ ARCHITECTURES = [
             gain2=("param", 4),
         ),
         weight_norm,
-        (ROWS,),
+        (FEATURES,),
         (group("gain1", "gain2"),),
         {"v1": "output", "v2": "output"},
     ),
     # The ReLU gate is homogeneous: gate + up + down = 0.
     Architecture(
+        "reglu",
         dict(gate=("linear", 5, 7), up=("linear", 5, 7), down=("linear", 7, 4)),
         reglu,
-        (ROWS,),
+        (FEATURES,),
         (
             group(whole("gate"), "down/kernel"),
             group(whole("up"), "down/kernel"),
@@ -306,6 +279,7 @@ ARCHITECTURES = [
     ),
     # Only the angle of the features counts: b1 = w1, b2 = w1 + w2.
     Architecture(
+        "cosine_loss",
         dict(
             fc1=("linear", 5, 7),
             fc2=("linear", 7, 9),
@@ -313,7 +287,7 @@ ARCHITECTURES = [
             sharpness=("param",),
         ),
         cosine_loss,
-        (ROWS,),
+        (FEATURES,),
         (group(whole("fc1") + " fc2/bias"), group(whole("fc2"))),
         {"classes": "output"},
     ),

@@ -88,6 +88,7 @@ PAIRS = (
 ARCHITECTURES = [
     # Stream: all writers. q + k = -2 g1, v = -g1 - o; up = -g2; head = -g3.
     Architecture(
+        "pre_ln",
         dict(
             embed=("embed", 11, 8),
             position=("param", 5, 8),
@@ -112,6 +113,7 @@ ARCHITECTURES = [
     ),
     # Each norm sets the degree of the stream. The next branch reads and writes it.
     Architecture(
+        "post_ln",
         dict(
             embed=("embed", 11, 8),
             position=("param", 5, 8),
@@ -133,6 +135,7 @@ ARCHITECTURES = [
     ),
     # One norm feeds q, k, v and up.
     Architecture(
+        "parallel_block",
         dict(
             embed=("embed", 11, 8),
             norm1=("layer_norm", 8),
@@ -153,6 +156,7 @@ ARCHITECTURES = [
     ),
     # The embedding writes to the stream and reads the last norm: g3 = -E.
     Architecture(
+        "tied_embeddings",
         dict(
             embed=("embed", 11, 8),
             position=("param", 5, 8),
@@ -177,6 +181,7 @@ ARCHITECTURES = [
     ),
     # SiLU: gate = -g1. g1 + up + down = t, the degree of the stream.
     Architecture(
+        "swiglu_block",
         dict(
             embed=("linear", 5, 8),
             norm1=("rms_norm", 8),
@@ -196,6 +201,7 @@ ARCHITECTURES = [
     ),
     # The token and the positions are a part of the stream.
     Architecture(
+        "vision_transformer",
         dict(
             token=("param", 8),
             embed=("linear", 5, 8),
@@ -220,6 +226,7 @@ ARCHITECTURES = [
     ),
     # token_down/bias adds one number to all channels of a token: LayerNorm removes it.
     Architecture(
+        "mixer",
         dict(
             embed=("linear", 5, 8),
             norm1=("layer_norm", 8),
@@ -241,6 +248,15 @@ ARCHITECTURES = [
         dead="token_down/bias",
     ),
     # Sigmoid and tanh read all gates: everything is seen.
+<<<<<<< HEAD
     Architecture(dict(cell=("lstm", 5, 6), head=("linear", 6, 4)), lstm, (PATCHES,)),
     Architecture(dict(cell=("gru", 5, 6), head=("linear", 6, 4)), gru, (PATCHES,)),
+=======
+    Architecture(
+        "lstm", dict(cell=("lstm", 5, 6), head=("linear", 6, 4)), lstm, (PATCHES,)
+    ),
+    Architecture(
+        "gru", dict(cell=("gru", 5, 6), head=("linear", 6, 4)), gru, (PATCHES,)
+    ),
+>>>>>>> s-truth
 ]

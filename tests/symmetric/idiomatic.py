@@ -196,7 +196,8 @@ EQUINOX = [
             group("norm/weight", "mlp/layers/0/weight"),
         ],
     ),
-    # Block: k bias dead; q + k = -2 g1; v + o = t - g1; ReLU: g2 + up = b, b + down = t.
+    # q + k = -2 g1 and v + o = t - g1. ReLU: g2 + up is the degree of up's bias,
+    # and g2 + up + down = t.
     row(
         "equinox",
         "scanned_blocks",

@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from symmetric.in_nnx import jittered
+from symmetric.in_equinox import built
 from symmetric.model import epsilon
 
 
@@ -153,8 +153,4 @@ class Ensemble(eqx.Module):
 
 
 def from_equinox(build, *inputs):
-    def make():
-        params, static = eqx.partition(build(jax.random.key(0)), eqx.is_inexact_array)
-        return eqx.combine(jittered(params), static), None, inputs
-
-    return make
+    return lambda: (built(build, jax.random.key(0)), None, inputs)

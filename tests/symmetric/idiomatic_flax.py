@@ -4,11 +4,14 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn, nnx
 
-from symmetric.in_nnx import jittered
+from symmetric import in_linen, in_nnx
 from symmetric.model import epsilon
 
 
 # NNX ---------------------------------------------------------------------------------
+
+
+List = getattr(nnx, "List", list)  # older versions of Flax need no List
 
 
 class Block(nnx.Module):
@@ -45,7 +48,7 @@ class Transformer(nnx.Module):
         self.embedding = nnx.Embed(
             11, 8, dtype=jax.dtypes.canonicalize_dtype(float), rngs=rngs
         )
-        self.blocks = nnx.List([Block(rngs), Block(rngs)])
+        self.blocks = List([Block(rngs), Block(rngs)])
         self.norm = nnx.RMSNorm(8, epsilon=epsilon(1e-6), rngs=rngs)
         self.head = nnx.Linear(8, 7, rngs=rngs)
 
@@ -177,18 +180,8 @@ class WeightNormed(nn.Module):
 
 
 def from_nnx(build, *inputs):
-    def make():
-        module = build(nnx.Rngs(0))
-        nnx.update(module, jittered(nnx.state(module, nnx.Param)))
-        return module, None, inputs
-
-    return make
+    return lambda: (in_nnx.built(lambda: build(nnx.Rngs(0))), None, inputs)
 
 
 def from_linen(module, *inputs):
-    def make():
-        key = jax.random.key(0)
-        variables = jax.jit(module.init)({"params": key, "dropout": key}, *inputs)
-        return module, variables | {"params": jittered(variables["params"])}, inputs
-
-    return make
+    return lambda: in_linen.built(module, *inputs)

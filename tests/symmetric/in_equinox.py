@@ -8,8 +8,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from symmetric.in_nnx import jittered, wide
-from symmetric.model import draw, epsilon
+from symmetric.in_nnx import filled, wide
+from symmetric.model import epsilon
 
 
 class Net(eqx.Module):
@@ -68,7 +68,7 @@ def layer(key, kind, *sizes):
         f"use_{name}_bias": True for name in ("query", "key", "value", "output")
     }
     makers = {
-        "param": lambda: draw(1, g=sizes)["g"],
+        "param": lambda: jnp.zeros(sizes),
         "linear": lambda: eqx.nn.Linear(*sizes, key=key),
         "linear_no_bias": lambda: eqx.nn.Linear(*sizes, use_bias=False, key=key),
         "conv": lambda: conv(*sizes),
@@ -100,10 +100,17 @@ def make(architecture):
         }
         return Net(layers, architecture.forward)
 
-    module, state = eqx.nn.make_with_state(build)()
-    params, static = eqx.partition(module, eqx.is_inexact_array)
-    module = eqx.combine(jittered(params), static)
+    module, state = built(eqx.nn.make_with_state(build))
     return module, None, (*architecture.inputs, state)
+
+
+def built(build, *arguments):
+    """The module with the values of `filled`: no initializer is compiled."""
+    shapes, static = eqx.partition(
+        eqx.filter_eval_shape(build, *arguments),
+        lambda x: isinstance(x, jax.ShapeDtypeStruct),
+    )
+    return eqx.combine(filled(shapes), static)
 
 
 def function_of(module, _, inputs):

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 from flax import linen as nn
 
+<<<<<<< HEAD
 from symmetric.in_nnx import (
     jittered,
     output_axes as output_axes,
@@ -14,6 +15,10 @@ from symmetric.in_nnx import (
     wide,
 )
 from symmetric.model import draw, epsilon
+=======
+from symmetric.in_nnx import filled, output_axes as output_axes, rename as rename, wide
+from symmetric.model import epsilon
+>>>>>>> s-truth
 
 
 class Net(nn.Module):
@@ -23,7 +28,7 @@ class Net(nn.Module):
     def setup(self):
         for name, (kind, *sizes) in self.layers.items():
             if kind == "param":
-                made = self.param(name, lambda _, s=sizes: draw(1, g=tuple(s))["g"])
+                made = self.param(name, nn.initializers.zeros, tuple(sizes))
             else:
                 made = layer(kind, *sizes)
             setattr(self, name, made)
@@ -65,14 +70,13 @@ def layer(kind, *sizes):
 
 
 def make(architecture):
-    module = Net(architecture.layers, architecture.forward)
-    rngs = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
-    variables = jax.jit(module.init)(rngs, *architecture.inputs)
-    return (
-        module,
-        variables | {"params": jittered(variables["params"])},
-        architecture.inputs,
-    )
+    return built(Net(architecture.layers, architecture.forward), *architecture.inputs)
+
+
+def built(module, *inputs):
+    key = jax.random.key(0)
+    shapes = jax.eval_shape(module.init, {"params": key, "dropout": key}, *inputs)
+    return module, filled(shapes), inputs
 
 
 def function_of(module, variables, inputs):

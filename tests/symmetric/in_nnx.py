@@ -8,14 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from symmetric.model import draw, epsilon
+from symmetric.model import epsilon
 
 
 class Net(nnx.Module):
     def __init__(self, layers, forward):
         for name, layer in layers.items():
             setattr(self, name, layer)
-        self.names = nnx.static(tuple(layers))
+        self.names = tuple(layers)
         self.forward = forward
 
     def __call__(self, *inputs):
@@ -36,7 +36,7 @@ class Net(nnx.Module):
 def layer(rngs, kind, *sizes):
     eps = epsilon(1e-5)
     if kind == "param":
-        return nnx.Param(draw(1, g=sizes)["g"])
+        return nnx.Param(jnp.zeros(sizes))
     if kind == "dropout":
         return nnx.Dropout(*sizes, rngs=rngs)
     if kind == "prelu":
@@ -65,19 +65,35 @@ def layer(rngs, kind, *sizes):
 
 
 def make(architecture):
-    rngs = nnx.Rngs(0)
-    layers = {name: layer(rngs, *spec) for name, spec in architecture.layers.items()}
-    net = Net(layers, architecture.forward)
-    nnx.update(net, jittered(nnx.state(net, nnx.Param)))
-    return net, None, architecture.inputs
+    def build():
+        rngs = nnx.Rngs(0)
+        specs = architecture.layers.items()
+        return Net({n: layer(rngs, *spec) for n, spec in specs}, architecture.forward)
+
+    return built(build), None, architecture.inputs
 
 
-def jittered(tree):
-    """The leaves plus 0.3 times normal numbers: no bias is 0, no gain is 1."""
+def built(build):
+    """The module with the values of `filled`: no initializer is compiled."""
+    module = nnx.eval_shape(build)
+    nnx.update(module, filled(nnx.state(module)))
+    return module
+
+
+def filled(shapes):
+    """Random leaves: no bias is 0, no gain is 1, and integers are 0."""
     generator = np.random.default_rng(5)
-    return jax.tree.map(
-        lambda x: x + 0.3 * generator.normal(size=x.shape).astype(x.dtype), tree
-    )
+
+    def leaf(path, x):
+        if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+            return jax.random.key(0)
+        if not jnp.issubdtype(x.dtype, jnp.floating):
+            return jnp.zeros(x.shape, x.dtype)
+        is_gain = x.ndim < 2 and "bias" not in jax.tree_util.keystr(path)
+        values = 1.0 * is_gain + 0.3 * generator.normal(size=x.shape)
+        return jnp.asarray(values, x.dtype)
+
+    return jax.tree_util.tree_map_with_path(leaf, shapes)
 
 
 def function_of(module, _, inputs):

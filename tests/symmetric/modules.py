@@ -1,12 +1,13 @@
 """The table for modules of NNX, Linen and Equinox: `MODULES`.
 
 ``make()`` returns (module, variables, inputs). The variables are None except for Linen.
-Batch norm uses the statistics of the batch. Dropout is on; `function_of` switches it off:
+Batch norm uses the statistics of the batch. Dropout is on; `function_of` switches it
+off:
 
 * NNX: ``module.set_attributes(deterministic=True)``
-* Linen: ``module.apply(variables, *inputs, deterministic=True, mutable=["batch_stats"])``
-* Equinox: ``inference=True`` of each Dropout, but not of BatchNorm. The last input is the
-  state of BatchNorm, and the module returns the outputs only.
+* Linen: ``module.apply(..., deterministic=True, mutable=["batch_stats"])``
+* Equinox: ``inference=True`` of each Dropout, but not of BatchNorm. If the module has a
+  field `layers`, its last input is the state of BatchNorm; it returns the outputs only.
 """
 
 from collections.abc import Callable
