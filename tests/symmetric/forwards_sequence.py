@@ -248,15 +248,10 @@ ARCHITECTURES = [
         dead="token_down/bias",
     ),
     # Sigmoid and tanh read all gates: everything is seen.
-<<<<<<< HEAD
-    Architecture(dict(cell=("lstm", 5, 6), head=("linear", 6, 4)), lstm, (PATCHES,)),
-    Architecture(dict(cell=("gru", 5, 6), head=("linear", 6, 4)), gru, (PATCHES,)),
-=======
     Architecture(
         "lstm", dict(cell=("lstm", 5, 6), head=("linear", 6, 4)), lstm, (PATCHES,)
     ),
     Architecture(
         "gru", dict(cell=("gru", 5, 6), head=("linear", 6, 4)), gru, (PATCHES,)
     ),
->>>>>>> s-truth
 ]

@@ -7,18 +7,8 @@ from typing import Any
 import jax
 from flax import linen as nn
 
-<<<<<<< HEAD
-from symmetric.in_nnx import (
-    jittered,
-    output_axes as output_axes,
-    rename as rename,
-    wide,
-)
-from symmetric.model import draw, epsilon
-=======
 from symmetric.in_nnx import filled, output_axes as output_axes, rename as rename, wide
 from symmetric.model import epsilon
->>>>>>> s-truth
 
 
 class Net(nn.Module):
