@@ -19,6 +19,7 @@ CONFIRMED, NARROW_CONFIRMED = 1e-6, 1e-2
 MAX_DEVIATION = 0.1
 # A sensitivity below is worth a note: nearly invariant, such as a soft cap.
 NEAR = 1e-3
+NOISE = 1e-12  # singular values below it are printed as this
 RESIDUAL = 1e-6  # of a condition of the program
 
 
@@ -142,7 +143,10 @@ def _notes(
         "ε of norms"
     ]
     if len(measured.candidates.groups):
-        notes[0] += f"; singular values: {last:.0e}, and below the gap {null:.0e}"
+        notes[0] += (
+            f"; singular values: at most {max(null, NOISE):.0e} for the groups, at "
+            f"least {last:.0e} for all else"
+        )
     if lost:
         notes.append(
             f"undecided: {summarize_paths(lost)} has the derivative 0 along its scale, "

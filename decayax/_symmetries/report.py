@@ -13,6 +13,9 @@ from decayax._core.table import aligned, html_table
 from decayax._symmetries.units import parameter_leaves
 
 
+ROUNDING = 1e-10  # a relative change of the outputs in float64 below it means none
+
+
 @dataclasses.dataclass(frozen=True)
 class LeafSymmetry:
     """What the function sees of the scale of one parameter, or of one of its slices.
@@ -135,6 +138,12 @@ class ScaleSymmetries:
         return [*groups, *self.notes]
 
 
+def _deviation(change: float) -> str:
+    if math.isnan(change):
+        return ""
+    return f"{change:.0e}" if change > ROUNDING else "0"
+
+
 def _row(leaf: LeafSymmetry, groups: tuple[dict[str, float], ...]) -> tuple[str, ...]:
     of_leaf = [str(i) for i, group in enumerate(groups, 1) if leaf.path in group]
     return (
@@ -143,6 +152,6 @@ def _row(leaf: LeafSymmetry, groups: tuple[dict[str, float], ...]) -> tuple[str,
         leaf.kind,
         ", ".join(map(str, leaf.axes)) or ("whole" if leaf.kind == INVARIANT else ""),
         ", ".join(of_leaf),
-        "" if math.isnan(leaf.deviation) else f"{leaf.deviation:.0e}",
+        _deviation(leaf.deviation),
         leaf.cause,
     )
