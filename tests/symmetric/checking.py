@@ -18,7 +18,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from symmetric.model import Exponents, Model, without_epsilon
-from symmetric.modules import function_of
 
 
 POWERS = (0.7, -1.3)
@@ -122,7 +121,12 @@ def scaled(values, exponents: Exponents, power: float):
 def faults_of(model: Model) -> list[str]:
     """What is wrong with the row; empty if nothing is."""
     with precise():
-        function, params = function_of(model)
+        if model.framework == "jax":
+            function, params = model.make()
+        else:
+            from symmetric.modules import function_of  # it needs Flax and Equinox
+
+            function, params = function_of(model)
         return check(model, Probe(model, function, params))
 
 
