@@ -28,7 +28,7 @@ MODULES = {"": dx, "masks.": dx.masks, "rates.": dx.rates}
 NOT_TRANSFORMS = {
     *("adopt_state", "apply_updates", "audit", "balance"),
     *("decay_stats", "decay_table", "measure_decay"),
-    *("equinox_function", "linen_function", "nnx_function"),
+    *("equinox_function", "linen_function", "nnx_function", "scale_symmetries"),
 }
 
 

@@ -1,5 +1,7 @@
 """The result of `scale_symmetries`: plain data and a table."""
 
+from __future__ import annotations
+
 import dataclasses
 import html
 import math
@@ -78,7 +80,7 @@ class ScaleSymmetries:
         """The number of independent symmetries, without those of dead leaves."""
         return len(self.groups) + sum(leaf.kind == INVARIANT for leaf in self.leaves)
 
-    def carry_over(self, params: optax.Params) -> "ScaleSymmetries":
+    def carry_over(self, params: optax.Params) -> ScaleSymmetries:
         """The same answer for a larger configuration of the same model.
 
         Args:

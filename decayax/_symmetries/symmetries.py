@@ -7,6 +7,8 @@ the weights turn. Two independent ways find the exponents: products of gradients
 parameters at random points (``probes``), and degrees of homogeneity (``degrees``).
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, ExitStack
 from typing import Any
