@@ -163,6 +163,30 @@ def test_nnx_attention_and_custom_modules():
     assert int(rngs.default.count[...]) == 0
 
 
+def test_nnx_attention_is_without_dropout():
+    from flax import nnx
+
+    class Net(nnx.Module):
+        def __init__(self, rate):
+            self.attention = nnx.MultiHeadAttention(
+                2, 4, dropout_rate=rate, decode=False, rngs=nnx.Rngs(0)
+            )
+
+        def __call__(self, x):
+            return self.attention(x[None], deterministic=False, rngs=nnx.Rngs(1))
+
+    dropped, plain = (dx.nnx_function(Net(rate), X) for rate in (0.9, 0.0))
+    np.testing.assert_array_equal(dropped[0](dropped[1]), plain[0](plain[1]))
+
+
+def test_a_later_change_of_an_nnx_module_does_not_matter():
+    model = nnx_net(use_running_average=False, deterministic=False)
+    function, params = dx.nnx_function(model, X)
+    before = function(params)
+    model.body.kernel[...] = jnp.zeros((4, 8))
+    np.testing.assert_array_equal(function(params), before)
+
+
 def test_nnx_layers_in_a_scan():
     from flax import nnx
 
@@ -314,6 +338,55 @@ def test_linen_attention_own_dropout_and_arguments():
     assert norm.use_running_average is True
 
 
+def test_linen_attention_is_without_dropout():
+    from flax import linen as nn
+
+    def outputs(rate, module_flag):
+        flag = {"deterministic": False}
+        of_class, of_call = (flag, {}) if module_flag else ({}, flag)
+        model = nn.MultiHeadDotProductAttention(2, dropout_rate=rate, **of_class)
+        variables = initialized(model, X[None], **of_call)
+        function, params = dx.linen_function(model, variables, X[None], **of_call)
+        assert model.dropout_rate == rate
+        return function(params)
+
+    for module_flag in (False, True):
+        np.testing.assert_array_equal(
+            *(outputs(rate, module_flag) for rate in (0.9, 0))
+        )
+
+
+def test_linen_says_which_parameter_is_missing():
+    """Parameters are not mutable: a missing one is an error, and is not made again."""
+    from flax import errors
+
+    model = linen_net()
+    variables = initialized(model, X)
+    function, params = dx.linen_function(model, variables, X)
+    with pytest.raises(errors.ScopeParamNotFoundError, match="bias"):
+        function(params | {"head": {"kernel": params["head"]["kernel"]}})
+
+
+def test_the_modules_that_a_linen_module_holds_are_as_before():
+    from flax import linen as nn
+
+    class Net(nn.Module):
+        norm: nn.Module
+
+        @nn.compact
+        def __call__(self, x):
+            y = self.norm(nn.Dense(4, name="body")(x))
+            assert self.norm.use_running_average is True  # outside of its call
+            return y
+
+    norm = nn.BatchNorm(use_running_average=True, epsilon=1e-9)
+    model = Net(norm)
+    variables = initialized(model, X)
+    function, params = dx.linen_function(model, variables, X)
+    assert_invariant(function, params, "body/kernel")
+    assert norm.use_running_average is True
+
+
 def test_linen_boxes_and_outputs():
     from flax import linen as nn
 
@@ -429,6 +502,27 @@ def test_equinox_attention_keys_and_states():
     assert outputs["name"] == "net"
     path = "attention/output_proj/weight"
     assert_invariant(lambda p: function(p)["y"], params, path, "norm/weight")
+
+
+def test_equinox_modules_with_a_flag_of_their_own():
+    import equinox as eqx
+
+    class DropPath(eqx.Module):
+        inference: bool = False
+
+        def __call__(self, x):
+            return x if self.inference else 0.0 * x
+
+    class Net(eqx.Module):
+        linear: eqx.nn.Linear
+        drop: DropPath
+
+        def __call__(self, x):
+            return self.drop(jax.vmap(self.linear)(x))
+
+    model = Net(modules()["equinox_function"], DropPath())
+    function, params = dx.equinox_function(model, X)
+    assert float(jnp.max(jnp.abs(function(params)))) > 0.1
 
 
 def test_equinox_state_must_be_outside_of_the_model():

@@ -470,6 +470,7 @@ def test_the_rules_are_shown():
     mask = dx.masks.by_symmetry(fused, dead=False)
     (row,) = dx.masks.describe(mask, {"w": np.ones((4, 3))}).rows
     assert row.rule == "dead [:,0]; seen [:,1], [:,2]"
+    np.testing.assert_array_equal(row.multiplier, np.array([[0.0, 1, 1]]), strict=True)
 
 
 def larger(x, factor=2, keep=()):
@@ -828,6 +829,11 @@ TOGETHER = {
     "two groups": ([{"a": 1, "b": 1}, {"b": 1, "c": 1}], (1e-3, 3e-3, 2e-3), "abc"),
     "two groups, seen": ([{"a": 1, "b": 1}, {"b": 1, "c": 1}], (1e-3,) * 3, ""),
     "a chain": ([{"a": 1, "b": -1}, {"b": 1, "c": 1}], (1e-3, 1e-3, 2e-3), "abc"),
+    "only one of two": (
+        [{"a": 1, "b": 1}, {"b": 1, "c": 1}],
+        (1e-3, 1e-3, 0),
+        "ab",
+    ),
     "no other": ([{"a": 1, "b": 1}], (1e-3, 1e-3, 1e-3), "ab"),
     "no decay": ([{"a": 1, "b": 1}], (0, 0, 1e-3), ""),
 }

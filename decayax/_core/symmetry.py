@@ -82,9 +82,9 @@ def require_symmetries(name: str, value: Any) -> None:
 
 
 def by_parameter(symmetries: Symmetries) -> dict[str, Slices]:
-    """The symmetries of each parameter, by its path; slices are in order."""
+    """The symmetries of each parameter, or of its slices, by its path."""
     found = defaultdict(list)
-    for leaf in sorted(symmetries.leaves, key=lambda leaf: leaf.slice or (0, 0)):
+    for leaf in symmetries.leaves:
         found[leaf.parameter].append(leaf)
     return {path: tuple(slices) for path, slices in found.items()}
 

@@ -41,10 +41,9 @@ Rows: TypeAlias = Float[np.ndarray, "rows groups"]
 SLICE = re.compile(r"(?P<parameter>.+)\[(?P<skipped>(?::,)*)(?P<index>\d+)\]").fullmatch
 MAX_STEPS = 500  # of Newton's method; it takes a few dozen at most
 STEP_TOLERANCE = 1e-14  # of the logarithms of the squares
-SLACK = 1.0 + 1e-12  # the rounding error of a sum of squares
 # Without a minimum, a square falls by a factor e in each step. With one, and with equal
-# squares at the start, none falls to exp(-25): the exponents are small integers.
-VANISHED = -25.0
+# squares at the start, none falls to exp(-30): the exponents are small integers.
+VANISHED = -30.0
 
 
 class Entry(NamedTuple):
@@ -263,14 +262,8 @@ def _minimum(rows: Rows, log_squares: np.ndarray) -> np.ndarray:
         scale = np.linalg.norm(weighted, axis=0)
         scale[scale == 0.0] = 1.0
         solution = np.linalg.lstsq(weighted / scale, -roots / 2.0, rcond=None)[0]
-        direction = solution / scale
-        step = 2.0 * rows @ direction
-        size = 1.0
-        with np.errstate(over="ignore"):
-            while np.sum(np.exp(logs + size * step)) > np.sum(roots**2) * SLACK:
-                size /= 2.0
-        t = t + size * direction
-        if np.max(np.abs(step)) < STEP_TOLERANCE:
+        t = t + solution / scale
+        if np.max(np.abs(2.0 * rows @ (solution / scale))) < STEP_TOLERANCE:
             break
     return t
 
