@@ -1,6 +1,7 @@
 """From candidates that were measured to the answer, with what could not be decided."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -23,27 +24,23 @@ NOISE = 1e-12  # singular values below it are printed as this
 RESIDUAL = 1e-6  # of a condition of the program
 
 
+class _Decision(NamedTuple):
+    kinds: np.ndarray  # [units]
+    deviation: np.ndarray  # [units]
+    groups: np.ndarray  # [groups, units]: the confirmed ones
+    lost: list[int]  # units without a derivative whose outputs change
+    lost_groups: int
+
+
 def decide(problem: Problem, measured: Measured, reading: Reading) -> ScaleSymmetries:
     """The answer for every unit."""
-    found, names = measured.candidates, _unit_names(problem)
-    kinds = np.full(len(names), SEEN, object)
-    deviation = np.full(len(names), np.nan)
-    dead = np.flatnonzero(found.dead)
-    invariant = np.flatnonzero(found.invariant)
-    is_dead, _ = _confirmed(measured, "dead")
-    kinds[dead[is_dead]] = DEAD
-    holds, changes = _confirmed(measured, "invariant")
-    kinds[invariant[holds]] = INVARIANT
-    deviation[invariant[holds]] = changes[holds]
-    keeps, changes = _confirmed(measured, "groups")
-    groups = found.groups[keeps]
-    for vector, change in zip(groups, changes[keeps], strict=True):
-        members = vector != 0
-        kinds[members] = JOINT
-        deviation[members] = np.fmax(deviation[members], change)
-    vectors = np.concatenate([np.eye(len(names))[kinds == INVARIANT], groups])
-    by_program = _fulfilled(vectors, reading.conditions, kinds == DEAD)
-    proven = ~np.any(vectors[~by_program] != 0, axis=0) & np.any(vectors, axis=0)
+    names = [p.name(u - p.first) for p in problem.known() for u in p.units()]
+    decision = _confirm(measured)
+    kinds, dead = decision.kinds, decision.kinds == DEAD
+    alone = np.eye(len(names))[kinds == INVARIANT]
+    vectors = np.concatenate([alone, decision.groups])
+    by_program = _fulfilled(vectors, reading.conditions, dead)
+    unproven = np.any(vectors[~by_program] != 0, axis=0)
     leaves = [
         LeafSymmetry(
             path=names[unit],
@@ -52,25 +49,51 @@ def decide(problem: Problem, measured: Measured, reading: Reading) -> ScaleSymme
             parameter=parameter.path_str(),
             slice=parameter.slice(unit),
             shape=parameter.unit_shape(),
-            sensitivity=float(found.sensitivity[unit]),
-            deviation=float(deviation[unit]),
-            confirmed="probes and program" if proven[unit] else "probes",
+            sensitivity=float(measured.candidates.sensitivity[unit]),
+            deviation=float(decision.deviation[unit]),
+            confirmed=_ways(kinds[unit], unproven[unit]),
             cause=reading.causes.get(unit, "") if kinds[unit] == INVARIANT else "",
         )
         for parameter in problem.known()
         for unit in parameter.units()
     ]
-    lost = [names[i] for i in [*dead[~is_dead], *invariant[~holds]]]
-    notes = _notes(problem, measured, leaves, lost, int(np.sum(~keeps)))
-    notes += _comparison(names, vectors, by_program, reading, kinds == DEAD)
-    as_dicts = [
-        {names[i]: float(a) for i, a in enumerate(vector) if a} for vector in groups
+    notes = _notes(problem, measured, leaves, [names[i] for i in decision.lost])
+    if decision.lost_groups:
+        notes.append(f"undecided: scaling refutes {decision.lost_groups} groups")
+    notes += _comparison(names, vectors, by_program, reading, dead)
+    groups = [
+        {names[i]: float(a) for i, a in enumerate(vector) if a}
+        for vector in decision.groups
     ]
-    return ScaleSymmetries(tuple(leaves), tuple(as_dicts), tuple(notes))
+    return ScaleSymmetries(tuple(leaves), tuple(groups), tuple(notes))
 
 
-def _unit_names(problem: Problem) -> list[str]:
-    return [p.name(unit - p.first) for p in problem.known() for unit in p.units()]
+def _confirm(measured: Measured) -> _Decision:
+    """Keep the candidates that hold for a finite scaling."""
+    found = measured.candidates
+    kinds = np.full(len(found.dead), SEEN, object)
+    deviation = np.full(len(kinds), np.nan)
+    dead, invariant = np.flatnonzero(found.dead), np.flatnonzero(found.invariant)
+    is_dead, _ = _confirmed(measured, "dead")
+    kinds[dead[is_dead]] = DEAD
+    holds, changes = _confirmed(measured, "invariant")
+    kinds[invariant[holds]] = INVARIANT
+    deviation[invariant[holds]] = changes[holds]
+    keeps, changes = _confirmed(measured, "groups")
+    for vector, change in zip(found.groups[keeps], changes[keeps], strict=True):
+        members = vector != 0
+        kinds[members] = JOINT
+        deviation[members] = np.fmax(deviation[members], change)
+    lost = [*dead[~is_dead], *invariant[~holds]]
+    return _Decision(
+        kinds, deviation, found.groups[keeps], lost, lost_groups=int(np.sum(~keeps))
+    )
+
+
+def _ways(kind: str, unproven: bool) -> str:
+    if kind in (INVARIANT, JOINT) and not unproven:
+        return "probes and program"
+    return "probes"
 
 
 def _axes(measured: Measured, problem: Problem, unit: int) -> tuple[int, ...]:
@@ -135,7 +158,6 @@ def _notes(
     measured: Measured,
     leaves: Sequence[LeafSymmetry],
     lost: Sequence[str],
-    lost_groups: int,
 ) -> list[str]:
     rows, (last, null) = len(measured.probes.products), measured.candidates.gap
     notes = [
@@ -153,8 +175,6 @@ def _notes(
             "but the outputs change with it: the function rounds, or a constant below "
             "1e-3 is not the ε of a norm; counted as seen"
         )
-    if lost_groups:
-        notes.append(f"undecided: a finite scaling refutes {lost_groups} groups")
     near = [
         x for x in leaves if x.kind not in (INVARIANT, DEAD) and x.sensitivity < NEAR
     ]

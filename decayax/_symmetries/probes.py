@@ -7,6 +7,7 @@ One vector-Jacobian product with a random cotangent, at random parameters, gives
 of M. With more rows than units, the null space of M is that of all rows.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -65,17 +66,8 @@ def probe(
     seed: int,
 ) -> Probes:
     """Probe a function of the parameters, which returns a list of inexact arrays."""
-
-    def products(
-        theta: Sequence[jax.Array], noise: Sequence[jax.Array]
-    ) -> list[jax.Array]:
-        outputs, pull = jax.vjp(function, theta)
-        cotangents = [_normalized(z, y) for z, y in zip(noise, outputs, strict=True)]
-        (gradients,) = pull(cotangents)
-        return [(g * x).real for g, x in zip(gradients, theta, strict=True)]
-
     outputs = jax.eval_shape(function, leaves)
-    run = jit_once(products)
+    run = jit_once(functools.partial(_products, function))
     random = np.random.default_rng(seed)
     units = sum(p.count() for p in parameters)
     needed = units + EXTRA_ROWS
@@ -103,6 +95,18 @@ def probe(
         np.sqrt([row.squares for row in rows]),
         [np.stack(arrays) for arrays in zip(*kept, strict=True)],
     )
+
+
+def _products(
+    function: Callable[[Sequence[Any]], list[Any]],
+    theta: Sequence[jax.Array],
+    noise: Sequence[jax.Array],
+) -> list[jax.Array]:
+    """The elementwise products g θ, for random cotangents."""
+    outputs, pull = jax.vjp(function, theta)
+    cotangents = [_normalized(z, y) for z, y in zip(noise, outputs, strict=True)]
+    (gradients,) = pull(cotangents)
+    return [(g * x).real for g, x in zip(gradients, theta, strict=True)]
 
 
 def _row(

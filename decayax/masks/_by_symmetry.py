@@ -42,12 +42,11 @@ def scale_invariant(symmetries: Symmetries) -> Mask:
 
     Example:
         >>> import decayax as dx, jax.numpy as jnp
-        >>> from types import SimpleNamespace as Leaf
-        >>> kinds = {"conv": "invariant", "head": "seen"}
-        >>> leaves = [Leaf(parameter=path, slice=None, kind=kind, shape=(2, 2))
-        ...           for path, kind in kinds.items()]
-        >>> symmetries = Leaf(leaves=leaves, groups=())  # = dx.scale_symmetries(...)
-        >>> mask = dx.masks.scale_invariant(symmetries)
+        >>> def model(p):  # a small configuration
+        ...     h = jnp.eye(4) @ p["conv"]
+        ...     return h / jnp.linalg.norm(h) @ p["head"]
+        >>> small = {"conv": jnp.ones((4, 3)), "head": jnp.ones((3, 2))}
+        >>> mask = dx.masks.scale_invariant(dx.scale_symmetries(model, small))
         >>> mask({"conv": jnp.ones((64, 64)), "head": jnp.ones((64, 10))})
         {'conv': 1.0, 'head': 0.0}
 
@@ -81,14 +80,13 @@ def by_symmetry(
         seen: multiplier of all other parameters.
 
     Example:
-        >>> import decayax as dx, jax.numpy as jnp
-        >>> from types import SimpleNamespace as Leaf
-        >>> kinds = {"key_bias": "dead", "head": "seen"}
-        >>> leaves = [Leaf(parameter=path, slice=None, kind=kind, shape=(2,))
-        ...           for path, kind in kinds.items()]
-        >>> symmetries = Leaf(leaves=leaves, groups=())  # = dx.scale_symmetries(...)
-        >>> mask = dx.masks.by_symmetry(symmetries, dead=False)
-        >>> mask({"key_bias": jnp.ones(64), "head": jnp.ones(10)})
+        >>> import decayax as dx, jax, jax.numpy as jnp
+        >>> def attention(p):  # softmax does not see what is added to all scores
+        ...     keys = jnp.eye(3) + p["key_bias"]
+        ...     return jax.nn.softmax(p["head"] @ keys.T)
+        >>> params = {"key_bias": jnp.ones(3), "head": jnp.ones(3)}
+        >>> symmetries = dx.scale_symmetries(attention, params)
+        >>> dx.masks.by_symmetry(symmetries, dead=False)(params)
         {'head': 1.0, 'key_bias': 0.0}
     """
     name = "masks.by_symmetry"
