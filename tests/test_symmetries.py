@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from conftest import enable_x64
 from symmetric import ROWS
 from symmetric.checking import Probe
 from symmetric.comparison import differences, same_span
@@ -110,7 +111,7 @@ def test_any_dtype(dtype):
 
 
 def test_x64_and_strict_promotion_of_the_caller():
-    with jax.enable_x64(True):
+    with enable_x64():
         params = jax.tree.map(lambda x: np.asarray(x, np.float64), TWO_LAYERS)
         check_two_layers(dx.scale_symmetries(two_layers, params))
         assert jnp.ones(()).dtype == jnp.float64
@@ -191,8 +192,14 @@ def test_one_array_as_params():
         lambda x, eps: x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), eps),
         lambda x, eps: x / jnp.clip(jnp.linalg.norm(x, axis=-1, keepdims=True), eps),
         lambda x, eps: x * (jnp.sum(x**2, -1, keepdims=True) + eps) ** -0.5,
+        lambda x, eps: (
+            x
+            / jnp.sqrt(
+                jnp.sum(x**2, -1, keepdims=True) + jnp.full((16, 1), eps, x.dtype)
+            )
+        ),
     ],
-    ids=["root", "sum", "max", "clip", "power"],
+    ids=["root", "sum", "max", "clip", "power", "array"],
 )
 def test_an_epsilon_is_no_size(norm, eps):
     (leaf,) = dx.scale_symmetries(lambda w: norm(X @ w, eps), draw(6, 3)).leaves
@@ -326,6 +333,18 @@ def test_slices_of_a_stack(function):
     leaf = found.leaves[2]
     assert (leaf.parameter, leaf.slice, leaf.shape) == ("w", (0, 1), (6, 6))
     assert leaf.confirmed == "probes and program"
+
+
+def test_a_stack_in_reverse():
+    """w[0] is the last layer: no norm follows it."""
+
+    def function(p):
+        layer = lambda h, w: (rms_norm(h) @ w, None)  # noqa: E731
+        return jax.lax.scan(layer, X, p["w"], reverse=True)[0]
+
+    found = dx.scale_symmetries(function, {"w": draw(3, 6, 6)})
+    assert kinds(found) == {"w[0]": "seen", "w[1]": "invariant", "w[2]": "invariant"}
+    assert found.leaves[1].confirmed == "probes and program"
 
 
 def test_stacked_none_joins_the_slices():
@@ -494,6 +513,7 @@ def test_random_numbers_are_said():
     found = dx.scale_symmetries(function, {"a": draw(6, 5), "b": draw(5, 2)})
     assert found.groups == ({"a": 1.0, "b": -1.0},)
     assert any("draws random numbers" in note for note in found.notes)
+    assert not any("not in float64" in note for note in found.notes)
 
 
 def test_nothing_is_changed():

@@ -108,7 +108,8 @@ def _trace(function: Callable[[Any], Any], params: optax.Params) -> core.ClosedJ
         )
         raise
     if not any(is_inexact(y.aval) for y in program.jaxpr.outvars):
-        dtypes = ", ".join(str(y.aval) for y in program.jaxpr.outvars) or "nothing"
+        avals = [y.aval for y in program.jaxpr.outvars]
+        dtypes = ", ".join(f"{y.dtype}{list(y.shape)}" for y in avals) or "nothing"
         raise TypeError(
             f"{NAME}: function(params) must return floats, got {dtypes}. Return the "
             "logits or the loss, not their argmax."

@@ -53,7 +53,7 @@ def stacked_axes(
         for i, shape in enumerate(shapes)
     ]
     found = _Found(set(), {}, set())
-    _follow(program.jaxpr, flows, found, in_loop=False, scope="")
+    _follow(program.jaxpr, flows, found, in_loop=False, in_vmap=False)
     full = {
         (i, a) for (i, a), taken in found.taken.items() if len(taken) == shapes[i][a]
     }
@@ -91,7 +91,7 @@ def _follow(
     found: _Found,
     *,
     in_loop: bool,
-    scope: str,
+    in_vmap: bool,
 ) -> list[_Flow | None]:
     """The flows of the outputs; it adds the evidence."""
     known = dict(zip(jaxpr.invars, inputs, strict=True))
@@ -102,7 +102,7 @@ def _follow(
     for eqn in jaxpr.eqns:
         flows = [read(atom) for atom in eqn.invars]
         if any(flows):
-            outputs = _follow_eqn(eqn, flows, found, in_loop, scope)
+            outputs = _follow_eqn(eqn, flows, found, in_loop, in_vmap)
             known |= dict(zip(eqn.outvars, outputs, strict=False))
     return [read(atom) for atom in jaxpr.outvars]
 
@@ -112,14 +112,16 @@ def _follow_eqn(
     flows: list[_Flow | None],
     found: _Found,
     in_loop: bool,
-    scope: str,
+    in_vmap: bool,
 ) -> list[_Flow | None]:
     name = eqn.primitive.name
-    scope = f"{scope}/{eqn.source_info.name_stack}"
+    # A name stack is shown without transformations before JAX 0.6: read its parts.
+    parts = eqn.source_info.name_stack.stack
+    in_vmap = in_vmap or any(part.name == "vmap" for part in parts)
     inner = [j.jaxpr for j in closed_subjaxprs(eqn)]
     inner = [jaxpr for jaxpr in inner if len(jaxpr.invars) == len(flows)]
     if name in CALLS and len(inner) == 1:
-        return _follow(inner[0], flows, found, in_loop=in_loop, scope=scope)
+        return _follow(inner[0], flows, found, in_loop=in_loop, in_vmap=in_vmap)
     if name in IDENTITIES or name == "convert_element_type":
         return flows
     if name == "scan":
@@ -130,21 +132,21 @@ def _follow_eqn(
         body = eqn.params["jaxpr"].jaxpr
         own: list[_Flow | None] = [*flows[:num_consts]]
         own += [None] * (len(flows) - num_consts)
-        _follow(body, own, found, in_loop=True, scope=scope)
+        _follow(body, own, found, in_loop=True, in_vmap=in_vmap)
         return []
     if name == "cond":
         for branch in closed_subjaxprs(eqn):
-            _follow(branch.jaxpr, flows[1:], found, in_loop=in_loop, scope=scope)
+            _follow(branch.jaxpr, flows[1:], found, in_loop=in_loop, in_vmap=in_vmap)
         return []
     if name == "dot_general":
-        return [_product(eqn, flows, found, scope)]
+        return [_product(eqn, flows, found, in_vmap)]
     axes = _axes_of_output(eqn, flows, found, in_loop)
     is_parameter = name == "transpose" and bool(flows[0] and flows[0].is_parameter)
     return [_Flow(axes, is_parameter)] if any(axes) else []
 
 
 def _product(
-    eqn: core.JaxprEqn, flows: list[_Flow | None], found: _Found, scope: str
+    eqn: core.JaxprEqn, flows: list[_Flow | None], found: _Found, in_vmap: bool
 ) -> _Flow:
     contracting, batch = eqn.params["dimension_numbers"]
     axes = [
@@ -155,7 +157,7 @@ def _product(
         _meet([axes[0][a], axes[1][b]], found) for a, b in zip(*batch, strict=True)
     ]
     # A product with activations along an axis of its own, such as heads, is no stack.
-    if "vmap" in scope and any(flow and flow.is_parameter for flow in flows):
+    if in_vmap and any(flow and flow.is_parameter for flow in flows):
         found.stacks.update(*shared)
     free = [
         axes[side][a]
