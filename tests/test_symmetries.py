@@ -163,6 +163,20 @@ def test_custom_derivatives_are_ignored():
     check_two_layers(found)
 
 
+@pytest.mark.parametrize("name", ["set", "add", "min", "max"])
+def test_scatters(name):
+    segments = jnp.array([0, 2, 2, 1, 0, 3, 3, 1, 2, 0, 0, 1, 2, 3, 3, 1])
+
+    def function(p):
+        place = jnp.zeros((4, 5)).at[segments]
+        return getattr(place, name)(X @ p["a"]) @ p["b"]
+
+    found = dx.scale_symmetries(function, {"a": draw(6, 5), "b": draw(5, 2)})
+    assert found.groups == ({"a": 1.0, "b": -1.0},)
+    assert found.leaves[0].confirmed == "probes and program"
+    assert not any("not in float64" in note for note in found.notes)
+
+
 def test_other_leaves_of_the_tree_have_no_scale():
     params = {
         "a": draw(6, 3),

@@ -30,7 +30,7 @@ KEEPING = (
 EQUAL = frozenset(
     """
     add add_any clamp complex concatenate dynamic_update_slice max min pad rem scatter
-    scatter-add scatter_add scatter_max scatter_min select_n sub
+    scatter-add scatter-max scatter-min select_n sub
     """.split()  # noqa: SIM905
 )
 # The same, but a common factor does not change the output.

@@ -39,11 +39,9 @@ EPSILON = frozenset(["add", "add_any", "clamp", "max"])
 SCATTERS = {
     "scatter": jax.lax.scatter,
     "scatter-add": jax.lax.scatter_add,
-    "scatter_add": jax.lax.scatter_add,
+    "scatter-max": jax.lax.scatter_max,
+    "scatter-min": jax.lax.scatter_min,
     "scatter-mul": jax.lax.scatter_mul,
-    "scatter_mul": jax.lax.scatter_mul,
-    "scatter_min": jax.lax.scatter_min,
-    "scatter_max": jax.lax.scatter_max,
 }
 # Operations on the bits of a number: they need its recorded dtype.
 ON_BITS = frozenset(["bitcast_convert_type", "nextafter"])
