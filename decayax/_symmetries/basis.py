@@ -15,6 +15,7 @@ import numpy as np
 
 ZERO = 1e-6  # entries below are rounding errors: the exponents are small fractions
 MAX_DENOMINATOR = 24
+SNAP = 1e-5
 ORDERS = 60
 
 
@@ -25,16 +26,39 @@ def sparse_basis(space: np.ndarray, seed: int = 0) -> np.ndarray:
     array([[ 1.,  1., -1.,  0.],
            [ 0.,  0.,  1., -2.]])
     """
-    space = row_reduce(space, range(space.shape[1]))
+    space = _snapped(_well_reduced(space))
     basis = _shortest(_circuits(space, np.random.default_rng(seed)), len(space))
-    while len(basis) > 1:
-        shorter = [_shorten(v, np.delete(basis, i, 0)) for i, v in enumerate(basis)]
-        new = _shortest([*basis, *shorter], len(space))
-        if np.count_nonzero(new) >= np.count_nonzero(basis):
-            break
-        basis = new
     first = [int(np.flatnonzero(v)[0]) for v in basis]
     return basis[np.argsort(first, kind="stable")]
+
+
+def _well_reduced(space: np.ndarray) -> np.ndarray:
+    """Gauss-Jordan elimination with the largest pivots, for small rounding errors."""
+    space = np.array(space, float)
+    for row in range(len(space)):
+        flat = int(np.argmax(np.abs(space[row:])))
+        pivot, column = row + flat // space.shape[1], flat % space.shape[1]
+        space[[row, pivot]] = space[[pivot, row]]
+        _eliminate(space, row, column)
+    return space
+
+
+def _eliminate(matrix: np.ndarray, row: int, column: int) -> None:
+    """Make the entry of one row 1 and those of all others 0, in place."""
+    matrix[row] /= matrix[row, column]
+    others = matrix[:, column].copy()
+    others[row] = 0.0
+    matrix -= np.outer(others, matrix[row])
+
+
+def _snapped(space: np.ndarray) -> np.ndarray:
+    """Entries that are almost a small fraction become it: so errors do not grow."""
+
+    def snap(x: float) -> float:
+        fraction = float(Fraction(x).limit_denominator(MAX_DENOMINATOR))
+        return fraction if abs(fraction - x) < SNAP else x
+
+    return np.reshape([snap(float(x)) for x in space.flat], space.shape)
 
 
 def row_reduce(matrix: np.ndarray, columns: Iterable[int]) -> np.ndarray:
@@ -51,10 +75,7 @@ def row_reduce(matrix: np.ndarray, columns: Iterable[int]) -> np.ndarray:
         if abs(matrix[pivot, column]) <= ZERO:
             continue
         matrix[[row, pivot]] = matrix[[pivot, row]]
-        matrix[row] /= matrix[row, column]
-        others = matrix[:, column].copy()
-        others[row] = 0.0
-        matrix -= np.outer(others, matrix[row])
+        _eliminate(matrix, row, column)
         matrix[np.abs(matrix) <= ZERO] = 0.0
         row += 1
     return matrix[:row]
@@ -91,23 +112,6 @@ def _shortest(vectors: Iterable[np.ndarray], dimension: int) -> np.ndarray:
     return np.array(chosen)
 
 
-def _shorten(vector: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Subtract multiples of other vectors as long as entries vanish."""
-    while True:
-        candidates = [vector]
-        for other in others:
-            shared = np.flatnonzero((vector != 0) & (other != 0))
-            candidates += [vector - vector[j] / other[j] * other for j in shared]
-        best = min(candidates, key=_length)
-        if _length(best) >= _length(vector):
-            return vector
-        vector = np.where(np.abs(best) <= ZERO, 0.0, best)
-
-
-def _length(vector: np.ndarray) -> int:
-    return int(np.sum(np.abs(vector) > ZERO))
-
-
 def _integers(vector: np.ndarray) -> np.ndarray:
     """The multiple with the smallest integers, its first entry positive.
 
@@ -116,8 +120,7 @@ def _integers(vector: np.ndarray) -> np.ndarray:
     entries = vector[np.abs(vector) > ZERO]
     scaled = vector / (np.sign(entries[0]) * np.abs(entries).min())
     fractions = [Fraction(float(x)).limit_denominator(MAX_DENOMINATOR) for x in scaled]
-    if any(abs(float(f) - x) > 1e-4 for f, x in zip(fractions, scaled, strict=True)):
+    if any(abs(float(f) - x) > SNAP for f, x in zip(fractions, scaled, strict=True)):
         return scaled
     common = math.lcm(*(f.denominator for f in fractions))
-    integers = np.array([float(f * common) for f in fractions])
-    return integers / math.gcd(*(int(x) for x in integers))
+    return np.array([float(f * common) for f in fractions])

@@ -53,11 +53,12 @@ def _moved(
     parameters: Sequence[Parameter],
     candidate: np.ndarray,
 ) -> list[np.ndarray]:
+    largest = max(np.nanmax(np.abs(candidate)), 1.0)
     moved = []
     for x, other, parameter in zip(theta, others, parameters, strict=True):
         exponents = parameter.select(candidate)
         is_replaced = np.isnan(exponents)
-        factor = np.exp(LOG_FACTOR * np.where(is_replaced, 0.0, exponents))
+        factor = np.exp(np.where(is_replaced, 0.0, LOG_FACTOR / largest * exponents))
         moved.append(np.where(is_replaced, other, x * factor))
     return moved
 
