@@ -258,12 +258,55 @@ def test_a_small_sensitivity_is_said():
     assert any("nearly invariant: (root)" in note for note in found.notes)
 
 
-def test_a_small_constant_that_is_no_epsilon_is_undecided():
-    """Without the constant, the function is w / |w|. With it, the constant is all."""
-    tiny = {"w": 1e-5 * draw(6)}
-    found = dx.scale_symmetries(lambda p: p["w"] / (jnp.abs(p["w"]) + 1e-3), tiny)
-    assert kinds(found) == {"w": "seen"}
-    assert any("undecided: w" in note for note in found.notes)
+def test_an_epsilon_that_is_larger_than_the_norm():
+    tiny = {"w": 1e-5 * draw(6, 3)}
+    found = dx.scale_symmetries(lambda p: rms_norm(X @ p["w"], 1e-3), tiny)
+    assert kinds(found) == {"w": "invariant"}
+    assert found.leaves[0].deviation > 0.5
+    assert any("the ε of a norm matters for w" in note for note in found.notes)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_small_constant_that_is_no_epsilon(sign):
+    function = lambda p: jax.nn.relu(1e-3 * X @ p["w"] + sign * 5e-4)  # noqa: E731
+    found = dx.scale_symmetries(
+        lambda p: function(p) @ p["v"], {"w": draw(6, 3), "v": draw(3, 2)}
+    )
+    assert kinds(found) == {"v": "seen", "w": "seen"}
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda w: jnp.clip(1e-4 * X @ w, 0.0, 6.0) / jnp.linalg.norm(w),
+        lambda w: jnp.tanh(1e-6 * X @ w) / jnp.linalg.norm(w),
+        lambda w: jax.nn.gelu(1e4 * X @ w) / jnp.linalg.norm(w),
+        lambda w: jax.nn.softmax(1e5 * X @ w),
+        lambda w: w / jnp.maximum(jnp.linalg.norm(w), 1e4) * 1e4,
+        lambda w: w * jnp.where(jnp.linalg.norm(w) > 30.0, 1.0, 1 / jnp.linalg.norm(w)),
+    ],
+    ids=["clip", "tanh", "gelu", "softmax", "max_norm", "branch"],
+)
+def test_a_symmetry_near_the_parameters_only(function):
+    """A factor of a million shows it."""
+    found = dx.scale_symmetries(function, draw(6, 3))
+    assert kinds(found) == {"(root)": "seen"}
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda w: X @ jnp.sign(w),
+        lambda w: X[jnp.argsort(jnp.abs(X @ w)[:, 0])],
+        lambda w: jnp.where(X @ w > 0, X[:, :3], 0.0),
+        lambda w: jax.nn.one_hot(jnp.argmax(X @ w, -1), 3),
+    ],
+    ids=["sign", "order", "gate", "argmax"],
+)
+@pytest.mark.parametrize("size", [1.0, -1e-3])
+def test_only_signs_or_the_order_matter(function, size):
+    found = dx.scale_symmetries(function, size * jnp.abs(draw(6, 3)))
+    assert kinds(found) == {"(root)": "invariant"}
 
 
 def test_one_leaf_that_is_dead():
@@ -281,6 +324,101 @@ def test_rounding_is_not_dead():
     found = dx.scale_symmetries(lambda p: X @ jnp.round(p["w"]), {"w": 5 * draw(6, 3)})
     assert kinds(found) == {"w": "seen"}
     assert any("undecided: w" in note for note in found.notes)
+
+
+def test_infinite_outputs():
+    """Masked logits."""
+    mask = jnp.arange(3) < jnp.arange(16)[:, None]
+
+    def function(p):
+        return jnp.where(mask, rms_norm(X @ p["w"]) @ p["head"], -jnp.inf)
+
+    found = dx.scale_symmetries(function, {"w": draw(6, 4), "head": draw(4, 3)})
+    assert kinds(found) == {"head": "seen", "w": "invariant"}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_an_exponent_that_its_dtype_rounds(dtype):
+    def function(w):
+        h = X.astype(dtype) @ w
+        return h * jnp.sum(jnp.abs(h) ** 3) ** jnp.asarray(-1 / 3, dtype)
+
+    (leaf,) = dx.scale_symmetries(function, draw(6, 3).astype(dtype)).leaves
+    assert (leaf.kind, leaf.confirmed) == ("invariant", "probes and program")
+
+
+@pytest.mark.parametrize(
+    "eps",
+    [
+        lambda: jnp.float32(1e-5) * 6,
+        lambda: jnp.asarray(1e-3) ** 2,
+        lambda: 1e-6 * jnp.ones((16, 1)),
+        lambda: jnp.exp(jnp.float32(-14.0)),
+        lambda: jnp.negative(jnp.float32(-1e-6)),
+    ],
+    ids=["times", "square", "ones", "exp", "minus"],
+)
+def test_an_epsilon_that_is_calculated(eps):
+    def function(w):
+        h = X @ w
+        return h / jnp.sqrt(jnp.mean(h**2, -1, keepdims=True) + eps())
+
+    (leaf,) = dx.scale_symmetries(function, draw(6, 3)).leaves
+    assert (leaf.kind, leaf.confirmed) == ("invariant", "probes and program")
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda w: jnp.linalg.solve(w @ w.T, X.T) * jnp.sum(w**2),
+        lambda w: jnp.linalg.inv(w) * jnp.linalg.norm(w),
+        lambda w: jax.scipy.sparse.linalg.cg(w @ w.T, X[0])[0] * jnp.sum(w**2),
+        lambda w: (
+            jax.lax.reduce(w, 0.0, lambda a, b: a + b, (0, 1)) / jnp.linalg.norm(w)
+        ),
+        lambda w: w / jnp.linalg.svd(w, compute_uv=False)[0],
+        lambda w: jnp.linalg.qr(w)[0],
+    ],
+    ids=["solve", "inv", "cg", "reduce", "svd", "qr"],
+)
+def test_linear_algebra(function):
+    found = dx.scale_symmetries(function, jnp.eye(6) + 0.1 * draw(6, 6))
+    assert kinds(found) == {"(root)": "invariant"}
+    assert not any("not in float64" in note for note in found.notes)
+
+
+def test_spectral_norm_with_a_loop():
+    """The power iteration is under stop_gradient, so the loop needs no derivative."""
+
+    def function(p):
+        w = jax.lax.stop_gradient(p["w"])
+
+        def step(carry):
+            i, v = carry
+            v = w.T @ (w @ v)
+            return i + 1, v / jnp.linalg.norm(v)
+
+        _, v = jax.lax.while_loop(lambda c: c[0] < 200, step, (0, jnp.ones(4) / 2))
+        return X @ p["w"] / jnp.linalg.norm(p["w"] @ v) @ p["head"]
+
+    found = dx.scale_symmetries(function, {"w": draw(6, 4), "head": draw(4, 3)})
+    assert kinds(found) == {"head": "seen", "w": "invariant"}
+
+
+@pytest.mark.skipif(not hasattr(jax, "shard_map"), reason="JAX before 0.7")
+def test_shard_map():
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:2]), ("x",))
+    rows = jax.sharding.PartitionSpec("x")
+
+    def function(w):
+        def inner(x):
+            return jax.lax.psum(jnp.sum(rms_norm(x @ w)), "x") * rms_norm(x @ w)
+
+        return jax.shard_map(inner, mesh=mesh, in_specs=rows, out_specs=rows)(X)
+
+    found = dx.scale_symmetries(function, draw(6, 4))
+    assert kinds(found) == {"(root)": "invariant"}
+    assert not any("not in float64" in note for note in found.notes)
 
 
 # --- axes ----------------------------------------------------------------------------
@@ -475,8 +613,24 @@ def test_table():
         (lambda p: p["w"], {"w": draw(6), "f": jax.nn.relu}, TypeError, "not an array"),
         (lambda p: jnp.log(-(p**2)), draw(6), ValueError, "not finite"),
         (jnp.sum, jnp.zeros(5_000_001), ValueError, "carry_over"),
+        (
+            lambda p: p["a/b"] + p["a"]["b"],
+            {"a/b": draw(6), "a": {"b": draw(6)}},
+            ValueError,
+            "two parameters have the path a/b",
+        ),
     ],
-    ids=["int", "nothing", "number", "ints", "empty", "callable", "nan", "large"],
+    ids=[
+        "int",
+        "nothing",
+        "number",
+        "ints",
+        "empty",
+        "callable",
+        "nan",
+        "large",
+        "twice",
+    ],
 )
 def test_wrong_use(function, params, error, text):
     with pytest.raises(error, match=rf"scale_symmetries: .*{text}"):
@@ -493,11 +647,22 @@ def test_under_jit():
 
 
 @pytest.mark.parametrize(
-    ("stacked", "text"), [({"v": 0}, "no parameter .* 'v'"), ({"w": 3}, "the axis 3")]
+    ("keywords", "error", "text"),
+    [
+        ({"stacked": {"v": 0}}, ValueError, "no parameter .* 'v'"),
+        ({"stacked": {"w": 3}}, ValueError, "the axis 3"),
+        ({"stacked": {"*": 0}}, ValueError, "not a regular expression"),
+        ({"stacked": {"w": 0, "w.*": 1}}, ValueError, "two patterns .* match w"),
+        ({"stacked": {"w": True}}, TypeError, "an integer or None, got True"),
+        ({"stacked": ["w"]}, TypeError, "a dict pattern -> axis"),
+        ({"seed": -1}, TypeError, "seed must be an integer >= 0"),
+        ({"seed": 1.5}, TypeError, "seed must be an integer >= 0"),
+        ({"max_weights": "1"}, TypeError, "max_weights must be an integer >= 0"),
+    ],
 )
-def test_wrong_stacked(stacked, text):
-    with pytest.raises(ValueError, match=f"scale_symmetries: .*{text}"):
-        dx.scale_symmetries(scanned, STACK, stacked=stacked)
+def test_wrong_keywords(keywords, error, text):
+    with pytest.raises(error, match=f"scale_symmetries: .*{text}"):
+        dx.scale_symmetries(scanned, STACK, **keywords)
 
 
 def test_errors_of_the_function_say_where():

@@ -28,6 +28,7 @@ from decayax._core.paths import (
     summarize_paths,
 )
 from decayax._core.strength import is_concrete, require_real, short_repr
+from decayax._core.symmetry import Symmetries
 
 
 NAME = "balance"
@@ -72,8 +73,9 @@ def balance(params: optax.Params, group: Group | Sequence[Group]) -> Any:
             be known.
         group: path -> exponent. A path may name a slice of a stack:
             ``"blocks/kernel[2]"`` is ``kernel[2, ...]``, ``"qkv[:,1]"`` is
-            ``qkv[:, 1, ...]``. A sequence of groups is balanced jointly: pass
-            ``dx.scale_symmetries(...).groups``.
+            ``qkv[:, 1, ...]``. A sequence of groups is balanced jointly. The result of
+            ``scale_symmetries`` stands for its groups that have exponents of both
+            signs; without such a group, the parameters stay as they are.
 
     Returns:
         The rescaled parameters: the same tree, dtypes and shardings.
@@ -121,6 +123,11 @@ def balance(params: optax.Params, group: Group | Sequence[Group]) -> Any:
 
 def _groups(group: Any) -> list[Group]:
     """The checked groups, without exponents of 0."""
+    if isinstance(group, Symmetries):
+        both = [g for g in group.groups if min(g.values()) < 0 < max(g.values())]
+        if not both:
+            return []
+        group = both
     groups = [group] if isinstance(group, Mapping) else group
     if isinstance(groups, str) or not isinstance(groups, Sequence):
         raise TypeError(
@@ -236,8 +243,7 @@ def _balanced(rows: Rows, log_squares: np.ndarray, names: list[str]) -> np.ndarr
         raise ValueError(
             f"{NAME}: no balance exists. {summarize_paths(vanished)} can shrink to 0 "
             "without growth of another norm: a group, or a combination of groups, has "
-            "exponents of one sign only. Leave it out, for example by [g for g in "
-            "groups if min(g.values()) < 0 < max(g.values())]."
+            "exponents of one sign only. Leave out this group, or one of these groups."
         )
     return _minimum(rows, log_squares)
 

@@ -1,4 +1,4 @@
-"""From the probes to candidates: dead units, invariant units and groups."""
+"""From the probes to candidates: units without a gradient, invariant units, groups."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -14,13 +14,13 @@ from decayax._symmetries.units import Parameter
 # are rarely below 1e-4. Some primitives cannot run in float64: then as about 1e-6.
 TOLERANCE, NARROW_TOLERANCE = 1e-8, 1e-4
 # A gradient that is this much smaller than all together is a rounding error, too.
-DEAD = 1e-11
+FLAT = 1e-11
 
 
 class Candidates(NamedTuple):
     """What the probes say, before it is confirmed."""
 
-    dead: np.ndarray  # [units] bool
+    flat: np.ndarray  # [units] bool: without a gradient
     invariant: np.ndarray  # [units] bool
     groups: np.ndarray  # [groups, units]: exponents
     sensitivity: np.ndarray  # [units]
@@ -30,14 +30,16 @@ class Candidates(NamedTuple):
 def classify(probes: Probes, tolerance: float) -> Candidates:
     """Find the units and groups whose scale the function does not see."""
     size, product = _rms(probes.sizes), _rms(probes.products)
-    dead = size <= max(DEAD, tolerance**2)
-    sensitivity = np.where(dead, 0.0, product / np.where(dead, 1.0, size))
-    invariant = ~dead & (sensitivity < tolerance)
-    others = np.flatnonzero(~dead & ~invariant)
+    flat = size <= max(FLAT, tolerance**2)
+    sensitivity = np.where(flat, 0.0, product / np.where(flat, 1.0, size))
+    invariant = ~flat & (sensitivity < tolerance)
+    others = np.flatnonzero(~flat & ~invariant)
     groups, gap = _null_space(probes.products[:, others], tolerance)
     exponents = np.zeros((len(groups), len(size)))
     exponents[:, others] = groups
-    return Candidates(dead, invariant, exponents, sensitivity, gap)
+    # One unit alone is nearly invariant, but not to the tolerance.
+    exponents = exponents[np.count_nonzero(exponents, axis=1) > 1]
+    return Candidates(flat, invariant, exponents, sensitivity, gap)
 
 
 def _rms(rows: np.ndarray) -> np.ndarray:
@@ -52,11 +54,12 @@ def _null_space(
     if units < 2:
         return np.zeros((0, units)), (1.0, 0.0)
     scale = _rms(products)
+    scale = np.where(scale == 0, 1.0, scale)
     rows = products / scale
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     rows = rows / np.where(lengths == 0, 1.0, lengths)
     _, values, directions = np.linalg.svd(rows)
-    values = values / values[0]
+    values = values / (values[0] or 1.0)
     rank = int(np.sum(values > tolerance))
     null = directions[rank:] / scale
     gap = (float(values[rank - 1]), float(max(values[rank:], default=0.0)))
@@ -93,4 +96,4 @@ def _slices_vanish(
         return False  # single weights: their scale is invariant only if they are dead
     product = _rms(np.sum(elementwise, axis=others))
     size = np.sqrt(np.mean(np.sum(elementwise**2, axis=others), axis=0))
-    return bool(np.all(product <= tolerance * size + DEAD * size.max()))
+    return bool(np.all(product <= tolerance * size + FLAT * size.max()))

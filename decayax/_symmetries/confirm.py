@@ -1,15 +1,19 @@
-"""Confirm a symmetry by the outputs: scale the parameters by a finite factor."""
+"""Confirm a symmetry by the outputs: scale the parameters by finite factors."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
+from decayax._symmetries.float64 import NO_EPSILON
 from decayax._symmetries.probes import jit_once, jitter, JITTERS
 from decayax._symmetries.units import Parameter
 
 
 LOG_FACTOR = 0.7
+# Factors of a million, also: some functions have a symmetry near the parameters only,
+# such as ReLU6 with small weights, or a softmax that is saturated.
+LOG_FACTORS = (LOG_FACTOR, 14.0, -14.0)
 FAR = (3.0, 0.0)  # other parameters of the same size, for dead units
 POINTS = 3  # random parameters at which the outputs are compared
 
@@ -19,31 +23,38 @@ def deviations(
     leaves: Sequence[np.ndarray],
     parameters: Sequence[Parameter],
     candidates: Sequence[np.ndarray],
-    epsilons: Sequence[float],
     seed: int,
 ) -> np.ndarray:
-    """[points, candidates, epsilons]: the largest relative change of an output.
+    """[points, candidates, 2]: the largest relative change of the outputs.
 
-    A candidate is a vector of exponents. NaN as an exponent replaces the unit by random
-    numbers.
+    The first one is that without ε, for all factors, and the second one with the ε of
+    the function, for the factor exp(0.7). A candidate is a vector of exponents. NaN as
+    an exponent replaces the unit by other numbers.
     """
     run = jit_once(function)
     random = np.random.default_rng(seed + 1)
-    result = np.zeros((POINTS, len(candidates), len(epsilons)))
+    result = np.zeros((POINTS, len(candidates), 2))
     for point in range(POINTS):
-        theta, plain = [], []
+        theta, plain, real = [], [], []
         for amounts in JITTERS:
             theta = jitter(random, leaves, amounts)
-            plain = [run(theta, epsilon) for epsilon in epsilons]
-            if all(map(_is_finite, plain)):
+            plain, real = run(theta, NO_EPSILON), run(theta, 1.0)
+            if all(bool(np.all(np.isfinite(y))) for y in [*plain, *real]):
                 break
-        others = [_other_signs(random, x) for x in jitter(random, leaves, FAR)]
+        same_signs = jitter(random, leaves, FAR)
+        others = [same_signs, [_other_signs(random, x) for x in same_signs], same_signs]
         for i, candidate in enumerate(candidates):
-            moved = _moved(theta, others, parameters, candidate)
-            result[point, i] = [
-                _change(before, run(moved, epsilon))
-                for before, epsilon in zip(plain, epsilons, strict=True)
+            moved = [
+                _moved(theta, other, parameters, candidate, log_factor)
+                for other, log_factor in zip(others, LOG_FACTORS, strict=True)
             ]
+            exact = [_change(plain, run(x, NO_EPSILON)) for x in moved]
+            # A factor of a million may overflow: then the others decide.
+            known = [change for change in exact if np.isfinite(change)]
+            result[point, i] = (
+                max(known, default=np.inf),
+                _change(real, run(moved[0], 1.0)),
+            )
     return result
 
 
@@ -52,26 +63,20 @@ def _moved(
     others: Sequence[np.ndarray],
     parameters: Sequence[Parameter],
     candidate: np.ndarray,
+    log_factor: float,
 ) -> list[np.ndarray]:
-    largest = max(np.nanmax(np.abs(candidate)), 1.0)
+    log_factor /= max(np.nanmax(np.abs(candidate), initial=0.0), 1.0)
     moved = []
     for x, other, parameter in zip(theta, others, parameters, strict=True):
         exponents = parameter.select(candidate)
         is_replaced = np.isnan(exponents)
-        factor = np.exp(np.where(is_replaced, 0.0, LOG_FACTOR / largest * exponents))
+        factor = np.exp(np.where(is_replaced, 0.0, log_factor * exponents))
         moved.append(np.where(is_replaced, other, x * factor))
     return moved
 
 
 def _other_signs(random: np.random.Generator, x: np.ndarray) -> np.ndarray:
-    """Random signs, but those of a scale or of a variance stay."""
-    if np.iscomplexobj(x) or np.all(x >= 0) or np.all(x <= 0):
-        return x
     return x * random.choice([-1.0, 1.0], x.shape)
-
-
-def _is_finite(outputs: Sequence[Any]) -> bool:
-    return all(bool(np.all(np.isfinite(y))) for y in outputs)
 
 
 def _change(before: Sequence[Any], after: Sequence[Any]) -> float:

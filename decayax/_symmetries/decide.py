@@ -16,8 +16,8 @@ from decayax._symmetries.report import LeafSymmetry, ScaleSymmetries
 
 # Without ε, the outputs change by rounding errors only. Norms can amplify them.
 CONFIRMED, NARROW_CONFIRMED = 1e-6, 1e-2
-# A norm with ε is invariant up to ε / variance. With more, it was no ε.
-MAX_DEVIATION = 0.1
+# The ε of a norm matters if the outputs change by more than this part.
+LARGE_DEVIATION = 0.1
 # A sensitivity below is worth a note: nearly invariant, such as a soft cap.
 NEAR = 1e-3
 NOISE = 1e-12  # singular values below it are printed as this
@@ -28,7 +28,7 @@ class _Decision(NamedTuple):
     kinds: np.ndarray  # [units]
     deviation: np.ndarray  # [units]
     groups: np.ndarray  # [groups, units]: the confirmed ones
-    lost: list[int]  # units without a derivative whose outputs change
+    lost: Sequence[int]  # units without a derivative whose outputs change
     lost_groups: int
 
 
@@ -71,20 +71,23 @@ def decide(problem: Problem, measured: Measured, reading: Reading) -> ScaleSymme
 def _confirm(measured: Measured) -> _Decision:
     """Keep the candidates that hold for a finite scaling."""
     found = measured.candidates
-    kinds = np.full(len(found.dead), SEEN, object)
+    kinds = np.full(len(found.flat), SEEN, object)
     deviation = np.full(len(kinds), np.nan)
-    dead, invariant = np.flatnonzero(found.dead), np.flatnonzero(found.invariant)
+    flat, invariant = np.flatnonzero(found.flat), np.flatnonzero(found.invariant)
+    # A leaf that only its signs or its order matter of has no gradient, either.
+    for units, kind in ((flat, "flat"), (invariant, "invariant")):
+        holds, changes = _confirmed(measured, kind)
+        kinds[units[holds]] = INVARIANT
+        deviation[units[holds]] = changes[holds]
     is_dead, _ = _confirmed(measured, "dead")
-    kinds[dead[is_dead]] = DEAD
-    holds, changes = _confirmed(measured, "invariant")
-    kinds[invariant[holds]] = INVARIANT
-    deviation[invariant[holds]] = changes[holds]
+    kinds[flat[is_dead]] = DEAD
+    deviation[flat[is_dead]] = np.nan
     keeps, changes = _confirmed(measured, "groups")
     for vector, change in zip(found.groups[keeps], changes[keeps], strict=True):
         members = vector != 0
         kinds[members] = JOINT
         deviation[members] = np.fmax(deviation[members], change)
-    lost = [*dead[~is_dead], *invariant[~holds]]
+    lost = [int(u) for u in [*flat, *invariant] if kinds[u] == SEEN]
     return _Decision(
         kinds, deviation, found.groups[keeps], lost, lost_groups=int(np.sum(~keeps))
     )
@@ -107,9 +110,8 @@ def _confirmed(measured: Measured, kind: str) -> tuple[np.ndarray, np.ndarray]:
     """Whether each candidate holds for a finite scaling, and its deviation with ε."""
     limit = NARROW_CONFIRMED if measured.narrow else CONFIRMED
     exact, real = np.moveaxis(measured.changes[kind], -1, 0)
-    # Where a norm of almost nothing is taken, its ε or rounding errors are all.
-    holds = (exact.min(axis=0) <= limit) & (real.min(axis=0) <= MAX_DEVIATION)
-    return holds, real.max(axis=0)
+    # A norm of almost nothing consists of rounding errors: one good point is enough.
+    return exact.min(axis=0) <= limit, real.max(axis=0)
 
 
 def _fulfilled(
@@ -172,8 +174,13 @@ def _notes(
     if lost:
         notes.append(
             f"undecided: {summarize_paths(lost)} has the derivative 0 along its scale, "
-            "but the outputs change with it: the function rounds, or a constant below "
-            "1e-3 is not the ε of a norm; counted as seen"
+            "but the outputs change if it is scaled by a larger factor: the function "
+            "rounds or clips, or is constant near the parameters; counted as seen"
+        )
+    large = [x.path for x in leaves if x.deviation > LARGE_DEVIATION]
+    if large:
+        notes.append(
+            f"the ε of a norm matters for {summarize_paths(large)}: see the deviation"
         )
     near = [
         x for x in leaves if x.kind not in (INVARIANT, DEAD) and x.sensitivity < NEAR

@@ -9,8 +9,14 @@ import numpy as np
 from jax.extend import core
 
 from decayax._jaxpr.dataflow import shape_of
-from decayax._symmetries.constants import is_epsilon, LAYOUT, uniform_value
-from decayax._symmetries.float64 import EPSILON, IDENTITIES
+from decayax._symmetries.constants import (
+    exponent,
+    folded,
+    is_epsilon,
+    LAYOUT,
+    uniform_value,
+)
+from decayax._symmetries.float64 import IDENTITIES
 from decayax._symmetries.units import Parameter
 
 
@@ -20,7 +26,8 @@ KEEPING = (
     | IDENTITIES
     | frozenset(
         """
-        abs conj cummax cummin cumsum dynamic_slice fft gather imag neg real reduce_max
+        abs all_gather all_to_all conj cummax cummin cumsum dynamic_slice fft gather imag
+        neg pmax pmin ppermute psum psum_invariant real reduce_max reduce_scatter
         reduce_min reduce_sum reduce_window_max reduce_window_min reduce_window_sum rev
         slice split top_k
         """.split()  # noqa: SIM905
@@ -39,18 +46,6 @@ COMPARING = frozenset(["atan2", "eq", "ge", "gt", "le", "lt", "ne"])
 SCALE_FREE = frozenset(["argmax", "argmin", "is_finite", "sign"])
 PRODUCTS = frozenset(["conv_general_dilated", "dot_general", "mul"])
 POWERS = {"cbrt": 1 / 3, "cholesky": 0.5, "rsqrt": -0.5, "sqrt": 0.5, "square": 2.0}
-
-# Arithmetic of constants, such as the index of a loop.
-FOLDED = {
-    "add": np.add,
-    "sub": np.subtract,
-    "mul": np.multiply,
-    "lt": np.less,
-    "ge": np.greater_equal,
-    "max": np.maximum,
-    "min": np.minimum,
-    "select_n": lambda which, *cases: cases[int(which)],
-}
 
 
 class Degree(NamedTuple):
@@ -88,27 +83,38 @@ def constant(value: Any, conditions: Conditions) -> Degree:
 
 
 def apply_rule(
-    eqn: core.JaxprEqn, inputs: Sequence[Degree], conditions: Conditions
+    eqn: core.JaxprEqn,
+    inputs: Sequence[Degree],
+    conditions: Conditions,
+    *,
+    is_floor: bool,
 ) -> list[Degree]:
-    """The degrees of the outputs of one operation; it adds its conditions."""
+    """The degrees of the outputs of one operation; it adds its conditions.
+
+    In a floor, small constants are an ε.
+    """
     name = eqn.primitive.name
-    values = [x.uniform for x in inputs]
-    if name in FOLDED and all(value is not None for value in values):
-        return [constant(np.asarray(FOLDED[name](*values)), conditions)]
+    value = folded(eqn, [x.uniform for x in inputs])
+    if value is not None:
+        return [constant(np.asarray(value), conditions)]
     has_degree = [_is_inexact(atom) for atom in eqn.invars]
     floats = [x for x, keep in zip(inputs, has_degree, strict=True) if keep]
     if name == "convert_element_type" and not _is_inexact(eqn.outvars[0]):
         name = "floor" if floats else name  # a cast to an integer
     if name in KEEPING:
         first = inputs[0] if inputs else Degree(conditions.none())
-        uniform = first.uniform if name in LAYOUT else None
-        return [Degree(first.form, first.is_free, uniform) for _ in eqn.outvars]
+        return [Degree(first.form, first.is_free) for _ in eqn.outvars]
     if name == "sort":
         return [Degree(x.form, x.is_free) for x in inputs]
     if name in SCALE_FREE:
         return [Degree(conditions.none())]
     if name in COMPARING or name in EQUAL:
-        kept = [x for x in floats if not (name in EPSILON and is_epsilon(x.uniform))]
+        sign = -1.0 if name == "sub" else 1.0
+        kept = [
+            x
+            for x in floats
+            if not (is_floor and x.uniform and is_epsilon(sign * x.uniform))
+        ]
         common = _equal(kept, conditions)
         return [Degree(conditions.none()) if name in COMPARING else common]
     product = _product(eqn, name, floats, conditions)
@@ -149,7 +155,8 @@ def _product(
     elif name in POWERS:
         form = POWERS[name] * floats[0].form
     elif name == "pow" and len(floats) > 1 and floats[1].uniform is not None:
-        form = floats[1].uniform * floats[0].form
+        aval: Any = eqn.invars[1].aval
+        form = exponent(floats[1].uniform, aval.dtype) * floats[0].form
     elif name == "pow" and len(floats) == 1:  # the exponent is an integer
         conditions.require_zero(floats[0].form)
         form = conditions.none()

@@ -24,6 +24,7 @@ from jax.extend import core
 
 from decayax._jaxpr.dataflow import CALLS, closed_subjaxprs, shape_of
 from decayax._symmetries.causes import join_scopes, place_of
+from decayax._symmetries.constants import floors
 from decayax._symmetries.degree_rules import (
     apply_rule,
     Conditions,
@@ -124,8 +125,11 @@ def _read(
             return constant(atom.val, context.conditions)
         return known.get(atom, nothing)
 
+    denominators = floors(jaxpr)
     for eqn, used in _live(jaxpr, needed):
-        outputs = _read_eqn(eqn, [read(x) for x in eqn.invars], used, scope, context)
+        values = [read(x) for x in eqn.invars]
+        is_floor = id(eqn) in denominators
+        outputs = _read_eqn(eqn, values, used, scope, context, is_floor=is_floor)
         known |= dict(zip(eqn.outvars, outputs, strict=True))
     return [read(atom) for atom in jaxpr.outvars]
 
@@ -151,10 +155,12 @@ def _read_eqn(
     used: list[bool],
     scope: str,
     context: _Context,
+    *,
+    is_floor: bool,
 ) -> list[Degree]:
     name = eqn.primitive.name
     inner = [j for j in closed_subjaxprs(eqn) if len(j.jaxpr.invars) == len(inputs)]
-    if name in CALLS and len(inner) == 1:
+    if (name in CALLS or name == "shard_map") and len(inner) == 1:
         (body,) = inner
         scope = join_scopes(scope, eqn)
         return _read(body.jaxpr, body.consts, inputs, used, scope, context)
@@ -169,7 +175,7 @@ def _read_eqn(
     inputs = [_whole(x, context) for x in inputs]
     if name == "cond":
         return _read_cond(eqn, inputs, used, scope, context)
-    outputs = apply_rule(eqn, inputs, context.conditions)
+    outputs = apply_rule(eqn, inputs, context.conditions, is_floor=is_floor)
     if name in CANCELLING:
         before = np.any([x.form for x in inputs], axis=0)
         for unit in np.flatnonzero(before & (outputs[0].form == 0)):

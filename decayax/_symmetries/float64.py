@@ -7,34 +7,42 @@ The program is evaluated equation by equation. Compared with the function of the
     derivative  `stop_gradient`, casts and custom derivatives (straight-through
                 estimators) are replaced by the values that they have, so that the
                 derivative is that of the outputs
-    ε           small constants that are added to something, or bound it from below, are
-                multiplied by a factor: with 0, norms have no ε
+    ε           small constants in a denominator or under a root are multiplied by a
+                factor: with 0, norms have no ε
+    infinities  in the outputs, as of masked logits, are 0
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
-from decayax._jaxpr.dataflow import CALLS, closed_subjaxprs
-from decayax._symmetries.constants import is_small, LAYOUT
+from decayax._jaxpr.dataflow import CALLS, closed_subjaxprs, subjaxprs
+from decayax._jaxpr.flat import as_function
+from decayax._symmetries.constants import (
+    exponent,
+    floors,
+    folded,
+    is_epsilon,
+    uniform_value,
+)
+from decayax._symmetries.nested import NESTED
+from decayax._symmetries.values import Context, has_fraction, Value, wide, widen
 
 
 # Operations that change nothing but dtypes, derivatives or the place of an array.
 IDENTITIES = frozenset(
     """
-    copy copy_p device_put mesh_cast name optimization_barrier pvary reduce_precision
+    copy copy_p device_put mesh_cast name optimization_barrier reduce_precision
     reshard sharding_constraint stop_gradient
     """.split()  # noqa: SIM905
 )
 # The factor that stands for 0: with 0 itself, a norm of 0 would be 0 / 0. Derivatives
 # of norms have the power -1.5 of ε, and their squares must be finite.
 NO_EPSILON = 1e-60
-EPSILON = frozenset(["add", "add_any", "clamp", "max"])
 # These have the computation of one element as a jaxpr of the recorded dtype.
 SCATTERS = {
     "scatter": jax.lax.scatter,
@@ -45,18 +53,6 @@ SCATTERS = {
 }
 # Operations on the bits of a number: they need its recorded dtype.
 ON_BITS = frozenset(["bitcast_convert_type", "nextafter"])
-
-
-class _Value(NamedTuple):
-    """An array, and whether it is a constant so small that it may be an ε."""
-
-    array: Any
-    is_small: bool = False
-
-
-class _Context(NamedTuple):
-    epsilon: Any  # the factor of every ε
-    narrow: set[str]  # primitives that could not run in float64
 
 
 def in_float64(
@@ -70,163 +66,112 @@ def in_float64(
     narrow: set[str] = set()
 
     def function(inputs: Sequence[Any], epsilon: Any) -> list[Any]:
-        values = [_Value(widen(x)) for x in inputs]
-        outputs = _evaluate(
-            program.jaxpr, program.consts, values, _Context(epsilon, narrow)
-        )
-        return [y.array for y in outputs if _is_inexact(y.array.dtype)]
+        values = [Value(widen(x)) for x in inputs]
+        outputs = _evaluate(program, values, Context(epsilon, narrow, _evaluate))
+        arrays = [y.array for y in outputs if has_fraction(y.array.dtype)]
+        return [jnp.where(jnp.isinf(y), 0.0, y) for y in arrays]
 
     return function, narrow
 
 
-def widen(x: Any) -> Any:
-    """The array with the widest dtype of its kind; integers and keys stay."""
-    if isinstance(x, jax.core.Tracer):
-        return x.astype(_wide(x.dtype)) if _is_inexact(x.dtype) else x
-    if jnp.issubdtype(getattr(x, "dtype", np.bool_), jax.dtypes.prng_key):
-        return x
-    x = np.asarray(x)  # the array may be on an accelerator, or on several devices
-    return x.astype(_wide(x.dtype)) if _is_inexact(x.dtype) else x
-
-
-def _is_inexact(dtype: Any) -> bool:
-    return jnp.issubdtype(dtype, jnp.inexact)
-
-
-def _wide(dtype: Any) -> Any:
-    is_complex = jnp.issubdtype(dtype, jnp.complexfloating)
-    return np.dtype(np.complex128 if is_complex else np.float64)
-
-
 def _evaluate(
-    jaxpr: core.Jaxpr, consts: Sequence[Any], inputs: list[_Value], context: _Context
-) -> list[_Value]:
+    program: core.ClosedJaxpr, inputs: Sequence[Value], context: Context
+) -> list[Value]:
+    jaxpr = program.jaxpr
     known = {
-        var: _Value(widen(x), is_small(x))
-        for var, x in zip(jaxpr.constvars, consts, strict=True)
+        var: Value(widen(x), uniform_value(x))
+        for var, x in zip(jaxpr.constvars, program.consts, strict=True)
     }
     known |= dict(zip(jaxpr.invars, inputs, strict=True))
+    denominators = floors(jaxpr)
 
-    def read(atom: Any) -> _Value:
+    def read(atom: Any) -> Value:
         if not isinstance(atom, core.Literal):
             return known[atom]
         value = np.asarray(atom.val, getattr(atom.aval, "dtype", None))
-        return _Value(widen(value), is_small(value))
+        return Value(widen(value), uniform_value(value))
 
     for eqn in jaxpr.eqns:
-        outputs = _evaluate_eqn(eqn, [read(atom) for atom in eqn.invars], context)
+        values = [read(atom) for atom in eqn.invars]
+        if id(eqn) in denominators:
+            values = _without_epsilon(eqn, values, context)
+        outputs = _evaluate_eqn(eqn, values, context)
         known |= dict(zip(eqn.outvars, outputs, strict=True))
     return [read(atom) for atom in jaxpr.outvars]
 
 
+def _without_epsilon(
+    eqn: core.JaxprEqn, values: list[Value], context: Context
+) -> list[Value]:
+    sign = -1.0 if eqn.primitive.name == "sub" else 1.0
+    return [
+        Value(x.array * context.epsilon)
+        if x.uniform is not None and is_epsilon(sign * x.uniform)
+        else x
+        for x in values
+    ]
+
+
 def _evaluate_eqn(
-    eqn: core.JaxprEqn, inputs: list[_Value], context: _Context
-) -> list[_Value]:
+    eqn: core.JaxprEqn, inputs: list[Value], context: Context
+) -> list[Value]:
     name = eqn.primitive.name
     if name in IDENTITIES and len(inputs) == len(eqn.outvars):
         return inputs
     inner = [j for j in closed_subjaxprs(eqn) if len(j.jaxpr.invars) == len(inputs)]
-    if name in CALLS and len(inner) == 1:
-        return _evaluate(inner[0].jaxpr, inner[0].consts, inputs, context)
-    arrays = [x.array for x in inputs]
-    if name in LOOPS:
-        return [_Value(x) for x in LOOPS[name](eqn, inputs, context)]
+    # A loop has no derivative, so the custom one of a function with a loop is kept.
+    is_solver = name.startswith("custom_vjp") and any(map(has_while, subjaxprs(eqn)))
+    if name in CALLS and len(inner) == 1 and not is_solver:
+        return _evaluate(inner[0], inputs, context)
+    if name in NESTED:
+        return [Value(x) for x in NESTED[name](eqn, inputs, context)]
     if "callback" in name and not eqn.outvars:  # jax.debug.print
         return []
-    if name in EPSILON:
-        arrays = [x.array * context.epsilon if x.is_small else x.array for x in inputs]
-    outputs = _bind(eqn, arrays, context)
-    is_kept = name in LAYOUT and inputs[0].is_small
-    return [_Value(x, is_kept) for x in outputs]
+    outputs = _bind(eqn, inputs, context)
+    uniform = folded(eqn, [x.uniform for x in inputs])
+    return [Value(x, uniform) for x in outputs]
 
 
-def _bind(eqn: core.JaxprEqn, arrays: list[Any], context: _Context) -> list[Any]:
+def has_while(jaxpr: core.Jaxpr) -> bool:
+    """Whether there is a loop that has no derivative in reverse mode."""
+    return any(
+        eqn.primitive.name == "while" or any(map(has_while, subjaxprs(eqn)))
+        for eqn in jaxpr.eqns
+    )
+
+
+def _bind(eqn: core.JaxprEqn, inputs: list[Value], context: Context) -> list[Any]:
     """The outputs of one primitive, in float64 if it can."""
-    name = eqn.primitive.name
+    name, arrays = eqn.primitive.name, [x.array for x in inputs]
+    if name == "pow" and inputs[1].uniform is not None:
+        aval: Any = eqn.invars[1].aval
+        power = exponent(inputs[1].uniform, aval.dtype)
+        arrays[1] = np.full(np.shape(arrays[1]), power, arrays[1].dtype)
     if name in SCATTERS:
-        names = ["indices_are_sorted", "unique_indices", "mode"]
+        names = ("indices_are_sorted", "unique_indices", "mode")
         options = {key: eqn.params[key] for key in names}
         dimensions = eqn.params["dimension_numbers"]
         return [SCATTERS[name](*arrays, dimension_numbers=dimensions, **options)]
-    if name not in ON_BITS:
+    if name not in ON_BITS and not any(subjaxprs(eqn)):
         try:
-            return _as_list(eqn, eqn.primitive.bind(*arrays, **_wide_params(eqn)))
+            outputs = eqn.primitive.bind(*arrays, **_wide_params(eqn))
+            return list(outputs) if eqn.primitive.multiple_results else [outputs]
         except Exception:  # each primitive refuses float64 in its own way
-            context.narrow.add(name)
+            pass
+    if any(has_fraction(x.dtype) for x in arrays) and name not in ON_BITS:
+        context.narrow.add(name)
     recorded = [
         x.astype(getattr(atom.aval, "dtype", x.dtype))
         for x, atom in zip(arrays, eqn.invars, strict=True)
     ]
-    outputs = eqn.primitive.bind(*recorded, **eqn.params)
-    return [widen(x) for x in _as_list(eqn, outputs)]
-
-
-def _as_list(eqn: core.JaxprEqn, outputs: Any) -> list[Any]:
-    return list(outputs) if eqn.primitive.multiple_results else [outputs]
+    return [widen(x) for x in as_function(eqn)(*recorded)]
 
 
 def _wide_params(eqn: core.JaxprEqn) -> dict[str, Any]:
     params = dict(eqn.params)
     for key, value in params.items():
-        is_dtype = isinstance(value, np.dtype | type)
-        if is_dtype and _is_inexact(value):
-            params[key] = _wide(value)
+        if isinstance(value, np.dtype | type):
+            params[key] = wide(value)
     if "precision" in params:  # some algorithms are for bfloat16 only
         params["precision"] = None
     return params
-
-
-def _scan(eqn: core.JaxprEqn, inputs: list[_Value], context: _Context) -> list[Any]:
-    params, body = eqn.params, eqn.params["jaxpr"]
-    num_consts, num_carry = params["num_consts"], params["num_carry"]
-    consts = inputs[:num_consts]
-    carry = [x.array for x in inputs[num_consts : num_consts + num_carry]]
-    xs = [x.array for x in inputs[num_consts + num_carry :]]
-
-    def step(carry: list[Any], slices: list[Any]) -> tuple[list[Any], list[Any]]:
-        values = [*consts, *map(_Value, carry), *map(_Value, slices)]
-        outputs = _evaluate(body.jaxpr, body.consts, values, context)
-        arrays = [y.array for y in outputs]
-        return arrays[:num_carry], arrays[num_carry:]
-
-    carry, ys = jax.lax.scan(
-        step, carry, xs, length=params["length"], reverse=params["reverse"]
-    )
-    return [*carry, *ys]
-
-
-def _while(eqn: core.JaxprEqn, inputs: list[_Value], context: _Context) -> list[Any]:
-    test, body = eqn.params["cond_jaxpr"], eqn.params["body_jaxpr"]
-    split = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
-    test_consts, body_consts = inputs[: split[0]], inputs[split[0] : sum(split)]
-    carry = [x.array for x in inputs[sum(split) :]]
-
-    def run(program: core.ClosedJaxpr, consts: list[_Value], carry: Any) -> list[Any]:
-        values = [*consts, *map(_Value, carry)]
-        outputs = _evaluate(program.jaxpr, program.consts, values, context)
-        return [y.array for y in outputs]
-
-    return jax.lax.while_loop(
-        lambda carry: run(test, test_consts, carry)[0],
-        lambda carry: run(body, body_consts, carry),
-        carry,
-    )
-
-
-def _cond(eqn: core.JaxprEqn, inputs: list[_Value], context: _Context) -> list[Any]:
-    index, *operands = inputs
-
-    def branch(program: core.ClosedJaxpr) -> Callable[[list[Any]], list[Any]]:
-        def run(arrays: list[Any]) -> list[Any]:
-            pairs = zip(operands, arrays, strict=True)
-            values = [x._replace(array=array) for x, array in pairs]
-            outputs = _evaluate(program.jaxpr, program.consts, values, context)
-            return [y.array for y in outputs]
-
-        return run
-
-    branches = [branch(program) for program in eqn.params["branches"]]
-    return jax.lax.switch(index.array, branches, [x.array for x in operands])
-
-
-LOOPS = {"scan": _scan, "while": _while, "cond": _cond}

@@ -15,6 +15,6 @@ class Measured(NamedTuple):
     probes: Probes
     tolerance: float
     narrow: set[str]  # primitives that do not run in float64
-    # "dead", "invariant", "groups" -> relative changes of the outputs by a finite
-    # scaling, [points, candidates, 2]: without ε, and with the ε of the function
+    # "dead", "flat", "invariant", "groups" -> relative changes of the outputs if it is
+    # scaled, [points, candidates, 2]: without ε, and with the ε of the function
     changes: dict[str, np.ndarray]

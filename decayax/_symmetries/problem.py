@@ -1,11 +1,13 @@
 """The question as data: the traced program and the parameters that have a scale."""
 
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.core
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.extend import core
@@ -15,6 +17,7 @@ from decayax._core.parameters import is_parameter, require_no_state
 from decayax._core.paths import is_masked_leaf, leaves_with_path, Path, path_str
 from decayax._core.strength import short_repr
 from decayax._jaxpr.dataflow import subjaxprs
+from decayax._symmetries.float64 import has_while
 from decayax._symmetries.stacks import stacked_axes
 from decayax._symmetries.units import Parameter, parameters_with_units
 
@@ -51,13 +54,17 @@ def pose(
             f"{NAME}: function must be a function of the parameters, got "
             f"{short_repr(function)}. Pass lambda params: model.apply(params, inputs)."
         )
+    require_whole("max_weights", max_weights)
     pairs = [(path, x) for path, x in leaves_with_path(params) if not is_masked_leaf(x)]
     paths, values = [path for path, _ in pairs], [x for _, x in pairs]
     has_scale = _check_leaves(params, paths, values, max_weights)
     program = _trace(function, params)
+    if has_while(program.jaxpr):
+        _require_derivative(function, params)
     shapes = [np.shape(x) for x in values]
     stacks: dict[int, int | None] = dict(stacked_axes(program, paths, shapes))
-    stacks |= _stacks_of_user(stacked or {}, paths, shapes)
+    given = {} if stacked is None else stacked
+    stacks |= _stacks_of_user(given, paths, shapes)
     kept = [i for i, keep in enumerate(has_scale) if keep]
     known = parameters_with_units(
         [paths[i] for i in kept],
@@ -74,6 +81,11 @@ def _check_leaves(
 ) -> list[bool]:
     """Whether each leaf has a scale."""
     require_no_state(NAME, params)
+    twice = [path for path, count in Counter(map(path_str, paths)).items() if count > 1]
+    if twice:
+        raise ValueError(
+            f"{NAME}: two parameters have the path {twice[0]}. Rename one of the keys."
+        )
     for path, x in zip(paths, values, strict=True):
         if isinstance(x, jax.core.Tracer):
             raise TypeError(
@@ -117,21 +129,59 @@ def _trace(function: Callable[[Any], Any], params: optax.Params) -> core.ClosedJ
     return program
 
 
+def _require_derivative(function: Callable[[Any], Any], params: optax.Params) -> None:
+    """Raise as JAX does for a loop without a derivative, if its inputs need one."""
+
+    def total(params: Any) -> Any:
+        outputs = [y for y in jax.tree.leaves(function(params)) if is_inexact(y)]
+        return sum(jnp.sum(jnp.abs(y.astype(jnp.float32))) for y in outputs)
+
+    try:
+        jax.eval_shape(jax.grad(total, allow_int=True), params)
+    except Exception as error:
+        error.add_note(f"{NAME}: the function has no derivative in reverse mode.")
+        raise
+
+
+def require_whole(name: str, value: Any) -> None:
+    """Raise unless an argument is an integer >= 0."""
+    is_whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not is_whole or value < 0:
+        raise TypeError(
+            f"{NAME}: {name} must be an integer >= 0, got {short_repr(value)}."
+        )
+
+
 def _stacks_of_user(
     stacked: Mapping[str, int | None],
     paths: Sequence[Path],
     shapes: Sequence[tuple[int, ...]],
 ) -> dict[int, int | None]:
     """The axes that the user gives for the parameters whose whole path matches."""
+    if not isinstance(stacked, Mapping):
+        raise TypeError(
+            f"{NAME}: stacked must be a dict pattern -> axis, got "
+            f"{short_repr(stacked)}. Pass {{'layers/.*': 0}}, for example."
+        )
     axes: dict[int, int | None] = {}
     for pattern, axis in stacked.items():
-        matched = [i for i, p in enumerate(paths) if re.fullmatch(pattern, path_str(p))]
+        is_axis = isinstance(axis, int) and not isinstance(axis, bool)
+        if axis is not None and not is_axis:
+            raise TypeError(
+                f"{NAME}: the axis of {pattern!r} in stacked must be an integer or "
+                f"None, got {short_repr(axis)}."
+            )
+        matched = _matches(pattern, paths)
         if not matched:
             raise ValueError(
                 f"{NAME}: no parameter has a path that matches {pattern!r} in stacked."
             )
         for i in matched:
             rank = len(shapes[i])
+            if i in axes:
+                raise ValueError(
+                    f"{NAME}: two patterns of stacked match {path_str(paths[i])}."
+                )
             if axis is not None and not -rank <= axis < rank:
                 raise ValueError(
                     f"{NAME}: stacked gives the axis {axis} for {path_str(paths[i])}, "
@@ -139,6 +189,17 @@ def _stacks_of_user(
                 )
             axes[i] = None if axis is None else axis % rank
     return axes
+
+
+def _matches(pattern: Any, paths: Sequence[Path]) -> list[int]:
+    try:
+        match = re.compile(pattern).fullmatch
+    except (re.error, TypeError) as error:
+        raise ValueError(
+            f"{NAME}: {pattern!r} in stacked is not a regular expression: {error}. Use "
+            "'.*' (not '*') to match any text."
+        ) from error
+    return [i for i, path in enumerate(paths) if match(path_str(path))]
 
 
 def _draws(jaxpr: core.Jaxpr) -> bool:

@@ -30,7 +30,7 @@ from decayax._symmetries.degrees import read_degrees
 from decayax._symmetries.float64 import in_float64, NO_EPSILON, widen
 from decayax._symmetries.measured import Measured
 from decayax._symmetries.probes import probe
-from decayax._symmetries.problem import pose, Problem
+from decayax._symmetries.problem import pose, Problem, require_whole
 from decayax._symmetries.report import ScaleSymmetries
 
 
@@ -105,6 +105,7 @@ def scale_symmetries(
         Conserved quantities of scalings: Kunin et al., Neural Mechanics (ICLR 2021),
         arXiv:2012.04728.
     """
+    require_whole("seed", seed)
     problem = pose(function, params, stacked, max_weights)
     reading = read_degrees(problem.program, problem.parameters)
     with _float64_on_cpu():
@@ -121,6 +122,7 @@ def _float64_on_cpu() -> Iterator[None]:
         stack.enter_context(home.enable_x64(True))
         stack.enter_context(jax.numpy_dtype_promotion("standard"))
         stack.enter_context(jax.numpy_rank_promotion("allow"))
+        stack.enter_context(jax.transfer_guard("allow"))
         try:
             cpu = jax.local_devices(backend="cpu")[0]
         except RuntimeError:  # the process was started without it
@@ -153,14 +155,15 @@ def _measure(problem: Problem, seed: int) -> Measured:
         raise
     tolerance = NARROW_TOLERANCE if narrow else TOLERANCE
     found = classify(probes, tolerance)
-    eye = np.eye(len(found.dead))
+    eye = np.eye(len(found.flat))
     vectors = {
-        "dead": np.where(eye[found.dead] > 0, np.nan, 0.0),
+        "dead": np.where(eye[found.flat] > 0, np.nan, 0.0),
+        "flat": eye[found.flat],
         "invariant": eye[found.invariant],
         "groups": found.groups,
     }
     every = [v for rows in vectors.values() for v in rows]
-    changes = deviations(function, leaves, parameters, every, (NO_EPSILON, 1.0), seed)
+    changes = deviations(function, leaves, parameters, every, seed)
     ends = np.cumsum([len(rows) for rows in vectors.values()])[:-1]
     changes = np.split(changes, ends, axis=1)
     by_kind = dict(zip(vectors, changes, strict=True))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeAlias
 
 import jax
@@ -214,6 +214,15 @@ def _predicate(name: str, paths: Paths, known: SumsByPath) -> Callable[[str], bo
         return lambda path: all(each.kind == INVARIANT for each in slices[path])
     if callable(paths):
         return paths
+    if isinstance(paths, Mapping):  # path -> bool
+        flags = [value for value in paths.values() if not isinstance(value, bool)]
+        if flags:
+            raise TypeError(
+                f"{name}: a dict for scale_invariant must be path -> bool, got the "
+                f"value {short_repr(flags[0])}. Pass the result of dx.scale_symmetries."
+            )
+        _require_measured(name, paths, known)
+        return lambda path: paths.get(path, False)
     if isinstance(paths, str) or not isinstance(paths, Collection):
         hint = f"[{paths!r}]" if isinstance(paths, str) else "['kernel'], for example"
         raise TypeError(
@@ -221,12 +230,18 @@ def _predicate(name: str, paths: Paths, known: SumsByPath) -> Callable[[str], bo
             f"collection of paths or a function path -> bool, got {short_repr(paths)}. "
             f"Pass {hint}."
         )
+    _require_measured(name, paths, known)
+    return frozenset(paths).__contains__
+
+
+def _require_measured(name: str, paths: Collection[str], known: SumsByPath) -> None:
     if unknown := sorted(set(paths) - known.keys()):
         raise ValueError(
             f"{name}: scale_invariant names {summarize_paths(unknown)}, which no "
-            f"tracker measures. The parameters are {summarize_paths(known)}."
+            f"tracker measures. The parameters are {summarize_paths(known)}. (Slices "
+            "of a stack are measured together: pass the result of "
+            "dx.scale_symmetries.)"
         )
-    return frozenset(paths).__contains__
 
 
 def _statistics(s: Sums, xp: Any, is_invariant: bool) -> dict[str, Any]:
