@@ -11,9 +11,9 @@ from decayax._symmetries.units import Parameter
 
 
 LOG_FACTOR = 0.7
-# Factors of a million, also: some functions have a symmetry near the parameters only,
-# such as ReLU6 with small weights, or a softmax that is saturated.
-LOG_FACTORS = (LOG_FACTOR, 14.0, -14.0)
+# Also factors of 160 000: some functions have a symmetry near the parameters only, as
+# ReLU6 with small weights, or a softmax that is saturated.
+LOG_FACTORS = (LOG_FACTOR, 12.0, -12.0)
 FAR = (3.0, 0.0)  # other parameters of the same size, for dead units
 POINTS = 3  # random parameters at which the outputs are compared
 
@@ -25,15 +25,15 @@ def deviations(
     candidates: Sequence[np.ndarray],
     seed: int,
 ) -> np.ndarray:
-    """[points, candidates, 2]: the largest relative change of the outputs.
+    """[points, candidates, 3]: the largest relative change of the outputs.
 
-    The first one is that without ε, for all factors, and the second one with the ε of
-    the function, for the factor exp(0.7). A candidate is a vector of exponents. NaN as
-    an exponent replaces the unit by other numbers.
+    The first one is for the factor exp(0.7) without ε, the second one for large factors
+    without ε, and the third one for exp(0.7) with the ε of the function. A candidate is
+    a vector of exponents. NaN as an exponent replaces the unit by other numbers.
     """
     run = jit_once(function)
     random = np.random.default_rng(seed + 1)
-    result = np.zeros((POINTS, len(candidates), 2))
+    result = np.zeros((POINTS, len(candidates), 3))
     for point in range(POINTS):
         theta, plain, real = [], [], []
         for amounts in JITTERS:
@@ -49,12 +49,10 @@ def deviations(
                 for other, log_factor in zip(others, LOG_FACTORS, strict=True)
             ]
             exact = [_change(plain, run(x, NO_EPSILON)) for x in moved]
-            # A factor of a million may overflow: then the others decide.
-            known = [change for change in exact if np.isfinite(change)]
-            result[point, i] = (
-                max(known, default=np.inf),
-                _change(real, run(moved[0], 1.0)),
-            )
+            # A large factor may overflow: then the others decide.
+            far = [change for change in exact[1:] if np.isfinite(change)]
+            change = _change(real, run(moved[0], 1.0))
+            result[point, i] = exact[0], max(far, default=0.0), change
     return result
 
 

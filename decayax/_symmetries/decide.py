@@ -16,6 +16,8 @@ from decayax._symmetries.report import LeafSymmetry, ScaleSymmetries
 
 # Without ε, the outputs change by rounding errors only. Norms can amplify them.
 CONFIRMED, NARROW_CONFIRMED = 1e-6, 1e-2
+# Large factors make large rounding errors in a small difference of large numbers.
+FAR_CONFIRMED = 1e-2
 # The ε of a norm matters if the outputs change by more than this part.
 LARGE_DEVIATION = 0.1
 # A sensitivity below is worth a note: nearly invariant, such as a soft cap.
@@ -57,9 +59,7 @@ def decide(problem: Problem, measured: Measured, reading: Reading) -> ScaleSymme
         for parameter in problem.known()
         for unit in parameter.units()
     ]
-    notes = _notes(problem, measured, leaves, [names[i] for i in decision.lost])
-    if decision.lost_groups:
-        notes.append(f"undecided: scaling refutes {decision.lost_groups} groups")
+    notes = _notes(problem, measured, leaves) + _doubts(measured, leaves, decision)
     notes += _comparison(names, vectors, by_program, reading, dead)
     groups = [
         {names[i]: float(a) for i, a in enumerate(vector) if a}
@@ -109,9 +109,10 @@ def _axes(measured: Measured, problem: Problem, unit: int) -> tuple[int, ...]:
 def _confirmed(measured: Measured, kind: str) -> tuple[np.ndarray, np.ndarray]:
     """Whether each candidate holds for a finite scaling, and its deviation with ε."""
     limit = NARROW_CONFIRMED if measured.narrow else CONFIRMED
-    exact, real = np.moveaxis(measured.changes[kind], -1, 0)
+    near, far, real = np.moveaxis(measured.changes[kind], -1, 0)
     # A norm of almost nothing consists of rounding errors: one good point is enough.
-    return exact.min(axis=0) <= limit, real.max(axis=0)
+    holds = (near.min(axis=0) <= limit) & (far.min(axis=0) <= FAR_CONFIRMED)
+    return holds, real.max(axis=0)
 
 
 def _fulfilled(
@@ -156,11 +157,9 @@ def _comparison(
 
 
 def _notes(
-    problem: Problem,
-    measured: Measured,
-    leaves: Sequence[LeafSymmetry],
-    lost: Sequence[str],
+    problem: Problem, measured: Measured, leaves: Sequence[LeafSymmetry]
 ) -> list[str]:
+    """How the answer was found."""
     rows, (last, null) = len(measured.probes.products), measured.candidates.gap
     notes = [
         f"{rows} vector-Jacobian products in float64 at random parameters, without the "
@@ -171,25 +170,10 @@ def _notes(
             f"; singular values: at most {max(null, NOISE):.0e} for the groups, at "
             f"least {last:.0e} for all else"
         )
-    if lost:
-        notes.append(
-            f"undecided: {summarize_paths(lost)} has the derivative 0 along its scale, "
-            "but the outputs change if it is scaled by a larger factor: the function "
-            "rounds or clips, or is constant near the parameters; counted as seen"
-        )
     large = [x.path for x in leaves if x.deviation > LARGE_DEVIATION]
     if large:
         notes.append(
             f"the ε of a norm matters for {summarize_paths(large)}: see the deviation"
-        )
-    near = [
-        x for x in leaves if x.kind not in (INVARIANT, DEAD) and x.sensitivity < NEAR
-    ]
-    if near:
-        closest = min(near, key=lambda x: x.sensitivity)
-        notes.append(
-            f"nearly invariant: {summarize_paths(x.path for x in near)}, with a "
-            f"sensitivity of {closest.sensitivity:.0e} or more"
         )
     if measured.narrow:
         names = ", ".join(sorted(measured.narrow))
@@ -198,5 +182,36 @@ def _notes(
         notes.append(
             "the function draws random numbers (dropout?): the answer holds for one "
             "draw; switch dropout off"
+        )
+    return notes
+
+
+def _doubts(
+    measured: Measured, leaves: Sequence[LeafSymmetry], decision: _Decision
+) -> list[str]:
+    """What could not be decided."""
+    notes = []
+    if decision.lost:
+        lost = summarize_paths(leaves[unit].path for unit in decision.lost)
+        notes.append(
+            f"undecided, counted as seen: {lost}. The derivative along the scale is 0, "
+            "but the outputs change with a large factor: the function rounds or clips, "
+            "or is constant near the parameters"
+        )
+    if decision.lost_groups:
+        notes.append(
+            f"undecided: {decision.lost_groups} groups hold near the parameters only, "
+            "and not for large factors"
+        )
+    near = [
+        x
+        for x in leaves
+        if x.kind not in (INVARIANT, DEAD) and measured.tolerance < x.sensitivity < NEAR
+    ]
+    if near:
+        closest = min(near, key=lambda x: x.sensitivity)
+        notes.append(
+            f"nearly invariant: {summarize_paths(x.path for x in near)}, with a "
+            f"sensitivity of {closest.sensitivity:.0e} or more"
         )
     return notes

@@ -26,8 +26,8 @@ KEEPING = (
     | IDENTITIES
     | frozenset(
         """
-        abs all_gather all_to_all conj cummax cummin cumsum dynamic_slice fft gather imag
-        neg pmax pmin ppermute psum psum_invariant real reduce_max reduce_scatter
+        abs all_gather all_to_all conj cummax cummin cumsum dynamic_slice fft gather
+        imag neg pmax pmin ppermute psum psum_invariant real reduce_max reduce_scatter
         reduce_min reduce_sum reduce_window_max reduce_window_min reduce_window_sum rev
         slice split top_k
         """.split()  # noqa: SIM905

@@ -16,5 +16,5 @@ class Measured(NamedTuple):
     tolerance: float
     narrow: set[str]  # primitives that do not run in float64
     # "dead", "flat", "invariant", "groups" -> relative changes of the outputs if it is
-    # scaled, [points, candidates, 2]: without ε, and with the ε of the function
+    # scaled, [points, candidates, 3]: without ε; by large factors; with ε
     changes: dict[str, np.ndarray]

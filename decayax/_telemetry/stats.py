@@ -215,14 +215,14 @@ def _predicate(name: str, paths: Paths, known: SumsByPath) -> Callable[[str], bo
     if callable(paths):
         return paths
     if isinstance(paths, Mapping):  # path -> bool
-        flags = [value for value in paths.values() if not isinstance(value, bool)]
+        flags = [x for x in paths.values() if not isinstance(x, int | float)]
         if flags:
             raise TypeError(
                 f"{name}: a dict for scale_invariant must be path -> bool, got the "
                 f"value {short_repr(flags[0])}. Pass the result of dx.scale_symmetries."
             )
         _require_measured(name, paths, known)
-        return lambda path: paths.get(path, False)
+        return lambda path: bool(paths.get(path, False))
     if isinstance(paths, str) or not isinstance(paths, Collection):
         hint = f"[{paths!r}]" if isinstance(paths, str) else "['kernel'], for example"
         raise TypeError(
