@@ -320,6 +320,24 @@ def test_one_leaf_that_is_dead():
     assert leaf.kind == "dead"
 
 
+def test_a_saturated_softmax():
+    """Its derivative is exactly 0, but not for scores that are a million times less."""
+
+    def function(p):
+        return jax.nn.softmax((X @ p["q"]) @ (X @ p["k"]).T) @ X
+
+    found = dx.scale_symmetries(
+        function, {"q": 1e3 * draw(6, 4), "k": 1e3 * draw(6, 4)}
+    )
+    assert kinds(found) == {"q": "seen", "k": "seen"}
+    assert any("undecided, counted as seen: k, q" in note for note in found.notes)
+
+
+def test_the_sign_of_one_number_is_not_dead():
+    found = dx.scale_symmetries(lambda a: X * a / jnp.abs(a), jnp.float32(2.0))
+    assert kinds(found) == {"(root)": "invariant"}
+
+
 def test_rounding_is_not_dead():
     found = dx.scale_symmetries(lambda p: X @ jnp.round(p["w"]), {"w": 5 * draw(6, 3)})
     assert kinds(found) == {"w": "seen"}
@@ -476,7 +494,14 @@ def looped(p):
     return jax.lax.fori_loop(0, 3, body, X) @ p["head"]
 
 
-@pytest.mark.parametrize("function", [scanned, unrolled, looped])
+def split(p):
+    h = X
+    for w in jnp.split(p["w"], 3):
+        h = rms_norm(h @ w[0])
+    return h @ p["head"]
+
+
+@pytest.mark.parametrize("function", [scanned, unrolled, looped, split])
 def test_slices_of_a_stack(function):
     found = dx.scale_symmetries(function, STACK)
     assert kinds(found) == {"head": "seen"} | dict.fromkeys(
@@ -619,6 +644,12 @@ def test_table():
             ValueError,
             "two parameters have the path a/b",
         ),
+        (
+            lambda p: p["a"][0] @ p["a"][1] + p["a[0]"],
+            {"a": draw(2, 6, 6), "a[0]": draw(6)},
+            ValueError,
+            r"two parameters have the path a\[0\]",
+        ),
     ],
     ids=[
         "int",
@@ -630,6 +661,7 @@ def test_table():
         "nan",
         "large",
         "twice",
+        "slice",
     ],
 )
 def test_wrong_use(function, params, error, text):

@@ -11,9 +11,9 @@ from decayax._symmetries.units import Parameter
 
 
 LOG_FACTOR = 0.7
-# Also factors of 160 000: some functions have a symmetry near the parameters only, as
+# Also factors of a million: some functions have a symmetry near the parameters only, as
 # ReLU6 with small weights, or a softmax that is saturated.
-LOG_FACTORS = (LOG_FACTOR, 12.0, -12.0)
+LOG_FACTORS = (LOG_FACTOR, 14.0, -14.0)
 FAR = (3.0, 0.0)  # other parameters of the same size, for dead units
 POINTS = 3  # random parameters at which the outputs are compared
 
@@ -41,8 +41,9 @@ def deviations(
             plain, real = run(theta, NO_EPSILON), run(theta, 1.0)
             if all(bool(np.all(np.isfinite(y))) for y in [*plain, *real]):
                 break
-        same_signs = jitter(random, leaves, FAR)
-        others = [same_signs, [_other_signs(random, x) for x in same_signs], same_signs]
+        far = jitter(random, leaves, FAR)
+        mixed = [x * random.choice([-1.0, 1.0], x.shape) for x in far]
+        others = [far, mixed, [-x for x in far]]  # a dead unit has no sign, either
         for i, candidate in enumerate(candidates):
             moved = [
                 _moved(theta, other, parameters, candidate, log_factor)
@@ -50,9 +51,9 @@ def deviations(
             ]
             exact = [_change(plain, run(x, NO_EPSILON)) for x in moved]
             # A large factor may overflow: then the others decide.
-            far = [change for change in exact[1:] if np.isfinite(change)]
+            large = [change for change in exact[1:] if np.isfinite(change)]
             change = _change(real, run(moved[0], 1.0))
-            result[point, i] = exact[0], max(far, default=0.0), change
+            result[point, i] = exact[0], max(large, default=0.0), change
     return result
 
 
@@ -71,10 +72,6 @@ def _moved(
         factor = np.exp(np.where(is_replaced, 0.0, log_factor * exponents))
         moved.append(np.where(is_replaced, other, x * factor))
     return moved
-
-
-def _other_signs(random: np.random.Generator, x: np.ndarray) -> np.ndarray:
-    return x * random.choice([-1.0, 1.0], x.shape)
 
 
 def _change(before: Sequence[Any], after: Sequence[Any]) -> float:

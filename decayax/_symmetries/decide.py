@@ -36,7 +36,7 @@ class _Decision(NamedTuple):
 
 def decide(problem: Problem, measured: Measured, reading: Reading) -> ScaleSymmetries:
     """The answer for every unit."""
-    names = [p.name(u - p.first) for p in problem.known() for u in p.units()]
+    names = [name for p in problem.known() for name in p.names()]
     decision = _confirm(measured)
     kinds, dead = decision.kinds, decision.kinds == DEAD
     alone = np.eye(len(names))[kinds == INVARIANT]
@@ -79,7 +79,8 @@ def _confirm(measured: Measured) -> _Decision:
         holds, changes = _confirmed(measured, kind)
         kinds[units[holds]] = INVARIANT
         deviation[units[holds]] = changes[holds]
-    is_dead, _ = _confirmed(measured, "dead")
+    # All points: at one, the numbers that replace it may have the signs that matter.
+    is_dead = np.all(measured.changes["dead"][..., :2] <= FAR_CONFIRMED, axis=(0, 2))
     kinds[flat[is_dead]] = DEAD
     deviation[flat[is_dead]] = np.nan
     keeps, changes = _confirmed(measured, "groups")

@@ -166,9 +166,9 @@ def _read_eqn(
         return _read(body.jaxpr, body.consts, inputs, used, scope, context)
     if name == "scan" and eqn.params["length"] <= MAX_ITERATIONS:
         return _read_scan(eqn, inputs, scope, context)
-    taken = _taken_slice(eqn, inputs, context)
+    taken = _taken_slices(eqn, inputs, context)
     if taken:
-        return [taken]
+        return taken
     stack = inputs[0].stack if inputs else None
     if stack and name in ("convert_element_type", "copy", "optimization_barrier"):
         return inputs
@@ -183,24 +183,26 @@ def _read_eqn(
     return outputs
 
 
-def _taken_slice(
+def _taken_slices(
     eqn: core.JaxprEqn, inputs: list[Degree], context: _Context
-) -> Degree | None:
-    """The degree of one slice of a stack, at a known index."""
+) -> list[Degree]:
+    """The degrees of single slices of a stack, at known indices."""
     stack = inputs[0].stack if inputs else None
     if stack is None or stack.stack is None:
-        return None
+        return []
     name, axis = eqn.primitive.name, stack.stack
+    if name == "split" and axis == eqn.params["axis"]:
+        is_single = len(eqn.outvars) == stack.count()
+        indices = range(stack.count()) if is_single else ()
+        return [_slice(stack, index, context) for index in indices]
     before, after = shape_of(eqn.invars[0]), shape_of(eqn.outvars[0])
-    if name not in ("slice", "dynamic_slice") or len(after) != len(before):
-        return None
-    if after[axis] != 1:
-        return None
+    if name not in ("slice", "dynamic_slice") or after[axis] != 1:
+        return []
     if name == "slice":
         index = eqn.params["start_indices"][axis]
     else:
         index = inputs[1 + axis].uniform
-    return None if index is None else _slice(stack, int(index), context)
+    return [] if index is None else [_slice(stack, int(index), context)]
 
 
 def _read_scan(

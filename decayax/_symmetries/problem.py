@@ -71,9 +71,19 @@ def pose(
         [shapes[i] for i in kept],
         [stacks.get(i) for i in kept],
     )
+    names = [name for p in known for name in p.names()]
+    _require_once(names)
     by_leaf = dict(zip(kept, known, strict=True))
     parameters = [by_leaf.get(i) for i in range(len(values))]
     return Problem(program, values, parameters, _draws(program.jaxpr))
+
+
+def _require_once(names: Sequence[str]) -> None:
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise ValueError(
+            f"{NAME}: two parameters have the path {twice[0]}. Rename one of the keys."
+        )
 
 
 def _check_leaves(
@@ -81,11 +91,6 @@ def _check_leaves(
 ) -> list[bool]:
     """Whether each leaf has a scale."""
     require_no_state(NAME, params)
-    twice = [path for path, count in Counter(map(path_str, paths)).items() if count > 1]
-    if twice:
-        raise ValueError(
-            f"{NAME}: two parameters have the path {twice[0]}. Rename one of the keys."
-        )
     for path, x in zip(paths, values, strict=True):
         if isinstance(x, jax.core.Tracer):
             raise TypeError(

@@ -4,7 +4,7 @@ A parameter is a stack along an axis if the program takes its slices one by one:
 
     scan      the parameter is scanned over
     a loop    it is indexed in the body of a scan
-    an index  all slices are taken, as in ``w[0]``, ``w[1]``, ..., or those of a product
+    an index  all slices are taken, as in ``w[0]``, ``w[1]``, or those of a product
               with the parameter, as in a joint projection to queries, keys and values
     vmap      the axis is a batch axis of a matrix product inside ``jax.vmap``
 
@@ -202,6 +202,8 @@ def _axes_of_output(
     if name in ("slice", "dynamic_slice"):
         is_parameter = flows[0] is not None and flows[0].is_parameter
         _note_slice(eqn, first, found, at_index=in_loop and is_parameter)
+    if name == "split" and set(params["sizes"]) == {1} and len(before) > 1:
+        found.stacks.update(first[params["axis"]])  # jnp.unstack, jnp.split
     if name in ("slice", "dynamic_slice", "split"):
         pairs = zip(before, after, first, strict=True)
         return tuple(x if a == b else NOWHERE for a, b, x in pairs)

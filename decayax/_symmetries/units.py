@@ -39,6 +39,9 @@ class Parameter(NamedTuple):
         path = path_str(self.path)
         return path if self.stack is None else f"{path}[{':,' * self.stack}{index}]"
 
+    def names(self) -> list[str]:
+        return [self.name(index) for index in range(self.count())]
+
     def path_str(self) -> str:
         return path_str(self.path)
 
