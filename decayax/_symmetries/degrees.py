@@ -195,8 +195,8 @@ def _taken_slices(
         is_single = len(eqn.outvars) == stack.count()
         indices = range(stack.count()) if is_single else ()
         return [_slice(stack, index, context) for index in indices]
-    before, after = shape_of(eqn.invars[0]), shape_of(eqn.outvars[0])
-    if name not in ("slice", "dynamic_slice") or after[axis] != 1:
+    is_one = name in ("slice", "dynamic_slice") and shape_of(eqn.outvars[0])[axis] == 1
+    if not is_one:
         return []
     if name == "slice":
         index = eqn.params["start_indices"][axis]
