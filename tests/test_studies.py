@@ -1,4 +1,4 @@
-"""The studies demo, why, tuning, same, symmetry: end to end, fair arms, numbers that follow."""
+"""The studies except bf16: end to end, fair arms, numbers that follow."""
 
 import dataclasses
 import functools

@@ -137,10 +137,8 @@ def _ratios(folder: Path, plan: dict[str, Any]) -> Iterator[Ratio]:
             found = ratios(stored, points, plan["betas"][optimizer])
             rate, decay = np.transpose(points)[:, :, None, None, None]
             free = stored["weight_norm"] / np.sqrt(stored["sizes"] * rate / (2 * decay))
-            setting, is_adam = (
-                f"{network} with {shown(optimizer)}",
-                optimizer == "AdamW",
-            )
+            setting = f"{network} with {shown(optimizer)}"
+            is_adam = optimizer == "AdamW"
             for kind in KINDS:
                 chosen = stored["kinds"] == kind
                 if chosen.any():
@@ -148,9 +146,7 @@ def _ratios(folder: Path, plan: dict[str, Any]) -> Iterator[Ratio]:
                         _median_and_range(each[..., chosen])
                         for each in (found["angle"], found["norm"], free)
                     )
-                    yield Ratio(
-                        setting, kind, x, y, z if optimizer == "AdamW" else None
-                    )
+                    yield Ratio(setting, kind, x, y, z if is_adam else None)
             if "group/angle" in stored:
                 group = {n: stored[f"group/{n}"] for n in STATISTICS}
                 found = ratios(group, points, plan["betas"][optimizer])
