@@ -3,10 +3,7 @@
 import sys as _sys
 
 from decayax import masks, rates
-from decayax._audit.audit import audit
-from decayax._audit.findings import Finding
-from decayax._audit.leaf import LeafAudit
-from decayax._audit.report import Audit
+from decayax._audit import Audit, audit, Finding, LeafAudit
 from decayax._core.face import name_public_modules as _name_public_modules
 from decayax._optimizers.adam import adam_l2, adamw
 from decayax._optimizers.adopt import adopt_state
@@ -24,6 +21,10 @@ from decayax._rounding.stochastic import (
     StochasticRoundingState,
     with_stochastic_rounding,
 )
+from decayax._symmetries.balance import balance
+from decayax._symmetries.models import equinox_function, linen_function, nnx_function
+from decayax._symmetries.report import LeafSymmetry, ScaleSymmetries
+from decayax._symmetries.symmetries import scale_symmetries
 from decayax._telemetry.stats import decay_stats, measure_decay
 from decayax._telemetry.table import decay_table, DecayTable
 from decayax._telemetry.track import track_decay, TrackDecayState
@@ -43,31 +44,26 @@ from decayax._transforms.stddev import scale_by_stddev, ScaleByStddevState
 __version__ = "0.1.0"  # pyproject.toml reads it from here
 
 __all__ = [
-    # decay in one of the three places, around a finished optimizer, or in the loss
-    "add_l2_to_grad",
+    "add_l2_to_grad",  # decay in one of three places, around an optimizer, in the loss
     "decoupled_decay",
     "independent_decay",
     "with_decay",
     "l2_penalty",
     "DecayState",
-    # preconditioners
-    "scale_by_rms",
+    "scale_by_rms",  # preconditioners
     "ScaleByRmsState",
     "scale_by_stddev",
     "ScaleByStddevState",
-    # optimizers in pairs: with L2, with decoupled decay
-    "sgd_l2",
+    "sgd_l2",  # pairs: with L2, with decoupled decay
     "sgdw",
     "rmsprop_l2",
     "rmspropw",
     "adam_l2",
     "adamw",
     "LearningRateState",
-    # what decays, and how strongly
-    "masks",
+    "masks",  # what decays, and how strongly
     "rates",
-    # measured decay of any optimizer: in an audit, while training
-    "audit",
+    "audit",  # measured decay of any optimizer: before or while training
     "Audit",
     "LeafAudit",
     "Finding",
@@ -77,8 +73,14 @@ __all__ = [
     "decay_table",
     "DecayTable",
     "TrackDecayState",
-    # 16-bit weights and moments; a running job moves to another optimizer
-    "apply_updates",
+    "scale_symmetries",  # weights whose size the model does not see
+    "ScaleSymmetries",
+    "LeafSymmetry",
+    "balance",
+    "nnx_function",
+    "linen_function",
+    "equinox_function",
+    "apply_updates",  # 16-bit weights and moments; running jobs
     "adopt_state",
     "with_stochastic_rounding",
     "with_compensation",

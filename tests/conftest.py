@@ -13,6 +13,16 @@ import jax  # noqa: E402
 import pytest  # noqa: E402
 
 
+@pytest.hookimpl(tryfirst=True)  # before `-m "not needs_extras"` selects
+def pytest_collection_modifyitems(items):
+    """A doctest that imports a framework for models needs it."""
+    for item in items:
+        examples = getattr(getattr(item, "dtest", None), "examples", ())
+        source = "".join(example.source for example in examples)
+        if "flax" in source or "equinox" in source:
+            item.add_marker(pytest.mark.needs_extras)
+
+
 @pytest.fixture(autouse=True)
 def strict(request):
     """Strict promotion, unless a marker names the part of optax that is not clean."""

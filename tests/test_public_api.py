@@ -26,8 +26,9 @@ SIGNATURES = Path(__file__).parent / "data" / "signatures.txt"
 MODULES = {"": dx, "masks.": dx.masks, "rates.": dx.rates}
 # Public functions without a catalogue row.
 NOT_TRANSFORMS = {
-    *("adopt_state", "apply_updates", "audit"),
+    *("adopt_state", "apply_updates", "audit", "balance"),
     *("decay_stats", "decay_table", "measure_decay"),
+    *("equinox_function", "linen_function", "nnx_function", "scale_symmetries"),
 }
 
 

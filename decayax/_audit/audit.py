@@ -24,6 +24,7 @@ from decayax._audit.measured import measure_all, Request
 from decayax._audit.plan import make_plan, Plan
 from decayax._audit.report import Audit
 from decayax._core.strength import as_strength, short_repr
+from decayax._core.symmetry import match, require_symmetries, Symmetries
 from decayax._transforms.kernel import is_optimizer
 
 
@@ -46,6 +47,7 @@ def audit(
     extra_args: dict[str, Any] | None = None,
     axis_names: Sequence[str] = (),
     sample: bool | None = None,
+    symmetries: Symmetries | None = None,
 ) -> Audit:
     r"""What decay an optimizer really applies to each parameter.
 
@@ -107,6 +109,8 @@ def audit(
             "batch" for ``jax.lax.pmean(..., "batch")``.
         sample: True measures a few weights of each leaf only; False measures all. None:
             a sample if the optimizer does the same to a part of a leaf.
+        symmetries: the result of ``dx.scale_symmetries``, perhaps of a small model of
+            the same depth. It adds findings about decay that the model does not see.
 
     Returns:
         An :class:`Audit`. ``print`` it for a table. ``.leaves`` and ``.findings`` are
@@ -149,13 +153,21 @@ def audit(
         except NotAuditable as reason:
             finding = Finding("not auditable", True, *reason.args)
             return Audit((), (finding,), steps, False, False)
-        return _audit(plan, request, declared_decay(built), weight_decay)
+        declared = declared_decay(built)
+        return _audit(plan, request, declared, weight_decay, symmetries)
 
 
 def _audit(
-    plan: Plan, request: Request, declared: DeclaredDecay, weight_decay: float | None
+    plan: Plan,
+    request: Request,
+    declared: DeclaredDecay,
+    weight_decay: float | None,
+    symmetries: Symmetries | None,
 ) -> Audit:
     """Measure and judge."""
+    if symmetries is not None:
+        require_symmetries(NAME, symmetries)
+        match(NAME, symmetries, plan.shapes.items())
     if not sum(leaf.size for leaf in plan.shapes.values()):
         return Audit((), (NOTHING_TO_AUDIT,), plan.steps, plan.elementwise, False)
     # Overflow and 0/0 show as inf and NaN, which the findings report.
@@ -164,7 +176,7 @@ def _audit(
         evidence = evidence_of(everything, request)
     return Audit(
         leaves=tuple(e.leaf for e in evidence),
-        findings=find(evidence, declared, weight_decay),
+        findings=find(evidence, declared, weight_decay, symmetries),
         steps=plan.steps,
         elementwise=plan.elementwise,
         sampled=everything.plan.sampled,

@@ -10,12 +10,15 @@ from decayax._audit.declared import DeclaredDecay
 from decayax._audit.finding import Evidence, Finding
 from decayax._audit.leaf import LeafAudit
 from decayax._audit.modes import NONE
+from decayax._audit.unseen import find_unseen, UNSEEN_KINDS
 from decayax._core.paths import summarize_paths
+from decayax._core.symmetry import Symmetries
 
 
 TOO_SHORT = "half-life too short"
 KINDS = {
     *(finding.kind for finding in CHECKS),
+    *UNSEEN_KINDS,
     TOO_SHORT,
     "two decays at once",
     "no step",
@@ -41,6 +44,7 @@ def find(
     evidence: Sequence[Evidence],
     declared: DeclaredDecay,
     weight_decay: float | None,
+    symmetries: Symmetries | None = None,
 ) -> tuple[Finding, ...]:
     """All findings, serious ones first.
 
@@ -53,6 +57,7 @@ def find(
     ]
     findings += _too_short_for_any_run([e.leaf for e in evidence], declared)
     findings += _of_all(evidence, declared, weight_decay)
+    findings += find_unseen(evidence, symmetries) if symmetries is not None else []
     return tuple(sorted(findings, key=lambda finding: not finding.serious))
 
 

@@ -17,13 +17,14 @@ from decayax._core.paths import (
     summarize_paths,
 )
 from decayax._core.strength import is_concrete, short_repr
+from decayax._core.symmetry import by_parameter, INVARIANT, require_paths, Symmetries
 from decayax._telemetry.measure import measure_step, Sums
 from decayax._telemetry.track import TrackDecayState
 from decayax._transforms.kernel import require_optimizer, require_params
 
 
 Groups: TypeAlias = Callable[[str], str] | None
-Paths: TypeAlias = Collection[str] | Callable[[str], bool] | None
+Paths: TypeAlias = Collection[str] | Callable[[str], bool] | Symmetries | None
 SumsByPath: TypeAlias = dict[str, Any]
 
 
@@ -52,11 +53,12 @@ def decay_stats(
             inside ``jit`` and ``scan``, and of many runs (``vmap``).
         groups: path of a parameter -> name of its group. None: each parameter is its
             own group.
-        scale_invariant: the parameters for which the equilibrium has a meaning: a
-            collection of their paths, or path -> bool. The loss must not depend on
-            their scale, as before a normalisation; otherwise the gradients also
-            determine the norm. The equilibrium of other parameters, and of groups that
-            contain one, is NaN. None: it is calculated for all.
+        scale_invariant: the parameters for which the equilibrium has a meaning: the
+            result of ``dx.scale_symmetries``, a collection of their paths, or path ->
+            bool. The loss must not depend on their scale, as before a normalisation;
+            otherwise the gradients also determine the norm. The equilibrium of other
+            parameters (of a stack: if one of its slices is not invariant), and of
+            groups that contain one, is NaN. None: it is calculated for all.
 
     Returns:
         Entries with the key ``group/entry``: Python floats; inside ``jit`` JAX arrays;
@@ -206,12 +208,18 @@ def _predicate(name: str, paths: Paths, known: SumsByPath) -> Callable[[str], bo
     """Whether a path is among ``paths``."""
     if paths is None:
         return lambda path: True
+    if isinstance(paths, Symmetries):
+        slices = by_parameter(paths)
+        require_paths(name, slices, known)
+        return lambda path: all(each.kind == INVARIANT for each in slices[path])
     if callable(paths):
         return paths
-    if isinstance(paths, str):
+    if isinstance(paths, str) or not isinstance(paths, Collection):
+        hint = f"[{paths!r}]" if isinstance(paths, str) else "['kernel'], for example"
         raise TypeError(
-            f"{name}: scale_invariant must be a collection of paths or a function path "
-            f"-> bool, got {short_repr(paths)}. Pass [{paths!r}]."
+            f"{name}: scale_invariant must be a result of dx.scale_symmetries, a "
+            f"collection of paths or a function path -> bool, got {short_repr(paths)}. "
+            f"Pass {hint}."
         )
     if unknown := sorted(set(paths) - known.keys()):
         raise ValueError(

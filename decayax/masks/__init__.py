@@ -1,4 +1,4 @@
-"""What decays: masks by role, by path or by node, and what they decide.
+"""What decays: masks by role, path, node or symmetry, and what they decide.
 
 A mask gives every parameter a multiplier m of the decay: True, False, a number ≥ 0, or
 an array of them that broadcasts against the parameter (one for each row or layer).
@@ -17,6 +17,7 @@ from decayax.masks._by_role import (
     no_bias_norm_or_token,
     no_bias_or_norm,
 )
+from decayax.masks._by_symmetry import by_symmetry, scale_invariant
 from decayax.masks._combine import (
     all_of,
     any_of,
@@ -37,6 +38,8 @@ __all__ = [
     "by_role",
     "no_bias_or_norm",
     "no_bias_norm_or_token",
+    "by_symmetry",
+    "scale_invariant",
     "all_of",
     "any_of",
     "invert",

@@ -37,12 +37,13 @@ ARGUMENT_REPR.maxother = ARGUMENT_REPR.maxstring = 100  # characters
 
 
 def _repr_object(x: Any, level: int) -> str:
-    """A small array in one line, a large one by its shape; other objects as usual."""
+    """A small array or another object in one line; large ones by shape or type."""
     if isinstance(x, np.ndarray | jax.Array) and is_concrete(x):
         numbers = " ".join(np.array2string(np.asarray(x), separator=", ").split())
         is_small = len(numbers) < ARGUMENT_REPR.maxother
         return f"np.array({numbers})" if is_small else f"<array of shape {x.shape}>"
-    return reprlib.Repr.repr_instance(ARGUMENT_REPR, x, level)
+    text = reprlib.Repr.repr_instance(ARGUMENT_REPR, x, level)
+    return f"<{type(x).__name__}>" if "\n" in text else text  # it prints a table
 
 
 ARGUMENT_REPR.repr_instance = _repr_object

@@ -1,0 +1,123 @@
+"""A sparse basis of small integers for a space of exponents.
+
+The basis of a null space is not unique. A readable one has vectors with few entries,
+which are the circuits of the space: vectors whose support contains no smaller one. Row
+reduction with another order of the columns gives other circuits, so many orders give
+the short ones, and the greedy choice among them is the sparsest basis.
+"""
+
+import math
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+
+import numpy as np
+
+
+ZERO = 1e-6  # entries below are rounding errors: the exponents are small fractions
+MAX_DENOMINATOR = 24
+ORDERS = 60
+
+
+def sparse_basis(space: np.ndarray, seed: int = 0) -> np.ndarray:
+    """A basis of the rows of ``space`` with few entries each, small integers if it can.
+
+    >>> sparse_basis(np.array([[1.0, 1.0, -1.0, 0.0], [1.0, 1.0, 0.0, -2.0]]))
+    array([[ 1.,  1., -1.,  0.],
+           [ 0.,  0.,  1., -2.]])
+    """
+    space = row_reduce(space, range(space.shape[1]))
+    basis = _shortest(_circuits(space, np.random.default_rng(seed)), len(space))
+    while len(basis) > 1:
+        shorter = [_shorten(v, np.delete(basis, i, 0)) for i, v in enumerate(basis)]
+        new = _shortest([*basis, *shorter], len(space))
+        if np.count_nonzero(new) >= np.count_nonzero(basis):
+            break
+        basis = new
+    first = [int(np.flatnonzero(v)[0]) for v in basis]
+    return basis[np.argsort(first, kind="stable")]
+
+
+def row_reduce(matrix: np.ndarray, columns: Iterable[int]) -> np.ndarray:
+    """Gauss-Jordan elimination with pivots in the given columns, if possible.
+
+    Rows that depend on others are dropped.
+    """
+    matrix = np.array(matrix, float)
+    row = 0
+    for column in columns:
+        if row == len(matrix):
+            break
+        pivot = row + int(np.argmax(np.abs(matrix[row:, column])))
+        if abs(matrix[pivot, column]) <= ZERO:
+            continue
+        matrix[[row, pivot]] = matrix[[pivot, row]]
+        matrix[row] /= matrix[row, column]
+        others = matrix[:, column].copy()
+        others[row] = 0.0
+        matrix -= np.outer(others, matrix[row])
+        matrix[np.abs(matrix) <= ZERO] = 0.0
+        row += 1
+    return matrix[:row]
+
+
+def _circuits(space: np.ndarray, random: np.random.Generator) -> Iterator[np.ndarray]:
+    columns = np.arange(space.shape[1])
+    yield from space
+    yield from row_reduce(space, columns[::-1])
+    for _ in range(ORDERS):
+        yield from row_reduce(space, random.permutation(columns))
+
+
+def _shortest(vectors: Iterable[np.ndarray], dimension: int) -> np.ndarray:
+    """Independent vectors, those with the fewest and smallest entries first."""
+    by_direction = {tuple(np.round(v / v[v != 0][0], 6)): v for v in vectors}
+    unique = {tuple(v): v for v in map(_integers, by_direction.values())}
+    # The last key prefers early columns, so that the choice is the same everywhere.
+    by_length = sorted(
+        unique.items(),
+        key=lambda x: (np.count_nonzero(x[1]), np.abs(x[1]).sum(), x[0][::-1]),
+    )
+    chosen: list[np.ndarray] = []
+    orthonormal: list[np.ndarray] = []
+    for _, vector in by_length:
+        if len(chosen) == dimension:
+            break
+        rest = vector / np.linalg.norm(vector)
+        for direction in orthonormal:
+            rest = rest - (rest @ direction) * direction
+        if np.linalg.norm(rest) > ZERO:
+            chosen.append(vector)
+            orthonormal.append(rest / np.linalg.norm(rest))
+    return np.array(chosen)
+
+
+def _shorten(vector: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Subtract multiples of other vectors as long as entries vanish."""
+    while True:
+        candidates = [vector]
+        for other in others:
+            shared = np.flatnonzero((vector != 0) & (other != 0))
+            candidates += [vector - vector[j] / other[j] * other for j in shared]
+        best = min(candidates, key=_length)
+        if _length(best) >= _length(vector):
+            return vector
+        vector = np.where(np.abs(best) <= ZERO, 0.0, best)
+
+
+def _length(vector: np.ndarray) -> int:
+    return int(np.sum(np.abs(vector) > ZERO))
+
+
+def _integers(vector: np.ndarray) -> np.ndarray:
+    """The multiple with the smallest integers, its first entry positive.
+
+    Exponents that are no fractions with small denominators stay as they are.
+    """
+    entries = vector[np.abs(vector) > ZERO]
+    scaled = vector / (np.sign(entries[0]) * np.abs(entries).min())
+    fractions = [Fraction(float(x)).limit_denominator(MAX_DENOMINATOR) for x in scaled]
+    if any(abs(float(f) - x) > 1e-4 for f, x in zip(fractions, scaled, strict=True)):
+        return scaled
+    common = math.lcm(*(f.denominator for f in fractions))
+    integers = np.array([float(f * common) for f in fractions])
+    return integers / math.gcd(*(int(x) for x in integers))

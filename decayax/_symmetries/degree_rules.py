@@ -1,0 +1,162 @@
+"""Degrees of homogeneity of the outputs of one primitive."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jax.extend import core
+
+from decayax._jaxpr.dataflow import shape_of
+from decayax._symmetries.constants import is_epsilon, LAYOUT, uniform_value
+from decayax._symmetries.float64 import EPSILON, IDENTITIES
+from decayax._symmetries.units import Parameter
+
+
+# The degree of the first operand is kept. Indices have no degree.
+KEEPING = (
+    LAYOUT
+    | IDENTITIES
+    | frozenset(
+        """
+        abs conj cummax cummin cumsum dynamic_slice fft gather imag neg real reduce_max
+        reduce_min reduce_sum reduce_window_max reduce_window_min reduce_window_sum rev
+        slice split top_k
+        """.split()  # noqa: SIM905
+    )
+)
+# All operands that have a degree must have the same one.
+EQUAL = frozenset(
+    """
+    add add_any clamp complex concatenate dynamic_update_slice max min pad rem scatter
+    scatter-add scatter_add scatter_max scatter_min select_n sub
+    """.split()  # noqa: SIM905
+)
+# The same, but a common factor does not change the output.
+COMPARING = frozenset(["atan2", "eq", "ge", "gt", "le", "lt", "ne"])
+# Positive factors do not change the output.
+SCALE_FREE = frozenset(["argmax", "argmin", "is_finite", "sign"])
+PRODUCTS = frozenset(["conv_general_dilated", "dot_general", "mul"])
+POWERS = {"cbrt": 1 / 3, "cholesky": 0.5, "rsqrt": -0.5, "sqrt": 0.5, "square": 2.0}
+
+# Arithmetic of constants, such as the index of a loop.
+FOLDED = {
+    "add": np.add,
+    "sub": np.subtract,
+    "mul": np.multiply,
+    "lt": np.less,
+    "ge": np.greater_equal,
+    "max": np.maximum,
+    "min": np.minimum,
+    "select_n": lambda which, *cases: cases[int(which)],
+}
+
+
+class Degree(NamedTuple):
+    """The degree of a value."""
+
+    form: np.ndarray  # coefficients of the exponents
+    is_free: bool = False  # only 0, ±inf and NaN, which have every degree
+    uniform: float | None = None  # the value of a constant with equal elements
+    stack: Parameter | None = None  # a whole parameter, each slice with its own degree
+
+
+class Conditions(NamedTuple):
+    """The linear forms that must be 0, by their rounded coefficients."""
+
+    forms: dict[tuple[float, ...], np.ndarray]
+    units: int
+
+    def require_zero(self, form: np.ndarray) -> None:
+        if np.any(form):
+            self.forms[tuple(np.round(form, 9))] = form
+
+    def none(self) -> np.ndarray:
+        return np.zeros(self.units)
+
+
+def constant(value: Any, conditions: Conditions) -> Degree:
+    """The degree of a constant array."""
+    uniform = uniform_value(value)
+    is_float = jnp.issubdtype(getattr(value, "dtype", np.float64), jnp.inexact)
+    array = np.asarray(value) if is_float or uniform is not None else np.ones(())
+    # nan_to_num would not know bfloat16: compare in float64.
+    wide = array.astype(np.complex128)
+    is_free = bool(np.all((wide == 0) | ~np.isfinite(wide)))
+    return Degree(conditions.none(), is_free, uniform)
+
+
+def apply_rule(
+    eqn: core.JaxprEqn, inputs: Sequence[Degree], conditions: Conditions
+) -> list[Degree]:
+    """The degrees of the outputs of one operation; it adds its conditions."""
+    name = eqn.primitive.name
+    values = [x.uniform for x in inputs]
+    if name in FOLDED and all(value is not None for value in values):
+        return [constant(np.asarray(FOLDED[name](*values)), conditions)]
+    has_degree = [_is_inexact(atom) for atom in eqn.invars]
+    floats = [x for x, keep in zip(inputs, has_degree, strict=True) if keep]
+    if name == "convert_element_type" and not _is_inexact(eqn.outvars[0]):
+        name = "floor" if floats else name  # a cast to an integer
+    if name in KEEPING:
+        first = inputs[0] if inputs else Degree(conditions.none())
+        uniform = first.uniform if name in LAYOUT else None
+        return [Degree(first.form, first.is_free, uniform) for _ in eqn.outvars]
+    if name == "sort":
+        return [Degree(x.form, x.is_free) for x in inputs]
+    if name in SCALE_FREE:
+        return [Degree(conditions.none())]
+    if name in COMPARING or name in EQUAL:
+        kept = [x for x in floats if not (name in EPSILON and is_epsilon(x.uniform))]
+        common = _equal(kept, conditions)
+        return [Degree(conditions.none()) if name in COMPARING else common]
+    product = _product(eqn, name, floats, conditions)
+    if product is not None:
+        return [product]
+    for x in floats:
+        conditions.require_zero(x.form)
+    return [Degree(conditions.none()) for _ in eqn.outvars]
+
+
+def _is_inexact(atom: Any) -> bool:
+    return jnp.issubdtype(getattr(atom.aval, "dtype", np.bool_), jnp.inexact)
+
+
+def _equal(values: Sequence[Degree], conditions: Conditions) -> Degree:
+    """The common degree of values that are added, compared or joined."""
+    fixed = [x.form for x in values if not x.is_free]
+    if not fixed:
+        return Degree(conditions.none(), is_free=bool(values))
+    for form in fixed[1:]:
+        conditions.require_zero(form - fixed[0])
+    return Degree(fixed[0])
+
+
+def _product(
+    eqn: core.JaxprEqn, name: str, floats: Sequence[Degree], conditions: Conditions
+) -> Degree | None:
+    """The degree of a product, quotient or power; None for other operations."""
+    form = None
+    if name in PRODUCTS:
+        # An operand that is an integer was excluded; it has the degree 0.
+        form = sum((x.form for x in floats), conditions.none())
+    elif name in ("div", "triangular_solve") and len(floats) == 2:
+        over, under = floats if name == "div" else floats[::-1]
+        form = over.form - under.form
+    elif name == "integer_pow":
+        form = eqn.params["y"] * floats[0].form
+    elif name in POWERS:
+        form = POWERS[name] * floats[0].form
+    elif name == "pow" and len(floats) > 1 and floats[1].uniform is not None:
+        form = floats[1].uniform * floats[0].form
+    elif name == "pow" and len(floats) == 1:  # the exponent is an integer
+        conditions.require_zero(floats[0].form)
+        form = conditions.none()
+    elif name == "reduce_prod":
+        axes = eqn.params["axes"]
+        count = math.prod(shape_of(eqn.invars[0])[axis] for axis in axes)
+        form = count * floats[0].form
+    if form is None:
+        return None
+    return Degree(form, any(x.is_free for x in floats))

@@ -1,0 +1,501 @@
+"""Scale symmetries: every model of the truth table, random networks, wrong use."""
+
+import html
+
+import hypothesis
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from symmetric import ROWS
+from symmetric.checking import Probe
+from symmetric.comparison import differences, same_span
+from symmetric.random_networks import random_network
+
+import decayax as dx
+
+
+pytestmark = pytest.mark.relaxed("the models")
+X = jax.random.normal(jax.random.key(7), (16, 6))
+
+
+def draw(*shape, seed=0):
+    return jax.random.normal(jax.random.key(seed + sum(shape)), shape)
+
+
+def rms_norm(x, eps=1e-5):
+    return x * jax.lax.rsqrt(jnp.mean(x**2, -1, keepdims=True) + eps)
+
+
+def kinds(symmetries):
+    return {leaf.path: leaf.kind for leaf in symmetries.leaves}
+
+
+# --- known answers ----------------------------------------------------------------
+
+
+# The degrees of the program are those of whole values. They do not know that flags
+# choose a layer, or that a batch axis keeps the slices of a parameter apart.
+PROBES_ONLY = {"scan_with_flags", "ensemble", "mean_of_ensemble", "fused_qkv"}
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_known_answer(row):
+    function, params = row.make()
+    found = dx.scale_symmetries(function, params)
+    paths = Probe(row, function, params).paths
+    assert differences(row, paths, found.leaves, found.groups) == []
+    assert found.dimension == row.dimension or row.optional
+    assert not any("undecided" in note for note in found.notes)
+    for leaf in found.leaves:
+        assert np.isnan(leaf.deviation) == (leaf.kind in ("dead", "seen"))
+        assert not leaf.deviation > 0.1
+        assert leaf.kind != "invariant" or leaf.sensitivity < 1e-10
+        if leaf.kind in ("invariant", "joint") and row.name not in PROBES_ONLY:
+            assert leaf.confirmed == "probes and program"
+
+
+@hypothesis.given(st.integers(0, 2**31))
+@hypothesis.settings(max_examples=15, deadline=None, derandomize=True)
+def test_random_network(seed):
+    row = random_network(seed)
+    function, params = row.make()
+    found = dx.scale_symmetries(function, params)
+    paths = Probe(row, function, params).paths
+    assert differences(row, paths, found.leaves, found.groups) == []
+    assert not any("undecided" in note for note in found.notes)
+
+
+# --- the answer depends on the function only ----------------------------------------
+
+
+def two_layers(p):
+    h = rms_norm(X.astype(p["a"].dtype) @ p["a"]) * p["gain"]
+    return jax.nn.relu(h @ p["b"] + p["bias"]) @ p["c"]
+
+
+TWO_LAYERS = {
+    "a": draw(6, 8),
+    "gain": jnp.ones(8),
+    "b": draw(8, 5),
+    "bias": jnp.zeros(5),
+    "c": draw(5, 3),
+}
+GROUPS = (
+    {"b": 1.0, "bias": 1.0, "c": -1.0},
+    {"b": 1.0, "gain": -1.0},
+)
+
+
+def check_two_layers(found):
+    assert kinds(found) == {
+        "a": "invariant",
+        "gain": "joint",
+        "b": "joint",
+        "bias": "joint",
+        "c": "joint",
+    }
+    assert same_span(GROUPS, found.groups, list(TWO_LAYERS))
+    assert found.dimension == 3
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+def test_any_dtype(dtype):
+    params = jax.tree.map(lambda x: x.astype(dtype), TWO_LAYERS)
+    check_two_layers(dx.scale_symmetries(two_layers, params))
+
+
+def test_x64_and_strict_promotion_of_the_caller():
+    with jax.enable_x64(True):
+        params = jax.tree.map(lambda x: np.asarray(x, np.float64), TWO_LAYERS)
+        check_two_layers(dx.scale_symmetries(two_layers, params))
+        assert jnp.ones(()).dtype == jnp.float64
+    assert jnp.ones(()).dtype == jnp.float32
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_any_seed_and_size_of_the_parameters(seed):
+    params = jax.tree.map(lambda x: 30.0 ** (seed - 2) * x, TWO_LAYERS)
+    check_two_layers(dx.scale_symmetries(two_layers, params, seed=seed))
+
+
+def test_shapes_instead_of_values():
+    shapes = jax.eval_shape(lambda: TWO_LAYERS)
+    check_two_layers(dx.scale_symmetries(two_layers, shapes))
+
+
+def test_all_zeros():
+    params = jax.tree.map(jnp.zeros_like, TWO_LAYERS)
+    check_two_layers(dx.scale_symmetries(two_layers, params))
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        jax.jit,
+        jax.checkpoint,
+        lambda f: lambda p: jnp.mean(f(p)[:, 0] ** 2),
+        lambda f: lambda p: {"logits": f(p), "class": jnp.argmax(f(p), -1)},
+        lambda f: lambda p: jax.lax.cond(p["a"][0, 0] > 0, f, f, p),
+        lambda f: lambda p: jax.lax.map(lambda _: f(p), jnp.arange(2)),
+        lambda f: lambda p: jax.vmap(lambda _: f(p))(jnp.arange(2)),
+        lambda f: lambda p: jax.lax.stop_gradient(f(p)),
+    ],
+    ids=["jit", "checkpoint", "loss", "dict", "cond", "map", "vmap", "stop_gradient"],
+)
+def test_any_form_of_the_function(wrap):
+    check_two_layers(dx.scale_symmetries(wrap(two_layers), TWO_LAYERS))
+
+
+def test_custom_derivatives_are_ignored():
+    @jax.custom_vjp
+    def scaled(x):
+        return 2.0 * x
+
+    # A wrong rule: with it, the function would not depend on anything.
+    scaled.defvjp(lambda x: (scaled(x), None), lambda _, g: (jnp.zeros_like(g),))
+    found = dx.scale_symmetries(lambda p: scaled(two_layers(p)), TWO_LAYERS)
+    check_two_layers(found)
+
+
+def test_other_leaves_of_the_tree_have_no_scale():
+    params = {
+        "a": draw(6, 3),
+        "count": jnp.zeros((), jnp.int32),
+        "key": jax.random.key(0),
+        "none": None,
+        "masked": optax.MaskedNode(),
+    }
+    found = dx.scale_symmetries(lambda p: rms_norm(X @ p["a"]), params)
+    assert kinds(found) == {"a": "invariant"}
+
+
+def test_one_array_as_params():
+    (leaf,) = dx.scale_symmetries(lambda w: rms_norm(X @ w), draw(6, 3)).leaves
+    assert (leaf.path, leaf.kind, leaf.axes) == ("(root)", "invariant", ())
+
+
+# --- what is nearly a symmetry -------------------------------------------------------
+
+
+@pytest.mark.parametrize("eps", [0.0, 1e-12, 1e-8, 1e-5, 1e-3])
+@pytest.mark.parametrize(
+    "norm",
+    [
+        lambda x, eps: x / jnp.sqrt(jnp.sum(x**2, -1, keepdims=True) + eps),
+        lambda x, eps: x / (jnp.linalg.norm(x, axis=-1, keepdims=True) + eps),
+        lambda x, eps: x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), eps),
+        lambda x, eps: x / jnp.clip(jnp.linalg.norm(x, axis=-1, keepdims=True), eps),
+        lambda x, eps: x * (jnp.sum(x**2, -1, keepdims=True) + eps) ** -0.5,
+    ],
+    ids=["root", "sum", "max", "clip", "power"],
+)
+def test_an_epsilon_is_no_size(norm, eps):
+    (leaf,) = dx.scale_symmetries(lambda w: norm(X @ w, eps), draw(6, 3)).leaves
+    assert leaf.kind == "invariant"
+    assert leaf.deviation <= 10 * eps + 1e-12
+    assert leaf.confirmed == "probes and program"
+
+
+def test_deviation_is_that_of_the_function_with_its_epsilon():
+    tiny = {"w": 1e-3 * draw(6, 3)}
+    (leaf,) = dx.scale_symmetries(lambda p: rms_norm(X @ p["w"], 1e-8), tiny).leaves
+    assert leaf.kind == "invariant"
+    assert 1e-4 < leaf.deviation < 1e-1
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda w: 50.0 * jnp.tanh(X @ w / 50.0) / jnp.linalg.norm(w),
+        lambda w: jax.nn.gelu(X @ w) / jnp.linalg.norm(w),
+        lambda w: jax.nn.silu(1e3 * X @ w) / jnp.linalg.norm(w),
+        lambda w: jax.nn.relu(X @ w - 0.01) / jnp.linalg.norm(w),
+        lambda w: (X @ w) / jnp.sqrt(jnp.sum(w**2) + 0.01),
+        lambda w: (X @ w) / jnp.linalg.norm(w) ** 0.99,
+        lambda w: jnp.concatenate(
+            [X @ w / jnp.linalg.norm(w), 1e-4 * w.ravel()[None, :3]]
+        ),
+    ],
+    ids=["softcap", "gelu", "silu", "shift", "constant", "power", "small_term"],
+)
+def test_no_symmetry_is_invented(function):
+    (leaf,) = dx.scale_symmetries(function, 0.1 * draw(6, 3)).leaves
+    assert leaf.kind == "seen"
+
+
+def test_a_small_sensitivity_is_said():
+    def capped(w):
+        return 1e4 * jnp.tanh(X @ w / 1e4) / jnp.linalg.norm(w)
+
+    found = dx.scale_symmetries(capped, draw(6, 3))
+    assert kinds(found) == {"(root)": "seen"}
+    assert any("nearly invariant: (root)" in note for note in found.notes)
+
+
+def test_a_small_constant_that_is_no_epsilon_is_undecided():
+    """Without the constant, the function is w / |w|. With it, the constant is all."""
+    tiny = {"w": 1e-5 * draw(6)}
+    found = dx.scale_symmetries(lambda p: p["w"] / (jnp.abs(p["w"]) + 1e-3), tiny)
+    assert kinds(found) == {"w": "seen"}
+    assert any("undecided: w" in note for note in found.notes)
+
+
+def test_one_leaf_that_is_dead():
+    """Its gradient is a rounding error, and there is no other to compare it with."""
+
+    def shifted(b):
+        scores = X[:, :4] @ (X[:, 2:] + b).T
+        return jax.nn.softmax(scores)
+
+    (leaf,) = dx.scale_symmetries(shifted, draw(4)).leaves
+    assert leaf.kind == "dead"
+
+
+def test_rounding_is_not_dead():
+    found = dx.scale_symmetries(lambda p: X @ jnp.round(p["w"]), {"w": 5 * draw(6, 3)})
+    assert kinds(found) == {"w": "seen"}
+    assert any("undecided: w" in note for note in found.notes)
+
+
+# --- axes ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("summed", "expected"),
+    [(0, (1, 2)), (1, (0, 2)), ((0, 1), (2,)), ((1, 2), (0,)), (None, ())],
+    ids=str,
+)
+def test_axes_of_a_normalized_weight(summed, expected):
+    """Each vector along the summed axes has its own norm."""
+
+    def function(w):
+        return w / jnp.sqrt(jnp.sum(w**2, summed, keepdims=True))
+
+    (leaf,) = dx.scale_symmetries(function, draw(3, 4, 5)).leaves
+    assert (leaf.kind, leaf.axes) == ("invariant", expected)
+
+
+def test_axes_that_hold_only_one_at_a_time():
+    """Rows or columns may be scaled, but not single elements."""
+
+    def sinkhorn(w):
+        w = jnp.abs(w)
+        for _ in range(60):
+            w = w / jnp.sum(w, 0, keepdims=True)
+            w = w / jnp.sum(w, 1, keepdims=True)
+        return w
+
+    (leaf,) = dx.scale_symmetries(sinkhorn, 1.0 + draw(3, 4) ** 2).leaves
+    assert (leaf.kind, leaf.axes) == ("invariant", (1,))
+
+
+# --- stacks --------------------------------------------------------------------------
+
+
+STACK = {"w": draw(3, 6, 6), "head": draw(6, 2)}
+
+
+def scanned(p):
+    h, _ = jax.lax.scan(lambda h, w: (rms_norm(h @ w), None), X, p["w"])
+    return h @ p["head"]
+
+
+def unrolled(p):
+    h = X
+    for i in range(3):
+        h = rms_norm(h @ p["w"][i])
+    return h @ p["head"]
+
+
+def looped(p):
+    body = lambda i, h: rms_norm(h @ p["w"][i])  # noqa: E731
+    return jax.lax.fori_loop(0, 3, body, X) @ p["head"]
+
+
+@pytest.mark.parametrize("function", [scanned, unrolled, looped])
+def test_slices_of_a_stack(function):
+    found = dx.scale_symmetries(function, STACK)
+    assert kinds(found) == {"head": "seen"} | dict.fromkeys(
+        ["w[0]", "w[1]", "w[2]"], "invariant"
+    )
+    leaf = found.leaves[2]
+    assert (leaf.parameter, leaf.slice, leaf.shape) == ("w", (0, 1), (6, 6))
+    assert leaf.confirmed == "probes and program"
+
+
+def test_stacked_none_joins_the_slices():
+    found = dx.scale_symmetries(scanned, STACK, stacked={"w": None})
+    assert kinds(found) == {"w": "invariant", "head": "seen"}
+
+
+def test_stacked_axis_of_the_user():
+    """Of (5, 2, 4), one matrix is divided by its norm, and the other is not."""
+
+    def function(p):
+        norms = jnp.linalg.norm(p["qk"], axis=(0, 2), keepdims=True)
+        return p["qk"] / jnp.where(jnp.array([[[True], [False]]]), norms, 1.0)
+
+    params = {"qk": draw(5, 2, 4)}
+    assert kinds(dx.scale_symmetries(function, params)) == {"qk": "seen"}
+    found = dx.scale_symmetries(function, params, stacked={"q.*": -2})
+    assert kinds(found) == {"qk[:,0]": "invariant", "qk[:,1]": "seen"}
+    assert [leaf.slice for leaf in found.leaves] == [(1, 0), (1, 1)]
+
+
+# --- carrying over -------------------------------------------------------------------
+
+
+def transformer(width):
+    keys = iter(jax.random.split(jax.random.key(width), 20))
+
+    def matrix(*shape):
+        return jax.random.normal(next(keys), shape) / shape[0] ** 0.5
+
+    block = {
+        "q": matrix(width, width),
+        "k": matrix(width, width),
+        "v": matrix(width, width),
+        "o": matrix(width, width),
+        "up": matrix(width, 3 * width),
+        "down": matrix(3 * width, width),
+    }
+    params = {"embedding": matrix(11, width), "block": block, "head": matrix(width, 11)}
+    tokens = jax.random.randint(jax.random.key(0), (3, 5), 0, 11)
+
+    def function(p):
+        x, b = p["embedding"][tokens], p["block"]
+        h = rms_norm(x)
+        scores = (h @ b["q"]) @ (h @ b["k"]).mT
+        x = x + jax.nn.softmax(scores) @ (h @ b["v"]) @ b["o"]
+        x = x + jax.nn.gelu(rms_norm(x) @ b["up"]) @ b["down"]
+        return rms_norm(x) @ p["head"]
+
+    return function, params
+
+
+def test_a_small_and_a_larger_configuration_give_the_same_answer():
+    (small, few), (large, many) = transformer(4), transformer(24)
+    found = dx.scale_symmetries(small, few)
+    other = dx.scale_symmetries(large, many)
+    carried = found.carry_over(many)
+    assert [leaf.shape for leaf in carried.leaves] == [
+        leaf.shape for leaf in other.leaves
+    ]
+    assert kinds(carried) == kinds(other)
+    assert [leaf.axes for leaf in carried.leaves] == [x.axes for x in other.leaves]
+    assert carried.groups == other.groups
+    assert {"embedding": 1.0, "block/o": 1.0, "block/down": 1.0} in [
+        dict(sorted(g.items(), reverse=True)) for g in found.groups
+    ]
+
+
+def test_carry_over_refuses_another_depth():
+    found = dx.scale_symmetries(scanned, STACK)
+    with pytest.raises(ValueError, match="carry_over: w is a stack of 4 on axis 0"):
+        found.carry_over(STACK | {"w": draw(4, 6, 6)})
+    with pytest.raises(ValueError, match="carry_over: .*nothing about more"):
+        found.carry_over(STACK | {"more": draw(4)})
+    with pytest.raises(ValueError, match="carry_over: the parameters lack head"):
+        found.carry_over({"w": STACK["w"]})
+
+
+# --- the table -----------------------------------------------------------------------
+
+
+def test_table():
+    found = dx.scale_symmetries(two_layers, TWO_LAYERS)
+    header, first, *_ = str(found).splitlines()
+    assert header.split() == [
+        "parameter",
+        "shape",
+        "kind",
+        "axes",
+        "groups",
+        "deviation",
+        "cause",
+    ]
+    assert first.split()[:4] == ["a", "6×8", "invariant", "whole"]
+    assert "mul in test_symmetries.py:" in first
+    assert ": b +1, bias +1, c -1\n" in str(found)
+    assert "13 vector-Jacobian products" in str(found)
+    page = found._repr_html_()
+    assert page.count("<tr>") == 6
+    assert html.escape(": b +1, bias +1, c -1") in page
+
+
+# --- wrong use -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("function", "params", "error", "text"),
+    [
+        (lambda p: jnp.argmax(p), draw(6), TypeError, "must return floats, got int32"),
+        (lambda p: None, draw(6), TypeError, "must return floats, got nothing"),
+        (3.0, draw(6), TypeError, "function must be a function of the parameters"),
+        (jnp.sum, jnp.arange(3), ValueError, "params must have a leaf of floats"),
+        (jnp.sum, {}, ValueError, "params must have a leaf of floats"),
+        (lambda p: p["w"], {"w": draw(6), "f": jax.nn.relu}, TypeError, "not an array"),
+        (lambda p: jnp.log(-(p**2)), draw(6), ValueError, "not finite"),
+        (jnp.sum, jnp.zeros(5_000_001), ValueError, "carry_over"),
+    ],
+    ids=["int", "nothing", "number", "ints", "empty", "callable", "nan", "large"],
+)
+def test_wrong_use(function, params, error, text):
+    with pytest.raises(error, match=rf"scale_symmetries: .*{text}"):
+        dx.scale_symmetries(function, params)
+
+
+def test_under_jit():
+    @jax.jit
+    def function(p):
+        return dx.scale_symmetries(two_layers, p)
+
+    with pytest.raises(TypeError, match="scale_symmetries: a is traced"):
+        function(TWO_LAYERS)
+
+
+@pytest.mark.parametrize(
+    ("stacked", "text"), [({"v": 0}, "no parameter .* 'v'"), ({"w": 3}, "the axis 3")]
+)
+def test_wrong_stacked(stacked, text):
+    with pytest.raises(ValueError, match=f"scale_symmetries: .*{text}"):
+        dx.scale_symmetries(scanned, STACK, stacked=stacked)
+
+
+def test_errors_of_the_function_say_where():
+    def function(p):
+        return float(jnp.sum(p))
+
+    with pytest.raises(jax.errors.ConcretizationTypeError) as info:
+        dx.scale_symmetries(function, draw(6))
+    assert "scale_symmetries: raised while" in "".join(info.value.__notes__)
+
+
+def test_a_loop_without_a_bound_says_what_to_do():
+    def function(w):
+        body = lambda c: (c[0] + 1, c[1] @ w)  # noqa: E731
+        return jax.lax.while_loop(lambda c: c[0] < 3, body, (0, X))[1]
+
+    with pytest.raises(ValueError, match="Reverse-mode") as info:
+        dx.scale_symmetries(function, draw(6, 6))
+    assert "scale_symmetries" in "".join(info.value.__notes__)
+
+
+def test_random_numbers_are_said():
+    def function(p):
+        kept = jax.random.bernoulli(jax.random.key(0), 0.5, (16, 5))
+        return jnp.where(kept, X @ p["a"], 0.0) @ p["b"]
+
+    found = dx.scale_symmetries(function, {"a": draw(6, 5), "b": draw(5, 2)})
+    assert found.groups == ({"a": 1.0, "b": -1.0},)
+    assert any("draws random numbers" in note for note in found.notes)
+
+
+def test_nothing_is_changed():
+    before = jax.tree.map(np.array, TWO_LAYERS)
+    one, two = (dx.scale_symmetries(two_layers, TWO_LAYERS) for _ in range(2))
+    assert str(one) == str(two)
+    jax.tree.map(np.testing.assert_array_equal, before, TWO_LAYERS)
