@@ -296,3 +296,17 @@ def test_a_claim_holds_within_the_bound_of_the_header():
     assert found._replace(measure="angle", invariant=0.051).holds
     assert not found._replace(p_holm=0.06).is_clear
     assert not found._replace(difference=clear._replace(low=-0.01)).is_clear
+    assert not found.is_reversed
+    assert found._replace(difference=Estimate(-0.1, -0.2, -0.05, 0.001)).is_reversed
+
+
+def test_steps_follow_the_prediction_within_one_percent():
+    from experiments.reports.symmetry_rows import Scaled
+
+    def found(sgd, adam):
+        steps = (4.0, 4.0, sgd), (2.0, adam, 2.0)
+        return Scaled("net", "invariant", 0.0, 0.0, 0.0, 0.0, steps)
+
+    assert found(4.03, 1.99).follows
+    assert not found(4.05, 1.99).follows
+    assert not found(4.03, 1.97).follows

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from experiments.reports import figures
 from experiments.reports.figures import BLUE, GREEN, GREY, ORANGE, PINK
-from experiments.reports.symmetry_numbers import classes, ratios, read, shown
+from experiments.reports.symmetry_numbers import classes, GROUP, ratios, read, shown
 from experiments.reports.symmetry_rows import (
     INVARIANT,
     KINDS,
@@ -23,13 +23,13 @@ COLOURS = dict(zip(KINDS, (BLUE, GREEN, ORANGE, GREY), strict=True))
 LOWEST = 1e-8  # of a change that is drawn; a change of 0 has no logarithm
 # Lines of the second figure, by class of directions: colour, style, label.
 LINES = {
-    "all leaves": ("black", "-", "all leaves"),
     "seen": (ORANGE, "-", "a seen leaf"),
     "joint": (GREEN, "-", "a joint leaf, alone"),
-    "a group, along its exponents": (GREEN, "--", "a joint group"),
+    GROUP: (GREEN, "--", "a joint group"),
     "all invariant leaves": (PINK, "-", "all invariant leaves"),
     INVARIANT: (BLUE, "-", "an invariant leaf"),
     "dead": (GREY, "-", "a dead leaf"),
+    "all leaves": ("black", ":", "all leaves"),
 }
 
 
@@ -37,7 +37,7 @@ def plot_angles(folder: Path, plan: dict[str, Any]) -> Figure:
     """Measured / predicted angle of each leaf: median, lowest and highest run."""
     networks, optimizers = list(plan["networks"]), list(plan["points"])
     figure, panels = figures.new_panels(
-        len(networks), len(optimizers), (11, 6), sharey=True, sharex="row"
+        len(networks), len(optimizers), (9, 4.8), sharey=True, sharex="row"
     )
     for row, network in zip(panels, networks, strict=True):
         for axes, optimizer in zip(row, optimizers, strict=True):
@@ -58,14 +58,14 @@ def plot_angles(folder: Path, plan: dict[str, Any]) -> Figure:
                     filled = [
                         COLOURS[kind] if n >= LEAST_WEIGHTS else "w" for n in sizes
                     ]
-                    axes.scatter(x, median, s=30, c=filled, ec=COLOURS[kind], zorder=3)
+                    axes.scatter(x, median, s=18, c=filled, ec=COLOURS[kind], zorder=3)
             axes.axhline(1, color="black", lw=1)
             axes.set(title=f"{network}, {shown(optimizer)}", yscale="log", xticks=[])
     figures.label_edges(
         panels, "leaves by kind, largest first", "measured / predicted angle"
     )
     handles = [
-        panels[0, 0].scatter([], [], s=30, c=COLOURS[kind], label=kind)
+        panels[0, 0].scatter([], [], s=18, c=COLOURS[kind], label=kind)
         for kind in KINDS
     ]
     figure.legend(handles=handles, loc="outside upper center", ncols=4, frameon=False)
@@ -73,50 +73,42 @@ def plot_angles(folder: Path, plan: dict[str, Any]) -> Figure:
 
 
 def plot_norms(folder: Path, plan: dict[str, Any]) -> Figure:
-    """The norm of each large leaf over its predicted norm, from both starts."""
-    networks, optimizers = list(plan["networks"]), list(plan["points"])
-    shape = len(networks), len(optimizers)
-    figure, panels = figures.new_panels(*shape, (11, 6), sharey=True, sharex=True)
-    for row, network in zip(panels, networks, strict=True):
-        for axes, optimizer in zip(row, optimizers, strict=True):
-            stored = read(folder, f"equilibrium-{network}-{optimizer}")
-            # The first point; medians over seeds, [starts, times, leaves].
-            predicted = np.nanmedian(stored["equilibrium_norm"][0], (0, 1))
-            curves = stored["curves"] / predicted
-            x = np.linspace(0, plan["timescales"], curves.shape[1])
-            # Invariant leaves last, so that they are drawn above the others.
-            for kind in ("seen", "joint", INVARIANT):
-                large = stored["sizes"] >= LEAST_WEIGHTS
-                for leaf in np.flatnonzero(large & (stored["kinds"] == kind)):
-                    for line in curves[..., leaf]:
-                        axes.plot(x, line, color=COLOURS[kind], lw=1, label=kind)
-            axes.axhline(1, color="black", lw=1)
-            axes.set(title=f"{network}, {shown(optimizer)}", yscale="log")
+    """The norm of each large leaf over its predicted norm, from both starts.
+
+    Only the first network is drawn, because all networks would make a large file.
+    """
+    network, optimizers = next(iter(plan["networks"])), list(plan["points"])
+    figure, panels = figures.new_panels(1, len(optimizers), (9, 3.4), sharey=True)
+    for axes, optimizer in zip(panels[0], optimizers, strict=True):
+        stored = read(folder, f"equilibrium-{network}-{optimizer}")
+        large = stored["sizes"] >= LEAST_WEIGHTS
+        # The first point; medians over seeds, [starts, times, leaves].
+        curves = stored["curves"] / np.nanmedian(stored["equilibrium_norm"][0], (0, 1))
+        x = np.linspace(0, plan["timescales"], curves.shape[1])
+        # Invariant leaves first, so that the others are drawn above them.
+        for kind in (INVARIANT, "joint", "seen"):
+            for leaf in np.flatnonzero(large & (stored["kinds"] == kind)):
+                axes.plot(x, curves[..., leaf].T, color=COLOURS[kind], lw=0.8)
+            axes.plot([], [], color=COLOURS[kind], label=kind)
+        axes.axhline(1, color="black", lw=1)
+        axes.set(title=f"{network}, {shown(optimizer)}", yscale="log")
     figures.label_edges(panels, "steps · γλ", "norm / predicted norm")
-    unique: dict[str, Any] = {}
-    for axes in panels.flat:
-        handles, labels = axes.get_legend_handles_labels()
-        unique |= dict(zip(labels, handles, strict=True))
-    figure.legend(
-        unique.values(),
-        unique.keys(),
-        loc="outside upper center",
-        ncols=4,
-        frameon=False,
-    )
+    figures.add_legend(figure, panels[0, 0])
     return figure
 
 
 def plot_scaling(folder: Path, plan: dict[str, Any]) -> Figure:
     """The change of the logits against c, by class of leaves."""
     networks = list(plan["networks"])
-    figure, panels = figures.new_panels(1, len(networks), (11, 4), sharey=True)
+    figure, panels = figures.new_panels(1, len(networks), (9, 3.4), sharey=True)
     for axes, network in zip(panels[0], networks, strict=True):
         stored = read(folder, f"scaling-{network}")
         found = classes(stored)
         for name, (colour, style, label) in LINES.items():
             if name in found:
-                change = np.median(stored["logits"][:, found[name]], (0, 1))
+                # Most groups change nothing, so the largest change is drawn.
+                over_leaves = np.max if name == GROUP else np.median
+                change = np.median(over_leaves(stored["logits"][:, found[name]], 1), 0)
                 axes.plot(
                     stored["factors"][1:],
                     np.maximum(change[1:], LOWEST),
@@ -129,7 +121,13 @@ def plot_scaling(folder: Path, plan: dict[str, Any]) -> Figure:
         axes.set_yscale("log")
         axes.invert_xaxis()
         axes.set_title(network)
-        axes.legend(frameon=False, fontsize=8)
+    handles = {}
+    for axes in panels[0]:
+        found, labels = axes.get_legend_handles_labels()
+        handles |= dict(zip(labels, found, strict=True))
+    figure.legend(
+        handles.values(), handles.keys(), loc="outside right upper", frameon=False
+    )
     figures.label_edges(
         panels, "c = (1 − γλ)ᵏ, after k steps of decay", "relative change of the logits"
     )
@@ -139,7 +137,7 @@ def plot_scaling(folder: Path, plan: dict[str, Any]) -> Figure:
 def plot_training(rows: list[Training]) -> Figure:
     """The gap of each compensated arm, as a share of the effect of decay, by seed."""
     networks = list(dict.fromkeys(row.network for row in rows))
-    figure, panels = figures.new_panels(1, len(networks), (11, 4), sharey=True)
+    figure, panels = figures.new_panels(1, len(networks), (9, 3.4), sharey=True)
     for axes, network in zip(panels[0], networks, strict=True):
         chosen = [row for row in rows if row.network == network and row.matched]
         chosen.sort(key=lambda row: row.leaves == OTHER)

@@ -26,6 +26,7 @@ from experiments.statistics import estimate, holm
 
 
 Arrays = dict[str, np.ndarray]
+GROUP = "a group, along its exponents"
 
 
 def shown(optimizer: str) -> str:
@@ -52,6 +53,8 @@ def read_numbers(folder: Path, plan: dict[str, Any]) -> SymmetryNumbers:
         scaled=[row for name in plan["networks"] for row in _scaled(folder, name)],
         exact=[row for name in plan["networks"] for row in _exact(folder, name)],
         ratios=list(_ratios(folder, plan)),
+        compared=[_compared(folder, name) for name in plan["networks"]],
+        farthest=list(_farthest(folder, plan)),
         visible=[(name, _visible(folder, name)) for name in plan["networks"]],
     )
 
@@ -98,6 +101,11 @@ def groups_of_leaves(stored: Arrays) -> tuple[np.ndarray, np.ndarray]:
     large = stored["sizes"] >= LEAST_WEIGHTS
     kinds = stored["kinds"]
     return large & (kinds == INVARIANT), large & np.isin(kinds, ("joint", "seen"))
+
+
+def _compared(folder: Path, network: str) -> tuple[str, int, int]:
+    invariant, other = groups_of_leaves(read(folder, f"scaling-{network}"))
+    return network, int(invariant.sum()), int(other.sum())
 
 
 def _equilibria(folder: Path, plan: dict[str, Any]) -> Iterator[Equilibrium]:
@@ -154,6 +162,21 @@ def _ratios(folder: Path, plan: dict[str, Any]) -> Iterator[Ratio]:
                 yield Ratio(setting, "joint group as one leaf", x, y, None)
 
 
+def _farthest(
+    folder: Path, plan: dict[str, Any]
+) -> Iterator[tuple[str, str, float, float]]:
+    """By setting: the invariant leaf whose median angle is farthest from prediction."""
+    for network in plan["networks"]:
+        for optimizer, points in plan["points"].items():
+            stored = read(folder, f"equilibrium-{network}-{optimizer}")
+            found = ratios(stored, points, plan["betas"][optimizer])
+            invariant, _ = groups_of_leaves(stored)
+            angle, norm = (np.median(found[n], (0, 1, 2)) for n in ("angle", "norm"))
+            leaf = int(np.argmax(np.where(invariant, np.abs(np.log(angle)), -1.0)))
+            setting = f"{network} with {shown(optimizer)}"
+            yield setting, str(stored["paths"][leaf]), angle[leaf], norm[leaf]
+
+
 def _median_and_range(x: np.ndarray) -> tuple[float, float, float]:
     return float(np.median(x)), float(x.min()), float(x.max())
 
@@ -167,7 +190,7 @@ def classes(stored: Arrays) -> dict[str, np.ndarray]:
     kinds = dict(zip(paths.tolist(), stored["kinds"].tolist(), strict=True))
     of_name = np.array([kinds.get(name, "") for name in names.tolist()])
     found = {kind: of_name == kind for kind in KINDS}
-    found["a group, along its exponents"] = np.char.startswith(names, "group ")
+    found[GROUP] = np.char.startswith(names, "group ")
     found |= {name: names == name for name in names.tolist() if name.startswith("all ")}
     return {name: chosen for name, chosen in found.items() if chosen.any()}
 

@@ -43,6 +43,11 @@ class Equilibrium(NamedTuple):
         """Whether other leaves deviate clearly more."""
         return self.difference.low > 0 and self.p_holm < LEVEL
 
+    @property
+    def is_reversed(self) -> bool:
+        """Whether invariant leaves deviate clearly more."""
+        return self.difference.high < 0 and self.p_holm < LEVEL
+
 
 class Scaled(NamedTuple):
     """(b): the changes if leaves are multiplied by 1/2."""
@@ -54,6 +59,16 @@ class Scaled(NamedTuple):
     limit_max: float  # without ε
     loss: float
     steps: tuple[tuple[float, float, float], ...]  # SGD, Adam: median, lowest, highest
+
+    @property
+    def follows(self) -> bool:
+        """Whether all steps are multiplied by 1/c² = 4 (SGD) and by 1/c = 2 (Adam)."""
+        pairs = zip(self.steps, (4.0, 2.0), strict=True)
+        return all(
+            abs(x / predicted - 1) < STEP_LIMIT
+            for step, predicted in pairs
+            for x in step
+        )
 
 
 class Training(NamedTuple):
@@ -116,6 +131,9 @@ class SymmetryNumbers(NamedTuple):
     training: list[Training]
     exact: list[tuple[str, str, float]]  # network, base, largest relative difference
     ratios: list[Ratio]
+    compared: list[tuple[str, int, int]]  # network, numbers of leaves that (a) compares
+    # setting, invariant leaf, median ratio of its angle and of its norm
+    farthest: list[tuple[str, str, float, float]]
     visible: list[tuple[str, float]]  # network, the largest c at which ε is visible
 
 

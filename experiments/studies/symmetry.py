@@ -7,7 +7,7 @@ Question    A function that does not depend on the scale of a leaf has no gradie
             without decay and with another learning rate?
 Command     python -m experiments symmetry        (--smoke for a run of a minute)
             `make data` first, for the text
-Cost        about 10 minutes on 2 CPU cores
+Cost        17 minutes of CPU time, about 10 minutes on 2 CPU cores
 Expected    Invariant leaves: (a) the angle is √(2γλ(1 - β)/(1 + β)), whatever the data
             are, and the norm is that of `dx.decay_stats`, from two starts; (b) the
             logits are equal, and the relative step is multiplied by 1/c² (SGD) or 1/c
