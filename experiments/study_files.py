@@ -18,7 +18,7 @@ from typing import Any
 from experiments.errors import UserError
 
 
-STUDIES = ("demo", "why", "tuning", "same", "bf16")  # in reading order
+STUDIES = ("demo", "why", "tuning", "same", "bf16", "symmetry")  # in reading order
 REQUIRED_NAMES = ("FULL", "SMOKE", "study", "write_report")
 PACKAGE = Path(__file__).parent
 

