@@ -107,6 +107,11 @@ def test_the_findings_are_those_of_the_published_runs():
         ("why", r"settings, AdamW in (\d+)\.", "AdamW in {}"),
         ("tuning", r"With decoupled decay: (\d+ of the 18 grids)", "{}"),
         ("tuning", r"With L2: (\d+ of the 9)", "{}"),
+        ("symmetry", r"deviates from its prediction by (3\S+ to \S+ %)", "up to {}"),
+        ("symmetry", r"3\S+ to \S+ % \(other leaves: (\S+ to \S+ %)\)", "leaves: {}"),
+        ("symmetry", r"from two starts differ by (\S+ to \S+ %)", "differ by {}"),
+        ("symmetry", r"changes the logits by at most (\S+ %)", "at most {}"),
+        ("symmetry", r"on a seen or joint leaf by (\S+ to \S+ %)", "by {}"),
     ],
 )
 def test_numbers_in_the_findings_are_those_of_the_reports(study, in_report, in_readme):
