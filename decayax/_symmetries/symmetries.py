@@ -58,9 +58,10 @@ def scale_symmetries(
 
     Everything is calculated in float64 on the CPU, with the dtypes of the function
     replaced: a bfloat16 model gives the same answer. `stop_gradient` and custom
-    derivatives are ignored, because a symmetry is about the outputs. The ε of norms
-    (constants below 1e-3 that are added to something or bound it) counts as 0. How much
-    it breaks a symmetry is the ``deviation`` of a leaf.
+    derivatives are ignored, because a symmetry is about the outputs. The ε of norms (a
+    constant up to 1e-3 that is added to a denominator, or bounds it) counts as 0. The
+    ``deviation`` of a leaf is how much it changes the outputs. What holds near the
+    parameters only, such as for ReLU6 with small weights, is no symmetry.
 
     Args:
         function: params -> outputs or a loss, a JAX function that closes over a batch
