@@ -16,6 +16,7 @@ from symmetric.comparison import differences, same_span
 from symmetric.random_networks import random_network
 
 import decayax as dx
+from decayax._symmetries.basis import sparse_basis
 
 
 pytestmark = pytest.mark.relaxed("the models")
@@ -175,6 +176,37 @@ def test_scatters(name):
     assert found.groups == ({"a": 1.0, "b": -1.0},)
     assert found.leaves[0].confirmed == "probes and program"
     assert not any("not in float64" in note for note in found.notes)
+
+
+def test_a_narrow_domain():
+    """Most parameters that are far away give NaN."""
+
+    def function(p):
+        return jnp.sqrt(1.05 - p["w"]) * rms_norm(X @ p["v"])
+
+    found = dx.scale_symmetries(function, {"w": jnp.ones(3), "v": draw(6, 3)})
+    assert kinds(found) == {"v": "invariant", "w": "seen"}
+
+
+def test_parameters_where_nothing_matters_are_not_counted():
+    """With the gate closed, every group is a symmetry."""
+
+    def function(p):
+        gate = jax.nn.relu(p["gate"] - 1.4)
+        return gate * sum(jax.nn.gelu(X @ p[name]) for name in "abcde")
+
+    params = {name: draw(6, 3, seed=i) for i, name in enumerate("abcde")}
+    found = dx.scale_symmetries(function, params | {"gate": jnp.float32(1.0)})
+    assert set(kinds(found).values()) == {"seen"}
+    assert found.groups == ()
+
+
+def test_a_large_output_does_not_hide_a_small_one():
+    def function(p):
+        h = X @ p["w"]
+        return 1e15 * rms_norm(h), jax.nn.gelu(h)
+
+    assert kinds(dx.scale_symmetries(function, {"w": draw(6, 3)})) == {"w": "seen"}
 
 
 def test_other_leaves_of_the_tree_have_no_scale():
@@ -469,6 +501,25 @@ def test_axes_that_hold_only_one_at_a_time():
 
     (leaf,) = dx.scale_symmetries(sinkhorn, 1.0 + draw(3, 4) ** 2).leaves
     assert (leaf.kind, leaf.axes) == ("invariant", (1,))
+
+
+# --- groups --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_sparse_basis_of_many_groups(seed):
+    """40 groups of a deep network, in a random basis with rounding errors."""
+    random = np.random.default_rng(seed)
+    groups = np.zeros((40, 120))
+    for i, group in enumerate(groups):
+        members = np.append(random.choice(80, 3, replace=False), 80 + i)
+        group[members] = random.choice([-1, 1, 2], 4)
+    space = np.linalg.qr(random.standard_normal((40, 40)))[0] @ groups
+    found = sparse_basis(space + 1e-10 * random.standard_normal(space.shape))
+    assert np.all(found == np.round(found))
+    assert np.abs(found).max() <= 24
+    assert np.linalg.matrix_rank(np.vstack([found, groups]), tol=1e-6) == 40
+    assert np.count_nonzero(found) <= np.count_nonzero(groups)
 
 
 # --- stacks --------------------------------------------------------------------------
