@@ -455,6 +455,32 @@ def test_spectral_norm_with_a_loop():
     assert kinds(found) == {"head": "seen", "w": "invariant"}
 
 
+def test_a_solver_with_its_own_derivative():
+    """A fixed point: the loop has no derivative, but the custom rule has one."""
+
+    @jax.custom_vjp
+    def root(a):  # of x² = a, by Newton's method
+        def step(carry):
+            i, x = carry
+            return i + 1, (x + a / x) / 2
+
+        return jax.lax.while_loop(lambda c: c[0] < 30, step, (0, jnp.ones_like(a)))[1]
+
+    def forward(a):
+        x = root(a)
+        return x, x
+
+    root.defvjp(forward, lambda x, g: (g / (2 * x),))
+
+    def function(p):
+        h = X @ p["w"]
+        return h / root(jnp.sum(h**2, -1, keepdims=True)) @ p["head"]
+
+    found = dx.scale_symmetries(function, {"w": draw(6, 4), "head": draw(4, 3)})
+    assert kinds(found) == {"head": "seen", "w": "invariant"}
+    assert any("not in float64: custom_vjp_call" in note for note in found.notes)
+
+
 @pytest.mark.skipif(not hasattr(jax, "shard_map"), reason="JAX before 0.7")
 def test_shard_map():
     mesh = jax.sharding.Mesh(np.array(jax.devices()[:2]), ("x",))
@@ -573,6 +599,34 @@ def test_a_stack_in_reverse():
     found = dx.scale_symmetries(function, {"w": draw(3, 6, 6)})
     assert kinds(found) == {"w[0]": "seen", "w[1]": "invariant", "w[2]": "invariant"}
     assert found.leaves[1].confirmed == "probes and program"
+
+
+def test_one_slice_is_no_stack():
+    """A class token reads the first row of the positions."""
+    found = dx.scale_symmetries(
+        lambda p: rms_norm(X[:5, :4] @ p["position"][:, :4] + p["position"][0, :4]),
+        {"position": draw(4, 4)},
+    )
+    assert kinds(found) == {"position": "invariant"}
+
+
+def test_biases_of_a_stack_in_a_subtree():
+    """The program slices the biases behind a reshape, which hides the axis."""
+
+    def function(p):
+        biases = p["layers"]["bias"].reshape(-1)
+        h = X
+        for i in range(3):
+            h = rms_norm(h @ p["layers"]["kernel"][i]) + biases[6 * i : 6 * i + 6]
+        return h @ p["head"]
+
+    params = {
+        "layers": {"kernel": draw(3, 6, 6), "bias": draw(3, 6)},
+        "head": draw(6, 2),
+    }
+    found = dx.scale_symmetries(function, params)
+    names = [f"layers/{name}[{i}]" for name in ("bias", "kernel") for i in range(3)]
+    assert [leaf.path for leaf in found.leaves] == ["head", *names]
 
 
 def test_stacked_none_joins_the_slices():

@@ -2,6 +2,7 @@
 
 from mutants.of_experiments import MUTANTS as OF_EXPERIMENTS
 from mutants.of_library import MUTANTS as OF_LIBRARY
+from mutants.of_symmetries import MUTANTS as OF_SYMMETRIES
 
 
-MUTANTS = (*OF_LIBRARY, *OF_EXPERIMENTS)
+MUTANTS = (*OF_LIBRARY, *OF_SYMMETRIES, *OF_EXPERIMENTS)
