@@ -18,6 +18,7 @@ from decayax._symmetries.constants import (
 )
 from decayax._symmetries.float64 import IDENTITIES
 from decayax._symmetries.units import Parameter
+from decayax._symmetries.values import widen
 
 
 # The degree of the first operand is kept. Indices have no degree.
@@ -74,11 +75,12 @@ class Conditions(NamedTuple):
 def constant(value: Any, conditions: Conditions) -> Degree:
     """The degree of a constant array."""
     uniform = uniform_value(value)
-    is_float = jnp.issubdtype(getattr(value, "dtype", np.float64), jnp.inexact)
-    array = np.asarray(value) if is_float or uniform is not None else np.ones(())
-    # nan_to_num would not know bfloat16: compare in float64.
-    wide = array.astype(np.complex128)
-    is_free = bool(np.all((wide == 0) | ~np.isfinite(wide)))
+    dtype = getattr(value, "dtype", np.dtype(float))
+    is_number = jnp.issubdtype(dtype, jnp.number) or jnp.issubdtype(dtype, jnp.bool_)
+    is_free = False
+    if is_number:
+        wide = widen(value)  # NumPy does not know whether a bfloat16 is finite
+        is_free = bool(np.all((wide == 0) | ~np.isfinite(wide)))
     return Degree(conditions.none(), is_free, uniform)
 
 
