@@ -111,7 +111,19 @@ def test_any_dtype(dtype):
     check_two_layers(dx.scale_symmetries(two_layers, params))
 
 
-def test_x64_and_strict_promotion_of_the_caller():
+def test_strict_promotion_of_the_caller():
+    def function(p):
+        h = X @ p["w"]
+        size = jnp.sqrt(jnp.mean(h**2, -1, keepdims=True) + jnp.float32(1e-6))
+        return jax.nn.relu(h / size) @ p["head"]
+
+    params = {"w": draw(6, 4), "head": draw(4, 3)}
+    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+        found = dx.scale_symmetries(function, params)
+    assert kinds(found) == {"head": "seen", "w": "invariant"}
+
+
+def test_x64_of_the_caller():
     with enable_x64():
         params = jax.tree.map(lambda x: np.asarray(x, np.float64), TWO_LAYERS)
         check_two_layers(dx.scale_symmetries(two_layers, params))

@@ -121,8 +121,6 @@ def _float64_on_cpu() -> Iterator[None]:
         # JAX before 0.8 has it in jax.experimental only.
         home: Any = jax if hasattr(jax, "enable_x64") else jax.experimental
         stack.enter_context(home.enable_x64(True))
-        stack.enter_context(jax.numpy_dtype_promotion("standard"))
-        stack.enter_context(jax.numpy_rank_promotion("allow"))
         stack.enter_context(jax.transfer_guard("allow"))
         try:
             cpu = jax.local_devices(backend="cpu")[0]
