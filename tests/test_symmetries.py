@@ -194,9 +194,9 @@ def test_a_narrow_domain():
     """Most parameters that are far away give NaN."""
 
     def function(p):
-        return jnp.sqrt(1.05 - p["w"]) * rms_norm(X @ p["v"])
+        return jnp.sqrt(1.1 - p["w"]) * rms_norm(X @ p["v"])
 
-    found = dx.scale_symmetries(function, {"w": jnp.ones(3), "v": draw(6, 3)})
+    found = dx.scale_symmetries(function, {"w": jnp.ones(40), "v": draw(6, 40)})
     assert kinds(found) == {"v": "invariant", "w": "seen"}
 
 
@@ -218,7 +218,9 @@ def test_a_large_output_does_not_hide_a_small_one():
         h = X @ p["w"]
         return 1e15 * rms_norm(h), jax.nn.gelu(h)
 
-    assert kinds(dx.scale_symmetries(function, {"w": draw(6, 3)})) == {"w": "seen"}
+    found = dx.scale_symmetries(function, {"w": draw(6, 3)})
+    assert kinds(found) == {"w": "seen"}
+    assert not any("undecided" in note for note in found.notes)
 
 
 def test_other_leaves_of_the_tree_have_no_scale():
@@ -289,8 +291,9 @@ def test_deviation_is_that_of_the_function_with_its_epsilon():
     ids=["softcap", "gelu", "silu", "shift", "constant", "power", "small_term"],
 )
 def test_no_symmetry_is_invented(function):
-    (leaf,) = dx.scale_symmetries(function, 0.1 * draw(6, 3)).leaves
-    assert leaf.kind == "seen"
+    found = dx.scale_symmetries(function, 0.1 * draw(6, 3))
+    assert kinds(found) == {"(root)": "seen"}
+    assert not any("undecided" in note for note in found.notes)
 
 
 def test_a_small_sensitivity_is_said():
@@ -527,6 +530,14 @@ def test_axes_of_a_normalized_weight(summed, expected):
     assert (leaf.kind, leaf.axes) == ("invariant", expected)
 
 
+def test_single_weights_are_no_slices():
+    """Only their signs would matter."""
+    (leaf,) = dx.scale_symmetries(
+        lambda w: X @ w / jnp.linalg.norm(w), draw(6, 1)
+    ).leaves
+    assert (leaf.kind, leaf.axes) == ("invariant", ())
+
+
 def test_axes_that_hold_only_one_at_a_time():
     """Rows or columns may be scaled, but not single elements."""
 
@@ -546,14 +557,13 @@ def test_axes_that_hold_only_one_at_a_time():
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_sparse_basis_of_many_groups(seed):
-    """40 groups of a deep network, in a random basis with rounding errors."""
+    """40 groups that overlap, in a random basis with rounding errors."""
     random = np.random.default_rng(seed)
-    groups = np.zeros((40, 120))
-    for i, group in enumerate(groups):
-        members = np.append(random.choice(80, 3, replace=False), 80 + i)
-        group[members] = random.choice([-1, 1, 2], 4)
+    groups = np.zeros((40, 90))
+    for group in groups:
+        group[random.choice(90, 3, replace=False)] = random.choice([-1, 1, 2], 3)
     space = np.linalg.qr(random.standard_normal((40, 40)))[0] @ groups
-    found = sparse_basis(space + 1e-10 * random.standard_normal(space.shape))
+    found = sparse_basis(space + 1e-7 * random.standard_normal(space.shape))
     assert np.all(found == np.round(found))
     assert np.abs(found).max() <= 24
     assert np.linalg.matrix_rank(np.vstack([found, groups]), tol=1e-6) == 40

@@ -26,7 +26,7 @@ def sparse_basis(space: np.ndarray, seed: int = 0) -> np.ndarray:
     array([[ 1.,  1., -1.,  0.],
            [ 0.,  0.,  1., -2.]])
     """
-    space = _snapped(_well_reduced(space))
+    space = _well_reduced(space)
     basis = _shortest(_circuits(space, np.random.default_rng(seed)), len(space))
     first = [int(np.flatnonzero(v)[0]) for v in basis]
     return basis[np.argsort(first, kind="stable")]
@@ -49,16 +49,6 @@ def _eliminate(matrix: np.ndarray, row: int, column: int) -> None:
     others = matrix[:, column].copy()
     others[row] = 0.0
     matrix -= np.outer(others, matrix[row])
-
-
-def _snapped(space: np.ndarray) -> np.ndarray:
-    """Entries that are almost a small fraction become it: so errors do not grow."""
-
-    def snap(x: float) -> float:
-        fraction = float(Fraction(x).limit_denominator(MAX_DENOMINATOR))
-        return fraction if abs(fraction - x) < SNAP else x
-
-    return np.reshape([snap(float(x)) for x in space.flat], space.shape)
 
 
 def row_reduce(matrix: np.ndarray, columns: Iterable[int]) -> np.ndarray:

@@ -128,7 +128,7 @@ MUTANTS = (
         "decayax/_symmetries/classify.py",
         "        return False  # single weights",
         "        return True  # single weights",
-        "tests/test_symmetries.py::test_axes_of_a_normalized_weight",
+        "tests/test_symmetries.py::test_single_weights_are_no_slices",
     ),
     Mutant(
         "axes_one_at_a_time",
@@ -147,15 +147,8 @@ MUTANTS = (
     Mutant(
         "any_pivot",
         "decayax/_symmetries/basis.py",
-        "space = _snapped(_well_reduced(space))",
-        "space = row_reduce(space, range(space.shape[1]))",
-        "tests/test_symmetries.py::test_a_sparse_basis_of_many_groups",
-    ),
-    Mutant(
-        "errors_grow",
-        "decayax/_symmetries/basis.py",
-        "space = _snapped(_well_reduced(space))",
         "space = _well_reduced(space)",
+        "space = row_reduce(space, range(space.shape[1]))",
         "tests/test_symmetries.py::test_a_sparse_basis_of_many_groups",
     ),
     Mutant(
@@ -226,7 +219,7 @@ MUTANTS = (
         "decayax/_symmetries/degree_rules.py",
         "    for x in floats:\n        conditions.require_zero(x.form)\n",
         "",
-        "tests/test_symmetries.py::test_known_answer[mlp_gelu]",
+        "tests/test_symmetries.py::test_known_answer[mlp_tanh]",
     ),
     Mutant(
         "zero_has_a_degree",
