@@ -313,6 +313,75 @@ def test_an_epsilon_that_is_larger_than_the_norm():
     assert any("the ε of a norm matters for w" in note for note in found.notes)
 
 
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda h: jnp.clip(h, 1e-3),
+        lambda h: jnp.where(h > 0, h, 1e-3),
+        jax.jit(lambda h: h + 1e-3),
+        lambda h: jax.lax.scan(lambda c, _: (0.5 * c + 1e-3, None), h, length=3)[0],
+        lambda h: jnp.zeros((16, 8)).at[:, :3].set(h).at[:, 3:].set(1e-3)[:, :4],
+        lambda h: jnp.take(h, jnp.array([0, 1, 9]), 1, mode="fill", fill_value=1.0),
+    ],
+    ids=["clip", "where", "jit", "scan", "set", "fill"],
+)
+def test_a_small_constant_in_a_numerator(function):
+    found = dx.scale_symmetries(
+        lambda p: (
+            function(X @ p["w"])
+            @ jnp.ones((4, 2))[: function(X @ p["w"]).shape[1]]
+            * p["v"]
+        ),
+        {"w": draw(6, 3), "v": draw(2)},
+    )
+    assert kinds(found) == {"v": "seen", "w": "seen"}
+    assert "no symmetry either" in found.notes[-1]
+
+
+@pytest.mark.parametrize(
+    "divisor",
+    [
+        lambda v: jnp.sqrt(jnp.maximum(v + 1e-6, 0.0)),
+        lambda v: 2 * (jnp.sqrt(v) + 1e-6),
+        lambda v: jnp.sqrt(v) + 1e-6 + 1e-8,
+        lambda v: jnp.sqrt((v + 1e-6) / 12),
+        jax.jit(lambda v: jnp.sqrt(v + 1e-6)),
+        lambda v: jax.jit(lambda v: v + 1e-6)(v) ** 0.5,
+    ],
+)
+def test_an_epsilon_behind_other_operations(divisor):
+    def function(w):
+        h = X @ w
+        return h / divisor(jnp.sum(h**2, -1, keepdims=True))
+
+    (leaf,) = dx.scale_symmetries(function, draw(6, 3)).leaves
+    assert (leaf.kind, leaf.confirmed) == ("invariant", "probes and program")
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda p: X @ p["w"] + jax.nn.relu(p["p"] - 100.0),
+        lambda p: jnp.minimum(X @ p["w"], jnp.abs(p["p"]) * 1e5),
+    ],
+    ids=["threshold", "cap"],
+)
+def test_what_matters_far_away_is_not_dead(function):
+    found = dx.scale_symmetries(function, {"w": draw(6, 3), "p": jnp.ones(3)})
+    assert kinds(found)["p"] == "seen"
+
+
+def test_a_small_layer_scale_is_not_dead():
+    def function(p):
+        h = X + p["scale"] * (jax.nn.gelu(X @ p["up"]) @ p["down"])
+        return rms_norm(h) @ p["head"]
+
+    params = {"up": 0.01 * draw(6, 8), "down": 0.01 * draw(8, 6), "head": draw(6, 3)}
+    found = dx.scale_symmetries(function, params | {"scale": jnp.full(6, 1e-6)})
+    expected = {"down": "joint", "head": "seen", "scale": "joint", "up": "seen"}
+    assert kinds(found) == expected
+
+
 @pytest.mark.parametrize("sign", [1, -1])
 def test_a_small_constant_that_is_no_epsilon(sign):
     function = lambda p: jax.nn.relu(1e-3 * X @ p["w"] + sign * 5e-4)  # noqa: E731

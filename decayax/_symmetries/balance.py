@@ -106,7 +106,8 @@ def balance(params: optax.Params, group: Group | Sequence[Group]) -> Any:
             _name(name, grid.shape, index) for index in np.ndindex(grid.shape[:-1])
         ]
         log_squares += list(_log_squares(leaves[name], grid).flat)
-    moved = [i for i, row in enumerate(rows) if row.any()]
+    # A norm of 0 stays 0: a zero bias does not matter.
+    moved = [i for i, row in enumerate(rows) if row.any() and log_squares[i] != -np.inf]
     if not moved:
         return params
     t = _balanced(
@@ -225,7 +226,8 @@ def _log_squares(leaf: Any, grid: Grid) -> Float[np.ndarray, "*grid"]:
     # Divided by the largest value, a square neither overflows nor underflows.
     largest = np.max(sizes, axis=summed, keepdims=True, initial=0.0)
     with np.errstate(divide="ignore", invalid="ignore"):
-        squares = np.sum((sizes / largest) ** 2, axis=summed, keepdims=True)
+        shares = sizes / np.where(largest == 0, 1.0, largest)
+        squares = np.sum(shares**2, axis=summed, keepdims=True)
         return 2.0 * np.log(largest) + np.log(squares)
 
 
@@ -233,9 +235,7 @@ def _balanced(rows: Rows, log_squares: np.ndarray, names: list[str]) -> np.ndarr
     """The t of each group that balances the norms; raise if there is none."""
     if wrong := [names[i] for i in np.flatnonzero(~np.isfinite(log_squares))]:
         raise ValueError(
-            f"{NAME}: the norm of {summarize_paths(wrong)} must be finite and > 0. "
-            "Balance parameters of a trained or an initialized model, without zero "
-            "initializations."
+            f"{NAME}: the norm of {summarize_paths(wrong)} must be finite."
         )
     # Whether there is a minimum does not depend on the norms: take equal ones.
     of_equal = 2.0 * rows @ _minimum(rows, np.zeros(len(rows)))
@@ -243,7 +243,8 @@ def _balanced(rows: Rows, log_squares: np.ndarray, names: list[str]) -> np.ndarr
         raise ValueError(
             f"{NAME}: no balance exists. {summarize_paths(vanished)} can shrink to 0 "
             "without growth of another norm: a group, or a combination of groups, has "
-            "exponents of one sign only. Leave out this group, or one of these groups."
+            "exponents of one sign only, or the norms on one side are 0. Leave out this "
+            "group, or one of these groups."
         )
     return _minimum(rows, log_squares)
 

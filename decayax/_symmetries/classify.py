@@ -14,7 +14,7 @@ from decayax._symmetries.units import Parameter
 # are rarely below 1e-4. Some primitives cannot run in float64: then as about 1e-6.
 TOLERANCE, NARROW_TOLERANCE = 1e-8, 1e-4
 # A gradient that is this much smaller than all together is a rounding error, too.
-FLAT = 1e-11
+FLAT = 1e-14
 
 
 class Candidates(NamedTuple):

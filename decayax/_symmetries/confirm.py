@@ -68,6 +68,9 @@ def _moved(
     moved = []
     for x, other, parameter in zip(theta, others, parameters, strict=True):
         exponents = parameter.select(candidate)
+        if not exponents.any():
+            moved.append(x)
+            continue
         is_replaced = np.isnan(exponents)
         factor = np.exp(np.where(is_replaced, 0.0, log_factor * exponents))
         moved.append(np.where(is_replaced, other, x * factor))

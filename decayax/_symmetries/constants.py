@@ -1,6 +1,6 @@
 """Constants of a program whose elements are all equal, and which of them are an ε."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -42,7 +42,9 @@ ARITHMETIC: dict[str, Callable[..., Any]] = {
 # An operation adds an ε, or bounds a value by it, if its result is a denominator.
 FLOORS = frozenset(["add", "add_any", "clamp", "max", "select_n", "sub"])
 ROOTS = frozenset(["pow", "rsqrt", "sqrt"])
-PASSING = LAYOUT | frozenset(["copy_p", "optimization_barrier", "stop_gradient"])
+PASSING = LAYOUT | frozenset(
+    ["copy_p", "optimization_barrier", "reduce_sum", "stop_gradient"]
+)
 
 
 def uniform_value(x: Any) -> float | None:
@@ -65,12 +67,10 @@ def folded(eqn: core.JaxprEqn, values: Sequence[float | None]) -> float | None:
         return None
     if name in LAYOUT:
         return known[0]
-    if name == "integer_pow":
-        return known[0] ** eqn.params["y"]
-    if name not in ARITHMETIC:
-        return None
     with np.errstate(all="ignore"):
-        return float(ARITHMETIC[name](*known))
+        if name == "integer_pow":
+            return float(np.power(np.float64(known[0]), np.float64(eqn.params["y"])))
+        return float(ARITHMETIC[name](*known)) if name in ARITHMETIC else None
 
 
 def is_epsilon(value: float | None) -> bool:
@@ -83,56 +83,50 @@ def exponent(value: float, dtype: Any) -> float:
     >>> exponent(float(np.float32(-1 / 3)), np.float32) == -1 / 3
     True
     """
+    if not np.isfinite(value):
+        return value
     fraction = float(Fraction(value).limit_denominator(MAX_DENOMINATOR))
     return fraction if np.asarray(fraction, dtype) == value else value
 
 
-def floors(jaxpr: core.Jaxpr) -> set[int]:
-    """The ids of the operations whose result is a denominator or under a root."""
-    users = _users(jaxpr)
-    return {
-        id(eqn)
-        for eqn in jaxpr.eqns
-        if eqn.primitive.name in FLOORS and _divides(eqn.outvars[0], users, jaxpr)
-    }
+def denominators(jaxpr: core.Jaxpr, under: Sequence[bool]) -> set[core.Var]:
+    """The values that end in a denominator or under a root.
 
-
-Users = dict[core.Var, list[tuple[core.JaxprEqn, int]]]
-
-
-def _users(jaxpr: core.Jaxpr) -> Users:
-    users: Users = {}
-    for eqn in jaxpr.eqns:
-        for i, atom in enumerate(eqn.invars):
-            if not isinstance(atom, core.Literal):
-                users.setdefault(atom, []).append((eqn, i))
-    return users
-
-
-def _divides(var: core.Var, users: Users, jaxpr: core.Jaxpr) -> bool:
-    return any(_is_denominator(eqn, i) for eqn, i in _ends(var, users)) or (
-        # The result of an inner function, such as a helper under jit.
-        var in jaxpr.outvars and var not in users
-    )
-
-
-def _ends(var: core.Var, users: Users) -> Iterator[tuple[core.JaxprEqn, int]]:
-    """The operations that use a value, behind those that only change its layout."""
-    for eqn, i in users.get(var, ()):
-        if eqn.primitive.name in PASSING:
-            yield from _ends(eqn.outvars[0], users)
+    ``under`` says it of the outputs, for the body of an inner function.
+    """
+    pairs = zip(jaxpr.outvars, under, strict=True)
+    found = {var for var, is_under in pairs if is_under}
+    found = {var for var in found if not isinstance(var, core.Literal)}
+    for eqn in reversed(jaxpr.eqns):
+        inner = called(eqn)
+        if inner is not None:
+            deeper = denominators(inner.jaxpr, [var in found for var in eqn.outvars])
+            flags = [var in deeper for var in inner.jaxpr.invars]
         else:
-            yield eqn, i
+            is_under = any(var in found for var in eqn.outvars)
+            flags = [_is_under(eqn, i, is_under) for i in range(len(eqn.invars))]
+        found |= {
+            atom
+            for atom, flag in zip(eqn.invars, flags, strict=True)
+            if flag and not isinstance(atom, core.Literal)
+        }
+    return found
 
 
-def _is_denominator(eqn: core.JaxprEqn, i: int) -> bool:
+def called(eqn: core.JaxprEqn) -> core.ClosedJaxpr | None:
+    """The body of an inner function, such as one under jit."""
+    inner = list(closed_subjaxprs(eqn))
+    inner = [j for j in inner if len(j.jaxpr.invars) == len(eqn.invars)]
+    return inner[0] if eqn.primitive.name in CALLS and len(inner) == 1 else None
+
+
+def _is_under(eqn: core.JaxprEqn, i: int, is_under: bool) -> bool:
+    """Whether an input ends in a denominator, if the outputs do or do not."""
     name = eqn.primitive.name
-    if name == "div":
-        return i == 1
-    if name == "integer_pow":
-        return eqn.params["y"] < 0
-    inner = [j.jaxpr for j in closed_subjaxprs(eqn)]
-    if name in CALLS and len(inner) == 1 and len(inner[0].invars) == len(eqn.invars):
-        users = _users(inner[0])
-        return any(_is_denominator(*end) for end in _ends(inner[0].invars[i], users))
-    return name in ROOTS and i == 0
+    if name == "div" and i == 1:
+        return True
+    if name == "integer_pow" and eqn.params["y"] < 0:
+        return True
+    if name in ROOTS and i == 0:
+        return True
+    return is_under and (name in PASSING or name in FLOORS or name in ("div", "mul"))

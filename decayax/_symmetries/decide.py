@@ -18,6 +18,8 @@ from decayax._symmetries.report import LeafSymmetry, ScaleSymmetries
 CONFIRMED, NARROW_CONFIRMED = 1e-6, 1e-2
 # Large factors make large rounding errors in a small difference of large numbers.
 FAR_CONFIRMED = 1e-2
+DEAD_CONFIRMED = 1e-7
+MAX_RATIO = 50.0  # of exponents: those of real networks are 1, 2, 4
 # The ε of a norm matters if the outputs change by more than this part.
 LARGE_DEVIATION = 0.1
 # A sensitivity below is worth a note: nearly invariant, such as a soft cap.
@@ -80,10 +82,13 @@ def _confirm(measured: Measured) -> _Decision:
         kinds[units[holds]] = INVARIANT
         deviation[units[holds]] = changes[holds]
     # All points: at one, the numbers that replace it may have the signs that matter.
-    is_dead = np.all(measured.changes["dead"][..., :2] <= FAR_CONFIRMED, axis=(0, 2))
+    scales, _ = _confirmed(measured, "flat")
+    changes = measured.changes["dead"][..., :2]
+    is_dead = scales & np.all(changes <= DEAD_CONFIRMED, axis=(0, 2))
     kinds[flat[is_dead]] = DEAD
     deviation[flat[is_dead]] = np.nan
     keeps, changes = _confirmed(measured, "groups")
+    keeps &= np.array([_is_simple(vector) for vector in found.groups], bool)
     for vector, change in zip(found.groups[keeps], changes[keeps], strict=True):
         members = vector != 0
         kinds[members] = JOINT
@@ -92,6 +97,12 @@ def _confirm(measured: Measured) -> _Decision:
     return _Decision(
         kinds, deviation, found.groups[keeps], lost, lost_groups=int(np.sum(~keeps))
     )
+
+
+def _is_simple(exponents: np.ndarray) -> bool:
+    """Whether no exponent is large: then it is a rounding error of a smaller one."""
+    entries = np.abs(exponents[exponents != 0])
+    return bool(entries.max() <= MAX_RATIO * entries.min())
 
 
 def _ways(kind: str, unproven: bool) -> str:

@@ -27,10 +27,9 @@ KEEPING = (
     | IDENTITIES
     | frozenset(
         """
-        abs all_gather all_to_all conj cummax cummin cumsum dynamic_slice fft gather
-        imag neg pmax pmin ppermute psum psum_invariant real reduce_max reduce_scatter
-        reduce_min reduce_sum reduce_window_max reduce_window_min reduce_window_sum rev
-        slice split top_k
+        abs all_gather all_to_all conj cummax cummin cumsum dynamic_slice fft imag neg
+        pmax pmin ppermute psum psum_invariant real reduce_max reduce_min reduce_scatter
+        reduce_sum reduce_window_max reduce_window_min reduce_window_sum rev slice split
         """.split()  # noqa: SIM905
     )
 )
@@ -46,6 +45,7 @@ COMPARING = frozenset(["atan2", "eq", "ge", "gt", "le", "lt", "ne"])
 # Positive factors do not change the output.
 SCALE_FREE = frozenset(["argmax", "argmin", "is_finite", "sign"])
 PRODUCTS = frozenset(["conv_general_dilated", "dot_general", "mul"])
+EMPTY = frozenset(["integer_pow", "pow", "reduce_prod"])
 POWERS = {"cbrt": 1 / 3, "cholesky": 0.5, "rsqrt": -0.5, "sqrt": 0.5, "square": 2.0}
 
 
@@ -101,15 +101,17 @@ def apply_rule(
         return [constant(np.asarray(value), conditions)]
     has_degree = [_is_inexact(atom) for atom in eqn.invars]
     floats = [x for x, keep in zip(inputs, has_degree, strict=True) if keep]
-    if name == "convert_element_type" and not _is_inexact(eqn.outvars[0]):
-        name = "floor" if floats else name  # a cast to an integer
-    if name in KEEPING:
-        first = inputs[0] if inputs else Degree(conditions.none())
-        return [Degree(first.form, first.is_free) for _ in eqn.outvars]
     if name == "sort":
         return [Degree(x.form, x.is_free) for x in inputs]
     if name in SCALE_FREE:
         return [Degree(conditions.none())]
+    if _keeps_degree(eqn, floats):
+        first = inputs[0] if inputs else Degree(conditions.none())
+        kept = Degree(first.form, first.is_free)
+        return [
+            kept if _is_inexact(var) else Degree(conditions.none())
+            for var in eqn.outvars
+        ]
     if name in COMPARING or name in EQUAL:
         sign = -1.0 if name == "sub" else 1.0
         kept = [
@@ -125,6 +127,16 @@ def apply_rule(
     for x in floats:
         conditions.require_zero(x.form)
     return [Degree(conditions.none()) for _ in eqn.outvars]
+
+
+def _keeps_degree(eqn: core.JaxprEqn, floats: Sequence[Degree]) -> bool:
+    """Whether the float outputs have the degree of the first operand."""
+    name = eqn.primitive.name
+    if name == "convert_element_type":  # a cast to an integer rounds
+        return _is_inexact(eqn.outvars[0]) or not floats
+    if name == "gather":  # other numbers may fill what is outside
+        return eqn.params["fill_value"] in (None, 0)
+    return name in KEEPING or name == "top_k"
 
 
 def _is_inexact(atom: Any) -> bool:
@@ -151,6 +163,8 @@ def _product(
         form = sum((x.form for x in floats), conditions.none())
     elif name in ("div", "triangular_solve") and len(floats) == 2:
         over, under = floats if name == "div" else floats[::-1]
+        if eqn.params.get("unit_diagonal"):
+            conditions.require_zero(under.form)
         form = over.form - under.form
     elif name == "integer_pow":
         form = eqn.params["y"] * floats[0].form
@@ -168,4 +182,6 @@ def _product(
         form = count * floats[0].form
     if form is None:
         return None
-    return Degree(form, any(x.is_free for x in floats))
+    is_free = any(x.is_free for x in floats)
+    # A power of 0 and a product of no numbers are 1, also of zeros.
+    return Degree(form, is_free and (name not in EMPTY or bool(np.any(form))))

@@ -22,9 +22,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
-from decayax._jaxpr.dataflow import CALLS, closed_subjaxprs, shape_of
+from decayax._jaxpr.dataflow import closed_subjaxprs, shape_of
 from decayax._symmetries.causes import join_scopes, place_of
-from decayax._symmetries.constants import floors
+from decayax._symmetries.constants import called, denominators, FLOORS
 from decayax._symmetries.degree_rules import (
     apply_rule,
     Conditions,
@@ -62,7 +62,7 @@ def read_degrees(
     inputs = [_of_input(p, context) for p in parameters]
     jaxpr = program.jaxpr
     needed = [_is_inexact(atom) for atom in jaxpr.outvars]
-    outputs = _read(jaxpr, program.consts, inputs, needed, "", context)
+    outputs = _read(program, inputs, needed, "", context)
     for output, is_needed in zip(outputs, needed, strict=True):
         if is_needed:
             context.conditions.require_zero(_whole(output, context).form)
@@ -105,17 +105,21 @@ def _slice(stack: Parameter, index: int, context: _Context) -> Degree:
 
 
 def _read(
-    jaxpr: core.Jaxpr,
-    consts: Sequence[Any],
+    program: core.ClosedJaxpr,
     inputs: Sequence[Degree],
     needed: Sequence[bool],
     scope: str,
     context: _Context,
+    under: Sequence[bool] = (),
 ) -> list[Degree]:
-    """The degrees of the outputs; operations that no needed output uses are skipped."""
+    """The degrees of the outputs; operations that no needed output uses are skipped.
+
+    ``under`` says which outputs end in a denominator.
+    """
+    jaxpr = program.jaxpr
     known = {
         var: constant(x, context.conditions)
-        for var, x in zip(jaxpr.constvars, consts, strict=True)
+        for var, x in zip(jaxpr.constvars, program.consts, strict=True)
     }
     known |= dict(zip(jaxpr.invars, inputs, strict=True))
     nothing = Degree(context.conditions.none(), is_free=True)
@@ -125,11 +129,11 @@ def _read(
             return constant(atom.val, context.conditions)
         return known.get(atom, nothing)
 
-    denominators = floors(jaxpr)
+    divisors = denominators(jaxpr, under or [False] * len(jaxpr.outvars))
     for eqn, used in _live(jaxpr, needed):
         values = [read(x) for x in eqn.invars]
-        is_floor = id(eqn) in denominators
-        outputs = _read_eqn(eqn, values, used, scope, context, is_floor=is_floor)
+        flags = [var in divisors for var in eqn.outvars]
+        outputs = _read_eqn(eqn, values, used, scope, context, flags)
         known |= dict(zip(eqn.outvars, outputs, strict=True))
     return [read(atom) for atom in jaxpr.outvars]
 
@@ -155,15 +159,14 @@ def _read_eqn(
     used: list[bool],
     scope: str,
     context: _Context,
-    *,
-    is_floor: bool,
+    under: Sequence[bool],
 ) -> list[Degree]:
     name = eqn.primitive.name
     inner = [j for j in closed_subjaxprs(eqn) if len(j.jaxpr.invars) == len(inputs)]
-    if (name in CALLS or name == "shard_map") and len(inner) == 1:
-        (body,) = inner
+    body = called(eqn) or (inner[0] if name == "shard_map" and inner else None)
+    if body is not None:
         scope = join_scopes(scope, eqn)
-        return _read(body.jaxpr, body.consts, inputs, used, scope, context)
+        return _read(body, inputs, used, scope, context, under)
     if name == "scan" and eqn.params["length"] <= MAX_ITERATIONS:
         return _read_scan(eqn, inputs, scope, context)
     taken = _taken_slices(eqn, inputs, context)
@@ -175,6 +178,7 @@ def _read_eqn(
     inputs = [_whole(x, context) for x in inputs]
     if name == "cond":
         return _read_cond(eqn, inputs, used, scope, context)
+    is_floor = name in FLOORS and under[0]
     outputs = apply_rule(eqn, inputs, context.conditions, is_floor=is_floor)
     if name in CANCELLING:
         before = np.any([x.form for x in inputs], axis=0)
@@ -202,7 +206,11 @@ def _taken_slices(
         index = eqn.params["start_indices"][axis]
     else:
         index = inputs[1 + axis].uniform
-    return [] if index is None else [_slice(stack, int(index), context)]
+    if index is None:
+        return []
+    # JAX moves an index that is outside to the end.
+    index = min(max(int(index), 0), stack.count() - 1)
+    return [_slice(stack, index, context)]
 
 
 def _read_scan(
@@ -221,12 +229,12 @@ def _read_scan(
     for i in reversed(order) if params["reverse"] else order:
         slices = [_slice(x.stack, i, context) if x.stack else x for x in xs]
         arguments = [*consts, *carry, *slices]
-        outputs = _read(body.jaxpr, body.consts, arguments, needed, scope, context)
+        outputs = _read(body, arguments, needed, scope, context)
         outputs = [_whole(x, context) for x in outputs]
         carry, ys = outputs[:num_carry], outputs[num_carry:]
         rows.append(ys)
-    joined = [_joined(values, context) for values in zip(*rows, strict=True)]
-    return [*carry, *joined]
+    columns = zip(*rows, strict=True) if rows else [()] * (len(needed) - num_carry)
+    return [*carry, *(_joined(values, context) for values in columns)]
 
 
 def _joined(values: Sequence[Degree], context: _Context) -> Degree:
@@ -245,7 +253,7 @@ def _read_cond(
     context: _Context,
 ) -> list[Degree]:
     branches = [
-        _read(branch.jaxpr, branch.consts, inputs[1:], used, scope, context)
+        _read(branch, inputs[1:], used, scope, context)
         for branch in eqn.params["branches"]
     ]
     return [

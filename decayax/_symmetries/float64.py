@@ -20,11 +20,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
-from decayax._jaxpr.dataflow import CALLS, closed_subjaxprs, subjaxprs
+from decayax._jaxpr.dataflow import subjaxprs
 from decayax._jaxpr.flat import as_function
 from decayax._symmetries.constants import (
+    called,
+    denominators,
     exponent,
-    floors,
+    FLOORS,
     folded,
     is_epsilon,
     uniform_value,
@@ -75,15 +77,19 @@ def in_float64(
 
 
 def _evaluate(
-    program: core.ClosedJaxpr, inputs: Sequence[Value], context: Context
+    program: core.ClosedJaxpr,
+    inputs: Sequence[Value],
+    context: Context,
+    under: Sequence[bool] = (),
 ) -> list[Value]:
+    """The outputs; ``under`` says which of them end in a denominator."""
     jaxpr = program.jaxpr
     known = {
         var: Value(widen(x), uniform_value(x))
         for var, x in zip(jaxpr.constvars, program.consts, strict=True)
     }
     known |= dict(zip(jaxpr.invars, inputs, strict=True))
-    denominators = floors(jaxpr)
+    divisors = denominators(jaxpr, under or [False] * len(jaxpr.outvars))
 
     def read(atom: Any) -> Value:
         if not isinstance(atom, core.Literal):
@@ -93,9 +99,10 @@ def _evaluate(
 
     for eqn in jaxpr.eqns:
         values = [read(atom) for atom in eqn.invars]
-        if id(eqn) in denominators:
+        under = [var in divisors for var in eqn.outvars]
+        if eqn.primitive.name in FLOORS and under[0]:
             values = _without_epsilon(eqn, values, context)
-        outputs = _evaluate_eqn(eqn, values, context)
+        outputs = _evaluate_eqn(eqn, values, context, under)
         known |= dict(zip(eqn.outvars, outputs, strict=True))
     return [read(atom) for atom in jaxpr.outvars]
 
@@ -113,19 +120,19 @@ def _without_epsilon(
 
 
 def _evaluate_eqn(
-    eqn: core.JaxprEqn, inputs: list[Value], context: Context
+    eqn: core.JaxprEqn, inputs: list[Value], context: Context, under: Sequence[bool]
 ) -> list[Value]:
     name = eqn.primitive.name
     if name in IDENTITIES and len(inputs) == len(eqn.outvars):
         return inputs
-    inner = [j for j in closed_subjaxprs(eqn) if len(j.jaxpr.invars) == len(inputs)]
     # A loop has no derivative, so the custom one of a function with a loop is kept.
-    is_solver = name.startswith("custom_vjp") and any(map(has_while, subjaxprs(eqn)))
-    if name in CALLS and len(inner) == 1 and not is_solver:
-        return _evaluate(inner[0], inputs, context)
+    is_solver = name.startswith("custom_") and any(map(has_while, subjaxprs(eqn)))
+    inner = called(eqn)
+    if inner is not None and not is_solver:
+        return _evaluate(inner, inputs, context, under)
     if name in NESTED:
         return [Value(x) for x in NESTED[name](eqn, inputs, context)]
-    if "callback" in name and not eqn.outvars:  # jax.debug.print
+    if not eqn.outvars:  # jax.debug.print
         return []
     outputs = _bind(eqn, inputs, context)
     uniform = folded(eqn, [x.uniform for x in inputs])
@@ -147,7 +154,9 @@ def _bind(eqn: core.JaxprEqn, inputs: list[Value], context: Context) -> list[Any
         aval: Any = eqn.invars[1].aval
         power = exponent(inputs[1].uniform, aval.dtype)
         arrays[1] = np.full(np.shape(arrays[1]), power, arrays[1].dtype)
-    if name in SCATTERS:
+    # `x.at[i].apply(f)` is a scatter with a function: JAX has no derivative for it.
+    is_apply = name == "scatter" and eqn.params["update_jaxpr"] is not None
+    if name in SCATTERS and not is_apply:
         names = ("indices_are_sorted", "unique_indices", "mode")
         options = {key: eqn.params[key] for key in names}
         dimensions = eqn.params["dimension_numbers"]
@@ -155,7 +164,8 @@ def _bind(eqn: core.JaxprEqn, inputs: list[Value], context: Context) -> list[Any
     if name not in ON_BITS and not any(subjaxprs(eqn)):
         try:
             outputs = eqn.primitive.bind(*arrays, **_wide_params(eqn))
-            return list(outputs) if eqn.primitive.multiple_results else [outputs]
+            is_list = eqn.primitive.multiple_results
+            return [widen(x) for x in (outputs if is_list else [outputs])]
         except Exception:  # each primitive refuses float64 in its own way
             pass
     if any(has_fraction(x.dtype) for x in arrays) and name not in ON_BITS:

@@ -19,7 +19,7 @@ from decayax._symmetries.units import Parameter
 
 
 EXTRA_ROWS = 8  # more than units, so that a null vector by chance is not possible
-SMALLEST = 1e-3  # change of the outputs with all parameters, as a part of the outputs
+SMALLEST = 1.0  # the change of the outputs with all parameters, relative to the outputs
 KEPT_ROWS = 4  # probes whose elementwise products are kept, for the axes
 # How far the parameters are moved: (elementwise, the scale of each). The second pair is
 # for models that are not finite far from their parameters.
@@ -79,6 +79,8 @@ def probe(
             elementwise = run(jitter(random, leaves, amounts), noise)
             row = _row([np.asarray(x) for x in elementwise], noise, parameters)
             if row is not None:
+                if len(found) >= KEPT_ROWS:  # it is as large as the parameters
+                    row = row._replace(elementwise=[])
                 (found if row.squares.any() else empty).append(row)
                 break
         if len(found) == needed:

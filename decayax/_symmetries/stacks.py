@@ -77,7 +77,7 @@ def _subtree(
     """The parameters of the largest subtree around one that share its stack."""
     size, own = shapes[i][axis], paths[i]
     members = [i]
-    for length in range(len(own) - 1, -1, -1):
+    for length in range(len(own) - 1, 0, -1):  # not the whole tree
         inside = [j for j, path in enumerate(paths) if path[:length] == own[:length]]
         if not all(shapes[j][axis : axis + 1] == (size,) for j in inside):
             break

@@ -215,7 +215,7 @@ def _predicate(name: str, paths: Paths, known: SumsByPath) -> Callable[[str], bo
     if callable(paths):
         return paths
     if isinstance(paths, Mapping):  # path -> bool
-        flags = [x for x in paths.values() if not isinstance(x, int | float)]
+        flags = [x for x in paths.values() if not isinstance(x, int | float | np.bool_)]
         if flags:
             raise TypeError(
                 f"{name}: a dict for scale_invariant must be path -> bool, got the "
