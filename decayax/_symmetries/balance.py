@@ -243,7 +243,7 @@ def _balanced(rows: Rows, log_squares: np.ndarray, names: list[str]) -> np.ndarr
         raise ValueError(
             f"{NAME}: no balance exists. {summarize_paths(vanished)} can shrink to 0 "
             "without growth of another norm: a group, or a combination of groups, has "
-            "exponents of one sign only, or the norms on one side are 0. Leave out this "
+            "exponents of one sign only, or norms of 0 on one side. Leave out this "
             "group, or one of these groups."
         )
     return _minimum(rows, log_squares)

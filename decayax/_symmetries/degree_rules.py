@@ -135,7 +135,8 @@ def _keeps_degree(eqn: core.JaxprEqn, floats: Sequence[Degree]) -> bool:
     if name == "convert_element_type":  # a cast to an integer rounds
         return _is_inexact(eqn.outvars[0]) or not floats
     if name == "gather":  # other numbers may fill what is outside
-        return eqn.params["fill_value"] in (None, 0)
+        fill = eqn.params["fill_value"]
+        return fill is None or fill == 0 or fill != fill
     return name in KEEPING or name == "top_k"
 
 
