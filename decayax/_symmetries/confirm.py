@@ -12,9 +12,10 @@ from decayax._symmetries.units import Parameter
 
 LOG_FACTOR = 0.7
 # Also factors of a million: some functions have a symmetry near the parameters only, as
-# ReLU6 with small weights, or a softmax that is saturated.
+# ReLU6 with small weights.
 LOG_FACTORS = (LOG_FACTOR, 14.0, -14.0)
 FAR = (3.0, 0.0)  # other parameters of the same size, for dead units
+STANDARD = 1  # the point where all parameters have a usual size
 POINTS = 3  # random parameters at which the outputs are compared
 
 
@@ -37,7 +38,7 @@ def deviations(
     for point in range(POINTS):
         theta, plain, real = [], [], []
         for amounts in JITTERS:
-            theta = jitter(random, leaves, amounts)
+            theta = jitter(random, leaves, amounts, is_standard=point == STANDARD)
             plain, real = run(theta, NO_EPSILON), run(theta, 1.0)
             if all(bool(np.all(np.isfinite(y))) for y in [*plain, *real]):
                 break
@@ -52,7 +53,9 @@ def deviations(
             exact = [_change(plain, run(x, NO_EPSILON)) for x in moved]
             # A large factor may overflow: then the others decide.
             large = [change for change in exact[1:] if np.isfinite(change)]
-            change = _change(real, run(moved[0], 1.0))
+            # The ε matters at the size of the given parameters.
+            is_given = point != STANDARD
+            change = _change(real, run(moved[0], 1.0)) if is_given else 0.0
             result[point, i] = exact[0], max(large, default=0.0), change
     return result
 

@@ -8,6 +8,7 @@ of M. With more rows than units, the null space of M is that of all rows.
 """
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -44,15 +45,22 @@ def jitter(
     random: np.random.Generator,
     leaves: Sequence[np.ndarray],
     amounts: tuple[float, float],
+    *,
+    is_standard: bool = False,
 ) -> list[np.ndarray]:
     """Random parameters around the given ones, which keep their signs.
 
-    They leave the points where more symmetries hold: biases of 0, gains of 1.
+    They leave the points where more symmetries hold: biases of 0, gains of 1. With
+    ``is_standard``, every leaf has a usual size, so that a layer scale of 1e-6 or a
+    saturated softmax hides nothing.
     """
     elementwise, scale = amounts
     moved = []
     for x in leaves:
         size = np.sqrt(np.mean(np.abs(x) ** 2)) or 1.0
+        if is_standard:
+            usual = max(math.prod(x.shape[:-1]), 1) ** -0.5
+            x, size = x * (usual / size), usual
         noise = elementwise * random.standard_normal(x.shape)
         factor = np.exp(noise + scale * random.uniform(-1.0, 1.0))
         moved.append(np.where(x == 0, noise * size, x * factor).astype(x.dtype))
@@ -73,10 +81,11 @@ def probe(
     needed = units + EXTRA_ROWS
     found: list[_Row] = []
     empty: list[_Row] = []  # where no output depends on any parameter
-    for _ in range(2 * needed):
+    for attempt in range(2 * needed):
         noise = [_noise(random, y) for y in outputs]
         for amounts in JITTERS:
-            elementwise = run(jitter(random, leaves, amounts), noise)
+            theta = jitter(random, leaves, amounts, is_standard=attempt % 2 == 1)
+            elementwise = run(theta, noise)
             row = _row([np.asarray(x) for x in elementwise], noise, parameters)
             if row is not None:
                 if len(found) >= KEPT_ROWS:  # it is as large as the parameters
