@@ -103,7 +103,7 @@ def _trace_tangents(program: Program) -> tuple[Any, Any]:
 
 
 def decay_reads(program: Program) -> DecayReads:
-    """What the derivative by the weights reads; everything if there is none."""
+    """What the derivative by the weights reads. Without a derivative: everything."""
 
     def decay(grads: Any, state: Any, params: Any, step: Any) -> Any:
         theta, static = partition(params)

@@ -34,8 +34,8 @@ def smaller_shapes(
 ) -> tuple[Any, OptimizerProgram]:
     """A tree of smaller shapes on which the optimizer runs the same operations.
 
-    If there is none, the result is ``shapes``. If ``forced``, the first smaller tree is
-    taken without a comparison of the operations. The second result is the optimizer,
+    Without such a tree, the result is ``shapes``. If ``forced``, the first smaller tree
+    is taken without a comparison of the operations. The second result is the optimizer,
     traced for the shapes of the first.
     """
     rtol = 0.0 if kind <= Kind.COUPLED else LITERAL_RTOL

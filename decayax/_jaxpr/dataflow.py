@@ -143,14 +143,15 @@ def _is_nondifferentiable(eqn: core.JaxprEqn, data: list[Any]) -> bool:
     # A primitive with an inner program, such as reduce_window, may do anything with it.
     if name in NONDIFFERENTIABLE or (name not in CALLS and any(subjaxprs(eqn))):
         return True
-    from_floats = any(map(_is_inexact, data))
+    from_floats = any(map(is_inexact_atom, data))
     # Comparisons, argmax and casts make integers or booleans of floats. `is_finite` is
     # the exception: while all values stay finite, it is constant.
-    to_integers = not all(map(_is_inexact, eqn.outvars))
+    to_integers = not all(map(is_inexact_atom, eqn.outvars))
     return from_floats and to_integers and name != "is_finite" and name not in CALLS
 
 
-def _is_inexact(atom: Any) -> bool:
+def is_inexact_atom(atom: Any) -> bool:
+    """Whether a value of a program holds floats or complex numbers."""
     return jnp.issubdtype(getattr(atom.aval, "dtype", np.bool_), jnp.inexact)
 
 

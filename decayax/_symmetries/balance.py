@@ -74,8 +74,8 @@ def balance(params: optax.Params, group: Group | Sequence[Group]) -> Any:
         group: path -> exponent. A path may name a slice of a stack:
             ``"blocks/kernel[2]"`` is ``kernel[2, ...]``, ``"qkv[:,1]"`` is
             ``qkv[:, 1, ...]``. A sequence of groups is balanced jointly. The result of
-            ``scale_symmetries`` stands for its groups that have exponents of both
-            signs; without such a group, the parameters stay as they are.
+            ``scale_symmetries`` means its groups that have exponents of both signs;
+            without such a group, the parameters stay as they are.
 
     Returns:
         The rescaled parameters: the same tree, dtypes and shardings.
@@ -232,7 +232,7 @@ def _log_squares(leaf: Any, grid: Grid) -> Float[np.ndarray, "*grid"]:
 
 
 def _balanced(rows: Rows, log_squares: np.ndarray, names: list[str]) -> np.ndarray:
-    """The t of each group that balances the norms; raise if there is none."""
+    """The t of each group that balances the norms. Raise if no balance exists."""
     if wrong := [names[i] for i in np.flatnonzero(~np.isfinite(log_squares))]:
         raise ValueError(
             f"{NAME}: the norm of {summarize_paths(wrong)} must be finite."

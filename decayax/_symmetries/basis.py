@@ -12,9 +12,10 @@ from fractions import Fraction
 
 import numpy as np
 
+from decayax._symmetries.constants import MAX_DENOMINATOR
+
 
 ZERO = 1e-6  # entries below are rounding errors: the exponents are small fractions
-MAX_DENOMINATOR = 24
 SNAP = 1e-5
 ORDERS = 60
 
@@ -105,7 +106,7 @@ def _shortest(vectors: Iterable[np.ndarray], dimension: int) -> np.ndarray:
 def _integers(vector: np.ndarray) -> np.ndarray:
     """The multiple with the smallest integers, its first entry positive.
 
-    Exponents that are no fractions with small denominators stay as they are.
+    Exponents that are not fractions with small denominators stay as they are.
     """
     entries = vector[np.abs(vector) > ZERO]
     scaled = vector / (np.sign(entries[0]) * np.abs(entries).min())

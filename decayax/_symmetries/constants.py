@@ -14,7 +14,7 @@ from decayax._jaxpr.dataflow import CALLS, closed_subjaxprs
 
 # The largest ε in use is 1e-3, that of BatchNorm in Keras. In float32 it is a bit more.
 MAX_EPSILON = 1.001e-3
-MAX_DENOMINATOR = 24  # of an exponent
+MAX_DENOMINATOR = 24  # of an exponent, in a power or in a symmetry
 # Operations that keep the value of a constant whose elements are equal.
 LAYOUT = frozenset(
     """

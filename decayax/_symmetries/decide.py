@@ -76,17 +76,16 @@ def _confirm(measured: Measured) -> _Decision:
     kinds = np.full(len(found.flat), SEEN, object)
     deviation = np.full(len(kinds), np.nan)
     flat, invariant = np.flatnonzero(found.flat), np.flatnonzero(found.invariant)
-    # A leaf that only its signs or its order matter of has no gradient, either.
-    for units, kind in ((flat, "flat"), (invariant, "invariant")):
-        holds, changes = _confirmed(measured, kind)
-        kinds[units[holds]] = INVARIANT
-        deviation[units[holds]] = changes[holds]
+    holds, changes = _confirmed(measured, "invariant")
+    kinds[invariant[holds]] = INVARIANT
+    deviation[invariant[holds]] = changes[holds]
+    # If only the signs or the order of the weights matter, there is no gradient, too.
+    holds, changes = _confirmed(measured, "flat")
     # All points: at one, the numbers that replace it may have the signs that matter.
-    scales, _ = _confirmed(measured, "flat")
-    changes = measured.changes["dead"][..., :2]
-    is_dead = scales & np.all(changes <= DEAD_CONFIRMED, axis=(0, 2))
-    kinds[flat[is_dead]] = DEAD
-    deviation[flat[is_dead]] = np.nan
+    replaced = measured.changes["dead"][..., :2]
+    is_dead = holds & np.all(replaced <= DEAD_CONFIRMED, axis=(0, 2))
+    kinds[flat[holds]] = np.where(is_dead, DEAD, INVARIANT)[holds]
+    deviation[flat[holds]] = np.where(is_dead, np.nan, changes)[holds]
     keeps, changes = _confirmed(measured, "groups")
     keeps &= np.array([_is_simple(vector) for vector in found.groups], bool)
     for vector, change in zip(found.groups[keeps], changes[keeps], strict=True):

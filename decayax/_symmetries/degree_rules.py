@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
-from decayax._jaxpr.dataflow import shape_of
+from decayax._jaxpr.dataflow import is_inexact_atom, shape_of
 from decayax._symmetries.constants import (
     exponent,
     folded,
@@ -99,7 +99,7 @@ def apply_rule(
     value = folded(eqn, [x.uniform for x in inputs])
     if value is not None:
         return [constant(np.asarray(value), conditions)]
-    has_degree = [_is_inexact(atom) for atom in eqn.invars]
+    has_degree = [is_inexact_atom(atom) for atom in eqn.invars]
     floats = [x for x, keep in zip(inputs, has_degree, strict=True) if keep]
     if name == "sort":
         return [Degree(x.form, x.is_free) for x in inputs]
@@ -109,7 +109,7 @@ def apply_rule(
         first = inputs[0] if inputs else Degree(conditions.none())
         kept = Degree(first.form, first.is_free)
         return [
-            kept if _is_inexact(var) else Degree(conditions.none())
+            kept if is_inexact_atom(var) else Degree(conditions.none())
             for var in eqn.outvars
         ]
     if name in COMPARING or name in EQUAL:
@@ -119,7 +119,7 @@ def apply_rule(
             for x in floats
             if not (is_floor and x.uniform and is_epsilon(sign * x.uniform))
         ]
-        common = _equal(kept, conditions)
+        common = common_degree(kept, conditions)
         return [Degree(conditions.none()) if name in COMPARING else common]
     product = _product(eqn, name, floats, conditions)
     if product is not None:
@@ -133,19 +133,15 @@ def _keeps_degree(eqn: core.JaxprEqn, floats: Sequence[Degree]) -> bool:
     """Whether the float outputs have the degree of the first operand."""
     name = eqn.primitive.name
     if name == "convert_element_type":  # a cast to an integer rounds
-        return _is_inexact(eqn.outvars[0]) or not floats
+        return is_inexact_atom(eqn.outvars[0]) or not floats
     if name == "gather":  # other numbers may fill what is outside
         fill = eqn.params["fill_value"]
         return fill is None or fill == 0 or fill != fill
     return name in KEEPING or name == "top_k"
 
 
-def _is_inexact(atom: Any) -> bool:
-    return jnp.issubdtype(getattr(atom.aval, "dtype", np.bool_), jnp.inexact)
-
-
-def _equal(values: Sequence[Degree], conditions: Conditions) -> Degree:
-    """The common degree of values that are added, compared or joined."""
+def common_degree(values: Sequence[Degree], conditions: Conditions) -> Degree:
+    """The degree that values must share to be added, compared or joined."""
     fixed = [x.form for x in values if not x.is_free]
     if not fixed:
         return Degree(conditions.none(), is_free=bool(values))

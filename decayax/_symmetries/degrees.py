@@ -9,7 +9,7 @@ where d = Σ_l c_l a_l is its degree, a linear form in the exponents:
     exp, tanh, GELU, a cast to int     the degree must be 0
     the outputs                        the degree must be 0
 
-A normalization is no special case: x / sqrt(mean(x²)) has the degree d - d. The
+A normalization is not a special case: x / sqrt(mean(x²)) has the degree d - d. The
 exponents that meet all conditions are symmetries, for any dtype and size, where an ε
 counts as 0. There may be more of them: softmax does not see a constant that is added,
 and an operation that is not known here must have the degree 0.
@@ -18,15 +18,15 @@ and an operation that is not known here must have the degree 0.
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
-from decayax._jaxpr.dataflow import closed_subjaxprs, shape_of
+from decayax._jaxpr.dataflow import closed_subjaxprs, is_inexact_atom, shape_of
 from decayax._symmetries.causes import join_scopes, place_of
 from decayax._symmetries.constants import called, denominators, FLOORS
 from decayax._symmetries.degree_rules import (
     apply_rule,
+    common_degree,
     Conditions,
     constant,
     Degree,
@@ -61,17 +61,13 @@ def read_degrees(
     context = _Context(Conditions({}, units), {})
     inputs = [_of_input(p, context) for p in parameters]
     jaxpr = program.jaxpr
-    needed = [_is_inexact(atom) for atom in jaxpr.outvars]
+    needed = [is_inexact_atom(atom) for atom in jaxpr.outvars]
     outputs = _read(program, inputs, needed, "", context)
     for output, is_needed in zip(outputs, needed, strict=True):
         if is_needed:
             context.conditions.require_zero(_whole(output, context).form)
     forms = list(context.conditions.forms.values())
     return Reading(np.array(forms).reshape(-1, units), context.causes)
-
-
-def _is_inexact(atom: Any) -> bool:
-    return jnp.issubdtype(getattr(atom.aval, "dtype", np.bool_), jnp.inexact)
 
 
 def _of_input(parameter: Parameter | None, context: _Context) -> Degree:
@@ -233,16 +229,11 @@ def _read_scan(
         outputs = [_whole(x, context) for x in outputs]
         carry, ys = outputs[:num_carry], outputs[num_carry:]
         rows.append(ys)
-    columns = zip(*rows, strict=True) if rows else [()] * (len(needed) - num_carry)
-    return [*carry, *(_joined(values, context) for values in columns)]
-
-
-def _joined(values: Sequence[Degree], context: _Context) -> Degree:
-    """The degree of a value that is one of several."""
-    fixed = [x.form for x in values if not x.is_free]
-    for form in fixed[1:]:
-        context.conditions.require_zero(form - fixed[0])
-    return Degree(fixed[0]) if fixed else Degree(context.conditions.none(), True)
+    if not rows:  # outputs without elements
+        nothing = Degree(context.conditions.none(), is_free=True)
+        return [*carry, *[nothing] * (len(needed) - num_carry)]
+    columns = zip(*rows, strict=True)
+    return [*carry, *(common_degree(x, context.conditions) for x in columns)]
 
 
 def _read_cond(
@@ -257,6 +248,6 @@ def _read_cond(
         for branch in eqn.params["branches"]
     ]
     return [
-        _joined([_whole(x, context) for x in outputs], context)
+        common_degree([_whole(x, context) for x in outputs], context.conditions)
         for outputs in zip(*branches, strict=True)
     ]

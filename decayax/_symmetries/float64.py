@@ -42,7 +42,7 @@ IDENTITIES = frozenset(
     reshard sharding_constraint stop_gradient
     """.split()  # noqa: SIM905
 )
-# The factor that stands for 0: with 0 itself, a norm of 0 would be 0 / 0. Derivatives
+# Used instead of 0: with 0 itself, a norm of 0 would be 0 / 0. Derivatives
 # of norms have the power -1.5 of ε, and their squares must be finite.
 NO_EPSILON = 1e-60
 # These have the computation of one element as a jaxpr of the recorded dtype.

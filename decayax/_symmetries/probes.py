@@ -41,6 +41,11 @@ class _Row(NamedTuple):
     elementwise: list[np.ndarray]
 
 
+def usual_size(shape: tuple[int, ...]) -> float:
+    """1 / sqrt(fan-in); 1 for a vector."""
+    return max(math.prod(shape[:-1]), 1) ** -0.5
+
+
 def jitter(
     random: np.random.Generator,
     leaves: Sequence[np.ndarray],
@@ -59,7 +64,7 @@ def jitter(
     for x in leaves:
         size = np.sqrt(np.mean(np.abs(x) ** 2)) or 1.0
         if is_standard:
-            usual = max(math.prod(x.shape[:-1]), 1) ** -0.5
+            usual = usual_size(x.shape)
             x, size = x * (usual / size), usual
         noise = elementwise * random.standard_normal(x.shape)
         factor = np.exp(noise + scale * random.uniform(-1.0, 1.0))

@@ -15,7 +15,7 @@ from decayax._core.table import aligned, html_table
 from decayax._symmetries.units import parameter_leaves
 
 
-ROUNDING = 1e-10  # a relative change of the outputs in float64 below it means none
+ROUNDING = 1e-10  # a relative change of the outputs in float64; less is 0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 from jax.extend import core
 
 from decayax._core.paths import Path
-from decayax._jaxpr.dataflow import CALLS, closed_subjaxprs, ELEMENTWISE, shape_of
+from decayax._jaxpr.dataflow import closed_subjaxprs, ELEMENTWISE, shape_of
+from decayax._symmetries.constants import called
 from decayax._symmetries.float64 import IDENTITIES
 
 
@@ -118,10 +119,9 @@ def _follow_eqn(
     # A name stack is shown without transformations before JAX 0.6: read its parts.
     parts = eqn.source_info.name_stack.stack
     in_vmap = in_vmap or any(part.name == "vmap" for part in parts)
-    inner = [j.jaxpr for j in closed_subjaxprs(eqn)]
-    inner = [jaxpr for jaxpr in inner if len(jaxpr.invars) == len(flows)]
-    if name in CALLS and len(inner) == 1:
-        return _follow(inner[0], flows, found, in_loop=in_loop, in_vmap=in_vmap)
+    body = called(eqn)
+    if body is not None:
+        return _follow(body.jaxpr, flows, found, in_loop=in_loop, in_vmap=in_vmap)
     if name in IDENTITIES or name == "convert_element_type":
         return flows
     if name == "scan":
@@ -129,10 +129,10 @@ def _follow_eqn(
         start = num_consts + eqn.params["num_carry"]
         scanned = [flow for flow in flows[start:] if flow and flow.is_parameter]
         found.stacks.update(*(flow.axes[0] for flow in scanned))
-        body = eqn.params["jaxpr"].jaxpr
         own: list[_Flow | None] = [*flows[:num_consts]]
         own += [None] * (len(flows) - num_consts)
-        _follow(body, own, found, in_loop=True, in_vmap=in_vmap)
+        inner = eqn.params["jaxpr"].jaxpr
+        _follow(inner, own, found, in_loop=True, in_vmap=in_vmap)
         return []
     if name == "cond":
         for branch in closed_subjaxprs(eqn):
@@ -156,7 +156,7 @@ def _product(
     shared = [
         _meet([axes[0][a], axes[1][b]], found) for a, b in zip(*batch, strict=True)
     ]
-    # A product with activations along an axis of its own, such as heads, is no stack.
+    # A product with activations along an axis of its own, such as heads, is not one.
     if in_vmap and any(flow and flow.is_parameter for flow in flows):
         found.stacks.update(*shared)
     free = [

@@ -15,7 +15,6 @@ from typing import Any
 
 import jax
 import jax.experimental
-import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -27,11 +26,12 @@ from decayax._symmetries.classify import (
 from decayax._symmetries.confirm import deviations
 from decayax._symmetries.decide import decide
 from decayax._symmetries.degrees import read_degrees
-from decayax._symmetries.float64 import in_float64, NO_EPSILON, widen
+from decayax._symmetries.float64 import in_float64, NO_EPSILON
 from decayax._symmetries.measured import Measured
-from decayax._symmetries.probes import probe
+from decayax._symmetries.probes import probe, usual_size
 from decayax._symmetries.problem import pose, Problem, require_whole
 from decayax._symmetries.report import ScaleSymmetries
+from decayax._symmetries.values import has_fraction, wide, widen
 
 
 MAX_WEIGHTS = 5_000_000
@@ -61,7 +61,7 @@ def scale_symmetries(
     derivatives are ignored, because a symmetry is about the outputs. The ε of norms (a
     constant up to 1e-3 that is added to a denominator, or bounds it) counts as 0. The
     ``deviation`` of a leaf is how much it changes the outputs. What holds near the
-    parameters only, such as for ReLU6 with small weights, is no symmetry.
+    parameters only, such as for ReLU6 with small weights, is not a symmetry.
 
     Args:
         function: params -> outputs or a loss, a JAX function that closes over a batch
@@ -70,9 +70,9 @@ def scale_symmetries(
             ``nnx_function``, ``linen_function`` and ``equinox_function`` make it from a
             model. A loss shows the same symmetries as its logits, and its own.
         params: any pytree of arrays or ``jax.ShapeDtypeStruct``. The values are moved
-            at random, so zeros and gains of 1 are no special case.
+            at random, so zeros and gains of 1 are not a special case.
         stacked: parameters that hold a stack of layers along an axis: a regular
-            expression for the whole path -> axis, or None if it is no stack. Each slice
+            expression for the whole path -> axis, or None if it is not one. Each slice
             has its own answer. Stacks that ``scan``, ``vmap`` or indices take apart are
             found without it.
         seed: of the random parameters and cotangents.
@@ -116,7 +116,7 @@ def scale_symmetries(
 
 @contextmanager
 def _float64_on_cpu() -> Iterator[None]:
-    """Whatever the caller's settings: an accelerator may have no float64."""
+    """Calculate on the CPU, because an accelerator may not have float64."""
     with ExitStack() as stack:
         # JAX before 0.8 has it in jax.experimental only.
         home: Any = jax if hasattr(jax, "enable_x64") else jax.experimental
@@ -172,8 +172,8 @@ def _measure(problem: Problem, seed: int) -> Measured:
 def _as_float64(x: Any, random: np.random.Generator) -> Any:
     """The values of a leaf; random values for a leaf that is only a shape."""
     if isinstance(x, jax.ShapeDtypeStruct):
-        if not jnp.issubdtype(x.dtype, jnp.inexact):
+        if not has_fraction(x.dtype):
             return np.zeros(x.shape, x.dtype)
-        fan_in = max(int(np.prod(x.shape[:-1])), 1)
-        return widen(random.standard_normal(x.shape).astype(x.dtype) / fan_in**0.5)
+        values = usual_size(x.shape) * random.standard_normal(x.shape)
+        return values.astype(wide(x.dtype))
     return widen(x)

@@ -161,15 +161,15 @@ MUTANTS = (
     Mutant(
         "flat_is_invariant",
         "decayax/_symmetries/decide.py",
-        "        kinds[units[holds]] = INVARIANT",
-        "        kinds[units] = INVARIANT",
+        "kinds[flat[holds]] = np.where(is_dead, DEAD, INVARIANT)[holds]",
+        "kinds[flat] = np.where(is_dead, DEAD, INVARIANT)",
         "tests/test_symmetries.py::test_rounding_is_not_dead",
     ),
     Mutant(
         "one_point_is_dead",
         "decayax/_symmetries/decide.py",
-        "np.all(changes <= DEAD_CONFIRMED",
-        "np.any(changes <= DEAD_CONFIRMED",
+        "np.all(replaced <= DEAD_CONFIRMED",
+        "np.any(replaced <= DEAD_CONFIRMED",
         "tests/test_symmetries.py::test_only_signs_or_the_order_matter",
     ),
     Mutant(
