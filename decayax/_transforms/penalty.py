@@ -10,7 +10,7 @@ from decayax._core.dtypes import compute_dtype
 from decayax._core.parameters import require_no_state
 from decayax._core.paths import leaves_with_path, path_str
 from decayax._core.strength import as_strength, Scalar
-from decayax._transforms.kernel import rate_by_path
+from decayax._transforms.strengths import rate_by_path
 from decayax.masks._resolve import MaskOrFn
 
 
