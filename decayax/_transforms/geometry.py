@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Inexact
 
+from decayax._core.strength import Strength
+
 
 ArrayLeaf: TypeAlias = Inexact[Array, "*shape"]
 Axes: TypeAlias = tuple[int, ...] | None  # of a reduction; None: all
@@ -37,6 +39,11 @@ def norm(x: jax.Array, axes: Axes = None) -> jax.Array:
     return safe_sqrt(inner(x, x, axes))
 
 
+def magnitude(x: ArrayLeaf) -> jax.Array:
+    """|x|, element by element."""
+    return safe_sqrt(real_product(x, x)) if jnp.iscomplexobj(x) else jnp.abs(x)
+
+
 def safe_sqrt(x: jax.Array) -> jax.Array:
     """√x with the derivative 0 at 0."""
     positive = x > 0
@@ -46,4 +53,12 @@ def safe_sqrt(x: jax.Array) -> jax.Array:
 def ratio(x: jax.Array, y: jax.Array, otherwise: float = 0.0) -> jax.Array:
     """x/y for y ≥ 0; where y is 0, another value."""
     positive = y > 0
-    return jnp.where(positive, x / jnp.where(positive, y, 1), otherwise)
+    return jnp.where(
+        positive, x / jnp.where(positive, y, 1), jnp.asarray(otherwise, y.dtype)
+    )
+
+
+def averaged(beta: Strength, old: ArrayLeaf, new: ArrayLeaf) -> ArrayLeaf:
+    """βa + (1 − β)x, an exponential moving average."""
+    kept = jnp.asarray(beta, jnp.finfo(old.dtype).dtype)
+    return times_real(kept, old) + times_real(1 - kept, new.astype(old.dtype))

@@ -150,9 +150,9 @@ def around(
     def init(params: optax.Params) -> Any:
         return inner.init(params), _init(method, params)
 
-    def update(grads, state, params=None, **extra_args):
+    def update(updates, state, params=None, **extra_args):
         params = require_params(name, params)
-        inner_state, own_state = state
+        grads, (inner_state, own_state) = updates, state
         updates, inner_state = inner.update(grads, inner_state, params, **extra_args)
         updates, own_state = _step(
             method, updates, grads, own_state, params, extra_args
