@@ -99,6 +99,8 @@ def rate_by_path(
     products: dict[Any, Strength] = {}
     rates: dict[Path, Strength] = {}
     for path, factor in multipliers.items():
+        if is_zero(factor):  # a traced strength times 0 would be a traced 0
+            continue
         key = factor if isinstance(factor, float) else (id(factor),)
         if key not in products:
             products[key] = times(strength, factor)
