@@ -76,3 +76,28 @@ def without_strength(make, **options):
 def doubled(params):
     """A merged weight for every parameter: 2θ, so that the pull is 4λθ."""
     return jax.tree.map(lambda x: 2.0 * x, params)
+
+
+def quartic(x):
+    return 0.25 * jnp.sum(x**4)
+
+
+def gamma(step):
+    """A learning rate for the methods that only have to know it."""
+    return 0.5 / (1.0 + jnp.asarray(step, jnp.result_type(float)))
+
+
+def before(make, options=None, **flags) -> Row:
+    """make(strength, mask=, **options) in front of the learning rate."""
+    return before_rate(
+        named(make, options), ref(make, options), label(options), **flags
+    )
+
+
+def behind(make, options=None, **flags) -> Row:
+    return behind_rate(
+        named(make, options),
+        ref(make, options, place="finished"),
+        label(options) or "behind the learning rate",
+        **flags,
+    )

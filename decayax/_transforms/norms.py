@@ -19,7 +19,7 @@ from decayax._core.strength import NUMBER_HINT, ScalarOrSchedule
 from decayax._transforms.geometry import ArrayLeaf, norm, ratio, times_real
 from decayax._transforms.kernel import Leaf, Method, pull, transform
 from decayax._transforms.per_leaf import axes_of, AxisTree, sizes_or_word, ValueTree
-from decayax._transforms.spectral import spectral_norm, vector_memory
+from decayax._transforms.spectral import norm_along, spectral_norm, vector_memory
 from decayax._transforms.strengths import strength_rate, whole_rule
 from decayax.masks._resolve import MaskOrFn
 
@@ -109,8 +109,8 @@ def fixed_norm(
         if not spectral:
             return norm(x, axes(path, x))
         if "vector" in memory:
-            return norm(x @ memory["vector"].astype(x.dtype), (-2,))
-        return spectral_norm(name, path, x)
+            return norm_along(x, memory["vector"])
+        return spectral_norm(x)
 
     def rule(leaf: Leaf) -> ArrayLeaf:
         if radius_of:

@@ -6,15 +6,13 @@ A matrix is the last two axes of a parameter; other axes stack matrices.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
-from decayax._core.paths import Path, path_str
+from decayax._core.paths import Path
 from decayax._core.strength import (
     as_strength,
     NUMBER_HINT,
@@ -27,37 +25,43 @@ from decayax._transforms.kernel import Leaf, pull
 from decayax.masks._resolve import MaskOrFn
 
 
-def require_matrix(name: str, path: Path, x: ArrayLeaf) -> None:
-    """Raise for a vector or a number."""
-    if np.ndim(x) < 2:
-        raise ValueError(
-            f"{name}: {path_str(path)} has shape {np.shape(x)}, which is not a matrix "
-            "or a stack of matrices. Exclude it with mask=, for example with "
-            "dx.masks.no_bias_or_norm."
-        )
+def as_matrix(x: ArrayLeaf) -> ArrayLeaf:
+    """A vector or a number as a matrix of one column: σ₁ is its norm."""
+    return x if x.ndim > 1 else x.reshape(-1, 1)
 
 
-def spectral_norm(name: str, path: Path, x: ArrayLeaf) -> jax.Array:
-    """The largest singular value of each matrix; its axes are kept."""
-    require_matrix(name, path, x)
-    return jnp.linalg.svd(x, compute_uv=False)[..., :1, None]
+def spectral_norm(x: ArrayLeaf) -> jax.Array:
+    """The largest singular value of each matrix; the axes of the parameter are kept."""
+    values = jnp.linalg.svd(as_matrix(x), compute_uv=False)
+    return values[..., :1, None] if x.ndim > 1 else values.reshape((1,) * x.ndim)
 
 
-def start_vector(name: str, path: Path, x: ArrayLeaf) -> jax.Array:
+def start_vector(path: Path, x: ArrayLeaf) -> jax.Array:
     """A vector for each matrix, from which the power iteration starts."""
-    require_matrix(name, path, x)
+    shape = as_matrix(x).shape
     # Not orthogonal to a singular vector, except by chance; not symmetric, like ones.
-    column = jnp.cos(jnp.arange(x.shape[-1], dtype=jnp.finfo(x.dtype).dtype))[:, None]
-    return jnp.broadcast_to(column, (*x.shape[:-2], *column.shape)).astype(x.dtype)
+    column = jnp.cos(jnp.arange(shape[-1], dtype=jnp.finfo(x.dtype).dtype))[:, None]
+    return jnp.broadcast_to(column, (*shape[:-2], *column.shape)).astype(x.dtype)
 
 
 def power_iteration(x: ArrayLeaf, vector: jax.Array, iterations: int) -> jax.Array:
     """v ← xᴴxv/‖xᴴxv‖, which converges to the first right singular vector."""
     for _ in range(iterations):
-        vector = jnp.conj(jnp.swapaxes(x, -1, -2)) @ (x @ vector)
+        vector = adjoint(x) @ (x @ vector)
         size = norm(vector, (-2,))
         vector = times_real(ratio(jnp.ones_like(size), size), vector)
     return vector
+
+
+def norm_along(x: ArrayLeaf, vector: jax.Array) -> jax.Array:
+    """‖xv‖: the largest singular value, for its singular vector."""
+    size = norm(as_matrix(x) @ vector.astype(x.dtype), (-2,))
+    return size if x.ndim > 1 else size.reshape((1,) * x.ndim)
+
+
+def adjoint(x: ArrayLeaf) -> ArrayLeaf:
+    """xᴴ."""
+    return jnp.conj(jnp.swapaxes(x, -1, -2))
 
 
 def without_large_values(x: ArrayLeaf, cap: jax.Array | None) -> ArrayLeaf:
@@ -95,17 +99,15 @@ def spectral_decay(
             on from that of the last update: 1 or 2 are enough while the weights change
             slowly. None: a singular value decomposition for each matrix and update,
             which is exact, and slow for large matrices. Not together with ``cap``.
-        mask: :math:`m`, as for :func:`decoupled_decay`. Exclude parameters with fewer
-            than two axes. The last two axes are a matrix, others stack matrices.
+        mask: :math:`m`, as for :func:`decoupled_decay`. The last two axes are a matrix,
+            other axes stack matrices. A vector is a matrix of one column, so its whole
+            norm decays: exclude biases and norms.
         learning_rate: as for :func:`cautious_decay`: with it, the decay stands behind a
             finished optimizer.
 
     Returns:
         A transform, as for :func:`decoupled_decay`. With ``iterations`` its state holds
         a vector for each matrix.
-
-    Raises:
-        ValueError: also for a parameter with fewer than two axes.
 
     Example:
         >>> import optax, decayax as dx, jax.numpy as jnp
@@ -130,12 +132,14 @@ def spectral_decay(
             )
 
     def direction(leaf: Leaf) -> ArrayLeaf:
-        require_matrix(name, leaf.path, leaf.param)
+        x = as_matrix(leaf.param)
         if iterations is not None:
-            v = leaf.memory["vector"].astype(leaf.param.dtype)
-            return (leaf.param @ v) @ jnp.conj(jnp.swapaxes(v, -1, -2))
-        limit = None if cap is None else jnp.asarray(cap, leaf.rate.dtype)
-        return without_large_values(leaf.param, limit)
+            v = leaf.memory["vector"].astype(x.dtype)
+            pulled = (x @ v) @ adjoint(v)
+        else:
+            limit = None if cap is None else jnp.asarray(cap, leaf.rate.dtype)
+            pulled = without_large_values(x, limit)
+        return pulled.reshape(leaf.param.shape)
 
     return pull(
         name,
@@ -161,8 +165,8 @@ def vector_memory(
         )
 
     def follow(leaf: Leaf) -> dict[str, jax.Array]:
-        x = matrix(leaf)
+        x = as_matrix(matrix(leaf))
         vector = leaf.memory["vector"].astype(x.dtype)
         return {"vector": power_iteration(x, vector, iterations)}
 
-    return {"remember": {"vector": partial(start_vector, name)}, "refresh": follow}
+    return {"remember": {"vector": start_vector}, "refresh": follow}
