@@ -6,46 +6,79 @@ initializes it with half of them, so that the properties are not those of 0.
 
 from functools import partial
 
+import catalogue_reference as reference
 import jax
 import jax.numpy as jnp
 import optax
 from catalogue_row import Row
 
-
-def before_rate(make, ref, options="", displace=False, **flags) -> Row:
-    """A method in front of the learning rate: make(strength, mask=mask)."""
-
-    def optimizer(learning_rate, weight_decay, mask=None):
-        rate = optax.scale_by_learning_rate(learning_rate)
-        return optax.chain(make(weight_decay, mask=mask), rate)
-
-    return row(make, ref, options, optimizer, displace, **flags)
+import decayax as dx
 
 
-def behind_rate(make, ref, options="", displace=False, **flags) -> Row:
-    """A method behind it: make(strength, learning_rate=, mask=)."""
+def method(make, options=None, *, place=None, displace=False, label="", **flags) -> Row:
+    """make(strength, mask=, **options) in front of the learning rate.
 
-    def optimizer(learning_rate, weight_decay, mask=None):
-        rate = optax.scale_by_learning_rate(learning_rate)
-        method = make(weight_decay, learning_rate=learning_rate, mask=mask)
-        return optax.chain(rate, method)
+    place="finished": behind it, with learning_rate=; place="last": behind it, without.
+    """
+    options = options or {}
+    name, known = make.__name__, reference_options(options)
 
-    at_half = partial(make, learning_rate=0.5)
-    return row(at_half, ref, options, optimizer, displace, **flags)
+    def build(learning_rate, weight_decay, mask):
+        given = {"learning_rate": learning_rate} if place == "finished" else {}
+        return make(weight_decay, mask=mask, **options, **given)
 
-
-def row(make, ref, options, optimizer, displace, name=None, **flags) -> Row:
     def part(weight_decay, mask=None):
-        method = make(weight_decay, mask=mask)
-        return displaced(method) if displace else method
+        alone = build(0.5, weight_decay, mask)
+        return displaced(alone) if displace else alone
 
-    return Row(name or public_name(make), options, part, optimizer, ref, **flags)
+    def optimizer(learning_rate, weight_decay, mask=None):
+        rate = optax.scale_by_learning_rate(learning_rate)
+        own = build(learning_rate, weight_decay, mask)
+        return optax.chain(rate, own) if place else optax.chain(own, rate)
+
+    if place == "finished":
+        known["place"] = place
+    ref = partial(getattr(reference, name), **known)
+    words = [f"{key}={value}" for key, value in options.items()]
+    words += ["behind the learning rate"] if place == "finished" else []
+    return Row(name, label or ",".join(words), part, optimizer, ref, **flags)
 
 
-def public_name(make):
-    while isinstance(make, partial):
-        make = make.func
-    return make.__name__
+def reference_options(options):
+    """The options as the reference has them: the axes of a norm are None here."""
+    return {key: value for key, value in options.items() if key != "axis"}
+
+
+def without_strength(make):
+    """make(mask=, ...), which has no strength, as make(strength, mask=, ...)."""
+
+    def build(weight_decay=None, **options):
+        return make(**options)
+
+    build.__name__ = make.__name__
+    return build
+
+
+def last(make, options=None, **flags) -> Row:
+    """A projection without a strength, at the end of the chain."""
+    flags = {"decays": False, "pulls": False, "place": "last", **flags}
+    return method(without_strength(make), options, **flags)
+
+
+def wrapper(make, inner, options=None, **flags) -> Row:
+    """make(optimizer, strength, mask=, **options) around a finished optimizer."""
+    options = options or {}
+
+    def optimizer(learning_rate, weight_decay, mask=None):
+        return make(inner(learning_rate), weight_decay, mask=mask, **options)
+
+    def part(weight_decay, mask=None):
+        # An ascent: where the gradient points back to the start, the step goes away.
+        return displaced(make(optax.scale(0.5), weight_decay, mask=mask, **options))
+
+    name = make.__name__
+    ref = partial(getattr(reference, name), **options)
+    return Row(name, "around sgd", part, optimizer, ref, **flags)
 
 
 def displaced(transform):
@@ -59,45 +92,137 @@ def displaced(transform):
 
 def halved(x):
     """Half a parameter; shapes, integers and placeholders stay."""
+    if isinstance(x, jax.ShapeDtypeStruct):
+        return x
     is_float = hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.inexact)
-    return x * 0.5 if is_float and not isinstance(x, jax.ShapeDtypeStruct) else x
+    return x * 0.5 if is_float or isinstance(x, float) else x
 
 
-def without_strength(make, **options):
-    """The method of a row that has no strength: (weight_decay, mask=) -> method."""
-
-    def method(weight_decay=None, mask=None):
-        return make(mask=mask, **options)
-
-    method.__name__ = make.__name__
-    return method
+# --- methods whose arguments have another form ------------------------------------
 
 
-def doubled(params):
-    """A merged weight for every parameter: 2θ, so that the pull is 4λθ."""
-    return jax.tree.map(lambda x: 2.0 * x, params)
+def corrected(weight_decay, *, mask=None, learning_rate):
+    """corrected_decay in front of the learning rate, for rates up to 0.5."""
+    return dx.corrected_decay(
+        weight_decay, learning_rate=learning_rate, peak_learning_rate=0.5, mask=mask
+    )
+
+
+def knows_the_rate(make, options=None, **flags) -> Row:
+    """make(strength, learning_rate=, mask=) in front of the learning rate."""
+
+    def build(learning_rate, weight_decay, mask=None):
+        given = {"learning_rate": learning_rate, **(options or {})}
+        return make(weight_decay, mask=mask, **given)
+
+    def optimizer(learning_rate, weight_decay, mask=None):
+        rate = optax.scale_by_learning_rate(learning_rate)
+        return optax.chain(build(learning_rate, weight_decay, mask), rate)
+
+    name = make.__name__
+    ref = partial(getattr(reference, name), **(options or {}))
+    label = ",".join(f"{key}={value}" for key, value in (options or {}).items())
+    return Row(name, label, partial(build, 0.5), optimizer, ref, **flags)
+
+
+def touched(weight_decay, *, mask=None, **options):
+    """touched_decay of rows, behind no preconditioner."""
+    options = {"axis": None, **options}
+    return dx.touched_decay(optax.identity(), weight_decay, mask=mask, **options)
+
+
+touched.__name__ = "touched_decay"
+
+
+def adamp(weight_decay, *, mask=None, **options):
+    """project_radial_update of Adam's steps."""
+    adam = optax.scale_by_adam()
+    return dx.project_radial_update(adam, weight_decay, mask=mask, **options)
+
+
+adamp.__name__ = "project_radial_update"
+
+
+def merged(weight_decay, *, mask=None):
+    """merged_lora_decay where every parameter has the merged weight 2θ."""
+    return dx.merged_lora_decay(
+        weight_decay, lambda p: jax.tree.map(lambda x: x + x, p), mask=mask
+    )
+
+
+merged.__name__ = "merged_lora_decay"
 
 
 def quartic(x):
     return 0.25 * jnp.sum(x**4)
 
 
-def gamma(step):
-    """A learning rate for the methods that only have to know it."""
-    return 0.5 / (1.0 + jnp.asarray(step, jnp.result_type(float)))
-
-
-def before(make, options=None, **flags) -> Row:
-    """make(strength, mask=, **options) in front of the learning rate."""
-    return before_rate(
-        named(make, options), ref(make, options), label(options), **flags
+def rotation(weight_decay, *, mask=None, learning_rate, **options):
+    """rotational, for which the strength is an angle."""
+    options = {"axis": None, **options}
+    return dx.rotational(
+        weight_decay, learning_rate=learning_rate, mask=mask, **options
     )
 
 
-def behind(make, options=None, **flags) -> Row:
-    return behind_rate(
-        named(make, options),
-        ref(make, options, place="finished"),
-        label(options) or "behind the learning rate",
-        **flags,
-    )
+rotation.__name__ = "rotational"
+
+
+PINNED = {"projection": dx.pin_radius()}
+QUARTIC = {"penalty": quartic}
+
+METHODS = [
+    # gates and rates
+    method(dx.cautious_decay),
+    method(dx.cautious_decay, {"strict": True}),
+    method(dx.cautious_decay, place="finished"),
+    method(dx.cautious_decay, PINNED, place="finished", label="behind pin_radius"),
+    knows_the_rate(dx.corrected_decay, {"peak_learning_rate": 0.5}),
+    method(touched, pulls=False),
+    method(touched, {"average_rate": 0.8}, pulls=False),
+    # anchors
+    method(dx.decay_to, {"anchor": 0.25}),
+    method(dx.decay_to, {"anchor": 0.25}, place="finished"),
+    method(dx.decay_to_init, displace=True),
+    method(dx.decay_to_init, displace=True, place="finished"),
+    method(dx.decay_to_average, {"average_rate": 0.9}, displace=True),
+    # norms
+    method(dx.norm_control, {"target_ratio": 0.5}),
+    method(dx.norm_control, {"target_ratio": 2.0}, place="finished"),
+    knows_the_rate(
+        without_strength(dx.target_norm_decay),
+        {"target_norm": 2.0, "momentum": 0.5},
+        decays=False,
+        pulls=False,
+    ),
+    knows_the_rate(
+        without_strength(dx.target_norm_decay),
+        {"target_norm": "initial"},
+        decays=False,
+        pulls=False,
+    ),
+    last(dx.constrain_norm, {"initial_factor": 1.0}),
+    last(dx.constrain_norm, {"bound": 0.5, "step_size": 0.1}),
+    last(dx.constrain_norm, {"after_steps": 2}),
+    last(dx.constrain_norm, {"inflection_every": 2}),
+    last(dx.fixed_norm),
+    last(dx.fixed_norm, {"radius": "initial"}, displace=True),
+    last(dx.fixed_norm, {"radius": 3.0}),
+    method(dx.spectral_decay),
+    method(dx.spectral_decay, {"cap": 0.5}),
+    method(dx.spectral_decay, {"iterations": 2}, place="finished"),
+    last(dx.fixed_norm, {"spectral": True}),
+    knows_the_rate(rotation, decays=False, pulls=False),
+    # proximal steps and penalties
+    knows_the_rate(dx.proximal_decay),
+    method(dx.soft_threshold, place="finished"),
+    method(dx.decoupled_penalty, QUARTIC, label="quartic", real=True),
+    method(merged),
+    # the radial part
+    method(dx.radial_brake, pulls=False),
+    last(dx.pin_radius),
+    method(without_strength(dx.update_to_weight_floor), {"floor": 2.0}, decays=False, pulls=False),
+    method(without_strength(dx.project_radial_gradient), decays=False, pulls=False),
+    method(adamp, built_on="optax.scale_by_adam"),
+    wrapper(dx.selective_projection, optax.sgd, pulls=False),
+]

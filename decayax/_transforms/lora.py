@@ -81,8 +81,8 @@ def merged_lora_decay(
 
         def half_square(floats: Any) -> jax.Array:
             whole = jax.tree.map(_first, floats, params, is_leaf=_is_none)
-            squares = map(_half_square, jax.tree.leaves(merge(whole, *base)))
-            return sum(squares, jnp.zeros(()))
+            merged = filter(is_inexact, jax.tree.leaves(merge(whole, *base)))
+            return sum(map(_half_square, merged), jnp.zeros(()))
 
         # JAX's gradient of a real function of complex numbers is the conjugate.
         return jax.tree.map(jnp.conj, jax.grad(half_square)(floats))

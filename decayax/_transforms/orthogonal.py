@@ -14,6 +14,7 @@ import optax
 
 from decayax._core.strength import (
     as_strength,
+    is_zero,
     NUMBER_HINT,
     Scalar,
     ScalarOrSchedule,
@@ -139,7 +140,10 @@ def project_radial_update(
     def rule(leaf: Leaf) -> ArrayLeaf:
         layer = axes(leaf.path, leaf.param) or tuple(range(leaf.param.ndim))
         projected, is_projected = project_where_small(leaf, layer, threshold)
-        strength = leaf.rate * jnp.asarray(lambda_at(leaf.step), leaf.rate.dtype)
+        decay = lambda_at(leaf.step)
+        if is_zero(decay):
+            return projected
+        strength = leaf.rate * jnp.asarray(decay, leaf.rate.dtype)
         factor = jnp.asarray(decay_factor, leaf.rate.dtype)
         strength = strength * jnp.where(is_projected, factor, 1)
         return projected + times_real(strength, leaf.param)
