@@ -160,7 +160,18 @@ def proportional_schedule(
     Reference:
         Loshchilov and Hutter, https://arxiv.org/abs/1711.05101, Algorithm 2, line 12.
     """
-    name = "rates.proportional_schedule"
+    return proportional(
+        "rates.proportional_schedule", weight_decay, learning_rate, peak_learning_rate
+    )
+
+
+def proportional(
+    name: str,
+    weight_decay: ScalarOrSchedule,
+    learning_rate: ScalarOrSchedule,
+    peak_learning_rate: Scalar,
+) -> Schedule:
+    """`proportional_schedule`; errors start with the name of the caller."""
 
     def formula(xp, weight_decay, learning_rate, peak_learning_rate):
         multiplier = learning_rate / peak_learning_rate

@@ -1,0 +1,102 @@
+r"""Decay of the largest singular values: u + λσ₁u₁v₁ᵀ, or what exceeds a cap.
+
+A matrix is the last two axes of a parameter; other axes stack matrices.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from decayax._core.paths import Path, path_str
+from decayax._core.strength import as_strength, NUMBER_HINT, Scalar, ScalarOrSchedule
+from decayax._transforms.geometry import ArrayLeaf
+from decayax._transforms.kernel import Leaf, pull
+from decayax.masks._resolve import MaskOrFn
+
+
+def require_matrix(name: str, path: Path, x: ArrayLeaf) -> None:
+    """Raise for a vector or a number."""
+    if np.ndim(x) < 2:
+        raise ValueError(
+            f"{name}: {path_str(path)} has shape {np.shape(x)}, which is not a matrix "
+            "or a stack of matrices. Exclude it with mask=, for example with "
+            "dx.masks.no_bias_or_norm."
+        )
+
+
+def spectral_norm(name: str, path: Path, x: ArrayLeaf) -> jax.Array:
+    """The largest singular value of each matrix; its axes are kept."""
+    require_matrix(name, path, x)
+    return jnp.linalg.svd(x, compute_uv=False)[..., :1, None]
+
+
+def without_large_values(x: ArrayLeaf, cap: jax.Array | None) -> ArrayLeaf:
+    """U·max(σ − c, 0)·Vᵀ: what exceeds the cap; without one, σ₁u₁v₁ᵀ."""
+    left, values, right = jnp.linalg.svd(x, full_matrices=False)
+    if cap is None:
+        excess = jnp.where(jnp.arange(values.shape[-1]) == 0, values, 0)
+    else:
+        excess = jnp.maximum(values - cap, 0)
+    return (left * excess[..., None, :].astype(x.dtype)) @ right
+
+
+def spectral_decay(
+    weight_decay: ScalarOrSchedule,
+    *,
+    cap: Scalar | None = None,
+    mask: MaskOrFn = None,
+    learning_rate: ScalarOrSchedule | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Decay of the largest singular value of each matrix, or of what exceeds a cap.
+
+    .. math:: u_t \leftarrow u_t + \lambda_t\, m\, \sigma_1 u_1 v_1^\top
+        \qquad\text{or}\qquad u_t \leftarrow u_t + \lambda_t\, m\,
+        U \max(\Sigma - c, 0) V^\top
+
+    Put it **after the preconditioner and before the learning rate**. It bounds how much
+    a layer can amplify its input, and leaves the other directions to the gradient.
+
+    Args:
+        weight_decay: :math:`\lambda`, as for :func:`decoupled_decay`.
+        cap: :math:`c`: only what exceeds it decays, for all singular values. None: the
+            largest singular value decays to 0.
+        mask: :math:`m`, as for :func:`decoupled_decay`. Exclude parameters with fewer
+            than two axes. The last two axes are a matrix, others stack matrices.
+        learning_rate: as for :func:`cautious_decay`: with it, the decay stands behind a
+            finished optimizer.
+
+    Returns:
+        A transform, as for :func:`decoupled_decay`. It costs a singular value
+        decomposition for each matrix and step.
+
+    Raises:
+        ValueError: also for a parameter with fewer than two axes.
+
+    Example:
+        >>> import optax, decayax as dx, jax.numpy as jnp
+        >>> opt = optax.chain(dx.spectral_decay(0.1), optax.scale(-1.0))
+        >>> params = jnp.diag(jnp.array([3.0, 1.0]))
+        >>> updates, _ = opt.update(jnp.zeros((2, 2)), opt.init(params), params)
+        >>> print(params + updates)
+        [[2.7 0. ]
+         [0.  1. ]]
+
+    Reference:
+        Newhouse et al., https://arxiv.org/abs/2507.13338 (spectral weight decay);
+        NVIDIA Emerging Optimizers, pull request 38 (spectrally clipped decay).
+    """
+    name = "spectral_decay"
+    if cap is not None:
+        cap = as_strength(name, "cap", cap, NUMBER_HINT)
+
+    def direction(leaf: Leaf) -> ArrayLeaf:
+        require_matrix(name, leaf.path, leaf.param)
+        limit = None if cap is None else jnp.asarray(cap, leaf.rate.dtype)
+        return without_large_values(leaf.param, limit)
+
+    return pull(
+        name, weight_decay, mask, learning_rate=learning_rate, direction=direction
+    )
