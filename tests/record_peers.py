@@ -156,6 +156,9 @@ RIGHT = {
     "pytorch-cpr bound": _cpr("uniform", 5.0, kappa_update=0.3),
     "pytorch-cpr factor": _cpr("dependent", 1.1),
     "pytorch-cpr warm start": _cpr("warm_start", 3),
+    "pytorch-cpr inflection": _cpr(
+        "inflection_point", reg_step_size=1, reg_ema_decay=0.0, foreach=True
+    ),
     "heavyball hyperball": _heavyball("HyperBallAdamW", weight_decay=0.5),
     "rollfast hyperball": Case(
         "rollfast.optim.hyperball.apply_hyperball",
@@ -212,10 +215,7 @@ WRONG = {
     ),
     "heavyball to average": _heavyball_part("weight_decay_to_ema"),
     "heavyball L1 to average": _heavyball_part("l1_weight_decay_to_ema"),
-    "pytorch-cpr inflection": _cpr("inflection_point", reg_step_size=1),
-    "pytorch-cpr inflection, foreach": _cpr(
-        "inflection_point", reg_step_size=1, reg_ema_decay=0.0, foreach=True
-    ),
+    "pytorch-cpr inflection, default": _cpr("inflection_point", reg_step_size=1),
     "torchzero OrthoGrad": _torchzero("OrthoGrad"),
     "adamp SGDP": Case("adamp.SGDP", {**_SGDP, "delta": 1.5}),
     "torchzero L3": _torchzero("WeightDecay", weight_decay=0.5, ord=3),
@@ -307,6 +307,7 @@ def optax_path(case):
     _, options, build, _, dtype = CASES[case]
     start, grads = jax.tree.map(lambda x: jax.numpy.asarray(x, dtype), problem(case))
     rates = jax.numpy.asarray(LEARNING_RATES)
+    assert build is not None
     optimizer = build(peer_of(case), lambda step: rates[step], options)
     params, state = start, optimizer.init(start)
     path = {leaf: [np.array(x)] for leaf, x in params.items()}
