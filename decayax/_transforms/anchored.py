@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from decayax._core.dtypes import to_float32
 from decayax._core.strength import (
     as_average_rate,
     is_concrete,
@@ -20,13 +19,19 @@ from decayax._core.strength import (
 from decayax._transforms.cautious import agrees
 from decayax._transforms.geometry import ArrayLeaf, averaged
 from decayax._transforms.kernel import Leaf, pull
+from decayax._transforms.memory import ANCHOR
 from decayax._transforms.per_leaf import values_of, ValueTree
 from decayax.masks._resolve import MaskOrFn
 
 
 def from_anchor(leaf: Leaf) -> ArrayLeaf:
     """θ − a."""
-    return leaf.param - leaf.memory["anchor"].astype(leaf.param.dtype)
+    return leaf.param - leaf.memory[ANCHOR].astype(leaf.param.dtype)
+
+
+def from_average(leaf: Leaf) -> ArrayLeaf:
+    """θ − a, a the moving average."""
+    return leaf.param - leaf.memory["average"].astype(leaf.param.dtype)
 
 
 def decay_to(
@@ -80,7 +85,7 @@ def decay_to(
         learning_rate=learning_rate,
         direction=from_anchor,
         gate=agrees if cautious else None,
-        remember={"anchor": lambda path, x: _placed_like(x, anchor_of(path, x))},
+        remember={ANCHOR: lambda path, x: _placed_like(x, anchor_of(path, x))},
     )
 
 
@@ -144,7 +149,7 @@ def decay_to_init(
         learning_rate=learning_rate,
         direction=from_anchor,
         gate=agrees if cautious else None,
-        remember={"anchor": lambda path, x: jnp.array(x)},  # the params may be donated
+        remember={ANCHOR: lambda path, x: jnp.array(x)},  # the params may be donated
     )
 
 
@@ -180,22 +185,22 @@ def decay_to_average(
         >>> opt = optax.chain(decay, optax.scale(-1.0))
         >>> state = opt.init(jnp.array([2.0]))
         >>> updates, state = opt.update(jnp.zeros(1), state, jnp.array([4.0]))
-        >>> print(updates, state[0].memory["anchor"])  # -0.1 * (4 - 3)
+        >>> print(updates, state[0].memory["average"])  # -0.1 * (4 - 3)
         [-0.1] [3.]
     """
     name = "decay_to_average"
     beta = as_average_rate(name, "average_rate", average_rate)
 
     def follow(leaf: Leaf) -> dict[str, jax.Array]:
-        return {"anchor": averaged(beta, leaf.memory["anchor"], leaf.param)}
+        return {"average": averaged(beta, leaf.memory["average"], leaf.param)}
 
     return pull(
         name,
         weight_decay,
         mask,
         learning_rate=learning_rate,
-        direction=from_anchor,
+        direction=from_average,
         gate=agrees if cautious else None,
-        remember={"anchor": lambda path, x: to_float32(jnp.array(x))},
+        remember={"average": lambda path, x: jnp.array(x)},
         refresh=follow,
     )

@@ -1,7 +1,8 @@
 """The memory of a decay: for each parameter an anchor, an average, a norm or a dual.
 
 A memory is a dict of trees like the params. Where the mask excludes a parameter, the
-tree holds ``optax.MaskedNode``, so that an excluded parameter costs nothing.
+tree holds ``optax.MaskedNode``, so that an excluded parameter costs nothing. An anchor
+has the dtype of its parameter; everything else is float32 or wider.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from decayax._core.dtypes import is_inexact, strip_weak_type
+from decayax._core.dtypes import cast_like, is_inexact, strip_weak_type, to_float32
 from decayax._core.paths import (
     flatten_with_path,
     is_masked_leaf,
@@ -20,7 +21,8 @@ from decayax._core.paths import (
 )
 
 
-# name -> (path, parameter at init) -> what the state keeps of the parameter.
+# name -> (path, parameter at init in float32 or wider) -> what the state keeps of it.
+ANCHOR = "anchor"
 Remember: TypeAlias = Mapping[str, Callable[[Path, jax.Array], jax.Array]]
 
 
@@ -30,16 +32,17 @@ def remembered(
     """The memory of the selected parameters at init: name -> tree."""
     flat, treedef = flatten_with_path(params)
 
-    def first(make: Callable[[Path, jax.Array], jax.Array], path: Path, leaf: Any):
+    def first(key: str, path: Path, leaf: Any) -> Any:
         if is_masked_leaf(leaf):
             return leaf
         if path not in selected or not is_inexact(leaf):
             return optax.MaskedNode()
-        return strip_weak_type(make(path, _array(leaf)))
+        value = strip_weak_type(remember[key](path, to_float32(_array(leaf))))
+        return cast_like(value, leaf) if key == ANCHOR else value
 
     return {
-        key: treedef.unflatten(first(make, path, leaf) for path, leaf in flat)
-        for key, make in remember.items()
+        key: treedef.unflatten(first(key, path, leaf) for path, leaf in flat)
+        for key in remember
     }
 
 

@@ -6,8 +6,9 @@ norm control  u + λ(1 − r‖θ₀‖/‖θ‖)θ
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal, TypeAlias
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -18,19 +19,20 @@ from decayax._core.strength import NUMBER_HINT, ScalarOrSchedule
 from decayax._transforms.geometry import ArrayLeaf, norm, ratio, times_real
 from decayax._transforms.kernel import Leaf, Method, pull, transform
 from decayax._transforms.per_leaf import axes_of, AxisTree, sizes_or_word, ValueTree
-from decayax._transforms.spectral import spectral_norm
+from decayax._transforms.spectral import spectral_norm, vector_memory
 from decayax._transforms.strengths import strength_rate, whole_rule
 from decayax.masks._resolve import MaskOrFn
 
 
-NormOf: TypeAlias = Callable[[Path, ArrayLeaf], jax.Array]
+def landed(leaf: Leaf) -> ArrayLeaf:
+    """θ + Δ."""
+    return leaf.param + leaf.update
 
 
-def rescale(leaf: Leaf, norm_of: NormOf, radius: jax.Array) -> ArrayLeaf:
-    """(θ + Δ)·R/N(θ + Δ) − θ, or the part of it that the mask's multiplier says."""
-    landed = leaf.param + leaf.update
-    factor = ratio(radius, norm_of(leaf.path, landed), otherwise=1.0)
-    return leaf.update + times_real(leaf.rate * (factor - 1), landed)
+def rescale(leaf: Leaf, radius: jax.Array, size: jax.Array) -> ArrayLeaf:
+    """(θ + Δ)·R/N − θ, or the part of it that the mask's multiplier says."""
+    factor = ratio(radius, size, otherwise=1.0)
+    return leaf.update + times_real(leaf.rate * (factor - 1), landed(leaf))
 
 
 def fixed_norm(
@@ -39,6 +41,7 @@ def fixed_norm(
     mask: MaskOrFn = None,
     radius: ValueTree | Literal["current", "initial"] = "current",
     spectral: bool = False,
+    iterations: int | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Keep the norm of the weights: project each step back onto a sphere.
 
@@ -48,7 +51,9 @@ def fixed_norm(
     Put it **last** in the chain, on the finished update. It replaces weight decay where
     the model does not see the size of the weights: there a decay only decides how large
     a step is compared with the weight, and on the sphere the learning rate says it.
-    Start from :math:`\gamma' = \sqrt{\gamma\lambda}` of the run with decay. Uniform
+    Start from :math:`\gamma' = \sqrt{\gamma\lambda}` of the run with decay, and with
+    ``optax.scale_by_trust_ratio()`` in front of the learning rate: then :math:`\gamma'`
+    is the relative size of a step, as in the paper. Uniform
     decay in front of it changes nothing to first order in :math:`\gamma`;
     :func:`cautious_decay` behind it does. Exclude biases and norms with a mask.
 
@@ -66,7 +71,9 @@ def fixed_norm(
             or a tree (or prefix) of numbers or arrays that broadcast against the
             parameters.
         spectral: :math:`N` is the largest singular value of the last two axes instead
-            of the Euclidean norm. It costs a singular value decomposition per step.
+            of the Euclidean norm.
+        iterations: of the power iteration for ``spectral=True``, as for
+            :func:`spectral_decay`.
 
     Returns:
         A transform, as for :func:`decoupled_decay`. With "initial", its state holds one
@@ -90,25 +97,34 @@ def fixed_norm(
             f"{name}: spectral=True always takes the last two axes, got axis={axis}. "
             "Leave out axis=."
         )
+    if iterations is not None and not spectral:
+        raise ValueError(
+            f"{name}: iterations= is for spectral=True. Leave it out, or pass both."
+        )
     axes = axes_of(name, axis)
-
-    def norm_of(path: Path, x: ArrayLeaf) -> jax.Array:
-        return spectral_norm(name, path, x) if spectral else norm(x, axes(path, x))
-
     radius_of = sizes_or_word(name, "radius", radius, words=("current", "initial"))
+    options = vector_memory(name, iterations, landed)
+
+    def norm_of(path: Path, x: ArrayLeaf, memory: Mapping[str, Any]) -> jax.Array:
+        if not spectral:
+            return norm(x, axes(path, x))
+        if "vector" in memory:
+            return norm(x @ memory["vector"].astype(x.dtype), (-2,))
+        return spectral_norm(name, path, x)
 
     def rule(leaf: Leaf) -> ArrayLeaf:
         if radius_of:
             size = radius_of(leaf.path, leaf.param)
-        elif remember:
+        elif "norm" in leaf.memory:
             size = leaf.memory["norm"]
         else:
-            size = norm_of(leaf.path, leaf.param)
-        return rescale(leaf, norm_of, size)
+            size = norm_of(leaf.path, leaf.param, leaf.memory)
+        return rescale(leaf, size, norm_of(leaf.path, landed(leaf), leaf.memory))
 
-    is_initial = isinstance(radius, str) and radius == "initial"
-    remember = {"norm": norm_of} if is_initial else {}
-    return transform(Method(name, whole_rule, mask, rule, remember))
+    if isinstance(radius, str) and radius == "initial":
+        at_init = partial(norm_of, memory={})
+        options["remember"] = {**options.get("remember", {}), "norm": at_init}
+    return transform(Method(name, whole_rule, mask, rule, **options))
 
 
 def norm_control(

@@ -5,14 +5,24 @@ A matrix is the last two axes of a parameter; other axes stack matrices.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
 from decayax._core.paths import Path, path_str
-from decayax._core.strength import as_strength, NUMBER_HINT, Scalar, ScalarOrSchedule
-from decayax._transforms.geometry import ArrayLeaf
+from decayax._core.strength import (
+    as_strength,
+    NUMBER_HINT,
+    Scalar,
+    ScalarOrSchedule,
+    short_repr,
+)
+from decayax._transforms.geometry import ArrayLeaf, norm, ratio, times_real
 from decayax._transforms.kernel import Leaf, pull
 from decayax.masks._resolve import MaskOrFn
 
@@ -33,6 +43,23 @@ def spectral_norm(name: str, path: Path, x: ArrayLeaf) -> jax.Array:
     return jnp.linalg.svd(x, compute_uv=False)[..., :1, None]
 
 
+def start_vector(name: str, path: Path, x: ArrayLeaf) -> jax.Array:
+    """A vector for each matrix, from which the power iteration starts."""
+    require_matrix(name, path, x)
+    # Not orthogonal to a singular vector, except by chance; not symmetric, like ones.
+    column = jnp.cos(jnp.arange(x.shape[-1], dtype=jnp.finfo(x.dtype).dtype))[:, None]
+    return jnp.broadcast_to(column, (*x.shape[:-2], *column.shape)).astype(x.dtype)
+
+
+def power_iteration(x: ArrayLeaf, vector: jax.Array, iterations: int) -> jax.Array:
+    """v ← xᴴxv/‖xᴴxv‖, which converges to the first right singular vector."""
+    for _ in range(iterations):
+        vector = jnp.conj(jnp.swapaxes(x, -1, -2)) @ (x @ vector)
+        size = norm(vector, (-2,))
+        vector = times_real(ratio(jnp.ones_like(size), size), vector)
+    return vector
+
+
 def without_large_values(x: ArrayLeaf, cap: jax.Array | None) -> ArrayLeaf:
     """U·max(σ − c, 0)·Vᵀ: what exceeds the cap; without one, σ₁u₁v₁ᵀ."""
     left, values, right = jnp.linalg.svd(x, full_matrices=False)
@@ -47,6 +74,7 @@ def spectral_decay(
     weight_decay: ScalarOrSchedule,
     *,
     cap: Scalar | None = None,
+    iterations: int | None = None,
     mask: MaskOrFn = None,
     learning_rate: ScalarOrSchedule | None = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -63,14 +91,18 @@ def spectral_decay(
         weight_decay: :math:`\lambda`, as for :func:`decoupled_decay`.
         cap: :math:`c`: only what exceeds it decays, for all singular values. None: the
             largest singular value decays to 0.
+        iterations: find :math:`v_1` with so many steps of the power iteration, which go
+            on from that of the last update: 1 or 2 are enough while the weights change
+            slowly. None: a singular value decomposition for each matrix and update,
+            which is exact, and slow for large matrices. Not together with ``cap``.
         mask: :math:`m`, as for :func:`decoupled_decay`. Exclude parameters with fewer
             than two axes. The last two axes are a matrix, others stack matrices.
         learning_rate: as for :func:`cautious_decay`: with it, the decay stands behind a
             finished optimizer.
 
     Returns:
-        A transform, as for :func:`decoupled_decay`. It costs a singular value
-        decomposition for each matrix and step.
+        A transform, as for :func:`decoupled_decay`. With ``iterations`` its state holds
+        a vector for each matrix.
 
     Raises:
         ValueError: also for a parameter with fewer than two axes.
@@ -91,12 +123,46 @@ def spectral_decay(
     name = "spectral_decay"
     if cap is not None:
         cap = as_strength(name, "cap", cap, NUMBER_HINT)
+        if iterations is not None:
+            raise ValueError(
+                f"{name}: a power iteration finds one singular value, but cap= acts on "
+                "all of them. Leave out iterations=."
+            )
 
     def direction(leaf: Leaf) -> ArrayLeaf:
         require_matrix(name, leaf.path, leaf.param)
+        if iterations is not None:
+            v = leaf.memory["vector"].astype(leaf.param.dtype)
+            return (leaf.param @ v) @ jnp.conj(jnp.swapaxes(v, -1, -2))
         limit = None if cap is None else jnp.asarray(cap, leaf.rate.dtype)
         return without_large_values(leaf.param, limit)
 
     return pull(
-        name, weight_decay, mask, learning_rate=learning_rate, direction=direction
+        name,
+        weight_decay,
+        mask,
+        learning_rate=learning_rate,
+        direction=direction,
+        **vector_memory(name, iterations, lambda leaf: leaf.param),
     )
+
+
+def vector_memory(
+    name: str, iterations: int | None, matrix: Callable[[Leaf], ArrayLeaf]
+) -> dict[str, Any]:
+    """The options of a method that keeps the vector of a power iteration."""
+    if iterations is None:
+        return {}
+    is_count = isinstance(iterations, int) and not isinstance(iterations, bool)
+    if not is_count or iterations < 1:
+        raise ValueError(
+            f"{name}: iterations must be an integer >= 1, got "
+            f"{short_repr(iterations)}. Pass None for a singular value decomposition."
+        )
+
+    def follow(leaf: Leaf) -> dict[str, jax.Array]:
+        x = matrix(leaf)
+        vector = leaf.memory["vector"].astype(x.dtype)
+        return {"vector": power_iteration(x, vector, iterations)}
+
+    return {"remember": {"vector": partial(start_vector, name)}, "refresh": follow}
