@@ -14,7 +14,16 @@ import jax
 import numpy as np
 
 from decayax._core.strength import Scalar, ScalarOrSchedule, Schedule
-from decayax.rates._checks import A, convert, NONNEGATIVE, POSITIVE, RATE, Real, Value
+from decayax.rates._checks import (
+    A,
+    as_schedule,
+    convert,
+    NONNEGATIVE,
+    POSITIVE,
+    RATE,
+    Real,
+    Value,
+)
 
 
 # The type of both arguments, or of one of them if the other one is a number.
@@ -182,8 +191,7 @@ def proportional(
         learning_rate=(learning_rate, NONNEGATIVE),
         peak_learning_rate=(peak_learning_rate, POSITIVE),
     )
-    scheduled = callable(weight_decay) or callable(learning_rate)
-    return result if scheduled else lambda step: result
+    return as_schedule(result)
 
 
 def independent_from_lr_scaled(

@@ -328,6 +328,55 @@ RATES = (
         "normalised * xp.sqrt(batch_size / samples * epochs)",
         "tests/test_rates.py::test_the_numbers_of_the_adamw_paper",
     ),
+    Mutant(
+        "learning_rate_is_not_squared",
+        "decayax/rates/_schedules.py",
+        "weight_decay * learning_rate**2",
+        "weight_decay * learning_rate",
+        "tests/test_rates.py::test_a_schedule_equals_its_equation",
+    ),
+    Mutant(
+        "log_time_is_exponential_time",
+        "decayax/rates/_schedules.py",
+        "weight_decay / (1.0 + step / timescale_steps)",
+        "weight_decay * xp.exp(-step / timescale_steps)",
+        "tests/test_rates.py::test_a_schedule_equals_its_equation",
+    ),
+    Mutant(
+        "ramp_does_not_end",
+        "decayax/rates/_schedules.py",
+        "done = xp.minimum(step / steps, 1.0)",
+        "done = step / steps",
+        "tests/test_rates.py::test_the_ramp_is_exact_at_its_ends_and_beyond",
+    ),
+    Mutant(
+        "ramp_cancels_near_0",
+        "decayax/rates/_schedules.py",
+        "xp.sin(0.5 * math.pi * done) ** 2",
+        "0.5 - 0.5 * xp.cos(math.pi * done)",
+        "tests/test_rates.py::test_a_ramp_from_0_keeps_its_digits_in_float32",
+    ),
+    Mutant(
+        "ramp_misses_its_end",
+        "decayax/rates/_schedules.py",
+        "(1.0 - share) * start + share * end",
+        "start + (end - start) * share",
+        "tests/test_rates.py::test_the_ramp_is_exact_at_its_ends_and_beyond",
+    ),
+    Mutant(
+        "first_inverse_step_is_1",
+        "decayax/rates/_schedules.py",
+        "weight_decay / (step + offset)",
+        "weight_decay / (step + 1.0 + offset)",
+        "tests/test_rates.py::test_a_schedule_equals_its_equation",
+    ),
+    Mutant(
+        "a_bad_step_is_taken",
+        "decayax/rates/_checks.py",
+        'now["step"] = require(name, "step", step, COUNT)',
+        'now["step"] = step',
+        "tests/test_rates.py::test_errors_name_function_argument_value_and_hint",
+    ),
 )
 TRANSFORMS = (
     Mutant(
