@@ -4,9 +4,7 @@ Every property in test_contract.py and test_trajectories.py runs over all rows, 
 new transform is tested in full by adding its row here.
 """
 
-from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import jax
 import optax

@@ -73,29 +73,31 @@ def wrapper(make, inner, options=None, **flags) -> Row:
         return make(inner(learning_rate), weight_decay, mask=mask, **options)
 
     def part(weight_decay, mask=None):
-        # An ascent: where the gradient points back to the start, the step goes away.
-        return displaced(make(optax.scale(0.5), weight_decay, mask=mask, **options))
+        # The gradients of the properties point from the weights to their double, and
+        # this optimizer steps against them: it goes away from the start.
+        inner = make(optax.scale(0.5), weight_decay, mask=mask, **options)
+        return displaced(inner, factor=2.0)
 
     name = make.__name__
     ref = partial(getattr(reference, name), **options)
     return Row(name, "around sgd", part, optimizer, ref, **flags)
 
 
-def displaced(transform):
-    """The transform, initialized with half of the parameters."""
+def displaced(transform, factor=0.5):
+    """The transform, initialized with a multiple of the parameters."""
 
     def init(params):
-        return transform.init(jax.tree.map(halved, params))
+        return transform.init(jax.tree.map(partial(scaled, factor), params))
 
     return optax.GradientTransformationExtraArgs(init, transform.update)
 
 
-def halved(x):
-    """Half a parameter; shapes, integers and placeholders stay."""
+def scaled(factor, x):
+    """A multiple of a parameter; shapes, integers and placeholders stay."""
     if isinstance(x, jax.ShapeDtypeStruct):
         return x
     is_float = hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.inexact)
-    return x * 0.5 if is_float or isinstance(x, float) else x
+    return x * factor if is_float or isinstance(x, float) else x
 
 
 # --- methods whose arguments have another form ------------------------------------
@@ -187,7 +189,7 @@ METHODS = [
     method(dx.decay_to_init, displace=True, place="finished"),
     method(dx.decay_to_average, {"average_rate": 0.9}, displace=True),
     # norms
-    method(dx.norm_control, {"target_ratio": 0.5}),
+    method(dx.norm_control, {"target_ratio": 0.5}, elementwise=False),
     method(dx.norm_control, {"target_ratio": 2.0}, place="finished"),
     knows_the_rate(
         without_strength(dx.target_norm_decay),
@@ -208,21 +210,32 @@ METHODS = [
     last(dx.fixed_norm),
     last(dx.fixed_norm, {"radius": "initial"}, displace=True),
     last(dx.fixed_norm, {"radius": 3.0}),
-    method(dx.spectral_decay),
+    method(dx.spectral_decay, elementwise=False),
     method(dx.spectral_decay, {"cap": 0.5}),
     method(dx.spectral_decay, {"iterations": 2}, place="finished"),
     last(dx.fixed_norm, {"spectral": True}),
     knows_the_rate(rotation, decays=False, pulls=False),
     # proximal steps and penalties
     knows_the_rate(dx.proximal_decay),
-    method(dx.soft_threshold, place="finished"),
+    method(dx.soft_threshold, place="finished", argument="strength"),
     method(dx.decoupled_penalty, QUARTIC, label="quartic", real=True),
     method(merged),
     # the radial part
-    method(dx.radial_brake, pulls=False),
+    method(dx.radial_brake, pulls=False, argument="strength", elementwise=False),
     last(dx.pin_radius),
-    method(without_strength(dx.update_to_weight_floor), {"floor": 2.0}, decays=False, pulls=False),
+    method(
+        without_strength(dx.update_to_weight_floor),
+        {"floor": 2.0},
+        decays=False,
+        pulls=False,
+    ),
     method(without_strength(dx.project_radial_gradient), decays=False, pulls=False),
-    method(adamp, built_on="optax.scale_by_adam"),
-    wrapper(dx.selective_projection, optax.sgd, pulls=False),
+    method(adamp, built_on="optax.scale_by_adam", elementwise=False),
+    wrapper(
+        dx.selective_projection,
+        optax.sgd,
+        pulls=False,
+        argument="strength",
+        elementwise=False,
+    ),
 ]

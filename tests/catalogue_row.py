@@ -13,6 +13,8 @@ class Row(NamedTuple):
     decays: bool = True  # False: it has no strength, or 0 is not the identity
     pulls: bool = True  # whether it moves weights without a gradient
     schedules: bool = True  # whether weight_decay may be a schedule
+    argument: str = "weight_decay"  # what the strength is called
+    elementwise: bool = True  # False: its norms make one tensor of stacked layers
     real: bool = False  # it refuses complex leaves
     emits_float32: bool = False  # for 16-bit parameters; it is the outermost wrapper
     rounds_state: bool = False  # its float32 moments are rounded, so paths differ

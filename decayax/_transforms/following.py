@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import jax
 import jax.numpy as jnp
 import optax
 
@@ -16,11 +17,13 @@ from decayax._core.strength import (
     NUMBER_HINT,
     Scalar,
     ScalarOrSchedule,
+    Strength,
+    times,
 )
 from decayax._transforms.geometry import ArrayLeaf, inner, norm, ratio, times_real
-from decayax._transforms.kernel import Leaf, Method, pull, transform
+from decayax._transforms.kernel import Leaf, Method, pull_rule, transform
 from decayax._transforms.per_leaf import axes_of, AxisTree, sizes_or_word, ValueTree
-from decayax._transforms.strengths import strength_rate
+from decayax._transforms.strengths import decay_rate, strength_rate
 from decayax.masks._resolve import MaskOrFn
 from decayax.rates._conventions import proportional
 
@@ -79,8 +82,15 @@ def corrected_decay(
         Defazio, https://arxiv.org/abs/2506.02285, Algorithm 1 (AdamC).
     """
     name = "corrected_decay"
-    strength = proportional(name, weight_decay, learning_rate, peak_learning_rate)
-    return pull(name, strength, mask)
+    lambda_at = decay_rate(name, weight_decay)
+    eta = proportional(name, 1.0, learning_rate, peak_learning_rate)
+    eta_at = strength_rate(name, "learning_rate", eta)
+
+    def rate_at(step: jax.Array | None) -> Strength:
+        return times(lambda_at(step), eta_at(step))
+
+    rule = pull_rule(lambda leaf: leaf.param, gate=None, behind=False)
+    return transform(Method(name, rate_at, mask, rule))
 
 
 def target_norm_decay(

@@ -46,16 +46,15 @@ def magnitude(x: ArrayLeaf) -> jax.Array:
 
 def safe_sqrt(x: jax.Array) -> jax.Array:
     """√x with the derivative 0 at 0."""
-    positive = x > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1)), 0)
+    is_zero = x == 0  # NaN is not: it must show
+    return jnp.where(is_zero, 0, jnp.sqrt(jnp.where(is_zero, 1, x)))
 
 
 def ratio(x: jax.Array, y: jax.Array, otherwise: float = 0.0) -> jax.Array:
     """x/y for y ≥ 0; where y is 0, another value."""
-    positive = y > 0
-    return jnp.where(
-        positive, x / jnp.where(positive, y, 1), jnp.asarray(otherwise, y.dtype)
-    )
+    is_zero = y == 0
+    quotient = x / jnp.where(is_zero, 1, y)
+    return jnp.where(is_zero, jnp.asarray(otherwise, y.dtype), quotient)
 
 
 def averaged(beta: Strength, old: ArrayLeaf, new: ArrayLeaf) -> ArrayLeaf:

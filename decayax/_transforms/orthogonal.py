@@ -28,13 +28,17 @@ from decayax._transforms.trees import require_optimizer
 from decayax.masks._resolve import MaskOrFn
 
 
-TINY = 1e-30  # of the official code, under the squared norms
-
-
 def without_radial_part(x: ArrayLeaf, param: ArrayLeaf, axes: Axes) -> ArrayLeaf:
     """x − (⟨θ, x⟩/‖θ‖²)θ."""
     square = inner(param, param, axes)
-    return x - times_real(inner(param, x, axes) / (square + TINY), param)
+    return x - times_real(ratio(inner(param, x, axes), square), param)
+
+
+def with_norm_of(x: ArrayLeaf, projected: ArrayLeaf, axes: Axes) -> ArrayLeaf:
+    """The projected gradient with the norm of the gradient; 0 if it is rounding."""
+    old, new = norm(x, axes), norm(projected, axes)
+    is_rounding = new <= 4 * jnp.finfo(old.dtype).eps * old
+    return times_real(jnp.where(is_rounding, 0, ratio(old, new)), projected)
 
 
 def project_radial_gradient(
@@ -50,8 +54,9 @@ def project_radial_gradient(
 
     Args:
         axis: the axes of the norm, as for :func:`fixed_norm`.
-        rescale: give the projected gradient the norm of the gradient. A gradient that
-            is almost radial then consists of its rounding errors.
+        rescale: give the projected gradient the norm of the gradient. If the gradient
+            is radial up to 4 ulp, so that rounding errors are left of it, the result is
+            0; the official code enlarges them.
         mask: as for :func:`fixed_norm`.
 
     Returns:
@@ -74,8 +79,7 @@ def project_radial_gradient(
         over = axes(leaf.path, leaf.param)
         projected = without_radial_part(leaf.update, leaf.param, over)
         if rescale:
-            size = norm(projected, over) + TINY
-            projected = times_real(norm(leaf.update, over) / size, projected)
+            projected = with_norm_of(leaf.update, projected, over)
         return leaf.update + times_real(leaf.rate, projected - leaf.update)
 
     return transform(Method("project_radial_gradient", whole_rule, mask, rule))
