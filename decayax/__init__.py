@@ -28,9 +28,9 @@ from decayax._symmetries.symmetries import scale_symmetries
 from decayax._telemetry.stats import decay_stats, measure_decay
 from decayax._telemetry.table import decay_table, DecayTable
 from decayax._telemetry.track import track_decay, TrackDecayState
+from decayax._transforms import catalogue as _catalogue
 from decayax._transforms.apply import apply_updates
-from decayax._transforms.kernel import DecayState
-from decayax._transforms.penalty import l2_penalty
+from decayax._transforms.catalogue import *  # noqa: F403 (see its __all__)
 from decayax._transforms.places import (
     add_l2_to_grad,
     decoupled_decay,
@@ -44,12 +44,10 @@ from decayax._transforms.stddev import scale_by_stddev, ScaleByStddevState
 __version__ = "0.1.0"  # pyproject.toml reads it from here
 
 __all__ = [
-    "add_l2_to_grad",  # decay in one of three places, around an optimizer, in the loss
+    "add_l2_to_grad",  # decay in one of three places, around an optimizer
     "decoupled_decay",
     "independent_decay",
     "with_decay",
-    "l2_penalty",
-    "DecayState",
     "scale_by_rms",  # preconditioners
     "ScaleByRmsState",
     "scale_by_stddev",
@@ -91,6 +89,7 @@ __all__ = [
     "CompensationState",
     "StateDtypeState",
 ]
+__all__ += _catalogue.__all__
 
 
 def __dir__() -> list[str]:

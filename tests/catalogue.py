@@ -4,29 +4,16 @@ Every property in test_contract.py and test_trajectories.py runs over all rows, 
 new transform is tested in full by adding its row here.
 """
 
-from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
 
 import jax
 import optax
 import pytest
 import reference
+from catalogue_methods import METHODS
+from catalogue_row import Row
 
 import decayax as dx
-
-
-class Row(NamedTuple):
-    name: str  # the public name that it tests
-    options: str  # the difference to other rows of that name
-    part: Callable[..., Any]  # (weight_decay, mask=None) -> the public transform
-    optimizer: Callable[..., Any]  # (learning_rate, weight_decay, mask=None) -> whole
-    reference: Callable[..., Any]  # NumPy float64: the trajectory of that optimizer
-    decays: bool = True  # False: it ignores weight_decay and mask
-    schedules: bool = True  # whether weight_decay may be a schedule
-    emits_float32: bool = False  # for 16-bit parameters; it is the outermost wrapper
-    rounds_state: bool = False  # its float32 moments are rounded, so paths differ
-    built_on: str | None = None  # the part of optax whose limits it has
 
 
 def gradient_of_penalty(weight_decay, mask=None):
@@ -245,6 +232,8 @@ ROWS = [
         ADAMS, {"b1": 0.8, "b2": 0.95, "eps": 1e-3, "eps_root": 1e-3}, built_on=ADAM
     ),
     *optimizers(ADAMS, {"nesterov": True}, built_on=ADAM),
+    # the catalogue of methods
+    *METHODS,
 ]
 
 

@@ -178,12 +178,13 @@ def test_float16_without_gradients_stays_finite(row: Row):
     params = example(jnp.float16)
     zeros = jax.tree.map(jnp.zeros_like, params)
     part = row.part(0.1)
-    still, _ = steps(part, zeros, zeros)
-    chex.assert_trees_all_equal(still, zeros)
+    if row.name != "decay_to":  # zero is not its anchor
+        still, _ = steps(part, zeros, zeros)
+        chex.assert_trees_all_equal(still, zeros)
     moving, _ = steps(part, params, zeros)
     for update in jax.tree.leaves(moving):
         assert jnp.all(jnp.isfinite(update))
-        assert row.decays == bool(jnp.any(update != 0.0))
+        assert (row.decays and row.pulls) == bool(jnp.any(update != 0.0))
 
 
 def test_the_arithmetic_is_as_wide_as_the_parameters(x64):
@@ -266,7 +267,8 @@ def test_state_tree_does_not_depend_on_strength_or_mask(row: Row):
     matrices = lambda p: jax.tree.map(lambda x: x.ndim > 1, p)  # noqa: E731
     kinds = ("float", "jnp float32", "linear", "np schedule")
     parts = [row.part(STRENGTHS[kind], MASK) for kind in kinds]
-    parts += [row.part(0.1, mask) for mask in (None, matrices)]
+    if row.name not in MEMORY:  # an excluded parameter has none
+        parts += [row.part(0.1, mask) for mask in (None, matrices)]
     states = [traced_step(part, params, grads)[1] for part in parts]
     chex.assert_trees_all_equal_structs(*states)
     chex.assert_trees_all_equal_shapes_and_dtypes(*states)
@@ -542,7 +544,11 @@ def test_init_takes_shapes(row: Row):
     params = example()
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)
     part = row.part(0.1, MASK)
-    chex.assert_trees_all_equal(part.init(shapes), part.init(params))
+    # A memory of values is NaN until a checkpoint restores it.
+    known = jax.tree.map(
+        lambda x, y: jnp.where(jnp.isnan(x), y, x), part.init(shapes), part.init(params)
+    )
+    chex.assert_trees_all_equal(known, part.init(params))
     abstract = jax.eval_shape(part.init, params)
     chex.assert_trees_all_equal_shapes_and_dtypes(abstract, part.init(params))
 
@@ -572,7 +578,7 @@ def test_the_sharding_of_the_state_follows_the_parameters(row: Row):
     updates, new_state = jax.jit(part.update)(grads, state, params)
     for tree in (state, new_state, updates):
         for leaf in jax.tree.leaves(tree):
-            if leaf.ndim == 2:
+            if leaf.shape == (4, 2):
                 assert leaf.sharding.is_equivalent_to(split, 2)
     alone, _ = steps(part, {"w": jnp.ones((4, 2))}, {"w": jnp.full((4, 2), 0.5)}, n=1)
     assert_close(jax.device_get(updates), jax.device_get(alone))
@@ -584,7 +590,7 @@ def test_init_keeps_the_sharding_of_shapes(row: Row, dtype):
     split = split_over_devices()
     shapes = {"w": jax.ShapeDtypeStruct((4, 2), dtype, sharding=split)}
     for leaf in jax.tree.leaves(row.part(0.1).init(shapes)):
-        if leaf.ndim == 2:
+        if leaf.shape == (4, 2):
             assert leaf.sharding.is_equivalent_to(split, 2)
 
 
@@ -705,7 +711,15 @@ def test_integer_leaves_pass_where_no_decay_touches_them(row: Row, dtype):
 # --- cost -------------------------------------------------------------------------
 
 
-COUNTER, KEY = 4, 8  # bytes
+COUNTER, KEY, FLOAT = 4, 8, 4  # bytes
+# What the methods with a memory keep of the parameters that MASK selects: 17 weights in
+# 2 parameters.
+MEMORY = {
+    **dict.fromkeys(("decay_to_init", "decay_to_average", "selective_projection"), 17),
+    **dict.fromkeys(("decay_to", "norm_control"), 2),  # the anchor of the row is 0.25
+    "constrain_norm": 2 * 2,  # a dual and a bound
+    "rotational": 2 * 2,  # a norm and a mean square
+}
 # The plain optimizer, and how many counters the row of that name has more than it.
 PLAIN = {
     **dict.fromkeys(PLACES, (optax.identity(), 1)),
@@ -721,6 +735,7 @@ PLAIN = {
     "with_stochastic_rounding": (optax.sgd(0.1), 3),
     "with_compensation": (optax.adam(0.1), 2),
     "with_state_dtype": (optax.adam(0.1), 2),
+    "project_radial_update": (optax.scale_by_adam(), 1),
 }
 
 
@@ -733,13 +748,14 @@ def test_the_state_grows_by_counters_only(row: Row):
     def size(transform):
         return sum(leaf.nbytes for leaf in jax.tree.leaves(transform.init(params)))
 
-    plain, counters = PLAIN[row.name]
+    plain, counters = PLAIN.get(row.name, (optax.identity(), 1))
     expected = size(plain) + COUNTER * counters
     expected += KEY if row.name in SEEDED else 0
     if row.name == "track_decay":  # ten sums per leaf, and whether one is due
         expected += 10 * 4 * len(jax.tree.leaves(params)) + 1
     if row.name in ("compensate_rounding", "with_compensation"):
         expected += 2 * weights
+    expected += FLOAT * MEMORY.get(row.name, 0)
     if row.name == "with_state_dtype":  # two moments of 2 bytes instead of 4
         expected -= 2 * 2 * weights
     assert size(row.part(0.1, MASK)) == expected

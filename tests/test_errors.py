@@ -57,7 +57,7 @@ BAD_STRENGTHS = {
 @parametrize(DECAYING)
 def test_bad_strengths(row: Row, kind):
     value, error, text = BAD_STRENGTHS[kind]
-    with pytest.raises(error, match=f"{speaker(row)}: weight_decay .*{text}"):
+    with pytest.raises(error, match=f"{speaker(row)}: {row.argument} .*{text}"):
         use(row.part(value))
 
 
@@ -65,7 +65,7 @@ def test_bad_strengths(row: Row, kind):
 @parametrize([row for row in DECAYING if row.schedules])
 def test_bad_values_of_a_schedule(row: Row, kind):
     value, error, text = BAD_STRENGTHS[kind]
-    text = f"{speaker(row)}: the value of the weight_decay schedule .*{text}"
+    text = f"{speaker(row)}: the value of the {row.argument} schedule .*{text}"
     with pytest.raises(error, match=text):
         use(row.part(lambda step: value))
     with pytest.raises(error, match=text):  # concrete while tracing

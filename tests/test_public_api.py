@@ -29,6 +29,7 @@ NOT_TRANSFORMS = {
     *("adopt_state", "apply_updates", "audit", "balance"),
     *("decay_stats", "decay_table", "measure_decay"),
     *("equinox_function", "linen_function", "nnx_function", "scale_symmetries"),
+    "shrink_and_perturb",
 }
 
 

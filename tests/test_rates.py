@@ -491,6 +491,16 @@ PORTS = [
         excluded=("bias", "scale"),
     ),
     Port(
+        "DINO",
+        "weight_decay=0.03, weight_decay_end=0.3",
+        "dx.adamw(schedule, weight_decay="
+        "dx.rates.cosine_ramp_schedule(0.03, 0.3, steps=40), "
+        "mask=dx.masks.no_bias_or_norm)",
+        lambda gamma, eta: gamma * (0.03 + 0.27 * (1 - eta)),  # both are half cosines
+        "γ_t λ_t",
+        excluded=("bias", "scale"),
+    ),
+    Port(
         "big_vision",
         "config.wd = 0.03",
         "optax.chain(optax.adam(schedule), dx.independent_decay("
@@ -526,8 +536,8 @@ PORTS = [
     Port(
         "t5x",
         "Adafactor(weight_decay_rate=0.3, weight_decay_rate_lr_exponent=2.0)",
-        "optax.chain(optax.adafactor(schedule), "
-        "dx.independent_decay(lambda step: 0.3 * schedule(step) ** 2.0))",
+        "optax.chain(optax.adafactor(schedule), dx.independent_decay("
+        "dx.rates.lr_squared_schedule(0.3, learning_rate=schedule)))",
         lambda gamma, eta: 0.3 * gamma**2.0,
         "γ_t² λ",
     ),
@@ -706,6 +716,222 @@ def test_joined_cosines_of_optax_are_the_restarts_of_adamwr(x64, first, factor):
     np.testing.assert_allclose(rate[:, 0], expected, rtol=1e-12, atol=1e-15)
 
 
+# Name -> (a schedule with the value of the equation, the equation in NumPy).
+TIMES = np.arange(60)
+SCHEDULES = {
+    "lr_squared": (
+        lambda: rates.lr_squared_schedule(2.0, learning_rate=hundredth),
+        lambda t: 2.0 * (0.01 * t) ** 2,
+    ),
+    "log_time": (
+        lambda: rates.log_time_schedule(0.3, timescale_steps=7.5),
+        lambda t: 0.3 * 7.5 / (7.5 + t),
+    ),
+    "cosine_ramp": (
+        lambda: rates.cosine_ramp_schedule(0.04, 0.4, steps=40),
+        lambda t: 0.22 - 0.18 * np.cos(np.pi * np.minimum(t, 40) / 40),
+    ),
+    "cosine_ramp, down": (
+        lambda: rates.cosine_ramp_schedule(0.4, 0.0, steps=3),
+        lambda t: 0.2 + 0.2 * np.cos(np.pi * np.minimum(t, 3) / 3),
+    ),
+    "inverse_step": (
+        lambda: rates.inverse_step_schedule(),
+        lambda t: 1.0 / (t + 2),
+    ),
+    "inverse_step, offset": (
+        lambda: rates.inverse_step_schedule(0.4, offset=0.5),
+        lambda t: 0.4 / (t + 0.5),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", list(SCHEDULES))
+def test_a_schedule_equals_its_equation(name):
+    """In Python, for arrays of steps, for JAX's int32 steps, mapped and jitted."""
+    make, equation = SCHEDULES[name]
+    schedule, expected = make(), equation(TIMES)
+    values = [schedule(int(t)) for t in TIMES]
+    assert {type(value) for value in values} == {float}
+    np.testing.assert_allclose(values, expected, rtol=1e-13, atol=1e-17)
+    steps = jnp.asarray(TIMES, jnp.int32)
+    concrete = [schedule(step) for step in steps[:5]]
+    assert {value.dtype for value in concrete} == {jnp.dtype("float32")}
+    for traced in (jax.vmap(schedule)(steps), jax.jit(jax.vmap(schedule))(steps)):
+        assert traced.dtype == jnp.float32
+        np.testing.assert_allclose(traced, expected, rtol=2e-6, atol=1e-7)
+        np.testing.assert_allclose(traced[:5], jnp.stack(concrete), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", list(SCHEDULES))
+def test_a_schedule_of_float64_steps(name, x64):
+    make, equation = SCHEDULES[name]
+    found = jax.jit(jax.vmap(make()))(jnp.asarray(TIMES, jnp.int32))
+    assert found.dtype == jnp.float64
+    np.testing.assert_allclose(found, equation(TIMES), rtol=1e-12, atol=1e-16)
+
+
+@pytest.mark.parametrize("name", list(SCHEDULES))
+def test_a_schedule_is_evaluated_at_the_count_of_the_learning_rate(name, x64):
+    """The first update has step 0 for both: the rates of the first steps of a run."""
+    make, equation = SCHEDULES[name]
+    steps = np.arange(6)
+    rate, _ = measured(dx.independent_decay(make()), steps=6)
+    np.testing.assert_allclose(rate[:, 0], equation(steps), rtol=1e-12)
+    rate, _ = measured(dx.sgdw(cosine, weight_decay=make()), steps=6)
+    expected = GAMMA[:6] * equation(steps)
+    np.testing.assert_allclose(rate[:, 0], expected, rtol=1e-12)
+    chain = optax.chain(
+        dx.decoupled_decay(make()), optax.scale_by_learning_rate(cosine)
+    )
+    rate, _ = measured(chain, steps=6)
+    np.testing.assert_allclose(rate[:, 0], expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", list(SCHEDULES))
+def test_a_schedule_says_what_a_run_retains(name, x64):
+    make, _ = SCHEDULES[name]
+    _, retained = measured(dx.independent_decay(make()), steps=20)
+    expected = rates.retained_fraction(make(), steps=20)
+    np.testing.assert_allclose(retained, expected, rtol=1e-12)
+
+
+def test_the_ramp_is_exact_at_its_ends_and_beyond():
+    for start, end in ((0.04, 0.4), (0.4, 0.04), (0.1, 0.3), (0.0, 0.7), (0.7, 0.0)):
+        ramp = rates.cosine_ramp_schedule(start, end, steps=7)
+        assert (ramp(0), ramp(7), ramp(8), ramp(10**9)) == (start, end, end, end)
+        beyond = [jax.jit(ramp)(step) for step in (0, 7, 8, 2**31 - 1)]
+        np.testing.assert_array_equal(beyond, np.float32([start, end, end, end]))
+
+
+def test_a_ramp_from_0_keeps_its_digits_in_float32():
+    """(1 - cos x)/2 would be wrong by 5 % at the first step of 10 000."""
+    ramp = rates.cosine_ramp_schedule(0.0, 1.0, steps=10_000)
+    exact = math.sin(math.pi / 20_000) ** 2
+    np.testing.assert_allclose(jax.jit(ramp)(1), exact, rtol=1e-6)
+
+
+def test_the_power_law_of_the_log_time_schedule():
+    """To first order in the rate: the exponent is off by about half the rate."""
+    rate = rates.log_time_schedule(1e-3, timescale_steps=1000)
+    retained = rates.retained_fraction(rate, steps=9000)
+    assert retained == pytest.approx((1 + 9.0) ** -1.0, rel=1e-3)
+
+
+def test_the_adamc_rate_is_the_squared_learning_rate(x64):
+    """λγ_t² is AdamC's γ_t²λ'/α with λ' = αλ, by a different path."""
+    rate, _ = measured(
+        dx.independent_decay(rates.lr_squared_schedule(3.0, learning_rate=cosine))
+    )
+    adamc = rates.proportional_schedule(
+        3.0 * PEAK, learning_rate=cosine, peak_learning_rate=PEAK
+    )
+    expected, _ = measured(dx.sgdw(cosine, weight_decay=adamc))
+    np.testing.assert_allclose(rate, expected, rtol=1e-12)
+
+
+def twice(step):
+    """A strength of 0.2·(t + 1), in JAX for a JAX step."""
+    return 20.0 * hundredth(step) + 0.2
+
+
+# Name -> (the maker, a value for each argument, those that may be a schedule).
+MAKERS = {
+    "lr_squared": (
+        rates.lr_squared_schedule,
+        {"weight_decay": 2.0, "learning_rate": 0.1},
+        ("weight_decay", "learning_rate"),
+    ),
+    "log_time": (
+        rates.log_time_schedule,
+        {"weight_decay": 0.3, "timescale_steps": 7.0},
+        ("weight_decay",),
+    ),
+    "cosine_ramp": (
+        rates.cosine_ramp_schedule,
+        {"start": 0.04, "end": 0.4, "steps": 4},
+        ("start", "end"),
+    ),
+    "inverse_step": (
+        rates.inverse_step_schedule,
+        {"weight_decay": 0.6, "offset": 3.0},
+        ("weight_decay",),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", list(MAKERS))
+def test_every_argument_of_a_schedule_may_be_an_array_or_traced(name):
+    make, options, _ = MAKERS[name]
+    expected = make(**options)(3)
+    assert type(expected) is float
+    for argument, value in options.items():
+        of = lambda x, step: make(**options | {argument: x})(step)  # noqa: B023, E731
+        np.testing.assert_allclose(jax.jit(of)(value, 3), expected, rtol=1e-5)
+        slope = jax.jit(jax.grad(of))(float(value), 3)
+        if argument != "steps":  # a whole number
+            rise = of(1.001 * value, 3) - of(0.999 * value, 3)
+            np.testing.assert_allclose(slope, rise / (0.002 * value), rtol=1e-3)
+        both = of(np.array([value, 2 * value]), 3)
+        assert both.dtype == np.float64
+        np.testing.assert_allclose(both, [expected, of(2 * value, 3)], rtol=1e-13)
+        both = jax.vmap(of, in_axes=(0, None))(jnp.array([value, 2 * value]), 3)
+        np.testing.assert_allclose(both, [expected, of(2 * value, 3)], rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", list(MAKERS))
+def test_every_derivative_of_a_schedule_is_finite_at_every_step(name):
+    """Also at step 0, at the end of a ramp, and with respect to the step."""
+    make, options, _ = MAKERS[name]
+    for step in (0.0, 1.0, 4.0, 5.0, 1e6):
+        for argument, value in options.items():
+            of = lambda x, t: make(**options | {argument: x})(t)  # noqa: B023, E731
+            slopes = jax.grad(of, argnums=(0, 1))(float(value), step)
+            assert np.isfinite(slopes).all(), (argument, step)
+
+
+@pytest.mark.parametrize("name", list(MAKERS))
+def test_strengths_and_rates_of_a_schedule_may_be_schedules(name):
+    make, options, scheduled = MAKERS[name]
+    for argument in scheduled:
+        schedule = lambda t: make(**options | {argument: hundredth})(t)  # noqa: B023, E731
+        for step in (0, 2, 5):
+            number = make(**options | {argument: 0.01 * step})(step)
+            assert schedule(step) == pytest.approx(number, rel=1e-14)
+            traced = jax.jit(schedule)(step)
+            np.testing.assert_allclose(traced, schedule(step), rtol=1e-5, atol=1e-9)
+
+
+def test_all_arguments_of_a_schedule_may_be_schedules_at_once():
+    both = rates.lr_squared_schedule(twice, learning_rate=hundredth)
+    assert both(5) == pytest.approx(1.2 * 0.05**2, rel=1e-14)
+    both = rates.cosine_ramp_schedule(twice, hundredth, steps=3)
+    assert both(0) == 0.2
+    assert both(1) == pytest.approx(0.4 + (0.01 - 0.4) * 0.25, rel=1e-14)
+    assert both(9) == pytest.approx(0.09, rel=1e-14)
+    adana = rates.log_time_schedule(proportional(0.3), timescale_steps=10)
+    assert adana(10) == pytest.approx(0.3 * (0.1 / 0.49) / 2, rel=1e-14)
+    faded = rates.inverse_step_schedule(optax.linear_schedule(1.0, 0.0, 10))
+    np.testing.assert_allclose(faded(5), 0.5 / 7, rtol=1e-6)
+
+
+def test_a_schedule_of_numbers_is_a_schedule():
+    constant = rates.lr_squared_schedule(2.0, learning_rate=0.1)
+    assert type(constant(7)) is float
+    assert constant(7) == pytest.approx(0.02, rel=1e-14)
+    assert jax.jit(constant)(7) == pytest.approx(0.02, rel=1e-6)
+
+
+def test_a_strength_of_a_new_schedule_may_be_traced_in_a_transform():
+    def update(decay):
+        schedule = rates.inverse_step_schedule(decay)
+        optimizer = dx.independent_decay(schedule)
+        return optimizer.update(jnp.zeros(2), optimizer.init(jnp.ones(2)), jnp.ones(2))
+
+    updates, _ = jax.jit(jax.vmap(update))(jnp.array([0.2, 0.4]))
+    np.testing.assert_allclose(updates, [[-0.1] * 2, [-0.2] * 2], rtol=1e-6)
+
+
 # --- errors -----------------------------------------------------------------------
 
 from_lr_scaled = rates.rate_from_lr_scaled
@@ -788,6 +1014,63 @@ ERRORS = {
     ),
     "rates.proportional_schedule: the value of the weight_decay schedule at step 3 "
     "must be finite and >= 0, got -3.0.": lambda: proportional(lambda t: -1.0 * t)(3),
+    "rates.lr_squared_schedule: weight_decay must be finite and >= 0, got -1.0. Pass a "
+    "finite number without a minus sign.": lambda: rates.lr_squared_schedule(
+        -1.0, learning_rate=0.1
+    ),
+    "rates.lr_squared_schedule: learning_rate must be a number, got None of": (
+        lambda: rates.lr_squared_schedule(0.1, learning_rate=None)
+    ),
+    "rates.lr_squared_schedule: the result must be the fraction of a weight that one "
+    "step removes, in [0, 1), got 8.0. Pass a smaller weight decay, or check its "
+    "convention.": lambda: rates.lr_squared_schedule(2.0, learning_rate=2.0),
+    "rates.lr_squared_schedule: the value of the learning_rate schedule at step 6 must "
+    "be finite and >= 0, got -1.0.": lambda: rates.lr_squared_schedule(
+        0.1, learning_rate=lambda t: 5 - t
+    )(6),
+    "rates.log_time_schedule: timescale_steps must be finite and > 0, got 0.0. Pass a "
+    "finite number > 0.": lambda: rates.log_time_schedule(0.1, timescale_steps=0),
+    "rates.log_time_schedule: timescale_steps must be a number, got <function": (
+        lambda: rates.log_time_schedule(0.1, timescale_steps=cosine)
+    ),
+    "rates.log_time_schedule: weight_decay must be finite and >= 0, got inf.": (
+        lambda: rates.log_time_schedule(math.inf, timescale_steps=9)
+    ),
+    "rates.log_time_schedule: step must be finite and >= 0, got -1.0. Pass the number "
+    "of updates so far: 0 in the first one.": (
+        lambda: rates.log_time_schedule(0.1, timescale_steps=9)(-1)
+    ),
+    "rates.log_time_schedule: step must be a number, got '3' of type str. Pass a": (
+        lambda: rates.log_time_schedule(0.1, timescale_steps=9)("3")
+    ),
+    "rates.cosine_ramp_schedule: start must be finite and >= 0, got -0.1.": (
+        lambda: rates.cosine_ramp_schedule(-0.1, 0.4, steps=9)
+    ),
+    "rates.cosine_ramp_schedule: end must be finite and >= 0, got nan.": (
+        lambda: rates.cosine_ramp_schedule(0.1, math.nan, steps=9)
+    ),
+    "rates.cosine_ramp_schedule: end must be a number, got [0.4] of type list. Pass a "
+    "number, an array or a schedule.": (
+        lambda: rates.cosine_ramp_schedule(0.1, [0.4], steps=9)
+    ),
+    "rates.cosine_ramp_schedule: the value of the end schedule at step 2 must be "
+    "finite and >= 0, got -2.0.": (
+        lambda: rates.cosine_ramp_schedule(0.1, lambda t: -1.0 * t, steps=9)(2)
+    ),
+    "rates.cosine_ramp_schedule: steps must be a whole number > 0, got 2.5. Pass a "
+    "whole number of steps.": lambda: rates.cosine_ramp_schedule(0.1, 0.4, steps=2.5),
+    "rates.cosine_ramp_schedule: steps must be a whole number > 0, got 0.0.": (
+        lambda: rates.cosine_ramp_schedule(0.1, 0.4, steps=0)
+    ),
+    "rates.inverse_step_schedule: offset must be finite and > 0, got 0.0. Pass a ": (
+        lambda: rates.inverse_step_schedule(offset=0)
+    ),
+    "rates.inverse_step_schedule: weight_decay must be a number, got the boolean": (
+        lambda: rates.inverse_step_schedule(True)
+    ),
+    "rates.inverse_step_schedule: step must be finite and >= 0, got nan. Pass the": (
+        lambda: rates.inverse_step_schedule()(math.nan)
+    ),
     "rates.timescale_steps_from_rate: rate_per_step must be the fraction of a weight "
     "that one step removes, in [0, 1), got 1.0.": (
         lambda: rates.timescale_steps_from_rate(1)
@@ -944,6 +1227,14 @@ def check(n: np.ndarray, x: jax.Array, s: Schedule, either: ScalarOrSchedule) ->
     h = rates.proportional_schedule
     assert_type(h(0.1, learning_rate=0.1, peak_learning_rate=0.1), Schedule)
     assert_type(h(x, learning_rate=s, peak_learning_rate=0.1), Schedule)
+    assert_type(rates.lr_squared_schedule(0.1, learning_rate=0.1), Schedule)
+    assert_type(rates.lr_squared_schedule(s, learning_rate=s), Schedule)
+    assert_type(rates.log_time_schedule(x, timescale_steps=9), Schedule)
+    assert_type(rates.cosine_ramp_schedule(0.1, s, steps=x), Schedule)
+    assert_type(rates.inverse_step_schedule(), Schedule)
+    k = rates.log_time_schedule
+    k(0.1, timescale_steps=s)  # pyright: ignore[reportArgumentType]
+    optax.sgd(rates.inverse_step_schedule(n, offset=1))
 """
 
 
@@ -974,5 +1265,5 @@ def test_docstrings_are_complete(name):
     parameters = inspect.signature(getattr(rates, name)).parameters.values()
     for parameter in parameters:
         assert re.search(rf"^    {parameter.name}: ", doc, re.MULTILINE)
-    kinds = [parameter.kind for parameter in parameters]
-    assert all(kind is inspect.Parameter.KEYWORD_ONLY for kind in kinds[1:])
+    free = [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY]
+    assert len(free) == 1 or free == ["start", "end"]

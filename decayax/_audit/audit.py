@@ -25,7 +25,7 @@ from decayax._audit.plan import make_plan, Plan
 from decayax._audit.report import Audit
 from decayax._core.strength import as_strength, short_repr
 from decayax._core.symmetry import match, require_symmetries, Symmetries
-from decayax._transforms.kernel import is_optimizer
+from decayax._transforms.trees import is_optimizer
 
 
 NAME = "audit"

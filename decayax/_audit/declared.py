@@ -19,7 +19,7 @@ import jax
 import numpy as np
 
 from decayax._core.strength import is_concrete
-from decayax._transforms.kernel import is_optimizer
+from decayax._transforms.trees import is_optimizer
 
 
 # What the arguments for a weight decay are called in Optax.

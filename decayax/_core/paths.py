@@ -6,7 +6,7 @@ NamedTuple, an Equinox module or a Flax NNX state, with or without ``.value``.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -25,9 +25,11 @@ def is_masked_leaf(node: Any) -> bool:
     return node is None or isinstance(node, optax.MaskedNode)
 
 
-def flatten_with_path(tree: Any) -> tuple[list[tuple[Path, Any]], Any]:
+def flatten_with_path(
+    tree: Any, is_leaf: Callable[[Any], bool] = is_masked_leaf
+) -> tuple[list[tuple[Path, Any]], Any]:
     """The leaves with their paths, and the treedef. None and MaskedNode are leaves."""
-    flat, treedef = tree_flatten_with_path(tree, is_leaf=is_masked_leaf)
+    flat, treedef = tree_flatten_with_path(tree, is_leaf=is_leaf)
     boxes = _boxes([path for path, _ in flat])
     return [(readable(_open(path, boxes)), leaf) for path, leaf in flat], treedef
 

@@ -127,18 +127,6 @@ def strength_at(
     return as_strength(name, argument, value, hint)
 
 
-def lr_scaled_strength(
-    name: str, learning_rate: ScalarOrSchedule, weight_decay: ScalarOrSchedule
-) -> ScalarOrSchedule:
-    """The strength γ_tλ_t; a schedule if one of the two is a schedule."""
-
-    def at(step: jax.Array | None) -> Strength:
-        gamma = strength_at(name, "learning_rate", learning_rate, step, NUMBER_HINT)
-        return times(gamma, strength_at(name, "weight_decay", weight_decay, step))
-
-    return at if callable(learning_rate) or callable(weight_decay) else at(None)
-
-
 def times(a: Strength, b: Strength) -> Strength:
     """The product of two strengths; concrete if both are concrete."""
     if is_known(a) and is_known(b):

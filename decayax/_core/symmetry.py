@@ -52,6 +52,11 @@ class LeafSymmetry(Protocol):
         ...
 
     @property
+    def axes(self) -> tuple[int, ...]:
+        """The axes of the parameter along which each slice is invariant on its own."""
+        ...
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """Of the slice or the parameter."""
         ...

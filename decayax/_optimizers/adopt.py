@@ -21,7 +21,7 @@ from decayax._core.dtypes import dtype_of
 from decayax._core.paths import Path, path_str, summarize_paths
 from decayax._core.strength import is_concrete
 from decayax._optimizers.slots import Slot, slots_of
-from decayax._transforms.kernel import require_optimizer
+from decayax._transforms.trees import require_optimizer
 
 
 NAME = "adopt_state"

@@ -20,17 +20,17 @@ from decayax._core.strength import (
     strength_at,
 )
 from decayax._transforms.adam import scale_by_adam
-from decayax._transforms.kernel import (
-    increment,
-    map_leaves,
-    pull,
-    require_inexact,
-    require_params,
-)
-from decayax._transforms.places import plus_decay, plus_l2
+from decayax._transforms.kernel import pull
+from decayax._transforms.places import l2
 from decayax._transforms.precision import cast_around
 from decayax._transforms.rms import GRADIENT_HINT, scale_by_rms
 from decayax._transforms.stddev import scale_by_stddev
+from decayax._transforms.trees import (
+    increment,
+    map_leaves,
+    require_inexact,
+    require_params,
+)
 from decayax.masks._resolve import MaskOrFn
 
 
@@ -58,14 +58,14 @@ def l2_stage(
     name: str, weight_decay: ScalarOrSchedule, mask: MaskOrFn
 ) -> optax.GradientTransformationExtraArgs:
     """`add_l2_to_grad`."""
-    return pull(name, plus_l2, weight_decay, mask)
+    return l2(name, weight_decay, mask)
 
 
 def decay_stage(
     name: str, weight_decay: ScalarOrSchedule, mask: MaskOrFn
 ) -> optax.GradientTransformationExtraArgs:
     """`decoupled_decay`."""
-    return pull(name, plus_decay, weight_decay, mask)
+    return pull(name, weight_decay, mask)
 
 
 def momentum_stage(

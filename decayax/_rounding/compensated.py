@@ -33,7 +33,7 @@ from decayax._rounding.leaves import (
     require_same_width,
     with_rounding,
 )
-from decayax._transforms.kernel import map_leaves
+from decayax._transforms.trees import map_leaves
 
 
 Residual: TypeAlias = Int16[Array, "*shape"]

@@ -8,8 +8,8 @@ import optax
 
 from decayax._core.dtypes import dtype_of, is_inexact
 from decayax._core.paths import is_masked_leaf, leaves_with_path, Path, path_str
-from decayax._transforms.kernel import require_optimizer, require_params
 from decayax._transforms.precision import cast_around, own_state
+from decayax._transforms.trees import require_optimizer, require_params
 
 
 SIXTEEN_BITS = (jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float16))

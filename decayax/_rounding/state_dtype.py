@@ -28,8 +28,8 @@ from decayax._rounding.random_bits import (
     StepKey,
 )
 from decayax._rounding.stochastic import StochasticRoundingState
-from decayax._transforms.kernel import increment, require_optimizer, require_state
 from decayax._transforms.precision import cast_around
+from decayax._transforms.trees import increment, require_optimizer, require_state
 
 
 class StateDtypeState(NamedTuple):

@@ -34,7 +34,7 @@ from decayax._rounding.random_bits import (
     step_key,
     WEIGHTS,
 )
-from decayax._transforms.kernel import increment, map_leaves
+from decayax._transforms.trees import increment, map_leaves
 
 
 class StochasticRoundingState(NamedTuple):

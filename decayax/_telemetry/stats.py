@@ -20,7 +20,7 @@ from decayax._core.strength import is_concrete, short_repr
 from decayax._core.symmetry import by_parameter, INVARIANT, require_paths, Symmetries
 from decayax._telemetry.measure import measure_step, Sums
 from decayax._telemetry.track import TrackDecayState
-from decayax._transforms.kernel import require_optimizer, require_params
+from decayax._transforms.trees import require_optimizer, require_params
 
 
 Groups: TypeAlias = Callable[[str], str] | None

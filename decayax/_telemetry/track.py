@@ -13,7 +13,7 @@ from decayax._core.dtypes import is_inexact
 from decayax._core.strength import is_concrete
 from decayax._telemetry.measure import measure_step, sum_over_shards, zero_sums
 from decayax._transforms.apply import apply_updates
-from decayax._transforms.kernel import (
+from decayax._transforms.trees import (
     increment,
     require_optimizer,
     require_params,

@@ -1,57 +1,50 @@
-"""The kernel: the one place that checks, casts, masks and builds a transform.
+"""The kernel: every decay is a pull or a projection, and this is where it is built.
 
-A pull is ``update ← leaf(update, θ, λ_t·multiplier)`` over every leaf, with a counter
-for the schedule of λ. A family of decays supplies the leaf function only; the place in
-the chain is the user's choice.
+    pull        update ← update ± rate·gate(u, d)·d,  d = direction(θ, memory)
+    projection  update ← rule(θ, update, ...): θ + update lands on a set
+
+The sign is the place in the chain: + before the learning rate, where the update is the
+direction u to be subtracted, and − behind it, where it is the finished step Δ. A gate
+always sees u. The rate is strength·multiplier of the mask. A memory is what a decay
+keeps of each parameter: an anchor, an average, a norm, a dual variable.
+
+A method supplies these functions of one leaf. The kernel checks, casts, masks, counts.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
-from jaxtyping import Array, Inexact
+from jaxtyping import Array, Float
 
-from decayax._core.dtypes import (
-    as_dtype,
-    cast_like,
-    compute_dtype,
-    dtype_of,
-    is_inexact,
-)
+from decayax._core.dtypes import as_dtype, cast_like, compute_dtype, to_float32
 from decayax._core.parameters import require_no_state
-from decayax._core.paths import (
-    flatten_with_path,
-    is_masked_leaf,
-    leaves_with_path,
-    Path,
-    path_str,
+from decayax._core.paths import leaves_with_path, Path, path_str
+from decayax._core.strength import is_zero, ScalarOrSchedule, Strength
+from decayax._transforms.geometry import ArrayLeaf, times_real
+from decayax._transforms.memory import (
+    memory_by_path,
+    memory_trees,
+    Remember,
+    remembered,
 )
-from decayax._core.strength import (
-    as_strength,
-    is_zero,
-    ScalarOrSchedule,
-    short_repr,
-    Strength,
-    strength_at,
-    times,
+from decayax._transforms.precision import cast_around
+from decayax._transforms.strengths import decay_rate, rate_by_path, RateAt
+from decayax._transforms.trees import (
+    increment,
+    map_leaves,
+    require_inexact,
+    require_params,
+    require_state,
 )
-from decayax.masks._mask import Mask, resolve_nonzero_mask
+from decayax.masks._mask import resolve_nonzero_mask
 from decayax.masks._resolve import MaskOrFn
 
 
-Leaf: TypeAlias = Inexact[Array, "*shape"]
-Rate: TypeAlias = Inexact[Array, "*#shape"]  # 0-d, or it broadcasts against the leaf
-# (update, parameter, rate) -> update, on arrays of one dtype.
-LeafPull: TypeAlias = Callable[[Leaf, Leaf, Rate], Leaf]
-
-STATE_HINT = (
-    "Pass the state from the init or update of this optimizer. To move the state of "
-    "another optimizer, write dx.adopt_state(optimizer, params, state)."
-)
-EXCLUDE_HINT = "Exclude it with False in mask=, or replace it with None."
+Rate: TypeAlias = Float[Array, "*#shape"]  # 0-d, or it broadcasts against the leaf
 
 
 class DecayState(NamedTuple):
@@ -60,49 +53,182 @@ class DecayState(NamedTuple):
     step: jax.Array  # int32[]: updates so far; a schedule reads it, then it advances
 
 
-def pull(
-    name: str, leaf: LeafPull, weight_decay: ScalarOrSchedule, mask: MaskOrFn
-) -> optax.GradientTransformationExtraArgs:
-    """Build the transform of a leaf function; errors start with its public name."""
-    if isinstance(weight_decay, Mask):
-        raise TypeError(
-            f"{name}: weight_decay must be a number or a schedule, got the mask "
-            f"{weight_decay!r}. Pass it as mask=."
-        )
-    if not callable(weight_decay):
-        weight_decay = as_strength(name, "weight_decay", weight_decay)
+class DecayMemoryState(NamedTuple):
+    """State of a decay that keeps something of each parameter."""
 
-    def init(params: optax.Params) -> DecayState:
-        # A wrong mask or parameter raises here, before training. A schedule has no
-        # value yet: 1 replaces it, because 0 would accept every parameter.
-        strength = 1.0 if callable(weight_decay) else weight_decay
-        require_no_state(name, params)
-        rate_by_path(name, strength, mask, params)
-        return DecayState(step=jnp.zeros([], jnp.int32))
+    step: jax.Array  # int32[]: updates so far
+    memory: dict[str, Any]  # name -> a tree like the params; MaskedNode where excluded
+
+
+class Leaf(NamedTuple):
+    """What a rule reads of one parameter: arrays of one dtype, float32 or wider."""
+
+    path: Path
+    update: ArrayLeaf  # u before the learning rate, Δ behind it
+    param: ArrayLeaf  # θ
+    rate: Rate  # strength·multiplier
+    grad: ArrayLeaf  # what entered the wrapped optimizer; the update if none is wrapped
+    memory: Mapping[str, jax.Array]
+    extra: Any  # this leaf of what `whole` returned; None without it
+    step: jax.Array  # int32[]: updates before this one
+
+
+Rule: TypeAlias = Callable[[Leaf], ArrayLeaf]  # -> the new update
+Gate: TypeAlias = Callable[[ArrayLeaf, ArrayLeaf], jax.Array]  # (u, direction) -> bool
+
+
+class Method(NamedTuple):
+    """A decay as functions of one leaf."""
+
+    name: str  # its public name, for errors
+    rate_at: RateAt
+    mask: MaskOrFn  # which parameters, and how much of the strength each
+    rule: Rule
+    # name -> (path, parameter at init) -> what the state keeps of the parameter
+    remember: Remember = {}
+    # leaf -> the new memory, or a part of it; the rule reads the new one
+    refresh: Callable[[Leaf], Mapping[str, jax.Array]] | None = None
+    # (params, extra arguments of the update) -> a tree like the params: `Leaf.extra`
+    whole: Callable[[optax.Params, Mapping[str, Any]], Any] | None = None
+    # (update, step) -> update of a leaf that the mask excludes; None: it passes
+    excluded: Callable[[Any, jax.Array], Any] | None = None
+
+
+def pull(
+    name: str,
+    weight_decay: ScalarOrSchedule,
+    mask: MaskOrFn,
+    *,
+    learning_rate: ScalarOrSchedule | None = None,
+    direction: Callable[[Leaf], ArrayLeaf] = lambda leaf: leaf.param,
+    gate: Gate | None = None,
+    **options: Any,
+) -> optax.GradientTransformationExtraArgs:
+    """The transform ``update ← update ± rate·gate(u, d)·d``, ``d = direction(leaf)``.
+
+    Without a learning rate it stands before it, and the sign is +. With one it stands
+    behind it, the rate is γ_tλ_t, and the sign is −. The options are those of `Method`.
+    """
+    rate_at = decay_rate(name, weight_decay, learning_rate)
+    rule = pull_rule(direction, gate, behind=learning_rate is not None)
+    return transform(Method(name, rate_at, mask, rule, **options))
+
+
+def pull_rule(
+    direction: Callable[[Leaf], ArrayLeaf], gate: Gate | None, behind: bool
+) -> Rule:
+    """The rule of a pull, before the learning rate or behind it."""
+
+    def rule(leaf: Leaf) -> ArrayLeaf:
+        d = direction(leaf)
+        pulled = times_real(leaf.rate, d)
+        if gate is not None:
+            u = -leaf.update if behind else leaf.update
+            pulled = jnp.where(gate(u, d), pulled, jnp.zeros_like(pulled))
+        return leaf.update - pulled if behind else leaf.update + pulled
+
+    return rule
+
+
+def transform(method: Method) -> optax.GradientTransformationExtraArgs:
+    """The method as a transform."""
 
     # In this library `update` has the types of optax's TransformUpdateExtraArgsFn.
     def update(updates, state, params=None, **extra_args):
+        return _step(method, updates, updates, state, params, extra_args)
+
+    return optax.GradientTransformationExtraArgs(partial(_init, method), update)
+
+
+def around(
+    method: Method, optimizer: optax.GradientTransformation
+) -> optax.GradientTransformationExtraArgs:
+    """The method behind an optimizer; its rule reads the gradient of the optimizer."""
+    name = method.name
+    inner = cast_around(name, optimizer, widen_params=True, restore_updates=False)
+
+    def init(params: optax.Params) -> Any:
+        return inner.init(params), _init(method, params)
+
+    def update(updates, state, params=None, **extra_args):
         params = require_params(name, params)
-        require_state(name, state, DecayState)
-        strength = strength_at(name, "weight_decay", weight_decay, state.step)
-        rates = rate_by_path(name, strength, mask, params)
-        arrays: dict[Any, Rate] = {}  # most leaves share one: convert it once
+        grads, (inner_state, own_state) = updates, state
+        updates, inner_state = inner.update(grads, inner_state, params, **extra_args)
+        updates, own_state = _step(
+            method, updates, grads, own_state, params, extra_args
+        )
+        return updates, (inner_state, own_state)
 
-        def apply_rate(path: Path, update: Any, param: Any) -> Any:
-            if path not in rates:  # rate 0 is the identity, bit for bit
-                return update
-            _require_pair(name, path, update, param)
-            dtype = compute_dtype(update, param)
-            key = id(rates[path]), dtype
-            if key not in arrays:
-                arrays[key] = jnp.asarray(rates[path], dtype)
-            wide_update, wide_param = as_dtype(update, dtype), as_dtype(param, dtype)
-            return cast_like(leaf(wide_update, wide_param, arrays[key]), update)
+    return cast_around(name, optax.GradientTransformationExtraArgs(init, update))
 
-        updates = map_leaves(name, apply_rate, updates, params)
-        return updates, DecayState(step=increment(state.step))
 
-    return optax.GradientTransformationExtraArgs(init, update)
+def _init(method: Method, params: optax.Params) -> DecayState | DecayMemoryState:
+    # A wrong mask or parameter raises here, before training.
+    require_no_state(method.name, params)
+    rate_by_path(method.name, method.rate_at(None), method.mask, params)
+    step = jnp.zeros([], jnp.int32)
+    if not method.remember:
+        return DecayState(step)
+    multipliers = resolve_nonzero_mask(method.name, method.mask, params)
+    selected = {path for path, x in multipliers.items() if not is_zero(x)}
+    return DecayMemoryState(step, remembered(method.remember, selected, params))
+
+
+def _step(method, updates, grads, state, params, extra_args):
+    """The new updates and state of a method."""
+    name = method.name
+    params = require_params(name, params)
+    has_memory = bool(method.remember)
+    require_state(name, state, DecayMemoryState if has_memory else DecayState)
+    rates = rate_by_path(name, method.rate_at(state.step), method.mask, params)
+    memory = memory_by_path(state.memory) if has_memory else {}
+    extras = {}
+    if method.whole:
+        extras = dict(leaves_with_path(method.whole(params, extra_args)))
+    grad_at = {} if grads is updates else dict(leaves_with_path(grads))
+    in_dtype = _rate_arrays()
+
+    def apply(path: Path, update: Any, param: Any) -> Any:
+        if path not in rates and path not in memory:  # rate 0: the identity, to the bit
+            return method.excluded(update, state.step) if method.excluded else update
+        _require_pair(name, path, update, param)
+        _require_memory(method, path, memory)
+        dtype = compute_dtype(update, param)
+        wide = as_dtype(update, dtype)
+        leaf = Leaf(
+            path=path,
+            update=wide,
+            param=as_dtype(param, dtype),
+            rate=in_dtype(rates.get(path, 0.0), dtype),
+            grad=as_dtype(grad_at[path], dtype) if grad_at else wide,
+            memory={k: to_float32(x) for k, x in memory.get(path, {}).items()},
+            extra=extras.get(path),
+            step=state.step,
+        )
+        if method.refresh:
+            fresh = method.refresh(leaf)
+            leaf = leaf._replace(memory={**leaf.memory, **fresh})
+            memory[path] |= {k: cast_like(x, memory[path][k]) for k, x in fresh.items()}
+        return cast_like(method.rule(leaf), update) if path in rates else update
+
+    updates = map_leaves(name, apply, updates, params)
+    step = increment(state.step)
+    if not has_memory:
+        return updates, DecayState(step)
+    return updates, DecayMemoryState(step, memory_trees(memory, like=state.memory))
+
+
+def _rate_arrays() -> Callable[[Strength, Any], Rate]:
+    """(rate, dtype) -> a real array. Most leaves share one: it is converted once."""
+    arrays: dict[Any, Rate] = {}
+
+    def in_dtype(rate: Strength, dtype: Any) -> Rate:
+        key = id(rate), dtype
+        if key not in arrays:
+            arrays[key] = jnp.asarray(rate, jnp.finfo(dtype).dtype)
+        return arrays[key]
+
+    return in_dtype
 
 
 def _require_pair(name: str, path: Path, update: Any, param: Any) -> None:
@@ -115,120 +241,11 @@ def _require_pair(name: str, path: Path, update: Any, param: Any) -> None:
         )
 
 
-def rate_by_path(
-    name: str, strength: Strength, mask: MaskOrFn, params: optax.Params
-) -> dict[Path, Strength]:
-    """λ·multiplier by path, for the parameters that decay: a concrete 0 is left out."""
-    multipliers = resolve_nonzero_mask(name, mask, params)
-    # Most parameters share a multiplier: one product, not one operation for each.
-    products: dict[Any, Strength] = {}
-    rates: dict[Path, Strength] = {}
-    for path, factor in multipliers.items():
-        key = factor if isinstance(factor, float) else (id(factor),)
-        if key not in products:
-            products[key] = times(strength, factor)
-        if not is_zero(products[key]):
-            rates[path] = products[key]
-    for path, param in leaves_with_path(params):
-        if path in rates:
-            require_inexact(name, "parameter", path, param)
-    return rates
-
-
-def map_leaves(
-    name: str, f: Callable[[Path, Any, Any], Any], updates: optax.Updates, params: Any
-) -> optax.Updates:
-    """Map ``f(path, update, parameter) -> update``; None and MaskedNode pass."""
-
-    def with_param(path, update, param):
-        return f(path, update, param), param
-
-    return map_leaf_tuples(name, with_param, updates, params)[0]
-
-
-def map_leaf_tuples(
-    name: str, f: Callable[..., tuple], updates: optax.Updates, *others: Any
-) -> tuple[Any, ...]:
-    """Map ``f(path, update, *others) -> (update, *others)`` over trees.
-
-    The others are parameters or moments. Where the updates hold None or MaskedNode,
-    all leaves pass unchanged.
-    """
-    flat, treedef = flatten_with_path(updates)
-    try:
-        flat_others = zip(*map(treedef.flatten_up_to, others), strict=True)
-    except (ValueError, TypeError) as error:
+def _require_memory(method: Method, path: Path, memory: Mapping[Path, Any]) -> None:
+    """Raise if the state does not know a parameter that decays."""
+    if method.remember and path not in memory:
         raise ValueError(
-            f"{name}: updates and parameters are different trees: "
-            f"{str(error)[:300]}. Pass the gradients of these same parameters."
-        ) from None
-    rows = []
-    for (path, update), leaves in zip(flat, flat_others, strict=True):
-        if is_masked_leaf(update):
-            rows.append((update, *leaves))
-            continue
-        for leaf in leaves:
-            _require_same_shape(name, path, update, leaf)
-        rows.append(f(path, update, *leaves))
-    columns = zip(*rows, strict=True) if rows else [()] * (1 + len(others))
-    return tuple(map(treedef.unflatten, columns))
-
-
-def _require_same_shape(name: str, path: Path, update: Any, param: Any) -> None:
-    missing = is_masked_leaf(param) or not jax.tree_util.all_leaves([param])
-    if missing or np.shape(update) != np.shape(param):
-        raise ValueError(
-            f"{name}: the update of {path_str(path)} has shape {np.shape(update)}, its "
-            f"parameter {'is missing' if missing else np.shape(param)}. Pass the "
-            "gradients of these same parameters."
+            f"{method.name}: the state keeps nothing of {path_str(path)}, which the "
+            "mask selects: at init it excluded this parameter. Call init with these "
+            "parameters and this mask."
         )
-
-
-def is_optimizer(value: Any) -> bool:
-    """Whether the value is an optimizer, and not a function that makes one."""
-    has_methods = hasattr(value, "init") and hasattr(value, "update")
-    return has_methods and not isinstance(value, type)
-
-
-def require_optimizer(name: str, value: Any) -> None:
-    """Raise unless the value is an optimizer, and not a function that makes one."""
-    if not is_optimizer(value):
-        raise TypeError(
-            f"{name}: optimizer must be an optax.GradientTransformation, got "
-            f"{short_repr(value)}. Pass a finished optimizer, such as optax.adam(1e-3)."
-        )
-
-
-def require_state(name: str, state: Any, kind: type) -> None:
-    """Raise unless the state is of the transform's own class."""
-    if not isinstance(state, kind):
-        raise ValueError(
-            f"{name}: the state must be a {kind.__name__}, got "
-            f"{type(state).__name__}. {STATE_HINT}"
-        )
-
-
-def require_params(name: str, params: optax.Params | None) -> optax.Params:
-    """The parameters; raise if the update was called without them."""
-    if params is None:
-        raise ValueError(
-            f"{name}: needs the parameters, got params=None. "
-            "Write optimizer.update(grads, state, params)."
-        )
-    return params
-
-
-def require_inexact(
-    name: str, kind: str, path: Path, leaf: Any, hint: str = EXCLUDE_HINT
-) -> None:
-    """Raise unless the leaf holds floating-point numbers."""
-    if not is_inexact(leaf):
-        raise TypeError(
-            f"{name}: the {kind} {path_str(path)} has dtype {dtype_of(leaf)}, which is "
-            f"not a floating-point dtype. {hint}"
-        )
-
-
-def increment(count: jax.Array) -> jax.Array:
-    """Add 1 to the counter, which saturates at the largest int32."""
-    return jnp.asarray(optax.safe_increment(count))

@@ -12,27 +12,33 @@ from __future__ import annotations
 
 import optax
 
-from decayax._core.strength import lr_scaled_strength, ScalarOrSchedule
-from decayax._transforms.kernel import Leaf, pull, Rate, require_optimizer
-from decayax._transforms.precision import cast_around
+from decayax._core.strength import ScalarOrSchedule
+from decayax._transforms.geometry import ArrayLeaf, times_real
+from decayax._transforms.kernel import (
+    around,
+    Leaf,
+    Method,
+    pull,
+    pull_rule,
+    transform,
+)
+from decayax._transforms.strengths import decay_rate
+from decayax._transforms.trees import require_finished
 from decayax.masks._resolve import MaskOrFn
 
 
-def plus_l2(grad: Leaf, param: Leaf, rate: Rate) -> Leaf:
+def plus_l2(leaf: Leaf) -> ArrayLeaf:
     """Return g + λθ, for gradients that a preconditioner uses more than once."""
     # −(−g − λθ) is g + λθ. If several operations use it, as in RMSprop, XLA stores a
     # sum of two arrays for all parameters at once, but calculates a negation again.
-    return -(-grad - rate * param)
+    return -(-leaf.update - times_real(leaf.rate, leaf.param))
 
 
-def plus_decay(update: Leaf, param: Leaf, rate: Rate) -> Leaf:
-    """Return u + λθ, for updates that the learning rate will negate."""
-    return update + rate * param
-
-
-def minus_decay(update: Leaf, param: Leaf, rate: Rate) -> Leaf:
-    """Return Δ − λθ, for finished updates."""
-    return update - rate * param
+def l2(
+    name: str, weight_decay: ScalarOrSchedule, mask: MaskOrFn
+) -> optax.GradientTransformationExtraArgs:
+    """`add_l2_to_grad` under the name of the optimizer that contains it."""
+    return transform(Method(name, decay_rate(name, weight_decay), mask, plus_l2))
 
 
 def add_l2_to_grad(
@@ -66,7 +72,7 @@ def add_l2_to_grad(
         back-propagation*, NeurIPS 1988; Loshchilov and Hutter,
         https://arxiv.org/abs/1711.05101, Algorithm 2, line 6 (the L2 form).
     """
-    return pull("add_l2_to_grad", plus_l2, weight_decay, mask)
+    return l2("add_l2_to_grad", weight_decay, mask)
 
 
 def decoupled_decay(
@@ -116,7 +122,7 @@ def decoupled_decay(
         The paper multiplies :math:`\lambda` by the schedule only, as in
         :func:`independent_decay`; here, in torch and in optax the learning rate does.
     """
-    return pull("decoupled_decay", plus_decay, weight_decay, mask)
+    return pull("decoupled_decay", weight_decay, mask)
 
 
 def independent_decay(
@@ -147,7 +153,7 @@ def independent_decay(
     Reference:
         Loshchilov and Hutter, https://arxiv.org/abs/1711.05101, Algorithm 2, line 12.
     """
-    return pull("independent_decay", minus_decay, weight_decay, mask)
+    return pull("independent_decay", weight_decay, mask, learning_rate=1.0)
 
 
 def with_decay(
@@ -192,21 +198,13 @@ def with_decay(
         [-0.002  0.004]
     """
     name = "with_decay"
-    # MultiSteps(...).gradient_transformation() is a tuple of its bound methods.
-    owner = getattr(getattr(optimizer, "update", None), "__self__", optimizer)
-    if isinstance(owner, optax.MultiSteps):
-        raise TypeError(
-            f"{name}: got a MultiSteps object; outside of it, every mini-step would "
-            "decay. Put the decay inside: MultiSteps(with_decay(optimizer, ...), k)."
-        )
-    require_optimizer(name, optimizer)
+    require_finished(name, optimizer)
     if learning_rate is None:
         raise TypeError(
             f"{name}: learning_rate must be that of the optimizer, got None. For a "
             "decay that does not depend on it, write optax.chain(optimizer, "
             "dx.independent_decay(...))."
         )
-    rate = lr_scaled_strength(name, learning_rate, weight_decay)
-    in_float32 = cast_around(name, optimizer, widen_params=True, restore_updates=False)
-    decay = pull(name, minus_decay, rate, mask)
-    return cast_around(name, optax.chain(in_float32, decay))
+    rate_at = decay_rate(name, weight_decay, learning_rate)
+    rule = pull_rule(lambda leaf: leaf.param, gate=None, behind=True)
+    return around(Method(name, rate_at, mask, rule), optimizer)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from decayax._core.dtypes import cast_like, is_float0, strip_weak_type, to_float32
-from decayax._transforms.kernel import STATE_HINT
+from decayax._transforms.trees import STATE_HINT
 
 
 def cast_around(

@@ -25,9 +25,9 @@ from decayax._core.strength import (
     Scalar,
     Strength,
 )
-from decayax._transforms.kernel import (
+from decayax._transforms.geometry import ArrayLeaf
+from decayax._transforms.trees import (
     increment,
-    Leaf,
     map_leaf_tuples,
     require_inexact,
     require_state,
@@ -54,14 +54,14 @@ def real_moment(param: Any, value: Strength) -> Moment:
 
 
 def rms_step(
-    grad: Leaf,
+    grad: ArrayLeaf,
     nu: Moment,
     count: Int[Array, ""],
     decay: Strength,
     eps: Strength,
     eps_in_sqrt: bool,
     bias_correction: bool,
-) -> tuple[Leaf, Moment]:
+) -> tuple[ArrayLeaf, Moment]:
     """V ← βV + (1 − β)|g|² and u = g/(√V̂ + ε), where V̂ is V or V/(1 − βᵗ)."""
     dtype = compute_dtype(grad, nu)
     grad = jnp.asarray(grad, dtype)
@@ -75,8 +75,8 @@ def rms_step(
 
 
 def divide_by_root(
-    grad: Leaf, square: Moment, eps: Strength, eps_in_sqrt: bool
-) -> Leaf:
+    grad: ArrayLeaf, square: Moment, eps: Strength, eps_in_sqrt: bool
+) -> ArrayLeaf:
     """Return g/(√V + ε), or g/√(V + ε)."""
     if eps_in_sqrt:
         scale = root(square, eps)

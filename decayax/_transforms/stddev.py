@@ -29,19 +29,19 @@ from decayax._core.strength import (
     Scalar,
     Strength,
 )
-from decayax._transforms.kernel import (
-    increment,
-    Leaf,
-    map_leaf_tuples,
-    require_inexact,
-    require_state,
-)
+from decayax._transforms.geometry import ArrayLeaf
 from decayax._transforms.rms import (
     divide_by_root,
     GRADIENT_HINT,
     Moment,
     one_minus_power,
     real_moment,
+)
+from decayax._transforms.trees import (
+    increment,
+    map_leaf_tuples,
+    require_inexact,
+    require_state,
 )
 
 
@@ -54,13 +54,13 @@ class ScaleByStddevState(NamedTuple):
 
 
 def stddev_step(
-    grad: Leaf,
-    mean: Leaf,
+    grad: ArrayLeaf,
+    mean: ArrayLeaf,
     variance: Moment,
     count: Int[Array, ""],
     decay: Strength,
     bias_correction: bool,
-) -> tuple[Moment, Leaf, Moment]:
+) -> tuple[Moment, ArrayLeaf, Moment]:
     """The variance to divide by, m, and S.
 
     The weights of the first t gradients sum to 1 − βᵗ. With bias correction m is their
@@ -163,5 +163,5 @@ def scale_by_stddev(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _zero_mean(param: Any) -> Leaf:
+def _zero_mean(param: Any) -> ArrayLeaf:
     return jnp.zeros_like(param, dtype_of(param) if is_inexact(param) else jnp.float32)

@@ -18,8 +18,11 @@ too. Only ``retained_fraction`` reduces a schedule to one number.
     >>> print(f"{rate:.0e} per step: half is left after {half_life:.1f} steps")
     1e-05 per step: half is left after 69314.4 steps
 
-``weight_decay=`` takes any Optax schedule: ``optax.constant_schedule``,
-``optax.linear_schedule`` (for a warm-up, or to 0), ``optax.cosine_decay_schedule``.
+Four functions make schedules of recent recipes: ``lr_squared_schedule`` λγ_t²,
+``log_time_schedule`` λ/(1 + t/t₀), ``cosine_ramp_schedule`` from one value to another,
+``inverse_step_schedule`` λ/(t + 2). ``weight_decay=`` also takes any Optax schedule:
+``optax.constant_schedule``, ``optax.linear_schedule`` (for a warm-up, or to 0),
+``optax.cosine_decay_schedule``.
 ``optax.join_schedules`` gives the restarts of AdamWR (https://arxiv.org/abs/1711.05101,
 Appendix B.2), here with periods of 10, 20 and 40 steps:
 
@@ -43,6 +46,12 @@ from decayax.rates._scales import (
     weight_decay_from_normalised,
     weight_decay_from_prior_width,
 )
+from decayax.rates._schedules import (
+    cosine_ramp_schedule,
+    inverse_step_schedule,
+    log_time_schedule,
+    lr_squared_schedule,
+)
 from decayax.rates._timescales import (
     half_life_steps_from_rate,
     rate_from_half_life_steps,
@@ -63,6 +72,10 @@ __all__ = [
     "prior_width_from_weight_decay",
     "weight_decay_from_normalised",
     "weight_decay_from_prior_width",
+    "cosine_ramp_schedule",
+    "inverse_step_schedule",
+    "log_time_schedule",
+    "lr_squared_schedule",
     "half_life_steps_from_rate",
     "rate_from_half_life_steps",
     "rate_from_retained_fraction",

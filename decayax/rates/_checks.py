@@ -43,6 +43,16 @@ RATE = Domain(
     "Pass a number from 0 to below 1: 1 erases the weight, more flips its sign.",
     schedule=True,
 )
+WHOLE = Domain(
+    lambda x: (x > 0) & np.isfinite(x) & (x == np.floor(x)),
+    "a whole number > 0",
+    "Pass a whole number of steps.",
+)
+COUNT = Domain(
+    lambda x: (x >= 0) & np.isfinite(x),
+    "finite and >= 0",
+    "Pass the number of updates so far: 0 in the first one.",
+)
 DURATION = Domain(
     lambda x: x > 0, "> 0", "Pass a number > 0, or inf for no decay.", schedule=True
 )
@@ -73,11 +83,13 @@ def convert(
     formula: Callable[..., Any],
     *,
     result: Domain = NUMBER,
+    of_step: bool = False,
     **given: tuple[Any, Domain],
 ) -> Any:
     """``formula(xp, **values)`` of checked values; a schedule if a value is one.
 
-    ``given`` holds the value and the domain of each argument.
+    ``given`` holds the value and the domain of each argument. With ``of_step``, the
+    formula also takes the step, and the result is always a schedule.
     """
     scheduled = [k for k, (x, d) in given.items() if d.schedule and callable(x)]
     values = {k: require(name, k, *given[k]) for k in given if k not in scheduled}
@@ -85,6 +97,8 @@ def convert(
     def at(step: Any) -> Any:
         when = f" at step {step}" if is_concrete(step) else ""
         now = dict(values)
+        if of_step:
+            now["step"] = require(name, "step", step, COUNT)
         for k in scheduled:
             schedule, domain = given[k]
             argument = f"the value of the {k} schedule{when}"
@@ -93,7 +107,12 @@ def convert(
         require(name, "the result", out, result)
         return out
 
-    return at if scheduled else at(None)
+    return at if scheduled or of_step else at(None)
+
+
+def as_schedule(result: Any) -> Any:
+    """A result of ``convert`` as a schedule, which is constant if no value was one."""
+    return result if callable(result) else lambda step: result
 
 
 def compute(formula: Callable[..., Any], **values: Any) -> Any:

@@ -14,7 +14,16 @@ import jax
 import numpy as np
 
 from decayax._core.strength import Scalar, ScalarOrSchedule, Schedule
-from decayax.rates._checks import A, convert, NONNEGATIVE, POSITIVE, RATE, Real, Value
+from decayax.rates._checks import (
+    A,
+    as_schedule,
+    convert,
+    NONNEGATIVE,
+    POSITIVE,
+    RATE,
+    Real,
+    Value,
+)
 
 
 # The type of both arguments, or of one of them if the other one is a number.
@@ -151,7 +160,18 @@ def proportional_schedule(
     Reference:
         Loshchilov and Hutter, https://arxiv.org/abs/1711.05101, Algorithm 2, line 12.
     """
-    name = "rates.proportional_schedule"
+    return proportional(
+        "rates.proportional_schedule", weight_decay, learning_rate, peak_learning_rate
+    )
+
+
+def proportional(
+    name: str,
+    weight_decay: ScalarOrSchedule,
+    learning_rate: ScalarOrSchedule,
+    peak_learning_rate: Scalar,
+) -> Schedule:
+    """`proportional_schedule`; errors start with the name of the caller."""
 
     def formula(xp, weight_decay, learning_rate, peak_learning_rate):
         multiplier = learning_rate / peak_learning_rate
@@ -171,8 +191,7 @@ def proportional_schedule(
         learning_rate=(learning_rate, NONNEGATIVE),
         peak_learning_rate=(peak_learning_rate, POSITIVE),
     )
-    scheduled = callable(weight_decay) or callable(learning_rate)
-    return result if scheduled else lambda step: result
+    return as_schedule(result)
 
 
 def independent_from_lr_scaled(

@@ -25,6 +25,7 @@ from decayax.rates._checks import (
     Real,
     require,
     Value,
+    WHOLE,
 )
 
 
@@ -35,11 +36,6 @@ LONGER_THAN_ONE_STEP = Domain(
 )
 FRACTION = Domain(
     lambda x: (x > 0) & (x <= 1), "in (0, 1]", "Pass the fraction that is left."
-)
-WHOLE = Domain(
-    lambda x: (x > 0) & np.isfinite(x) & (x == np.floor(x)),
-    "a whole number > 0",
-    "Pass a whole number of steps.",
 )
 
 

@@ -1,0 +1,302 @@
+"""The arguments of methods of the catalogue: axes, anchors, radii, bounds."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import decayax as dx
+
+
+PARAMS = {"kernel": jnp.ones((4, 3)), "bias": jnp.full(3, 2.0)}
+GRADS = {"kernel": jnp.ones((4, 3)), "bias": jnp.ones(3)}
+
+
+def use(transform, params=PARAMS, grads=GRADS):
+    return transform.update(grads, transform.init(params), params)
+
+
+# --- axes -------------------------------------------------------------------------
+
+
+TAKES_AXES = {
+    "fixed_norm": dx.fixed_norm,
+    "pin_radius": dx.pin_radius,
+    "project_radial_gradient": dx.project_radial_gradient,
+    "radial_brake": dx.radial_brake,
+    "update_to_weight_floor": lambda **o: dx.update_to_weight_floor(0.5, **o),
+    "norm_control": lambda **o: dx.norm_control(0.1, target_ratio=0.5, **o),
+    "target_norm_decay": lambda **o: dx.target_norm_decay(1.0, learning_rate=0.1, **o),
+    "constrain_norm": lambda **o: dx.constrain_norm(1.0, **o),
+    "rotational": lambda **o: dx.rotational(0.1, learning_rate=0.1, **o),
+    "touched_decay": lambda **o: dx.touched_decay(optax.identity(), 0.1, **o),
+    "project_radial_update": lambda **o: dx.project_radial_update(
+        optax.identity(), 0.1, **o
+    ),
+}
+BAD_AXES = {
+    "a word": ("rows", TypeError, "an int or a tuple of ints, got 'rows' of type str"),
+    "a float": (1.0, TypeError, "got 1.0 of type float at"),
+    "a bool": (True, TypeError, "got True of type bool at"),
+    "too large": (1, ValueError, "axis is 1, but the number of axes of bias is 1"),
+    "too small": (-2, ValueError, "axis is -2, but the number of axes of bias is 1"),
+    "twice": ((0, 0), ValueError, "names an axis of .* twice"),
+    "the same axis": ({"kernel": (1, -1), "bias": 0}, ValueError, "kernel twice"),
+    "no entry": ({"kernel": 0}, ValueError, "axis has no entry for bias; the nearest"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_AXES)
+@pytest.mark.parametrize("name", TAKES_AXES)
+def test_bad_axes(name, kind):
+    axis, error, text = BAD_AXES[kind]
+    with pytest.raises(error, match=f"{name}: .*{text}"):
+        use(TAKES_AXES[name](axis=axis))
+
+
+def column_norms(updates):
+    return np.linalg.norm(PARAMS["kernel"] + updates["kernel"], axis=0)
+
+
+@pytest.mark.parametrize(
+    "axis",
+    [
+        {"kernel": 0, "bias": None},
+        {"kernel": (0,), "bias": (-1,)},
+        {"kernel": [-2], "bias": 0},
+        {"kernel": np.int64(0), "bias": None},
+        0,
+    ],
+    ids=str,
+)
+def test_axes_of_all_forms(axis):
+    grads = {"kernel": jnp.arange(12.0).reshape(4, 3), "bias": jnp.arange(3.0)}
+    updates, _ = use(dx.fixed_norm(axis=axis), grads=grads)
+    np.testing.assert_allclose(column_norms(updates), 2.0, rtol=1e-6)
+    bias = np.linalg.norm(PARAMS["bias"] + updates["bias"])
+    np.testing.assert_allclose(bias, np.sqrt(12.0), rtol=1e-6)
+
+
+def test_axes_of_layers_in_a_list():
+    """A list of tuples is a tree with one entry for each layer."""
+    layers = [jnp.ones((2, 3)), jnp.ones((2, 3))]
+    grads = [jnp.arange(6.0).reshape(2, 3)] * 2
+    updates, _ = use(dx.fixed_norm(axis=[(0,), (1,)]), layers, grads)
+    new = [x + u for x, u in zip(layers, updates, strict=True)]
+    for axis, x in enumerate(new):
+        norms = np.linalg.norm(x, axis=axis)
+        np.testing.assert_allclose(norms, np.sqrt([2.0, 3.0][axis]), rtol=1e-6)
+
+
+# --- values for each parameter ----------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("anchor", "error", "text"),
+    [
+        ({"kernel": jnp.ones((4, 3))}, ValueError, "anchor has no entry for bias"),
+        (
+            {**PARAMS, "bias": jnp.ones(4)},
+            ValueError,
+            r"bias has shape \(4,\), its par",
+        ),
+        ({**PARAMS, "bias": jnp.ones((3, 3))}, ValueError, r"has shape \(3, 3\), its"),
+        ("init", TypeError, "must be a number or an array, got 'init' of type str"),
+        ({**PARAMS, "bias": True}, TypeError, "got True of type bool at bias"),
+    ],
+)
+def test_bad_anchors(anchor, error, text):
+    with pytest.raises(error, match=f"decay_to: .*{text}"):
+        use(dx.decay_to(0.1, anchor))
+
+
+def test_an_anchor_may_hold_more_and_have_other_containers():
+    anchor = optax.EmptyState, {"bias": jnp.full(3, 1.5), "kernel": 0.0, "old": None}
+    updates, state = use(dx.decay_to(1.0, anchor[1]))
+    np.testing.assert_allclose(updates["bias"], 1.0 + 0.5)
+    np.testing.assert_allclose(updates["kernel"], 1.0 + 1.0)
+    assert state.memory["anchor"]["kernel"].shape == (1, 1)
+
+
+def test_an_anchor_is_a_copy_that_may_be_donated():
+    anchor = {"kernel": jnp.zeros((4, 3)), "bias": jnp.zeros(3)}
+    for decay in (dx.decay_to(0.1, anchor), dx.decay_to_init(0.1)):
+        state = decay.init(PARAMS)
+        jax.jit(decay.update, donate_argnums=1)(GRADS, state, PARAMS)
+        assert not anchor["kernel"].is_deleted()
+        assert not PARAMS["kernel"].is_deleted()
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (
+            lambda: dx.fixed_norm(radius="first"),
+            'must be "current" or "initial", a num',
+        ),
+        (lambda: dx.fixed_norm(radius=-1.0), "radius must be >= 0, got -1.0"),
+        (lambda: dx.fixed_norm(radius={"kernel": np.nan}), "at kernel must be finite"),
+        (
+            lambda: dx.fixed_norm(spectral=True, axis=0),
+            "always takes the last two axes",
+        ),
+        (lambda: dx.fixed_norm(iterations=2), "iterations= is for spectral=True"),
+        (lambda: dx.target_norm_decay("current", learning_rate=0.1), 'be "initial", a'),
+        (
+            lambda: dx.spectral_decay(0.1, cap=1.0, iterations=2),
+            "Leave out iterations=",
+        ),
+        (
+            lambda: dx.spectral_decay(0.1, iterations=0),
+            "must be an integer >= 1, got 0",
+        ),
+        (lambda: dx.constrain_norm(-1.0), "bound must be >= 0"),
+        (
+            lambda: dx.constrain_norm(after_steps=-1),
+            "after_steps must be an integer >=",
+        ),
+        (
+            lambda: dx.constrain_norm(inflection_every=0),
+            "inflection_every must be an i",
+        ),
+        (
+            lambda: dx.decay_to_average(0.1, average_rate=1.0),
+            "average_rate must be < 1",
+        ),
+        (
+            lambda: dx.corrected_decay(0.1, learning_rate=0.2, peak_learning_rate=0.1),
+            "corrected_decay: peak_learning_rate must be the largest",
+        ),
+    ],
+)
+def test_bad_values(make, text):
+    with pytest.raises(ValueError, match=text):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (lambda: dx.constrain_norm(), "exactly one of .* got none of them"),
+        (lambda: dx.constrain_norm(1.0, after_steps=3), "got bound and after_steps"),
+        (
+            lambda: dx.cautious_decay(0.1, projection=dx.pin_radius()),
+            "needs learning_r",
+        ),
+        (lambda: dx.decoupled_penalty(0.1, 2.0), "must be a function of one parameter"),
+        (
+            lambda: use(dx.decoupled_penalty(0.1, abs)),
+            "return one real number, got .* f",
+        ),
+        (
+            lambda: dx.merged_lora_decay(0.1, 2.0),
+            "must be a function of the parameters",
+        ),
+        (lambda: dx.touched_decay(optax.sgd, 0.1), "Pass a finished optimizer"),
+        (
+            lambda: dx.selective_projection(optax.MultiSteps(optax.sgd(1.0), 2)),
+            "inside",
+        ),
+    ],
+)
+def test_wrong_arguments(make, text):
+    with pytest.raises(TypeError, match=text):
+        make()
+
+
+# --- memories ---------------------------------------------------------------------
+
+
+def test_an_excluded_parameter_has_no_memory():
+    state = dx.decay_to_init(0.1, mask={"kernel": True, "bias": False}).init(PARAMS)
+    assert state.memory["anchor"]["bias"] == optax.MaskedNode()
+    np.testing.assert_array_equal(state.memory["anchor"]["kernel"], PARAMS["kernel"])
+
+
+def test_a_parameter_without_a_memory_is_an_error():
+    state = dx.decay_to_init(0.1, mask={"kernel": True, "bias": False}).init(PARAMS)
+    text = "decay_to_init: the state keeps nothing of bias, which the mask selects"
+    with pytest.raises(ValueError, match=text):
+        dx.decay_to_init(0.1).update(GRADS, state, PARAMS)
+
+
+def test_a_state_without_a_memory_is_an_error():
+    state = dx.decoupled_decay(0.1).init(PARAMS)
+    with pytest.raises(ValueError, match="must be a DecayMemoryState, got DecayState"):
+        dx.decay_to_init(0.1).update(GRADS, state, PARAMS)
+
+
+def test_a_memory_of_values_is_nan_after_an_init_from_shapes():
+    """A zero anchor would silently decay to 0."""
+    shapes = jax.eval_shape(lambda: PARAMS)
+    updates, _ = dx.decay_to_init(0.1).update(
+        GRADS, dx.decay_to_init(0.1).init(shapes), PARAMS
+    )
+    assert np.isnan(updates["kernel"]).all()
+
+
+def test_dtypes_of_memories():
+    params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), PARAMS)
+    anchor = dx.decay_to_init(0.1).init(params).memory["anchor"]
+    average = dx.decay_to_average(0.1).init(params).memory["average"]
+    norm = dx.norm_control(0.1, target_ratio=1.0).init(params).memory["norm"]
+    assert anchor["kernel"].dtype == jnp.bfloat16
+    assert average["kernel"].dtype == norm["kernel"].dtype == jnp.float32
+
+
+# A brake leaves an update that does not point outward, and touched_decay has no norm.
+@pytest.mark.parametrize(
+    "name", sorted(TAKES_AXES.keys() - {"touched_decay", "radial_brake"})
+)
+def test_nan_shows(name):
+    """A norm of NaN is NaN, and not the special case of a norm of 0."""
+    params = {"kernel": PARAMS["kernel"].at[0, 0].set(jnp.nan)}
+    grads = {"kernel": GRADS["kernel"]}
+    updates, _ = use(TAKES_AXES[name](), params, grads)
+    assert np.isnan(updates["kernel"]).any()
+
+
+def test_a_traced_strength_does_not_reach_an_excluded_parameter():
+    params = {"kernel": jnp.ones(2), "bias": jnp.array([jnp.inf, -0.0])}
+    grads = {"kernel": jnp.ones(2), "bias": jnp.array([1.0, -0.0])}
+    mask = {"kernel": True, "bias": False}
+
+    @jax.jit
+    def step(strength):
+        return use(dx.decoupled_decay(strength, mask=mask), params, grads)[0]["bias"]
+
+    np.testing.assert_array_equal(
+        np.asarray(step(0.1)).view(np.uint32), np.asarray(grads["bias"]).view(np.uint32)
+    )
+
+
+# --- shrink and perturb -----------------------------------------------------------
+
+
+def test_shrink_and_perturb_adds_noise_of_the_size_of_the_weights():
+    params = {"kernel": 3.0 * jax.random.normal(jax.random.key(1), (200, 200))}
+    new = dx.shrink_and_perturb(params, jax.random.key(0), shrink=0.4, noise=0.1)
+    noise = np.asarray(new["kernel"] - 0.4 * params["kernel"])
+    np.testing.assert_allclose(noise.std(), 0.1 * params["kernel"].std(), rtol=0.02)
+    assert abs(np.corrcoef(noise.ravel(), params["kernel"].ravel())[0, 1]) < 0.02
+
+
+def test_shrink_and_perturb_draws_other_noise_for_other_parameters_and_keys():
+    params = {"a": jnp.arange(4.0), "b": jnp.arange(4.0)}
+    one, other = (dx.shrink_and_perturb(params, jax.random.key(n)) for n in (0, 1))
+    assert not np.allclose(one["a"], one["b"])
+    assert not np.allclose(one["a"], other["a"])
+
+
+def test_shrink_and_perturb_keeps_dtypes_and_excluded_parameters():
+    params = {"a": jnp.arange(4.0, dtype=jnp.bfloat16), "n": jnp.arange(3)}
+    mask = {"a": True, "n": False}
+    new = dx.shrink_and_perturb(params, jax.random.key(0), noise=0.0, mask=mask)
+    assert new["a"].dtype == jnp.bfloat16
+    np.testing.assert_array_equal(new["a"].astype(np.float32), [0.0, 0.5, 1.0, 1.5])
+    np.testing.assert_array_equal(new["n"], params["n"])
+    with pytest.raises(
+        TypeError, match="shrink_and_perturb: the parameter n has dtype"
+    ):
+        dx.shrink_and_perturb(params, jax.random.key(0))
