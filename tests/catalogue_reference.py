@@ -5,7 +5,7 @@ is theta_0 .. theta_T, shape [T+1, *leaf]. The chain is plain SGD (u = g), the m
 its place, the learning rate. Keywords of all methods:
 
     learning_rate     gamma_t, a float or a function of the 0-based step t
-    weight_decay      lambda_t, the strength of the method: its rotation, floor, ...
+    weight_decay      lambda_t, the strength of the method, for example its rotation
     multiplier=1.0    m, a float or an array that broadcasts; 0 is plain SGD
     step, step_options    another preconditioner than SGD, such as adam_step
 
@@ -105,8 +105,9 @@ def pull(
 def cautious_decay(theta0, grads, *, strict=False, projection=None, **options):
     """The gate is 1 where Re(conj(u) theta) >= 0 (strict: > 0).
 
-    With projection(theta, Delta) -> Delta':
-    theta <- (theta + Delta') (1 - rate lambda m gate), the gate of -Delta and theta.
+    With a projection, of which there is pin_radius only, Delta -> Delta':
+    theta <- (theta + Delta') (1 - rate lambda m gate), the gate of -Delta and theta. The
+    multiplier is that of the decay; the projection has its own.
     """
 
     def gate(now, u):
@@ -115,14 +116,16 @@ def cautious_decay(theta0, grads, *, strict=False, projection=None, **options):
 
     if projection is None:
         return pull(lambda now: now.theta, theta0, grads, gate=gate, **options)
+    multiplier = np.asarray(options.pop("multiplier", 1.0), float)
     pull_rate = options.pop("pull_rate", None)
     if options.pop("place", "finished") != "finished":
         raise ValueError("a projection is behind the learning rate")
 
     def new(now):
         rate = now.gamma if pull_rate is None else at(pull_rate, now.t)
-        projected = now.theta + projection(now.theta, -now.gamma * now.u)
-        return projected * (1 - rate * now.lam * now.m * gate(now, now.gamma * now.u))
+        projected = now.theta + pinned(now.theta, -now.gamma * now.u)
+        shrink = rate * now.lam * multiplier * gate(now, now.gamma * now.u)
+        return projected * (1 - shrink)
 
     return trajectory(new, theta0, grads, **options)
 
@@ -172,60 +175,90 @@ def target_norm_decay(
     S = (1 + momentum) / (1 - momentum)
 
     def new(now):
-        d = now.gamma * norm(now.u, axis) ** 2 * S / (2 * c**2)
+        d = divide(now.gamma * norm(now.u, axis) ** 2 * S, 2 * c**2)
         return now.moved - now.gamma * now.m * d * now.theta
 
     return trajectory(new, theta0, grads, **options)
 
 
-def spectral_decay(theta0, grads, *, cap=None, **options):
-    """sigma_1 u_1 v_1^H, or U max(sigma - cap, 0) V^H, of the last two axes."""
+def matrix(x):
+    """The last two axes; a vector has one column."""
+    return x if x.ndim > 1 else x.reshape(-1, 1)
+
+
+def adjoint(x):
+    return np.conj(np.swapaxes(x, -1, -2))
+
+
+def spectral_decay(theta0, grads, *, cap=None, iterations=None, **options):
+    """sigma_1 u_1 v_1^H, or U max(sigma - cap, 0) V^H, of the last two axes.
+
+    iterations: x v v^H, with v <- x^H x v / |x^H x v| so many times in each update; v
+    goes on from the update before, and from cos(0), cos(1), ... in the first. It stays
+    where x v = 0.
+    """
+    v = np.cos(np.arange(matrix(wide(theta0)).shape[-1]))[:, None]
 
     def direction(now):
-        left, sigma, right = np.linalg.svd(now.theta, full_matrices=False)
+        nonlocal v
+        x = matrix(now.theta)
+        if iterations is not None:
+            for _ in range(iterations):
+                w = adjoint(x) @ (x @ v)
+                v = divide(w, norm(w, axis=-2), otherwise=v)
+            return (x @ v @ adjoint(v)).reshape(now.theta.shape)
+        left, sigma, right = np.linalg.svd(x, full_matrices=False)
         if cap is None:
             part = np.where(np.arange(sigma.shape[-1]) == 0, sigma, 0.0)
         else:
             part = np.maximum(sigma - cap, 0.0)
-        return (left * part[..., None, :]) @ right
+        return ((left * part[..., None, :]) @ right).reshape(now.theta.shape)
 
     return pull(direction, theta0, grads, **options)
 
 
-def decoupled_penalty(theta0, grads, *, penalty_gradient, **options):
+def decoupled_penalty(
+    theta0, grads, *, penalty=None, penalty_gradient=lambda x: x**3, **options
+):
+    """The gradient of the penalty is written by hand: theta^3, of 1/4 sum theta^4."""
     return pull(lambda now: penalty_gradient(now.theta), theta0, grads, **options)
 
 
-def merged_lora_decay(
-    theta0, grads, *, base, scale, multiplier=None, place="decoupled", **rates
-):
-    """Leaves "a" and "b" of the merged weight W = W_0 + s a b. The directions are
+def merged_lora_decay(theta0, grads, **options):
+    """The merged weight 2 theta: its gradient is 4 theta."""
+    return pull(lambda now: 4 * now.theta, theta0, grads, **options)
 
-    s W b^H and s a^H W, of 1/2 |W|^2. multiplier: None, or a dict like theta0.
+
+def merged_product_decay(theta0, grads, *, base, scale, **options):
+    """Leaves "a" and "b" of the merged weight W = W_0 + s a b.
+
+    The directions are s W b^H and s a^H W, of 1/2 |W|^2.
     """
     path = {key: wide(x)[None] for key, x in theta0.items()}
     for t in range(len(grads["a"])):
-        now = {key: at(x, t) for key, x in rates.items() if x is not None}
+        now = {
+            key: at(options[key], t)
+            for key in ("learning_rate", "weight_decay", "pull_rate")
+            if key in options
+        }
         a, b = path["a"][-1], path["b"][-1]
         merged = wide(base) + scale * a @ b
         directions = {
-            "a": scale * merged @ b.conj().T,
-            "b": scale * a.conj().T @ merged,
+            "a": scale * merged @ adjoint(b),
+            "b": scale * adjoint(a) @ merged,
         }
         for key in path:
             one = pull(
                 lambda _, direction=directions[key]: direction,
                 path[key][-1],
                 wide(grads[key])[t : t + 1],
-                multiplier=1.0 if multiplier is None else multiplier[key],
-                place=place,
-                **now,
+                **{**options, **now},
             )
             path[key] = np.concatenate([path[key], one[1:]])
     return path
 
 
-def touched_decay(theta0, grads, *, axis=-1, average_rate=None, **options):
+def touched_decay(theta0, grads, *, axis=None, average_rate=None, **options):
     """Gate 1[any g != 0 over axis], or f <- beta f + (1 - beta) gate from f = 0."""
     average = 0.0
 
@@ -259,11 +292,12 @@ def radial_brake(theta0, grads, *, axis=None, **options):
     return direction_rule(rule, theta0, grads, **options)
 
 
-def update_to_weight_floor(theta0, grads, *, axis=None, **options):
+def update_to_weight_floor(theta0, grads, *, floor, axis=None, **options):
     """u f / |u| where 0 < |u| < f = floor m |theta|."""
 
     def rule(now):
-        f, size = now.lam * now.m * norm(now.theta, axis), norm(now.u, axis)
+        f = at(floor, now.t) * now.m * norm(now.theta, axis)
+        size = norm(now.u, axis)
         return now.u * np.where(size < f, divide(f, size, 1.0), 1.0)
 
     return direction_rule(rule, theta0, grads, **options)
@@ -275,16 +309,20 @@ def project_radial_gradient(theta0, grads, *, axis=None, rescale=True, **options
 
     def gradient(theta, g):
         c = inner(theta, g, axis) / (norm(theta, axis) ** 2 + 1e-30)
-        tangent = g - c * theta
+        tangent, size = g - c * theta, norm(g, axis)
+        # Of a radial gradient only rounding errors are left.
+        tangent = np.where(norm(tangent, axis) > 1e-12 * size, tangent, 0.0)
         if not rescale:
             return tangent
-        return tangent * norm(g, axis) / (norm(tangent, axis) + 1e-30)
+        return tangent * size / (norm(tangent, axis) + 1e-30)
 
     new = lambda now: now.moved  # noqa: E731
     return trajectory(new, theta0, grads, gradient=gradient, **options)
 
 
-def project_radial_update(theta0, grads, *, threshold=0.1, decay_factor=0.1, **options):
+def project_radial_update(
+    theta0, grads, *, threshold=0.1, decay_factor=0.1, step=adam_step, **options
+):
     """AdamP: u without its radial part, and the decay times decay_factor.
 
     In the first view with max |cos(g, theta)| < threshold / sqrt(size of a vector), if
@@ -304,7 +342,7 @@ def project_radial_update(theta0, grads, *, threshold=0.1, decay_factor=0.1, **o
                 return now.u - c * theta + lam * decay_factor * theta
         return now.u + lam * theta
 
-    return direction_rule(rule, theta0, grads, **options)
+    return direction_rule(rule, theta0, grads, step=step, **options)
 
 
 # --- The finished step: theta + Delta -> theta_new ---
@@ -324,7 +362,8 @@ def fixed_norm(
     def size(x):
         if not spectral:
             return norm(x, axis)
-        return np.linalg.svd(x, compute_uv=False)[..., :1, None]
+        values = np.linalg.svd(matrix(x), compute_uv=False)[..., :1]
+        return values.reshape(x.shape[:-2] + (1, 1)[: x.ndim])
 
     initial = size(wide(theta0))
 
@@ -341,7 +380,7 @@ def proximal_decay(theta0, grads, **options):
     return trajectory(new, theta0, grads, **options)
 
 
-def soft_threshold(theta0, grads, **options):
+def soft_threshold(theta0, grads, *, place="finished", **options):
     """theta~ max(1 - t / |theta~|, 0) with t = gamma strength m."""
 
     def new(now):
@@ -428,7 +467,7 @@ def selective_projection(theta0, grads, **options):
 
 
 def rotational(
-    theta0, grads, *, axis=-2, center=True, average_rate=0.9, eps=1e-8, **options
+    theta0, grads, *, axis=None, center=True, average_rate=0.9, eps=1e-8, **options
 ):
     """w = u (centered), without its radial part; s^2 the corrected average of |w|^2.
 
