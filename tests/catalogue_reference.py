@@ -106,8 +106,8 @@ def cautious_decay(theta0, grads, *, strict=False, projection=None, **options):
     """The gate is 1 where Re(conj(u) theta) >= 0 (strict: > 0).
 
     With a projection, of which there is pin_radius only, Delta -> Delta':
-    theta <- (theta + Delta') (1 - rate lambda m gate), the gate of -Delta and theta. The
-    multiplier is that of the decay; the projection has its own.
+    theta <- (theta + Delta') (1 - rate lambda m gate), the gate of -Delta and theta.
+    The multiplier is that of the decay; the projection has its own.
     """
 
     def gate(now, u):
