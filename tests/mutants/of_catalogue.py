@@ -161,15 +161,15 @@ MUTANTS = (
     Mutant(
         "anchor_is_zero",
         "decayax/_transforms/anchored.py",
-        "remember={ANCHOR: lambda path, x: jnp.array(x)},  # the",
-        "remember={ANCHOR: lambda path, x: jnp.zeros_like(x)},  # the",
+        "remember={INITIAL: lambda path, x: jnp.array(x)},  # the",
+        "remember={INITIAL: lambda path, x: jnp.zeros_like(x)},  # the",
         "tests/test_trajectories.py -kdecay_to_init",
     ),
     Mutant(
         "anchor_is_not_a_copy",
         "decayax/_transforms/anchored.py",
-        "remember={ANCHOR: lambda path, x: jnp.array(x)},  # the",
-        "remember={ANCHOR: lambda path, x: x},  # the",
+        "remember={INITIAL: lambda path, x: jnp.array(x)},  # the",
+        "remember={INITIAL: lambda path, x: x},  # the",
         "tests/test_catalogue_errors.py",
     ),
     Mutant(
@@ -245,15 +245,22 @@ MUTANTS = (
     Mutant(
         "bound_one_step_late",
         "decayax/_transforms/constrained.py",
-        'is_now = leaf.step == ways["after_steps"]',
-        'is_now = leaf.step == ways["after_steps"] + 1',
+        'is_now = (leaf.step >= ways["after_steps"])',
+        'is_now = (leaf.step > ways["after_steps"])',
         "tests/test_trajectories.py -kconstrain_norm",
     ),
     Mutant(
-        "inflection_after_one_measurement",
+        "inflection_where_it_grows_faster",
         "decayax/_transforms/constrained.py",
-        'slower = (step >= 2 * every) & (growth < memory["growth"])',
-        'slower = (step >= every) & (growth < memory["growth"])',
+        'slower = growth < memory["growth"]  #',
+        'slower = growth > memory["growth"]  #',
+        "tests/test_trajectories.py -kconstrain_norm",
+    ),
+    Mutant(
+        "inflection_from_zero",
+        "decayax/_transforms/constrained.py",
+        'constant(jnp.nan), "growth"',
+        'constant(0.0), "growth"',
         "tests/test_trajectories.py -kconstrain_norm",
     ),
     Mutant(
@@ -357,8 +364,8 @@ MUTANTS = (
     Mutant(
         "rotation_without_the_correction_of_the_start",
         "decayax/_transforms/rotational.py",
-        "unbiased = square / (1 - beta_ ** (leaf.step.astype(square.dtype) + 1))",
-        "unbiased = square",
+        'safe_sqrt(square / leaf.memory["weight"])',
+        "safe_sqrt(square)",
         "tests/test_trajectories.py -krotational",
     ),
     Mutant(
