@@ -414,3 +414,90 @@ def test_telemetry_around_each_method(name):
         assert np.isnan(rate) or 0 <= rate < 1
     else:
         assert rate == pytest.approx(method.rate, rel=1e-4)
+
+
+# --- wrappers ---------------------------------------------------------------------
+
+
+def one_step(optimizer, state, grads, params=PARAMS):
+    return jax.jit(optimizer.update)(grads, state, params)
+
+
+@every_method
+def test_inside_with_decay(name):
+    """The decay adds −γλθ to the steps of the method."""
+    inner = build(name)
+    outer = dx.with_decay(inner, 0.5, learning_rate=LR)
+    grads = gradients(PARAMS, 0)
+    plain, state = one_step(inner, inner.init(PARAMS), grads)
+    found, outer_state = one_step(outer, outer.init(PARAMS), grads)
+    assert_close(
+        found, jax.tree.map(lambda u, p: u - LR * 0.5 * p, plain, PARAMS), 1e-6
+    )
+    assert_close(jax.tree.leaves(outer_state[0]), jax.tree.leaves(state), 1e-6)
+
+
+@every_method
+def test_partition_and_masked(name):
+    """Matrices train by the method, other parameters by Adam or not at all."""
+    whole, _ = train(build(name, ADAM, mask=matrices), PARAMS)
+    part = build(name, ADAM)
+    parts = {"matrices": part, "other": optax.adam(LR)}
+    labels = {"kernel": "matrices", "bias": "other"}
+    assert_close(train(optax.partition(parts, labels), PARAMS)[0], whole)
+    masked = optax.chain(
+        optax.masked(part, {"kernel": True, "bias": False}),
+        optax.masked(optax.set_to_zero(), {"kernel": False, "bias": True}),
+    )
+    found, _ = train(masked, PARAMS)
+    assert_close(found, {"kernel": whole["kernel"], "bias": PARAMS["bias"]})
+
+
+@every_method
+def test_skipped_steps_leave_the_memory_bit_for_bit(name):
+    """MultiSteps takes one step of the mean gradient; apply_if_finite skips NaN."""
+    inner = build(name)
+    finite = optax.apply_if_finite(inner, 5)
+    steps = optax.MultiSteps(inner, 2).gradient_transformation()
+    grads = gradients(PARAMS, 0)
+    nan = jax.tree.map(lambda g: g.at[0].set(jnp.nan), grads)
+
+    @jax.jit
+    def run(params):
+        plain = after(inner, inner.init(params), grads, params)
+        plain = after(inner, plain[1], grads, plain[0])
+        skipping = after(finite, finite.init(params), grads, params)
+        skipped = after(finite, skipping[1], nan, skipping[0])
+        resumed = after(finite, skipped[1], grads, skipped[0])
+        half = [params, steps.init(params)]
+        rows = []
+        for _ in range(4):
+            half = after(steps, half[1], grads, half[0])
+            rows.append(half)
+        return plain, skipping, skipped, resumed, rows
+
+    plain, skipping, skipped, resumed, rows = run(PARAMS)
+    assert_equal(skipped[0], skipping[0])
+    assert_equal(skipped[1].inner_state, skipping[1].inner_state)
+    for found, state in ((resumed, resumed[1].inner_state), (rows[3], None)):
+        assert_close(found[0], plain[0])
+        state = rows[3][1].inner_opt_state if state is None else state
+        assert_close(jax.tree.leaves(state), jax.tree.leaves(plain[1]))
+    assert_equal(rows[0][0], PARAMS)
+    assert_equal(rows[0][1].inner_opt_state, inner.init(PARAMS))
+    assert_equal(rows[2][0], rows[1][0])
+    assert_equal(rows[2][1].inner_opt_state, rows[1][1].inner_opt_state)
+
+
+def after(optimizer, state, grads, params):
+    updates, state = optimizer.update(grads, state, params)
+    return optax.apply_updates(params, updates), state
+
+
+@every_method
+def test_injected_strengths(name):
+    def make(strength):
+        return build(name, strength=strength)
+
+    optimizer = optax.inject_hyperparams(make)(strength=0.3)
+    assert_close(train(optimizer, PARAMS)[0], train(build(name), PARAMS)[0])
