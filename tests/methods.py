@@ -1,5 +1,6 @@
 """One row per method of the catalogue and option set, for `test_catalogue_uses.py`."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -19,11 +20,13 @@ class Method(NamedTuple):
 
     # (base, lr, strength, **options) -> a whole optimizer; options are mask=, axis=
     make: Callable[..., optax.GradientTransformation]
-    kind: str  # "elementwise", "norm", "svd" or "rows"
+    kind: str  # "elementwise", "norm" of a leaf, of its "rows", or "svd"
     has_axis: bool = False
     matrices: bool = False  # only for parameters with two axes or more
     memory: tuple[str, ...] = ()  # the arrays of its state, by name
-    rate: float | None = None  # of the decay per step, where it is known in advance
+    rate: float = (
+        math.nan
+    )  # of its decay per step; NaN: it is not a pull of all weights
 
 
 def before(part):
@@ -112,7 +115,9 @@ METHODS = {
     ),
     "cautious_decay, pinned": Method(behind(pinned), "norm"),
     "corrected_decay": elementwise(corrected, rate=RATE),
-    "touched_decay": Method(around_base(dx.touched_decay), "rows", has_axis=True),
+    "touched_decay": Method(
+        around_base(dx.touched_decay), "rows", has_axis=True, rate=RATE
+    ),
     "touched_decay, average": Method(
         around_base(partial(dx.touched_decay, average_rate=0.5)),
         "rows",
@@ -125,10 +130,8 @@ METHODS = {
     "decay_to, cautious": elementwise(
         before(lambda s, **o: dx.decay_to(s, 0.25, cautious=True, **o)), memory=ANCHOR
     ),
-    "decay_to_init": elementwise(before(dx.decay_to_init), memory=ANCHOR, rate=RATE),
-    "decay_to_init, behind": elementwise(
-        of_step(dx.decay_to_init), memory=ANCHOR, rate=RATE
-    ),
+    "decay_to_init": elementwise(before(dx.decay_to_init), memory=ANCHOR),
+    "decay_to_init, behind": elementwise(of_step(dx.decay_to_init), memory=ANCHOR),
     "decay_to_average": elementwise(
         before(partial(dx.decay_to_average, average_rate=0.5)), memory=ANCHOR
     ),
@@ -166,9 +169,9 @@ METHODS = {
         before(partial(dx.spectral_decay, cap=0.5)), "svd", matrices=True
     ),
     "rotational": Method(
-        rotational, "norm", has_axis=True, matrices=True, memory=("norm", "square")
+        rotational, "rows", has_axis=True, matrices=True, memory=("norm", "square")
     ),
-    "proximal_decay": elementwise(of_step(dx.proximal_decay)),
+    "proximal_decay": elementwise(of_step(dx.proximal_decay), rate=RATE / (1 + RATE)),
     "soft_threshold": elementwise(of_step(dx.soft_threshold)),
     "decoupled_penalty": elementwise(
         before(lambda s, **o: dx.decoupled_penalty(s, huber, **o))
@@ -183,8 +186,10 @@ METHODS = {
     "project_radial_gradient": of_norm(
         first(lambda s, **o: dx.project_radial_gradient(**o))
     ),
-    "project_radial_update": of_norm(
-        around_base(partial(dx.project_radial_update, threshold=1.0))
+    "project_radial_update": Method(
+        around_base(partial(dx.project_radial_update, threshold=1.0)),
+        "rows",
+        has_axis=True,
     ),
     "selective_projection": Method(
         around_all(dx.selective_projection), "norm", memory=ANCHOR

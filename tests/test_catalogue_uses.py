@@ -4,7 +4,14 @@ Each property is one test over all rows of `methods.py`.
 """
 
 import functools
+import json
+import math
+import os
+import re
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -21,6 +28,7 @@ pytestmark = pytest.mark.relaxed("optax.scale_by_adam, Flax and Equinox")
 
 every_method = pytest.mark.parametrize("name", METHODS)
 with_axis = [name for name, method in METHODS.items() if method.has_axis]
+one_of_each = [name for name in with_axis if "," not in name]
 STEPS = 3
 NO_BIAS = dx.masks.no_bias_or_norm
 ADAM = optax.scale_by_adam()
@@ -43,22 +51,24 @@ def gradients(params, step):
     return jax.tree_util.tree_map_with_path(gradient, params)
 
 
+def after(optimizer, state, grads, params):
+    updates, state = optimizer.update(grads, state, params)
+    return optax.apply_updates(params, updates), state
+
+
 def step_of(optimizer, params, state, n):
-    updates, state = optimizer.update(gradients(params, n), state, params)
-    return dx.apply_updates(params, updates), state
+    return after(optimizer, state, gradients(params, n), params)
 
 
-def train(optimizer, params, state=None, steps=STEPS, start=0):
-    """The parameters and the state after some steps in one program."""
+def train(optimizer, params, state=None, steps=STEPS):
+    """The parameters and the state after some steps.
+
+    Without `jit`, all methods share the compiled operations, which saves minutes.
+    """
     state = optimizer.init(params) if state is None else state
-
-    @jax.jit
-    def run(params, state):
-        numbers = jnp.arange(start, start + steps)
-        step = lambda carry, n: (step_of(optimizer, *carry, n), None)  # noqa: E731
-        return jax.lax.scan(step, (params, state), numbers)[0]
-
-    return run(params, state)
+    for n in range(steps):
+        params, state = step_of(optimizer, params, state, n)
+    return params, state
 
 
 def assert_close(got, expected, rtol=1e-5):
@@ -87,7 +97,7 @@ TOKENS = jnp.array([0, 2, 3])
 
 
 class Job(NamedTuple):
-    """A training job of a framework, whose step is jitted."""
+    """A training job of a framework; its gradients are jitted, in NNX its steps too."""
 
     step: Callable[[], tuple[jax.Array, Any]]  # -> loss, gradients
     params: Callable[[], Any]
@@ -176,7 +186,8 @@ def linen_job(optimizer):
     model, params, slope = linen_model()
     first = TrainState.create(apply_fn=model.apply, params=params, tx=optimizer)
     first = first.replace(step=jnp.zeros([], jnp.int32))
-    update = jax.jit(lambda state, grads: state.apply_gradients(grads=grads))
+    # Not under `jit`: see `train`.
+    update = lambda state, grads: state.apply_gradients(grads=grads)  # noqa: E731
     return functional_job(first, slope, update, lambda state: state.params)
 
 
@@ -208,7 +219,6 @@ def equinox_model():
 def equinox_job(optimizer):
     params, slope = equinox_model()
 
-    @jax.jit
     def update(carry, grads):
         updates, state = optimizer.update(grads, carry[1], carry[0])
         return dx.apply_updates(carry[0], updates), state
@@ -278,18 +288,13 @@ def test_a_stack_is_the_same_as_its_matrices(name):
 
     def run(params, axis):
         optimizer = build(name, axis=axis)
+        state = optimizer.init(params)
+        for n in range(STEPS):
+            params, state = after(optimizer, state, grads_of(params, n), params)
+        return params
 
-        def step(carry, n):
-            params, state = carry
-            updates, state = optimizer.update(grads_of(params, n), state, params)
-            return (optax.apply_updates(params, updates), state), None
-
-        start = params, optimizer.init(params)
-        return jax.lax.scan(step, start, jnp.arange(STEPS))[0][0]
-
-    both = jax.jit(lambda: (run({"w": STACK}, of_stack), run(singles, of_matrix)))()
-    expected = jnp.stack([both[1][key] for key in ("one", "two", "three")])
-    assert_close(both[0]["w"], expected)
+    found, matrices = run({"w": STACK}, of_stack)["w"], run(singles, of_matrix)
+    assert_close(found, jnp.stack([matrices[key] for key in ("one", "two", "three")]))
 
 
 @functools.cache
@@ -352,18 +357,15 @@ def test_sixteen_bit_weights_follow_those_of_32_bits(name, wrap):
     optimizer = build(name)
 
     def run(optimizer, params):
-        def step(carry, n):
-            params, state = carry
-            grads = {"kernel": (slopes * jnp.cos(n)).astype(params["kernel"].dtype)}
+        state = optimizer.init(params)
+        for n in range(8):
+            grads = slopes * jnp.cos(n).astype(slopes.dtype)
+            grads = {"kernel": grads.astype(params["kernel"].dtype)}
             updates, state = optimizer.update(grads, state, params)
-            return (dx.apply_updates(params, updates), state), None
+            params = dx.apply_updates(params, updates)
+        return params
 
-        steps = jnp.arange(8, dtype=jnp.bfloat16)
-        return jax.lax.scan(step, (params, optimizer.init(params)), steps)[0]
-
-    (found, _), (expected, _) = jax.jit(
-        lambda: (run(wrap(optimizer), narrow), run(optimizer, wide))
-    )()
+    found, expected = run(wrap(optimizer), narrow), run(optimizer, wide)
     assert found["kernel"].dtype == jnp.bfloat16
     ulps = 2 if wrap is dx.with_compensation else 8
     scale = jnp.maximum(jnp.abs(expected["kernel"]), 0.1)
@@ -375,24 +377,19 @@ def test_sixteen_bit_weights_follow_those_of_32_bits(name, wrap):
 
 
 @every_method
-def test_many_strengths_and_seeds_are_one_program(name):
+def test_many_strengths_and_seeds(name):
     """Each run of a vmapped training, init included, is that run alone."""
     strengths, seeds = jnp.array([0.1, 0.3]), jnp.arange(2)
 
     def run(strength, seed):
         params = {"kernel": jax.random.normal(jax.random.key(seed), (4, 3))}
-        optimizer = build(name, strength=strength)
+        return train(build(name, strength=strength), params)[0]["kernel"]
 
-        def step(carry, n):
-            return step_of(optimizer, *carry, n), None
-
-        start = params, optimizer.init(params)
-        return jax.lax.scan(step, start, jnp.arange(STEPS))[0][0]["kernel"]
-
-    found = jax.jit(jax.vmap(run))(strengths, seeds)
-    alone = jax.jit(run)
-    for n in range(2):
-        assert_close(found[n], alone(strengths[n], seeds[n]))
+    found = jax.vmap(run)(strengths, seeds)
+    for strength, seed, kernel in zip(strengths, seeds, found, strict=True):
+        params = {"kernel": jax.random.normal(jax.random.key(seed), (4, 3))}
+        alone, _ = train(build(name, strength=float(strength)), params)
+        assert_close(kernel, alone["kernel"])
 
 
 # --- telemetry --------------------------------------------------------------------
@@ -402,25 +399,19 @@ def test_many_strengths_and_seeds_are_one_program(name):
 def test_telemetry_around_each_method(name):
     method = METHODS[name]
     optimizer = dx.track_decay(build(name), every=1)
-    _, state = train(optimizer, PARAMS)
+    params = {"kernel": PARAMS["kernel"]}
+    state, step = optimizer.init(params), jax.jit(functools.partial(after, optimizer))
+    for n in range(STEPS):
+        params, state = step(state, gradients(params, n), params)
     stats = dx.decay_stats(state)
-    table = str(dx.decay_table(state))
-    for path in ("kernel", "bias"):
-        assert path in table
-        for key in ("weight_norm", "angle", "update_norm", "update_to_weight"):
-            assert np.isfinite(stats[f"{path}/{key}"]), (path, key)
-    rate = stats["kernel/decay_rate"]
-    if method.rate is None:
-        assert np.isnan(rate) or 0 <= rate < 1
-    else:
-        assert rate == pytest.approx(method.rate, rel=1e-4)
+    assert "kernel" in str(dx.decay_table(state))
+    for key in ("weight_norm", "angle", "update_norm", "update_to_weight"):
+        assert np.isfinite(stats[f"kernel/{key}"]), key
+    expected = pytest.approx(method.rate, rel=1e-4, nan_ok=True)
+    assert stats["kernel/decay_rate"] == expected
 
 
 # --- wrappers ---------------------------------------------------------------------
-
-
-def one_step(optimizer, state, grads, params=PARAMS):
-    return jax.jit(optimizer.update)(grads, state, params)
 
 
 @every_method
@@ -429,8 +420,8 @@ def test_inside_with_decay(name):
     inner = build(name)
     outer = dx.with_decay(inner, 0.5, learning_rate=LR)
     grads = gradients(PARAMS, 0)
-    plain, state = one_step(inner, inner.init(PARAMS), grads)
-    found, outer_state = one_step(outer, outer.init(PARAMS), grads)
+    plain, state = inner.update(grads, inner.init(PARAMS), PARAMS)
+    found, outer_state = outer.update(grads, outer.init(PARAMS), PARAMS)
     assert_close(
         found, jax.tree.map(lambda u, p: u - LR * 0.5 * p, plain, PARAMS), 1e-6
     )
@@ -489,11 +480,6 @@ def test_skipped_steps_leave_the_memory_bit_for_bit(name):
     assert_equal(rows[2][1].inner_opt_state, rows[1][1].inner_opt_state)
 
 
-def after(optimizer, state, grads, params):
-    updates, state = optimizer.update(grads, state, params)
-    return optax.apply_updates(params, updates), state
-
-
 @every_method
 def test_injected_strengths(name):
     def make(strength):
@@ -501,3 +487,112 @@ def test_injected_strengths(name):
 
     optimizer = optax.inject_hyperparams(make)(strength=0.3)
     assert_close(train(optimizer, PARAMS)[0], train(build(name), PARAMS)[0])
+
+
+# --- devices ----------------------------------------------------------------------
+
+
+ROOT = Path(__file__).parents[1]
+DEVICES = 8
+COLLECTIVE = re.compile(
+    r"= (\S.*?) (all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute)"
+    r"(?:-start)?\("
+)
+
+
+def on_eight_devices():
+    """For each method and placement: the error, moved arrays, and the collectives.
+
+    It runs in a process of its own, in which the CPU is eight devices.
+    """
+    from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+    mesh = Mesh(np.array(jax.devices()), ("x",))
+    spec = {
+        "columns": PartitionSpec(None, "x"),
+        "rows": PartitionSpec("x", None),
+        "whole": PartitionSpec(),
+    }
+    params = {key: normal(n, 16, 24) for n, key in enumerate(spec)}
+    grads = gradients(params, 0)
+    on_mesh = {key: NamedSharding(mesh, spec[key]) for key in params}
+    placed, slopes = (jax.device_put(x, on_mesh) for x in (params, grads))
+    rows = {}
+    for name in METHODS:
+        optimizer = build(name, optax.identity())
+        step = jax.jit(functools.partial(after, optimizer))
+        expected = after(optimizer, optimizer.init(params), grads, params)
+        rows[name] = measured(step, optimizer.init(placed), slopes, placed, expected)
+    for name in one_of_each:  # norms along the axis that no device splits
+        axis = {"columns": 0, "rows": 1, "whole": 0}
+        optimizer = build(name, optax.identity(), axis=axis)
+        step = jax.jit(functools.partial(after, optimizer))
+        expected = after(optimizer, optimizer.init(params), grads, params)
+        found = measured(step, optimizer.init(placed), slopes, placed, expected)
+        rows[f"{name}, axis"] = found
+    print(json.dumps(rows))
+
+
+def measured(step, state, grads, params, expected):
+    compiled = step.lower(state, grads, params).compile()
+    found = compiled(state, grads, params)
+    arrays = zip(*map(jax.tree.leaves, ((params, state), found)), strict=True)
+    return {
+        "error": max(map(error, *map(jax.tree.leaves, (found, expected)))),
+        # A counter starts on one device, as those of optax.
+        "moved": [
+            f"{x.shape} {x.sharding} -> {y.sharding}"
+            for x, y in arrays
+            if x.size > 1 and not y.sharding.is_equivalent_to(x.sharding, x.ndim)
+        ],
+        "collectives": COLLECTIVE.findall(compiled.as_text()),
+    }
+
+
+def error(x, y):
+    """The largest difference, relative to the largest number."""
+    x, y = as_numpy(x), as_numpy(y)
+    different = np.where(x == y, 0.0, x - y)  # inf is an unknown bound
+    return float(np.max(np.abs(different)) / max(1.0, np.max(np.abs(y))))
+
+
+@functools.cache
+def sharded():
+    """What `on_eight_devices` found, in one process for all tests."""
+    flags = f"--xla_force_host_platform_device_count={DEVICES} "
+    environment = os.environ | {
+        "XLA_FLAGS": flags + "--xla_backend_optimization_level=1",
+        "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tests"))),
+    }
+    code = "import test_catalogue_uses as uses; uses.on_eight_devices()"
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+    )
+    assert run.returncode == 0, run.stderr
+    return json.loads(run.stdout)
+
+
+@every_method
+def test_sharded_parameters(name):
+    """A norm is an all-reduce of one number; only an SVD gathers its matrix."""
+    method, found = METHODS[name], sharded()[name]
+    # A sum over devices adds up in another order.
+    assert found["error"] < (1e-6 if method.kind == "elementwise" else 3e-6)
+    assert not found["moved"]
+    largest = {"elementwise": 0, "norm": 1, "rows": 24, "svd": 16 * 24}[method.kind]
+    for shapes, collective in found["collectives"]:
+        assert collective == "all-reduce" or method.kind == "svd"
+        for shape in re.findall(r"\w+\[([\d,]*)\]", shapes):
+            assert math.prod(map(int, filter(None, shape.split(",")))) <= largest
+
+
+@pytest.mark.parametrize("name", one_of_each)
+def test_a_norm_along_an_axis_that_is_not_split_needs_no_collective(name):
+    found = sharded()[f"{name}, axis"]
+    assert found["error"] < 1e-6
+    assert not found["moved"]
+    assert not found["collectives"]

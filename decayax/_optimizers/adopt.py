@@ -145,7 +145,7 @@ def _is_required(slot: Slot) -> bool:
 
 
 def _is_memory(slot: Slot) -> bool:
-    """Whether a decay keeps it of a parameter: an anchor, an average, a norm, a dual."""
+    """Whether it is what a decay keeps of a parameter: an anchor, a norm, a dual."""
     above_parameter = slot.place[: len(slot.place) - len(slot.path)]
     return above_parameter[-2:-1] == ("memory",)
 
