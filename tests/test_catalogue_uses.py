@@ -596,3 +596,51 @@ def test_a_norm_along_an_axis_that_is_not_split_needs_no_collective(name):
     assert found["error"] < 1e-6
     assert not found["moved"]
     assert not found["collectives"]
+
+
+# --- costs ------------------------------------------------------------------------
+
+
+NUMBERS = {"anchor": 12, "frequency": 4}  # of a kernel of shape (4, 3)
+
+
+@every_method
+def test_the_state_of_a_method(name):
+    """An anchor is a copy of the weights; a norm or a dual is one number."""
+    options = {"mask": {"kernel": True, "bias": False}}
+    if name == "rotational":
+        options["axis"] = (-2, -1)
+    state = jax.eval_shape(build(name, optax.identity(), **options).init, PARAMS)
+    arrays = [x for x in jax.tree.leaves(state) if x.dtype != jnp.int32]
+    is_number = name in {"decay_to", "decay_to, cautious"}  # the anchor 0.25
+    numbers = {} if is_number else NUMBERS
+    expected = [numbers.get(memory, 1) for memory in METHODS[name].memory]
+    assert sorted(x.size for x in arrays) == sorted(expected)
+    assert {x.dtype for x in arrays} <= {jnp.dtype("float32")}
+
+
+def accessed(optimizer, size=64):
+    """The bytes of one donated step, in arrays of the size of the leaf."""
+    params = {"kernel": jax.ShapeDtypeStruct((size, size), jnp.float32)}
+
+    def step(params, state, grads):
+        updates, state = optimizer.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    state = jax.eval_shape(optimizer.init, params)
+    compiled = jax.jit(step, donate_argnums=(0, 1)).lower(params, state, params)
+    analysis = compiled.compile().cost_analysis()
+    analysis = analysis[0] if isinstance(analysis, list) else analysis
+    return analysis["bytes accessed"] / (4 * size**2)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, method in METHODS.items() if method.kind == "elementwise"]
+)
+def test_an_elementwise_method_reads_no_more_than_decoupled_decay(name):
+    """Except for its anchor. Adam's quotient would be stored for a gate on the CPU."""
+    # The average: XLA on CPU also copies both arrays that are updated in place.
+    plain = optax.chain(dx.decoupled_decay(0.3), optax.scale_by_learning_rate(LR))
+    arrays = {"decay_to": 0, "decay_to, cautious": 0, "decay_to_average": 8}
+    added = arrays.get(name, len(METHODS[name].memory))
+    assert accessed(build(name, optax.identity())) <= accessed(plain) + added + 0.05
