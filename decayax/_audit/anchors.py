@@ -8,12 +8,14 @@ MADGRAD). They do not forget the gradients: two runs that differ in their first
 gradients stay apart. A pull brings them together.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from decayax._audit.follow import Begin, follow
-from decayax._audit.measure import Bench, measure_once
+from decayax._audit.measure import Bench, measure
 from decayax._audit.plan import initial_weights
-from decayax._audit.readings import Reading, Setting
+from decayax._audit.readings import Readings, Setting
 
 
 BEFORE = 25  # steps before the state is held: some anchors are set in the first step
@@ -24,10 +26,12 @@ MIN_DISTANCE = 1e-5  # of the runs, relative to the weights
 MIN_EFFECT = 0.1  # of the distance of the runs; a smaller predicted effect is not seen
 
 
-def readings_with_state_held(bench: Bench, main: Setting) -> list[Reading]:
-    """The readings of all leaves if the state's copy of the weights is held fixed."""
+def readings_with_state_held(
+    bench: Bench, settings: Sequence[Setting]
+) -> list[Readings]:
+    """The readings of all units if the state's copy of the weights is held fixed."""
     begin = Begin(at_step=BEFORE, burn_in=BEFORE, hold_state=True)
-    return measure_once(bench, main, bench.plan.steps, begin)
+    return measure(bench, settings, begin)
 
 
 def forgets_gradients(bench: Bench, main: Setting, rates: list[float]) -> list[bool]:

@@ -18,7 +18,16 @@ from decayax._audit.measure import (
     Survival,
     survival,
 )
-from decayax._audit.modes import ANCHORED, mode_of, NONE, UNIFORM, WITHOUT_DECAY
+from decayax._audit.modes import (
+    ANCHORED,
+    CONSTRAINED,
+    GROWTH,
+    mode_of,
+    NONE,
+    NOT_FINITE,
+    UNIFORM,
+    WITHOUT_DECAY,
+)
 from decayax._audit.plan import Plan
 from decayax._audit.readings import Reading, Readings, Setting, with_values
 from decayax._audit.shapes import halved
@@ -64,6 +73,7 @@ class Measured(NamedTuple):
     main: Reading  # the one whose rate is reported
     by_step: tuple[tuple[int, float], ...] = ()
     live: np.ndarray | None = None  # which sampled weights get gradients
+    anchored: bool = False  # whether it is pulled to what the state keeps
 
 
 class Everything(NamedTuple):
@@ -251,29 +261,57 @@ def _live(bench: Bench) -> list[np.ndarray | None]:
 
 
 def _with_anchors(
-    bench: Bench, request: Request, leaves: list[Measured]
+    bench: Bench, request: Request, units: list[Measured]
 ) -> list[Measured]:
     """Find pulls to weights that the state keeps."""
     if not keeps_weights(bench.jvp.program):
-        return leaves
-    held = anchors.readings_with_state_held(bench, request.main)
-    rates = [_rate(reading) for reading in held]
-    forgets = anchors.forgets_gradients(bench, request.main, rates)
-    return [
-        _with_anchor(leaf, reading, forget)
-        for leaf, reading, forget in zip(leaves, held, forgets, strict=True)
-    ]
+        return units
+    held = anchors.readings_with_state_held(bench, request.settings())
+    forgets = _forget_gradients(bench, request, held)
+    gradient_free = not bench.reads().any_gradient
+    found = []
+    for unit, own, forget in zip(units, held, forgets, strict=True):
+        if not (forget and _is_pulled(unit, own[request.main])):
+            found.append(unit)
+            continue
+        mode = mode_of(
+            request.main,
+            own,
+            elementwise=bench.plan.elementwise,
+            gradient_free=gradient_free,
+            live=unit.live,
+            state_held=True,
+        )
+        mode = ANCHORED if mode == UNIFORM else mode
+        anchored = unit._replace(
+            mode=mode, readings=own, main=own[request.main], anchored=True
+        )
+        unknown = mode in (NONE, CONSTRAINED, GROWTH, NOT_FINITE)
+        found.append(unit if unknown else anchored)
+    return found
 
 
-def _with_anchor(leaf: Measured, held: Reading, forgets: bool) -> Measured:
-    """The leaf, judged again with the reading where the state is held fixed."""
-    rate, own = _rate(held), leaf.main.best.rate
+def _forget_gradients(
+    bench: Bench, request: Request, held: list[Readings]
+) -> list[bool]:
+    """Whether each unit forgets gradients, at the main or the largest size of them."""
+    main, scales = request.main, request.gradient_scales
+    forgets = [False] * len(held)
+    for setting in dict.fromkeys((main, main._replace(gradient_scale=max(scales)))):
+        if not all(forgets):
+            rates = [_rate(own[setting]) for own in held]
+            now = anchors.forgets_gradients(bench, setting, rates)
+            forgets = [a or b for a, b in zip(forgets, now, strict=True)]
+    return forgets
+
+
+def _is_pulled(unit: Measured, held: Reading) -> bool:
+    """Whether the weights lose more if the state does not move with them."""
+    rate = _rate(held)
     # A difference is too coarse for this.
-    from_jvp = held.best is held.jvp
-    pulled = forgets and from_jvp and 0.0 < rate < 0.5 and abs(own) < 0.9 * rate
-    if leaf.mode in (NONE, UNIFORM) and pulled:
-        return leaf._replace(mode=ANCHORED, main=held)
-    return leaf
+    pulled = held.best is held.jvp and 0.0 < rate < 0.5
+    slower = unit.main.best.rate < 0.9 * rate
+    return unit.mode in (NONE, UNIFORM, GROWTH) and pulled and slower
 
 
 def _survival(bench: Bench, main: Setting, begin: Begin) -> Survival | None:

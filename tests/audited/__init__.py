@@ -1,6 +1,7 @@
 """What `dx.audit` must say: a table of optimizers, by subject."""
 
 from audited import (
+    catalogue as catalogue,
     combined as combined,
     optimizers as optimizers,
     places as places,
