@@ -153,7 +153,7 @@ def audit(
         except NotAuditable as reason:
             finding = Finding("not auditable", True, *reason.args)
             return Audit((), (finding,), steps, False, False)
-        declared = declared_decay(built)
+        declared = declared_decay(built, params)
         return _audit(plan, request, declared, weight_decay, symmetries)
 
 

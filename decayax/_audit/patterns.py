@@ -36,13 +36,11 @@ def _gate(reading: Reading) -> np.ndarray | None:
         return None
     single = _gate_rates(reading, steps_of(trace.per_weight))
     exact = reading.subject.exact
-    if single is not None and (exact or not _are_mixed(single)):
-        if _opens_and_closes(reading, single):
-            return single
-    if exact:
-        return None
-    whole = _gate_rates(reading, steps_of(trace.change[..., None]))
-    return whole if whole is not None and _opens_and_closes(reading, whole) else None
+    found = [] if single is None or (_are_mixed(single) and not exact) else [single]
+    if not exact:
+        whole = _gate_rates(reading, steps_of(trace.change[..., None]))
+        found += [] if whole is None else [whole]
+    return next((x for x in found if _opens_and_closes(reading, x)), None)
 
 
 def _opens_and_closes(reading: Reading, rates: np.ndarray) -> bool:

@@ -3,6 +3,7 @@
 from audited import (
     catalogue as catalogue,
     combined as combined,
+    kinds as kinds,
     optimizers as optimizers,
     places as places,
     precision as precision,

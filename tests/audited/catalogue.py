@@ -428,12 +428,12 @@ add(
     findings=("gradient-dependent",),
 )
 add(
-    # A step of 0.25‖θ‖, as of muon; the floor makes it 0.3‖θ‖, also at 10 θ.
-    "the record chain behind a normalization",
-    lambda: record(optax.normalize_by_update_norm(4.0)),
-    "gated",
+    # ‖u‖ = 0.4 is below the floor for all sizes: s = 0.3γ, and the brake has 0.3 of
+    # the above. Steps in proportion to the weights hide the gate.
+    "the record chain at the floor",
+    lambda: record(optax.normalize_by_update_norm(0.4)),
+    ("gated", "uniform"),
     5e-5 + 0.3 * LR / 4 * np.sqrt(2 / np.pi) / 16,
     0.1,
-    findings=("gated",),
     never=SERIOUS,
 )
