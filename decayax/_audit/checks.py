@@ -216,8 +216,8 @@ CHECKS: dict[Finding, Callable[[Evidence], bool]] = {
         kind=SCALE_DEPENDENT,
         serious=False,
         text="the decay rate of {paths} rises with the size of the weights.",
-        hint="The pull grows faster than the weights, such as their third power, or it "
-        "begins at a bound.",
+        hint="The pull grows faster than the weights, such as their third power. A "
+        "pull that begins at a bound, as in dx.constrain_norm, works like this, too.",
     ): lambda e: _depends_on_scale(e, causes.STRONG_PULL),
     DEPENDS_ON_SIZE._replace(
         hint="The decay passes through an operation that depends on this size.",

@@ -36,6 +36,7 @@ class Evidence(NamedTuple):
     clipped_to: float  # the fraction of the decay that a clip leaves
     share_of_steps: float  # in which the weights decay, of those in which they move
     still_changes: bool
-    anchored: bool  # pulled to what the state keeps; the mode may be a worse one
     proportional: bool  # steps in proportion to the weights, without decay
     later_rate: tuple[int, float] | None  # step, rate: it begins after these steps
+    # pulled to what the state keeps; the mode may be a more serious one
+    anchored: bool = False

@@ -81,8 +81,12 @@ class Reading(NamedTuple):
 
     @property
     def is_lost(self) -> bool:
-        """Whether the weights have moved too far to show the pull."""
-        return self.use_value and self.value is None and self.drift[-1] > MAX_DRIFT
+        """Whether there is a pull, perhaps, that the weights do not show.
+
+        If they have not moved far and the derivative is 0, too, there is none.
+        """
+        hidden = self.drift[-1] > MAX_DRIFT or self.best.significant
+        return bool(self.use_value and self.value is None and hidden)
 
     @property
     def is_turned(self) -> bool:
