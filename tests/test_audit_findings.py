@@ -241,6 +241,79 @@ def test_the_strength_is_read_from_closures(name):
     assert declared.masked == masked
 
 
+BODY, HEAD = {"body": True, "head": False}, {"body": False, "head": True}
+EVEN = np.array([[1.0], [0.0]] * 8)
+# Pairs of decays, and how many of them meet at one weight.
+PAIRS = {
+    "masks of decayax": (
+        dx.decay_to_init(WD, mask=BODY),
+        dx.decoupled_decay(WD, mask=HEAD),
+        1,
+    ),
+    "masks of Optax": (
+        optax.add_decayed_weights(WD, mask=BODY),
+        optax.add_decayed_weights(WD, mask=lambda params: HEAD),
+        1,
+    ),
+    "masks of both": (
+        optax.masked(optax.chain(optax.add_decayed_weights(WD)), BODY),
+        dx.cautious_decay(WD, mask=HEAD),
+        1,
+    ),
+    "a mask of roles and its inverse": (
+        dx.proximal_decay(WD, learning_rate=LR, mask=dx.masks.by_role(bias=True)),
+        dx.soft_threshold(
+            WD,
+            learning_rate=LR,
+            mask=dx.masks.invert(dx.masks.by_role(bias=True)),
+        ),
+        1,
+    ),
+    "rows of each leaf": (
+        dx.decoupled_decay(WD, mask=EVEN),
+        dx.spectral_decay(WD, mask=1.0 - EVEN),
+        1,
+    ),
+    "some rows, all rows": (
+        dx.decoupled_decay(WD, mask=EVEN),
+        dx.decoupled_decay(WD, mask=HEAD),
+        2,
+    ),
+    "one mask": (
+        dx.decoupled_decay(WD, mask=BODY),
+        optax.add_decayed_weights(WD, mask=BODY),
+        2,
+    ),
+    "one around the other": (
+        dx.touched_decay(dx.add_l2_to_grad(WD, mask=HEAD), WD, mask=BODY),
+        dx.fixed_norm(),
+        1,
+    ),
+    "strengths that are not of a decay": (
+        dx.radial_brake(WD),
+        dx.selective_projection(optax.sgd(LR), WD),
+        0,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_decays_meet_where_both_masks_select(name):
+    from decayax._audit.declared import declared_decay
+
+    first, second, meeting = PAIRS[name]
+    params = {"body": ONE["kernel"], "head": ONE["kernel"]}
+    declared = declared_decay(optax.chain(first, second), params)
+    assert declared.max_per_parameter == meeting
+    assert not declared.masked
+
+
+def test_separate_decays_are_not_two_at_once():
+    first, second, _ = PAIRS["masks of Optax"]
+    params = {"body": ONE["kernel"], "head": ONE["kernel"]}
+    assert kinds(dx.audit(optax.chain(first, second, optax.sgd(LR)), params)) == []
+
+
 @pytest.mark.parametrize(
     ("max_per_parameter", "masked", "serious"),
     [(1, False, []), (2, False, [True]), (2, True, [False])],

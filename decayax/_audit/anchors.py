@@ -15,7 +15,7 @@ import numpy as np
 from decayax._audit.follow import Begin, follow
 from decayax._audit.measure import Bench, measure
 from decayax._audit.plan import initial_weights
-from decayax._audit.readings import Readings, Setting
+from decayax._audit.readings import Reading, Readings, Setting
 
 
 BEFORE = 25  # steps before the state is held: some anchors are set in the first step
@@ -34,7 +34,27 @@ def readings_with_state_held(
     return measure(bench, settings, begin)
 
 
-def forgets_gradients(bench: Bench, main: Setting, rates: list[float]) -> list[bool]:
+def is_pulled(own: Reading, held: Reading) -> bool:
+    """Whether the weights lose more if the state does not move with them."""
+    # A difference is too coarse for this.
+    pulled = held.best is held.jvp and 0.0 < held.known_rate < 0.5
+    return pulled and own.best.rate < 0.9 * held.known_rate
+
+
+def forget_gradients(
+    bench: Bench, settings: Sequence[Setting], held: Sequence[Readings]
+) -> list[bool]:
+    """Whether each unit forgets the gradients under one of the settings."""
+    forgets = [False] * len(held)
+    for setting in dict.fromkeys(settings):
+        if not all(forgets):
+            rates = [own[setting].known_rate for own in held]
+            now = _forgets_gradients(bench, setting, rates)
+            forgets = [a or b for a, b in zip(forgets, now, strict=True)]
+    return forgets
+
+
+def _forgets_gradients(bench: Bench, main: Setting, rates: list[float]) -> list[bool]:
     """Whether two runs with other first gradients approach each other at these rates.
 
     True, too, if the runs are too short to see it; but then very small rates are only

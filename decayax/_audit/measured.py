@@ -160,8 +160,8 @@ def _later_rates(
     for step in LATER_STEPS:
         readings = by_step.readings_at(bench, request.main, step, 0)
         for i, reading in enumerate(readings):
-            if waits[i] and found[i] is None and _rate(reading):
-                found[i] = step, _rate(reading)
+            if waits[i] and found[i] is None and reading.known_rate:
+                found[i] = step, reading.known_rate
     return program.for_each_leaf(found)
 
 
@@ -237,13 +237,9 @@ def _by_steps(bench: Bench, request: Request) -> list[tuple[tuple[int, float], .
         for step in request.later_steps
     }
     return [
-        tuple((step, _rate(readings[unit])) for step, readings in at_steps.items())
+        tuple((step, readings[unit].known_rate) for step, readings in at_steps.items())
         for unit in range(len(bench.jvp.program.units))
     ]
-
-
-def _rate(reading: Reading) -> float:
-    return reading.best.rate if reading.best.significant else 0.0
 
 
 def _live(bench: Bench) -> list[np.ndarray | None]:
@@ -267,11 +263,14 @@ def _with_anchors(
     if not keeps_weights(bench.jvp.program):
         return units
     held = anchors.readings_with_state_held(bench, request.settings())
-    forgets = _forget_gradients(bench, request, held)
+    # Large gradients show pulls whose strength follows them.
+    largest = request.main._replace(gradient_scale=max(request.gradient_scales))
+    forgets = anchors.forget_gradients(bench, (request.main, largest), held)
     gradient_free = not bench.reads().any_gradient
     found = []
     for unit, own, forget in zip(units, held, forgets, strict=True):
-        if not (forget and _is_pulled(unit, own[request.main])):
+        pulled = forget and anchors.is_pulled(unit.main, own[request.main])
+        if not pulled or unit.mode not in (NONE, UNIFORM, GROWTH):
             found.append(unit)
             continue
         mode = mode_of(
@@ -289,29 +288,6 @@ def _with_anchors(
         unknown = mode in (NONE, CONSTRAINED, GROWTH, NOT_FINITE)
         found.append(unit if unknown else anchored)
     return found
-
-
-def _forget_gradients(
-    bench: Bench, request: Request, held: list[Readings]
-) -> list[bool]:
-    """Whether each unit forgets gradients, at the main or the largest size of them."""
-    main, scales = request.main, request.gradient_scales
-    forgets = [False] * len(held)
-    for setting in dict.fromkeys((main, main._replace(gradient_scale=max(scales)))):
-        if not all(forgets):
-            rates = [_rate(own[setting]) for own in held]
-            now = anchors.forgets_gradients(bench, setting, rates)
-            forgets = [a or b for a, b in zip(forgets, now, strict=True)]
-    return forgets
-
-
-def _is_pulled(unit: Measured, held: Reading) -> bool:
-    """Whether the weights lose more if the state does not move with them."""
-    rate = _rate(held)
-    # A difference is too coarse for this.
-    pulled = held.best is held.jvp and 0.0 < rate < 0.5
-    slower = unit.main.best.rate < 0.9 * rate
-    return unit.mode in (NONE, UNIFORM, GROWTH) and pulled and slower
 
 
 def _survival(bench: Bench, main: Setting, begin: Begin) -> Survival | None:

@@ -110,6 +110,11 @@ class Reading(NamedTuple):
         return self.difference if self.jvp is None or self.disagrees else self.jvp
 
     @property
+    def known_rate(self) -> float:
+        """The best rate; 0 if it does not differ from 0."""
+        return self.best.rate if self.best.significant else 0.0
+
+    @property
     def turn(self) -> float:
         """The mean square of a step relative to the weights, with its momentum."""
         steps = self.difference_trace.step_size

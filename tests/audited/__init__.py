@@ -4,6 +4,7 @@ from audited import (
     catalogue as catalogue,
     combined as combined,
     kinds as kinds,
+    norms as norms,
     optimizers as optimizers,
     places as places,
     precision as precision,

@@ -7,14 +7,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-import decayax as dx
 from audited.row import (
     add,
     clean,
     descent_and,
     half_decays,
     norm_of,
-    normal,
     remembering,
     rows_of,
     rule,
@@ -40,9 +38,6 @@ def to_norm(new, p, axis=None):
 for name, leaf in {
     "a turn by a constant angle": lambda g, p: (
         (jnp.cos(1e-2) - 1) * p - jnp.sin(1e-2) * across(g, p)
-    ),
-    "a normalized step on a sphere": lambda g, p: to_norm(
-        p - 1e-2 * g * norm_of(p) / norm_of(g), p
     ),
     "sign steps on the sphere of each row": lambda g, p: to_norm(
         p - 1e-3 * jnp.sign(g), p, axis=1
@@ -107,13 +102,6 @@ add(
     says=("preconditioner",),
 )
 add(
-    "decay to the initial weights by |g|",
-    lambda: to_start(lambda g, d: 1e-4 * jnp.abs(g) * d),
-    "gradient-dependent",
-    findings=("gradient-dependent", "anchored"),
-    says=("follows the size",),
-)
-add(
     "half of the rows to the initial weights",
     lambda: to_start(lambda g, d: 1e-3 * rows_of(d, lambda i: i % 2 == 0) * d),
     "uneven",
@@ -123,32 +111,11 @@ add(
     never=SERIOUS,
 )
 add(
-    "a random half to the initial weights",
-    lambda: to_start(lambda g, d: 1e-3 * jnp.where(g > 0, d, 0.0)),
-    "gated",
-    5e-4,
-    0.03,
-    findings=("gated", "anchored"),
-    never=SERIOUS,
-)
-add(
     "decay to twice the initial weights",  # they grow, by a pull of the right sign
     lambda: remembering(lambda p: 2 * p, lambda g, p, a: -1e-3 * g - 1e-3 * (p - a)),
     "anchored",
     1e-3,
     0.02,
-    findings=("anchored",),
-    never=SERIOUS,
-)
-add(
-    "decay to a larger initial norm of the rows",
-    lambda: remembering(
-        lambda p: 1.5 * norm_of(p, 1),
-        lambda g, p, n: -1e-3 * g - 1e-3 * (p - n * p / norm_of(p, 1)),
-    ),
-    "anchored",
-    1e-3,
-    0.03,
     findings=("anchored",),
     never=SERIOUS,
 )
@@ -167,7 +134,6 @@ add(
 for name, pull in {
     "decay by the norm of the gradients": lambda g, p: 1e-5 * norm_of(g) * p,
     "decay by the square of the gradients": lambda g, p: 1e-5 * jnp.mean(g * g) * p,
-    "decay by |g| of each weight": lambda g, p: 1e-4 * jnp.abs(g) * p,
 }.items():
     add(
         name,
@@ -224,50 +190,3 @@ for name, pull in {
         never=SERIOUS,
         says=("bound",),
     )
-
-# Decays that never meet at a weight, and decays that do.
-
-EVEN = [[1.0], [0.0]] * 8
-
-
-def two_decays(first, second):
-    return optax.chain(first, second, optax.sgd(1e-3))
-
-
-def two_kernels():
-    return {"a": normal(16, 16), "b": normal(16, 16, seed=1)}
-
-
-for name, make in {
-    "by decayax's masks": lambda: two_decays(
-        dx.decoupled_decay(0.1, mask={"a": True, "b": False}),
-        dx.cautious_decay(0.1, mask={"a": False, "b": True}),
-    ),
-    "by optax's masks": lambda: two_decays(
-        optax.add_decayed_weights(0.1, mask={"a": True, "b": False}),
-        optax.add_decayed_weights(0.1, mask=lambda p: {"a": False, "b": True}),
-    ),
-    "in rows of the leaf": lambda: two_decays(
-        dx.decoupled_decay(0.1, mask=jnp.array(EVEN)),
-        dx.decoupled_decay(0.1, mask=1 - jnp.array(EVEN)),
-    ),
-}.items():
-    add(
-        f"two decays that are separate {name}",
-        make,
-        {},
-        params=two_kernels,
-        never=(*SERIOUS, "two decays at once"),
-    )
-add(
-    "two decays that overlap in a leaf",
-    lambda: two_decays(
-        dx.decoupled_decay(0.1, mask={"a": True, "b": False}),
-        dx.decoupled_decay(0.1, mask=True),
-    ),
-    {"a": "uniform", "b": "uniform"},
-    {"a": 2e-4, "b": 1e-4},
-    params=two_kernels,
-    findings=("two decays at once",),
-    raises=True,
-)
