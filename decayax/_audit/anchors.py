@@ -1,7 +1,8 @@
 r"""Pulls to an anchor that the state keeps, such as a copy of the initial weights.
 
 An anchored pull moves with the initial weights, so that they seem to stay. If the
-state's copy is held fixed, the weights move away from θ₀ at the rate of the pull.
+state's copy is held fixed, the weights move away from θ₀ at the rate of the pull. How
+this rate depends on gradients and weights is judged like any other rate.
 
 Some optimizers compute the weights again from a copy of the initial ones (COCOB,
 MADGRAD). They do not forget the gradients: two runs that differ in their first
