@@ -15,13 +15,16 @@ from catalogue_row import Row
 import decayax as dx
 
 
-def method(make, options=None, *, place=None, displace=False, label="", **flags) -> Row:
+def method(
+    make, options=None, *, place=None, last=False, displace=False, label="", **flags
+) -> Row:
     """make(strength, mask=, **options) in front of the learning rate.
 
     place="finished": behind it, with learning_rate=; place="last": behind it, without.
+    A method with last=True always stands behind it.
     """
     options = options or {}
-    name, known = make.__name__, reference_options(options)
+    name, known = make.__name__, dict(options)
 
     def build(learning_rate, weight_decay, mask):
         given = {"learning_rate": learning_rate} if place == "finished" else {}
@@ -36,17 +39,12 @@ def method(make, options=None, *, place=None, displace=False, label="", **flags)
         own = build(learning_rate, weight_decay, mask)
         return optax.chain(rate, own) if place else optax.chain(own, rate)
 
-    if place == "finished":
+    if place == "finished" and not last:
         known["place"] = place
     ref = partial(getattr(reference, name), **known)
     words = [f"{key}={value}" for key, value in options.items()]
-    words += ["behind the learning rate"] if place == "finished" else []
+    words += ["behind the learning rate"] if "place" in known else []
     return Row(name, label or ",".join(words), part, optimizer, ref, **flags)
-
-
-def reference_options(options):
-    """The options as the reference has them: the axes of a norm are None here."""
-    return {key: value for key, value in options.items() if key != "axis"}
 
 
 def without_strength(make):
@@ -59,7 +57,7 @@ def without_strength(make):
     return build
 
 
-def last(make, options=None, **flags) -> Row:
+def projection(make, options=None, **flags) -> Row:
     """A projection without a strength, at the end of the chain."""
     flags = {"decays": False, "pulls": False, "place": "last", **flags}
     return method(without_strength(make), options, **flags)
@@ -103,13 +101,6 @@ def scaled(factor, x):
 # --- methods whose arguments have another form ------------------------------------
 
 
-def corrected(weight_decay, *, mask=None, learning_rate):
-    """corrected_decay in front of the learning rate, for rates up to 0.5."""
-    return dx.corrected_decay(
-        weight_decay, learning_rate=learning_rate, peak_learning_rate=0.5, mask=mask
-    )
-
-
 def knows_the_rate(make, options=None, **flags) -> Row:
     """make(strength, learning_rate=, mask=) in front of the learning rate."""
 
@@ -128,8 +119,7 @@ def knows_the_rate(make, options=None, **flags) -> Row:
 
 
 def touched(weight_decay, *, mask=None, **options):
-    """touched_decay of rows, behind no preconditioner."""
-    options = {"axis": None, **options}
+    """touched_decay behind no preconditioner."""
     return dx.touched_decay(optax.identity(), weight_decay, mask=mask, **options)
 
 
@@ -159,19 +149,23 @@ def quartic(x):
     return 0.25 * jnp.sum(x**4)
 
 
-def rotation(weight_decay, *, mask=None, learning_rate, **options):
-    """rotational, for which the strength is an angle."""
-    options = {"axis": None, **options}
-    return dx.rotational(
-        weight_decay, learning_rate=learning_rate, mask=mask, **options
-    )
+def rotation() -> Row:
+    """rotational, which replaces the learning rate. Its strength is an angle."""
 
+    def optimizer(learning_rate, weight_decay, mask=None):
+        return dx.rotational(
+            weight_decay, learning_rate=learning_rate, mask=mask, **WHOLE
+        )
 
-rotation.__name__ = "rotational"
+    ref = partial(reference.rotational, **WHOLE)
+    part = partial(optimizer, 0.5)
+    return Row("rotational", "", part, optimizer, ref, decays=False, pulls=False)
 
 
 PINNED = {"projection": dx.pin_radius()}
 QUARTIC = {"penalty": quartic}
+SLOWLY = {"step_size": 0.01}  # the dual of large weights would diverge
+WHOLE = {"axis": None}  # one of the parameters has no axis
 
 METHODS = [
     # gates and rates
@@ -180,8 +174,8 @@ METHODS = [
     method(dx.cautious_decay, place="finished"),
     method(dx.cautious_decay, PINNED, place="finished", label="behind pin_radius"),
     knows_the_rate(dx.corrected_decay, {"peak_learning_rate": 0.5}),
-    method(touched, pulls=False),
-    method(touched, {"average_rate": 0.8}, pulls=False),
+    method(touched, WHOLE, pulls=False),
+    method(touched, {"average_rate": 0.8, **WHOLE}, pulls=False),
     # anchors
     method(dx.decay_to, {"anchor": 0.25}),
     method(dx.decay_to, {"anchor": 0.25}, place="finished"),
@@ -203,26 +197,26 @@ METHODS = [
         decays=False,
         pulls=False,
     ),
-    last(dx.constrain_norm, {"initial_factor": 1.0}),
-    last(dx.constrain_norm, {"bound": 0.5, "step_size": 0.1}),
-    last(dx.constrain_norm, {"after_steps": 2}),
-    last(dx.constrain_norm, {"inflection_every": 2}),
-    last(dx.fixed_norm),
-    last(dx.fixed_norm, {"radius": "initial"}, displace=True),
-    last(dx.fixed_norm, {"radius": 3.0}),
+    projection(dx.constrain_norm, {"initial_factor": 1.0, **SLOWLY}),
+    projection(dx.constrain_norm, {"bound": 0.5, "step_size": 0.1}),
+    projection(dx.constrain_norm, {"after_steps": 2, **SLOWLY}),
+    projection(dx.constrain_norm, {"inflection_every": 2, **SLOWLY}),
+    projection(dx.fixed_norm),
+    projection(dx.fixed_norm, {"radius": "initial"}, displace=True),
+    projection(dx.fixed_norm, {"radius": 3.0}),
     method(dx.spectral_decay, elementwise=False),
     method(dx.spectral_decay, {"cap": 0.5}),
     method(dx.spectral_decay, {"iterations": 2}, place="finished"),
-    last(dx.fixed_norm, {"spectral": True}),
-    knows_the_rate(rotation, decays=False, pulls=False),
+    projection(dx.fixed_norm, {"spectral": True}),
+    rotation(),
     # proximal steps and penalties
-    knows_the_rate(dx.proximal_decay),
-    method(dx.soft_threshold, place="finished", argument="strength"),
+    method(dx.proximal_decay, place="finished", last=True),
+    method(dx.soft_threshold, place="finished", last=True, argument="strength"),
     method(dx.decoupled_penalty, QUARTIC, label="quartic", real=True),
     method(merged),
     # the radial part
     method(dx.radial_brake, pulls=False, argument="strength", elementwise=False),
-    last(dx.pin_radius),
+    projection(dx.pin_radius),
     method(
         without_strength(dx.update_to_weight_floor),
         {"floor": 2.0},

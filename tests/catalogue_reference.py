@@ -1,408 +1,443 @@
-"""The catalogue's equations as plain NumPy float64 loops, one leaf at a time.
+"""The equations of the catalogue as plain NumPy float64 loops, one leaf at a time.
 
-As in reference.py, theta0 is the leaf, grads its T recorded gradients, and a trajectory
-is theta_0 .. theta_T, shape [T+1, *leaf]. The chain is plain SGD (u = g), the method at
-its place, the learning rate. Keywords of all methods:
+Each function has the name of the public method and returns theta_0 .. theta_T, shape
+[T+1, *leaf]. The base optimizer is SGD (u = g), or u is Adam's. The keywords of all:
 
-    learning_rate     gamma_t, a float or a function of the 0-based step t
-    weight_decay      lambda_t, the strength of the method, for example its rotation
-    multiplier=1.0    m, a float or an array that broadcasts; 0 is plain SGD
-    step, step_options    another preconditioner than SGD, such as adam_step
+    learning_rate    gamma_t: a float, or a function of the 0-based step t
+    weight_decay     the first argument of the method, a float or a function of t:
+                     lambda, a strength or a rotation. Unused if the method has none.
+    multiplier=1.0   m: a number (0: excluded) or an array that broadcasts to the leaf
+    place            "decoupled": the pull joins u before the learning rate.
+                     "finished": the pull joins the finished step, at the same rate.
+                     Only a pull (see `pull`) accepts "finished".
+    adam=False       whether u comes from Adam, which gets the raw gradient
 
-A pull also has place="decoupled" or "finished". Finished is behind the learning rate;
-pull_rate is then the argument learning_rate of the pull (None: that of the chain).
-Norms and products are over `axis` (None: the leaf), with the axes kept: |x|^2 and
-Re <conj x, y> for complex leaves.
+Norms and inner products are taken over `axis` (None: the whole leaf), axes kept.
 """
 
 from typing import Any, NamedTuple
 
 import numpy as np
-from reference import abs2, adam_step, AdamState, at, sgd_step, wide
+from reference import abs2, adam_directions, at, wide
 
 
 class Now(NamedTuple):
-    """What a method sees at step t."""
+    """What a rule sees at the step t."""
 
     t: int
+    theta0: np.ndarray
     theta: np.ndarray
     g: np.ndarray  # the raw gradient
-    u: np.ndarray  # the direction, to be subtracted
+    u: np.ndarray  # the direction of the base optimizer
     gamma: float
-    lam: float
-    m: Any
+    strength: float
+    m: np.ndarray
 
     @property
     def moved(self):
-        """theta + Delta with Delta = -gamma u, the base optimizer's step."""
+        """theta after the step of the base optimizer."""
         return self.theta - self.gamma * self.u
 
 
-def inner(x, y, axis=None):
-    return np.sum(np.real(np.conj(x) * y), axis=axis, keepdims=True)
-
-
-def norm(x, axis=None):
-    return np.sqrt(np.sum(abs2(x), axis=axis, keepdims=True))
-
-
-def divide(x, y, otherwise=0.0):
-    """x / y, and `otherwise` where y is 0."""
-    x, y = np.broadcast_arrays(x, y)
-    safe = np.where(y == 0, 1.0, y)
-    return np.where(y == 0, otherwise, x / safe)
-
-
 def trajectory(
-    new,
+    rule,
     theta0,
     grads,
     *,
     learning_rate,
     weight_decay=0.0,
     multiplier=1.0,
-    step=sgd_step,
-    step_options=None,
-    gradient=None,
-):
-    """theta_{t+1} = new(now); gradient(theta, g) replaces g in front of the step."""
+    place="decoupled",
+    adam=False,
+    state: Any = None,
+) -> np.ndarray:
+    """theta_{t+1}, state <- rule(now, state)."""
+    assert place == "decoupled", place
     theta0, grads = wide(theta0), wide(grads)
-    dtype = np.result_type(theta0, grads)
-    path = np.empty((len(grads) + 1, *theta0.shape), dtype=dtype)
+    path = np.empty((len(grads) + 1, *theta0.shape), np.result_type(theta0, grads))
     path[0] = theta0
-    state = AdamState() if step is adam_step else 0.0
-    m = np.asarray(multiplier, float)
-    for t, g in enumerate(grads):
-        theta, gamma = path[t], at(learning_rate, t)
-        d = g + m * (gradient(theta, g) - g) if gradient else g
-        u, state = step(state, d, t, **(step_options or {}))
-        now = Now(t, theta, g, u, gamma, at(weight_decay, t), m)
-        path[t + 1] = new(now) if m.any() else now.moved
+    m = wide(multiplier)
+    directions = adam_directions(grads) if adam else grads
+    for t, (g, u) in enumerate(zip(grads, directions, strict=True)):
+        gamma, strength = at(learning_rate, t), at(weight_decay, t)
+        now = Now(t, path[0], path[t], g, u, gamma, strength, m)
+        path[t + 1], state = rule(now, state)
     return path
-
-
-# --- Pulls: rate * gate * direction ---
 
 
 def pull(
-    direction, theta0, grads, *, gate=None, place="decoupled", pull_rate=None, **options
+    direction, theta0, grads, *, place="decoupled", rate=None, state=None, **chain
 ):
-    """decoupled   theta - gamma (u + lambda m gate(u) direction)
-    finished    theta + Delta - pull_rate lambda m gate(-Delta) direction
+    """With the gated direction f, state <- direction(now, u, state):
+
+    decoupled   theta <- theta - gamma (u + lambda m f(u))
+    finished    D = -gamma u;  theta <- theta + D - rate lambda m f(-D)
+
+    The rate is that of the pull itself; None: gamma.
     """
 
-    def new(now):
-        rate = now.gamma
-        if place == "finished" and pull_rate is not None:
-            rate = at(pull_rate, now.t)
-        u = now.gamma * now.u if place == "finished" else now.u
-        factor = now.m if gate is None else now.m * gate(now, u)
-        return now.moved - rate * now.lam * factor * direction(now)
+    def rule(now, state):
+        if place == "decoupled":
+            f, state = direction(now, now.u, state)
+            u = now.u + now.strength * now.m * f
+            return now.theta - now.gamma * u, state
+        assert place == "finished", place
+        delta = -now.gamma * now.u
+        f, state = direction(now, -delta, state)
+        own = now.gamma if rate is None else at(rate, now.t)
+        delta = delta - own * now.strength * now.m * f
+        return now.theta + delta, state
 
-    return trajectory(new, theta0, grads, **options)
+    return trajectory(rule, theta0, grads, state=state, **chain)
 
 
-def cautious_decay(theta0, grads, *, strict=False, projection=None, **options):
-    """The gate is 1 where Re(conj(u) theta) >= 0 (strict: > 0).
+# --- Norms. ---
 
-    With a projection, of which there is pin_radius only, Delta -> Delta':
-    theta <- (theta + Delta') (1 - rate lambda m gate), the gate of -Delta and theta.
-    The multiplier is that of the decay; the projection has its own.
+
+def inner(x, y, axis=None):
+    """Re <x, y> over axis."""
+    return np.real(np.sum(np.conj(x) * y, axis=axis, keepdims=True))
+
+
+def norm2(x, axis=None):
+    return np.sum(abs2(x), axis=axis, keepdims=True)
+
+
+def norm(x, axis=None):
+    return np.sqrt(norm2(x, axis))
+
+
+def ratio(x, y):
+    """x / y, and 0 where y = 0."""
+    x, y = np.broadcast_arrays(x, y)
+    return np.divide(x, y, out=np.zeros(x.shape, np.result_type(x, y)), where=y != 0)
+
+
+def matrices(x):
+    """x as matrices on the last two axes: a vector is one column, a scalar is 1x1."""
+    return x.reshape(-1, 1) if x.ndim < 2 else x
+
+
+def radial(x, theta, axis=None):
+    """The part of x along theta; 0 for a zero theta."""
+    return ratio(inner(x, theta, axis), norm2(theta, axis)) * theta
+
+
+# --- 1-9: pulls. ---
+
+
+def cautious_decay(theta0, grads, *, strict=False, projection=None, **chain):
+    """gate = 1[Re(conj(u) theta) >= 0], or > 0 if strict; direction theta.
+
+    With a projection (pin_radius): D' = pin(D);
+    theta <- (theta + D') (1 - gamma lambda m gate(-D, theta)).
     """
 
-    def gate(now, u):
-        agreement = np.real(np.conj(u) * now.theta)
-        return agreement > 0 if strict else agreement >= 0
+    def gate(u, theta):
+        agree = np.real(np.conj(u) * theta)
+        return (agree > 0 if strict else agree >= 0).astype(float)
 
-    if projection is None:
-        return pull(lambda now: now.theta, theta0, grads, gate=gate, **options)
-    multiplier = np.asarray(options.pop("multiplier", 1.0), float)
-    pull_rate = options.pop("pull_rate", None)
-    if options.pop("place", "finished") != "finished":
-        raise ValueError("a projection is behind the learning rate")
+    def projected(now, state):
+        open_ = gate(now.gamma * now.u, now.theta)
+        factor = 1 - now.gamma * now.strength * now.m * open_
+        return pinned(now.theta, now.moved) * factor, state
 
-    def new(now):
-        rate = now.gamma if pull_rate is None else at(pull_rate, now.t)
-        projected = now.theta + pinned(now.theta, -now.gamma * now.u)
-        shrink = rate * now.lam * multiplier * gate(now, now.gamma * now.u)
-        return projected * (1 - shrink)
-
-    return trajectory(new, theta0, grads, **options)
-
-
-def corrected_decay(theta0, grads, *, peak_learning_rate, **options):
-    """u + lambda (gamma_t / gamma_peak) m theta."""
-    direction = lambda now: now.gamma / peak_learning_rate * now.theta  # noqa: E731
-    return pull(direction, theta0, grads, **options)
+    if projection is not None:
+        chain.pop("place", None)
+        return trajectory(projected, theta0, grads, **chain)
+    return pull(
+        lambda now, u, state: (gate(u, now.theta) * now.theta, state),
+        theta0,
+        grads,
+        **chain,
+    )
 
 
-def decay_to(theta0, grads, *, anchor, **options):
-    return pull(lambda now: now.theta - wide(anchor), theta0, grads, **options)
+def excluded(m) -> bool:
+    return m.ndim == 0 and m == 0
 
 
-def decay_to_init(theta0, grads, **options):
-    return decay_to(theta0, grads, anchor=theta0, **options)
+def pinned(theta, moved, axis=None):
+    """R = |theta| + <D, theta> / |theta|;  moved R / |moved|, D = moved - theta.
+
+    moved itself where R <= 0, theta = 0 or moved = 0.
+    """
+    R = norm(theta, axis) + ratio(inner(moved - theta, theta, axis), norm(theta, axis))
+    size = norm(moved, axis)
+    valid = (R > 0) & (norm(theta, axis) > 0) & (size > 0)
+    return np.where(valid, moved * ratio(R, size), moved)
 
 
-def decay_to_average(theta0, grads, *, average_rate=0.999, **options):
-    """a <- beta a + (1 - beta) theta_t, then the direction theta_t - a."""
-    average = wide(theta0)
+def corrected_decay(theta0, grads, *, peak_learning_rate, **chain):
+    """u + lambda (gamma / gamma_peak) m theta."""
 
-    def direction(now):
-        nonlocal average
-        average = average_rate * average + (1 - average_rate) * now.theta
-        return now.theta - average
+    def rule(now, state):
+        rate = now.strength * now.gamma / peak_learning_rate
+        return now.theta - now.gamma * (now.u + rate * now.m * now.theta), state
 
-    return pull(direction, theta0, grads, **options)
+    return trajectory(rule, theta0, grads, **chain)
 
 
-def norm_control(theta0, grads, *, target_ratio, axis=None, **options):
-    """(1 - r |theta_0| / |theta|) theta; a zero theta has the direction 0."""
-    size = target_ratio * norm(wide(theta0), axis)
-
-    def direction(now):
-        return (1 - divide(size, norm(now.theta, axis))) * now.theta
-
-    return pull(direction, theta0, grads, **options)
+def decay_to(theta0, grads, *, anchor, **chain):
+    """direction theta - anchor."""
+    anchor = wide(0.0 if anchor is None else anchor)
+    return pull(
+        lambda now, u, state: (now.theta - anchor, state), theta0, grads, **chain
+    )
 
 
-def target_norm_decay(
-    theta0, grads, *, target_norm, momentum=0.0, axis=None, **options
-):
-    """u + m d theta with d = gamma |u|^2 S / (2 c^2), S = (1 + beta) / (1 - beta)."""
-    initial = isinstance(target_norm, str)
-    c = norm(wide(theta0), axis) if initial else np.asarray(target_norm, float)
+def decay_to_init(theta0, grads, **chain):
+    """direction theta - theta_0."""
+    return decay_to(theta0, grads, anchor=theta0, **chain)
+
+
+def decay_to_average(theta0, grads, *, average_rate=0.999, **chain):
+    """a <- beta a + (1 - beta) theta, from a = theta_0;  direction theta - a."""
+
+    def direction(now, u, a):
+        a = average_rate * a + (1 - average_rate) * now.theta
+        return now.theta - a, a
+
+    return pull(direction, theta0, grads, state=wide(theta0), **chain)
+
+
+def norm_control(theta0, grads, *, target_ratio, axis=None, **chain):
+    """direction (1 - r |theta_0| / |theta|) theta, and 0 where theta = 0."""
+
+    def direction(now, u, state):
+        k = target_ratio * ratio(norm(now.theta0, axis), norm(now.theta, axis))
+        return (1 - k) * now.theta, state
+
+    return pull(direction, theta0, grads, **chain)
+
+
+def target_norm_decay(theta0, grads, *, target_norm, momentum=0.0, axis=None, **chain):
+    """S = (1 + beta) / (1 - beta);  d = gamma |u|^2 S / (2 c^2);  u + m d theta.
+
+    c = target_norm, or |theta_0| if "initial". d = 0 where c = 0.
+    """
     S = (1 + momentum) / (1 - momentum)
 
-    def new(now):
-        d = divide(now.gamma * norm(now.u, axis) ** 2 * S, 2 * c**2)
-        return now.moved - now.gamma * now.m * d * now.theta
+    def rule(now, state):
+        initial = isinstance(target_norm, str)
+        c = norm(now.theta0, axis) if initial else wide(target_norm)
+        d = ratio(now.gamma * norm2(now.u, axis) * S, 2 * c**2)
+        return now.theta - now.gamma * (now.u + now.m * d * now.theta), state
 
-    return trajectory(new, theta0, grads, **options)
-
-
-def matrix(x):
-    """The last two axes; a vector has one column."""
-    return x if x.ndim > 1 else x.reshape(-1, 1)
+    return trajectory(rule, theta0, grads, **chain)
 
 
-def adjoint(x):
-    return np.conj(np.swapaxes(x, -1, -2))
+def spectral_decay(theta0, grads, *, cap=None, iterations=None, **chain):
+    """theta = U diag(s) V^H:  direction s_1 u_1 v_1^H, or U max(s - cap, 0) V^H.
 
-
-def spectral_decay(theta0, grads, *, cap=None, iterations=None, **options):
-    """sigma_1 u_1 v_1^H, or U max(sigma - cap, 0) V^H, of the last two axes.
-
-    iterations: x v v^H, with v <- x^H x v / |x^H x v| so many times in each update; v
-    goes on from the update before, and from cos(0), cos(1), ... in the first. It stays
-    where x v = 0.
+    With iterations = k, instead of the SVD: k times v <- x^H x v / |x^H x v| on theta,
+    from the last v, at first (cos 0, .., cos(n-1)); direction x v v^H.
     """
-    v = np.cos(np.arange(matrix(wide(theta0)).shape[-1]))[:, None]
+    assert cap is None or iterations is None
 
-    def direction(now):
-        nonlocal v
-        x = matrix(now.theta)
-        if iterations is not None:
-            for _ in range(iterations):
-                w = adjoint(x) @ (x @ v)
-                v = divide(w, norm(w, axis=-2), otherwise=v)
-            return (x @ v @ adjoint(v)).reshape(now.theta.shape)
-        left, sigma, right = np.linalg.svd(x, full_matrices=False)
-        if cap is None:
-            part = np.where(np.arange(sigma.shape[-1]) == 0, sigma, 0.0)
-        else:
-            part = np.maximum(sigma - cap, 0.0)
-        return ((left * part[..., None, :]) @ right).reshape(now.theta.shape)
+    def exact(now, u, state):
+        U, s, Vh = np.linalg.svd(matrices(now.theta), full_matrices=False)
+        top = np.where(np.arange(s.shape[-1]) == 0, s, 0.0)
+        kept = top if cap is None else np.maximum(s - cap, 0.0)
+        return ((U * kept[..., None, :]) @ Vh).reshape(now.theta.shape), state
 
-    return pull(direction, theta0, grads, **options)
+    def iterated(now, u, v):
+        x = matrices(now.theta)
+        for _ in range(iterations):
+            w = np.conj(np.swapaxes(x, -1, -2)) @ (x @ v)
+            size = norm(w, axis=(-1, -2))
+            v = np.where(size > 0, ratio(w, size), v)
+        return (x @ v @ np.conj(np.swapaxes(v, -1, -2))).reshape(now.theta.shape), v
 
-
-def decoupled_penalty(
-    theta0, grads, *, penalty=None, penalty_gradient=lambda x: x**3, **options
-):
-    """The gradient of the penalty is written by hand: theta^3, of 1/4 sum theta^4."""
-    return pull(lambda now: penalty_gradient(now.theta), theta0, grads, **options)
+    x = matrices(wide(theta0))
+    v = np.cos(np.arange(x.shape[-1], dtype=float))[:, None]
+    direction = exact if iterations is None else iterated
+    return pull(direction, theta0, grads, state=v, **chain)
 
 
-def merged_lora_decay(theta0, grads, **options):
-    """The merged weight 2 theta: its gradient is 4 theta."""
-    return pull(lambda now: 4 * now.theta, theta0, grads, **options)
+def decoupled_penalty(theta0, grads, *, penalty=None, **chain):
+    """direction theta^3, the gradient of 1/4 sum theta^4. `penalty` is not read."""
+    return pull(lambda now, u, state: (now.theta**3, state), theta0, grads, **chain)
 
 
-def merged_product_decay(theta0, grads, *, base, scale, **options):
-    """Leaves "a" and "b" of the merged weight W = W_0 + s a b.
+def merged_lora_decay(theta0, grads, *, merge=None, **chain):
+    """direction 4 theta: the merged weight is 2 theta. `merge` is not read."""
+    return pull(lambda now, u, state: (4 * now.theta, state), theta0, grads, **chain)
 
-    The directions are s W b^H and s a^H W, of 1/2 |W|^2.
+
+# --- 10, 19, 20, 21: rules on the gradient or the direction. ---
+
+
+def redirected(direction, theta0, grads, **chain):
+    """theta <- theta - gamma u, with u, state <- direction(now, state)."""
+
+    def rule(now, state):
+        u, state = direction(now, state)
+        return now.theta - now.gamma * u, state
+
+    return trajectory(rule, theta0, grads, **chain)
+
+
+def radial_brake(theta0, grads, *, axis=None, **chain):
+    """c = <u, theta> / |theta|^2;  u - strength m min(c, 0) theta."""
+
+    def direction(now, state):
+        c = ratio(inner(now.u, now.theta, axis), norm2(now.theta, axis))
+        return now.u - now.strength * now.m * np.minimum(c, 0.0) * now.theta, state
+
+    return redirected(direction, theta0, grads, **chain)
+
+
+def project_radial_gradient(theta0, grads, *, axis=None, rescale=True, **chain):
+    """g' = g - <theta, g> / (|theta|^2 + 1e-30) theta;  if rescale, to the norm of g:
+
+    g' |g| / (|g'| + 1e-30), or 0 if g' is only the rounding error of a radial g.
+    Then g + m (g' - g).
     """
-    path = {key: wide(x)[None] for key, x in theta0.items()}
-    for t in range(len(grads["a"])):
-        now = {
-            key: at(options[key], t)
-            for key in ("learning_rate", "weight_decay", "pull_rate")
-            if key in options
-        }
-        a, b = path["a"][-1], path["b"][-1]
-        merged = wide(base) + scale * a @ b
-        directions = {
-            "a": scale * merged @ adjoint(b),
-            "b": scale * adjoint(a) @ merged,
-        }
-        for key in path:
-            one = pull(
-                lambda _, direction=directions[key]: direction,
-                path[key][-1],
-                wide(grads[key])[t : t + 1],
-                **{**options, **now},
-            )
-            path[key] = np.concatenate([path[key], one[1:]])
-    return path
 
+    def direction(now, state):
+        share = inner(now.theta, now.g, axis) / (norm2(now.theta, axis) + 1e-30)
+        new = now.g - share * now.theta
+        if rescale:
+            old, left = norm(now.g, axis), norm(new, axis)
+            new = np.where(left <= 1e-14 * old, 0.0, new * old / (left + 1e-30))
+        return now.g + now.m * (new - now.g), state
 
-def touched_decay(theta0, grads, *, axis=None, average_rate=None, **options):
-    """Gate 1[any g != 0 over axis], or f <- beta f + (1 - beta) gate from f = 0."""
-    average = 0.0
-
-    def gate(now, u):
-        nonlocal average
-        touched = np.any(now.g != 0, axis=axis, keepdims=True).astype(float)
-        if average_rate is None:
-            return touched
-        average = average_rate * average + (1 - average_rate) * touched
-        return average
-
-    return pull(lambda now: now.theta, theta0, grads, gate=gate, **options)
-
-
-# --- The direction u: its radial part and its size ---
-
-
-def direction_rule(rule, theta0, grads, **options):
-    """theta - gamma rule(now)."""
-    new = lambda now: now.theta - now.gamma * rule(now)  # noqa: E731
-    return trajectory(new, theta0, grads, **options)
-
-
-def radial_brake(theta0, grads, *, axis=None, **options):
-    """u - strength m min(c, 0) theta with c = <u, theta> / |theta|^2."""
-
-    def rule(now):
-        c = divide(inner(now.u, now.theta, axis), norm(now.theta, axis) ** 2)
-        return now.u - now.lam * now.m * np.minimum(c, 0.0) * now.theta
-
-    return direction_rule(rule, theta0, grads, **options)
-
-
-def update_to_weight_floor(theta0, grads, *, floor, axis=None, **options):
-    """u f / |u| where 0 < |u| < f = floor m |theta|."""
-
-    def rule(now):
-        f = at(floor, now.t) * now.m * norm(now.theta, axis)
-        size = norm(now.u, axis)
-        return now.u * np.where(size < f, divide(f, size, 1.0), 1.0)
-
-    return direction_rule(rule, theta0, grads, **options)
-
-
-def project_radial_gradient(theta0, grads, *, axis=None, rescale=True, **options):
-    """g - (<theta, g> / (|theta|^2 + 1e-30)) theta, of the size of g if rescale."""
-    options.pop("weight_decay", None)
-
-    def gradient(theta, g):
-        c = inner(theta, g, axis) / (norm(theta, axis) ** 2 + 1e-30)
-        tangent, size = g - c * theta, norm(g, axis)
-        # Of a radial gradient only rounding errors are left.
-        tangent = np.where(norm(tangent, axis) > 1e-12 * size, tangent, 0.0)
-        if not rescale:
-            return tangent
-        return tangent * size / (norm(tangent, axis) + 1e-30)
-
-    new = lambda now: now.moved  # noqa: E731
-    return trajectory(new, theta0, grads, gradient=gradient, **options)
+    return redirected(direction, theta0, grads, **chain)
 
 
 def project_radial_update(
-    theta0, grads, *, threshold=0.1, decay_factor=0.1, step=adam_step, **options
+    theta0, grads, *, threshold=0.1, decay_factor=0.1, weight_decay=0.0, **chain
 ):
-    """AdamP: u without its radial part, and the decay times decay_factor.
+    """u from Adam;  u + lambda m theta. Excluded: u.
 
-    In the first view with max |cos(g, theta)| < threshold / sqrt(size of a vector), if
-    there is one. A vector is an output unit (all axes but the last), or else the leaf.
-    A zero vector has the cosine 0.
+    Views of a leaf with 2 or more axes: per index of the last axis, then the whole
+    leaf. The first view with max |cos(g, theta)| < threshold / sqrt(size of a unit)
+    removes the radial part of u in that view, and lambda <- lambda decay_factor.
     """
 
-    def rule(now):
-        lam, theta = now.lam * now.m, now.theta
-        units = tuple(range(theta.ndim - 1))
-        for axis in (units, None) if theta.ndim > 1 else ():
-            sizes = norm(now.g, axis) * norm(theta, axis)
-            cosine = divide(inner(now.g, theta, axis), sizes)
-            count = theta.size / cosine.size
-            if np.abs(cosine).max() < threshold / np.sqrt(count):
-                c = divide(inner(now.u, theta, axis), norm(theta, axis) ** 2)
-                return now.u - c * theta + lam * decay_factor * theta
-        return now.u + lam * theta
+    def direction(now, state):
+        new, lam = now.u, now.strength
+        per_unit = tuple(range(now.theta.ndim - 1))
+        views = (per_unit, None) if now.theta.ndim >= 2 and not excluded(now.m) else ()
+        for axis in views:
+            size = norm(now.g, axis) * norm(now.theta, axis)
+            cosine = np.abs(ratio(inner(now.g, now.theta, axis), size))
+            entries = now.theta.size / cosine.size
+            if cosine.max() < threshold / np.sqrt(entries):
+                new = new - radial(new, now.theta, axis)
+                lam = lam * decay_factor
+                break
+        return new + now.m * lam * now.theta, state
 
-    return direction_rule(rule, theta0, grads, step=step, **options)
-
-
-# --- The finished step: theta + Delta -> theta_new ---
-
-
-def by_part(rule, theta0, grads, **options):
-    """theta + Delta + m (rule(now) - theta - Delta)."""
-    new = lambda now: now.moved + now.m * (rule(now) - now.moved)  # noqa: E731
-    return trajectory(new, theta0, grads, **options)
+    return redirected(
+        direction, theta0, grads, adam=True, weight_decay=weight_decay, **chain
+    )
 
 
-def fixed_norm(
-    theta0, grads, *, axis=None, spectral=False, radius="current", **options
-):
-    """(theta + Delta) R / N(theta + Delta); unchanged where N is 0."""
+def update_to_weight_floor(theta0, grads, *, floor, axis=None, **chain):
+    """f = floor m |theta|;  u f / |u| where 0 < |u| < f."""
 
-    def size(x):
+    def direction(now, state):
+        f = at(floor, now.t) * now.m * norm(now.theta, axis)
+        size = norm(now.u, axis)
+        low = (size > 0) & (size < f)
+        return np.where(low, now.u * ratio(f, size), now.u), state
+
+    return redirected(direction, theta0, grads, **chain)
+
+
+# --- 11: a pull gated by the raw gradient. ---
+
+
+def touched_decay(theta0, grads, *, axis=-1, average_rate=None, **chain):
+    """gate = any(g != 0) over axis;  direction f theta.
+
+    f = gate, or with an average rate beta: f <- beta f + (1 - beta) gate, from 0.
+    """
+
+    def direction(now, u, f):
+        gate = np.any(now.g != 0, axis=axis, keepdims=True).astype(float)
+        if average_rate is None:
+            f = gate
+        else:
+            f = average_rate * f + (1 - average_rate) * gate
+        return f * now.theta, f
+
+    return pull(direction, theta0, grads, state=0.0, **chain)
+
+
+# --- 12-17: rules on the finished step. ---
+
+
+def replaced(rule, theta0, grads, **chain):
+    """theta + D + m (theta' - theta - D), with theta', state <- rule(now, state)."""
+
+    def mixed(now, state):
+        new, state = rule(now, state)
+        return now.moved + now.m * (new - now.moved), state
+
+    return trajectory(mixed, theta0, grads, **chain)
+
+
+def fixed_norm(theta0, grads, *, axis=None, spectral=False, radius="current", **chain):
+    """moved R / N(moved); moved itself where N(moved) = 0.
+
+    N is the norm over axis, or the largest singular value. R = N(theta) if "current",
+    N(theta_0) if "initial", else radius.
+    """
+
+    def N(x):
         if not spectral:
             return norm(x, axis)
-        values = np.linalg.svd(matrix(x), compute_uv=False)[..., :1]
-        return values.reshape(x.shape[:-2] + (1, 1)[: x.ndim])
+        s = np.linalg.svd(matrices(x), compute_uv=False)[..., :1, None]
+        return s if x.ndim >= 2 else s.reshape((1,) * x.ndim)
 
-    initial = size(wide(theta0))
+    def rule(now, state):
+        if isinstance(radius, str):
+            R = N({"current": now.theta, "initial": now.theta0}[radius])
+        else:
+            R = wide(radius)
+        size = N(now.moved)
+        return np.where(size > 0, now.moved * ratio(R, size), now.moved), state
 
-    def rule(now):
-        named = {"current": size(now.theta), "initial": initial}
-        R = named[radius] if isinstance(radius, str) else np.asarray(radius, float)
-        return now.moved * divide(R, size(now.moved), 1.0)
-
-    return by_part(rule, theta0, grads, **options)
-
-
-def proximal_decay(theta0, grads, **options):
-    new = lambda now: now.moved / (1 + now.gamma * now.lam * now.m)  # noqa: E731
-    return trajectory(new, theta0, grads, **options)
+    return replaced(rule, theta0, grads, **chain)
 
 
-def soft_threshold(theta0, grads, *, place="finished", **options):
-    """theta~ max(1 - t / |theta~|, 0) with t = gamma strength m."""
-
-    def new(now):
-        t = now.gamma * now.lam * now.m
-        return now.moved * np.maximum(1 - divide(t, np.abs(now.moved)), 0.0)
-
-    return trajectory(new, theta0, grads, **options)
-
-
-def pinned(theta, delta, axis=None):
-    """Delta' of pin_radius: |theta + Delta'| = |theta| + <Delta, theta> / |theta|."""
-    size, moved = norm(theta, axis), theta + delta
-    R = size + divide(inner(delta, theta, axis), size)
-    allowed = (R > 0) & (size > 0)
-    return moved * np.where(allowed, divide(R, norm(moved, axis), 1.0), 1.0) - theta
+def proximal_decay(theta0, grads, **chain):
+    """moved / (1 + gamma lambda m)."""
+    return trajectory(
+        lambda now, state: (now.moved / (1 + now.gamma * now.strength * now.m), state),
+        theta0,
+        grads,
+        **chain,
+    )
 
 
-def pin_radius(theta0, grads, *, axis=None, **options):
-    def rule(now):
-        return now.theta + pinned(now.theta, -now.gamma * now.u, axis)
+def soft_threshold(theta0, grads, **chain):
+    """t = gamma strength m;  moved max(1 - t / |moved|, 0)."""
 
-    return by_part(rule, theta0, grads, **options)
+    def rule(now, state):
+        t, size = now.gamma * now.strength * now.m, np.abs(now.moved)
+        return ratio(now.moved, size) * np.maximum(size - t, 0.0), state
+
+    return trajectory(rule, theta0, grads, **chain)
+
+
+def pin_radius(theta0, grads, *, axis=None, **chain):
+    """See `pinned`."""
+    return replaced(
+        lambda now, state: (pinned(now.theta, now.moved, axis), state),
+        theta0,
+        grads,
+        **chain,
+    )
+
+
+class Constraint(NamedTuple):
+    kappa: np.ndarray  # NaN: not known yet
+    dual: np.ndarray | float = 0.0
+    measured: tuple = ()
 
 
 def constrain_norm(
@@ -415,85 +450,88 @@ def constrain_norm(
     inflection_every=None,
     step_size=1.0,
     axis=None,
-    **options,
+    **chain,
 ):
-    """CPR: l <- max(0, l + rho / n (R - kappa)); theta~ - 2 m l theta~.
+    """R(theta) = |theta|^2, n entries. One of four options gives kappa (per slice):
 
-    R = |theta~|^2 of n entries. kappa is the bound; initial_factor R(theta_0); R(theta)
-    at step after_steps; or, measured every k steps from step 0, R at the first
-    measurement that grew less than the one before. NaN: not yet known.
+    bound              kappa = bound
+    initial_factor     kappa = initial_factor R(theta_0)
+    after_steps        kappa = R(theta_t) at t = after_steps
+    inflection_every   R_j = R(theta_t) at t = j k. kappa = R_j at the first j >= 2
+                       with R_j - R_{j-1} < R_{j-1} - R_{j-2}
+
+    With kappa known: l <- max(0, l + step_size / n (R(moved) - kappa)), from 0;
+    theta' = moved - 2 l moved.
     """
-    R_0 = norm(wide(theta0), axis) ** 2
-    n = wide(theta0).size / R_0.size
-    dual, kappa, measured = np.zeros_like(R_0), np.full_like(R_0, np.nan), []
+    options = (bound, initial_factor, after_steps, inflection_every)
+    assert sum(x is not None for x in options) == 1
+    start = norm2(wide(theta0), axis)
+    kappa = np.full(start.shape, np.nan)
     if bound is not None:
-        kappa = np.broadcast_to(np.asarray(bound, float), R_0.shape)
+        kappa = np.broadcast_to(wide(bound), start.shape)
     if initial_factor is not None:
-        kappa = initial_factor * R_0
+        kappa = initial_factor * start
 
-    def new(now):
-        nonlocal dual, kappa
-        R = norm(now.theta, axis) ** 2
-        if now.t == after_steps:
+    def rule(now, state):
+        kappa, dual, measured = state
+        R = norm2(now.theta, axis)
+        if after_steps is not None and now.t == after_steps:
             kappa = R
-        if inflection_every and now.t % inflection_every == 0:
-            measured.append(R)
+        if inflection_every is not None and now.t % inflection_every == 0:
+            measured = (*measured, R)
             if len(measured) >= 3:
-                before, growth = np.diff(measured[-3:], axis=0)
-                kappa = np.where(np.isnan(kappa) & (growth < before), R, kappa)
-        excess = norm(now.moved, axis) ** 2 - kappa
-        known = ~np.isnan(kappa)
-        dual = np.where(known, np.maximum(0.0, dual + step_size / n * excess), 0.0)
-        return now.moved - now.m * dual * 2 * now.moved
+                before, last, new = measured[-3:]
+                bends = np.isnan(kappa) & (new - last < last - before)
+                kappa = np.where(bends, new, kappa)
+        n = now.theta.size / R.size
+        excess = norm2(now.moved, axis) - kappa
+        stepped = np.maximum(0.0, dual + step_size / n * excess)
+        dual = np.where(np.isnan(kappa), 0.0, stepped)
+        return now.moved - 2 * dual * now.moved, Constraint(kappa, dual, measured)
 
-    return trajectory(new, theta0, grads, **options)
+    return replaced(rule, theta0, grads, state=Constraint(kappa), **chain)
 
 
-def selective_projection(theta0, grads, **options):
-    """theta~ - strength m r (theta~ - theta_0) if <g, theta - theta_0> > 0.
+def selective_projection(theta0, grads, **chain):
+    """a = |moved - theta_0|, b = |theta - theta_0|;  r = clip((a - b) / a, 0, 1).
 
-    r = clip((|theta~ - theta_0| - |theta - theta_0|) / |theta~ - theta_0|, 0, 1).
+    theta' = moved - strength r (moved - theta_0) where <g, theta - theta_0> > 0.
     """
-    start = wide(theta0)
 
-    def new(now):
-        if inner(now.g, now.theta - start).item() <= 0:
-            return now.moved
-        far, near = norm(now.moved - start), norm(now.theta - start)
-        r = np.clip(divide(far - near, far), 0.0, 1.0)
-        return now.moved - now.lam * now.m * r * (now.moved - start)
+    def rule(now, state):
+        away, before = now.moved - now.theta0, now.theta - now.theta0
+        r = np.clip(ratio(norm(away) - norm(before), norm(away)), 0.0, 1.0)
+        r = np.where(inner(now.g, before) > 0, r, 0.0)
+        return now.moved - now.strength * r * away, state
 
-    return trajectory(new, theta0, grads, **options)
+    return replaced(rule, theta0, grads, **chain)
+
+
+# --- 18: instead of the learning rate. ---
 
 
 def rotational(
-    theta0, grads, *, axis=None, center=True, average_rate=0.9, eps=1e-8, **options
+    theta0, grads, *, axis=-2, center=True, average_rate=0.9, eps=1e-8, **chain
 ):
-    """w = u (centered), without its radial part; s^2 the corrected average of |w|^2.
+    """w = u, minus its mean over axis if center;  w' = w - its radial part.
 
-    theta' = theta - rotation m |theta_0| w / (s + eps), scaled to |theta_0|.
+    s2 <- beta s2 + (1 - beta) |w'|^2, from 0;  s = sqrt(s2 / (1 - beta^(t+1)))
+    theta' = theta - rotation m |theta_0| w' / (s + eps);  theta' |theta_0| / |theta'|.
+    Excluded: theta - gamma u.
     """
-    size, square = norm(wide(theta0), axis), 0.0
 
-    def new(now):
-        nonlocal square
-        w = now.u - now.u.mean(axis=axis, keepdims=True) if center else now.u
-        c = divide(inner(w, now.theta, axis), norm(now.theta, axis) ** 2)
-        w = w - c * now.theta
-        square = average_rate * square + (1 - average_rate) * norm(w, axis) ** 2
-        s = np.sqrt(square / (1 - average_rate ** (now.t + 1)))
-        turned = now.theta - now.lam * now.m * size * w / (s + eps)
-        return turned * divide(size, norm(turned, axis))
+    def rule(now, s2):
+        if excluded(now.m):
+            return now.moved, s2
+        w = now.u
+        if center:
+            total = np.sum(w, axis=axis, keepdims=True)
+            w = w - total * total.size / w.size
+        w = w - radial(w, now.theta, axis)
+        s2 = average_rate * s2 + (1 - average_rate) * norm2(w, axis)
+        s = np.sqrt(s2 / (1 - average_rate ** (now.t + 1)))
+        radius = norm(now.theta0, axis)
+        turned = now.theta - now.strength * now.m * radius * w / (s + eps)
+        return turned * ratio(radius, norm(turned, axis)), s2
 
-    return trajectory(new, theta0, grads, **options)
-
-
-# --- A function ---
-
-
-def shrink_and_perturb(theta, noise_of_one, *, shrink=0.5, noise=0.1, multiplier=1.0):
-    """shrink theta + noise std(theta) eps, for a given standard normal eps."""
-    theta = wide(theta)
-    std = np.sqrt(np.mean(abs2(theta - theta.mean())))
-    new = shrink * theta + noise * std * wide(noise_of_one)
-    return theta + np.asarray(multiplier) * (new - theta)
+    return trajectory(rule, theta0, grads, state=0.0, **chain)

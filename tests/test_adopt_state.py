@@ -917,3 +917,155 @@ def test_the_optimizer_must_be_finished(wrong):
         TypeError, match=r"^adopt_state: optimizer must be an optax.Grad"
     ):
         dx.adopt_state(wrong, PARAMS, optax.adamw(0.1).init(PARAMS))
+
+
+# --- memories of a decay ----------------------------------------------------------
+
+
+# What needs the parameters at init: no reference trajectory has the same memory.
+PULLED = {
+    "anchor": dx.decay_to_init(0.1),
+    "given anchor": dx.decay_to(0.1, 0.25),
+    "average": dx.decay_to_average(0.1, average_rate=0.5),
+    "norm": dx.norm_control(0.1, target_ratio=0.5),
+    "target norm": dx.target_norm_decay("initial", learning_rate=SCHEDULE),
+}
+LAST = {
+    "fixed norm": dx.fixed_norm(radius="initial", mask=MASK),
+    "dual": dx.constrain_norm(initial_factor=0.5, mask=MASK),
+    "bound": dx.constrain_norm(after_steps=2, mask=MASK),
+    "growth": dx.constrain_norm(inflection_every=2, mask=MASK),
+}
+
+
+def with_memory(name):
+    base = optax.scale_by_adam()
+    rate = optax.scale_by_learning_rate(SCHEDULE)
+    if name in LAST:
+        return optax.chain(base, rate, LAST[name])
+    if name == "frequency":
+        return optax.chain(dx.touched_decay(base, 0.1, average_rate=0.5), rate)
+    if name == "start":
+        return dx.selective_projection(optax.chain(base, rate))
+    if name == "rotation":
+        return optax.chain(
+            base, dx.rotational(0.1, learning_rate=SCHEDULE, axis=0, mask=MASK)
+        )
+    return optax.chain(base, PULLED[name], rate)
+
+
+MEMORIES = [*PULLED, *LAST, "frequency", "start", "rotation"]
+
+
+def memories(state):
+    """The memories of all decays in a state, in order."""
+    found = jax.tree.leaves(state, is_leaf=lambda x: hasattr(x, "memory"))
+    return [x.memory for x in found if hasattr(x, "memory")]
+
+
+@pytest.mark.parametrize("name", MEMORIES)
+def test_a_new_decay_starts_its_memory_as_in_init(name):
+    params, old_state = train(
+        optax.adamw(SCHEDULE), PARAMS, optax.adamw(SCHEDULE).init(PARAMS), 0, 5
+    )
+    new = with_memory(name)
+    state = dx.adopt_state(new, params, old_state)
+    assert memories(state)
+    assert_equal(memories(state), memories(new.init(params)))
+    assert {count for _, count in counters(state)} == {5}
+    old_moments = optax.tree.get(old_state, "mu"), optax.tree.get(old_state, "nu")
+    assert_equal(
+        (optax.tree.get(state, "mu"), optax.tree.get(state, "nu")), old_moments
+    )
+    back = dx.adopt_state(optax.adamw(SCHEDULE), params, state)
+    assert_equal(back, old_state)
+    ours = dx.adamw(SCHEDULE)
+    assert_equal(
+        dx.adopt_state(ours, params, state), dx.adopt_state(ours, params, old_state)
+    )
+
+
+WRAPPED = {
+    "the same": lambda optimizer: optimizer,
+    "another place": lambda optimizer: optax.chain(
+        optax.clip_by_global_norm(1e9), optimizer
+    ),
+    "MultiSteps": lambda optimizer: optax.MultiSteps(optimizer, 2),
+    "apply_if_finite": lambda optimizer: optax.apply_if_finite(optimizer, 3),
+    "compensation": dx.with_compensation,
+    "stochastic rounding": dx.with_stochastic_rounding,
+    "telemetry": dx.track_decay,
+}
+
+
+@pytest.mark.parametrize("plain", [False, True], ids=["state", "checkpoint of dicts"])
+@pytest.mark.parametrize("name", MEMORIES)
+def test_a_decay_carries_its_memory(name, plain):
+    """Into wrappers and back, and from a checkpoint of plain dicts."""
+    optimizer = with_memory(name)
+    params, old_state = train(optimizer, PARAMS, optimizer.init(PARAMS), 0, 5)
+    saved = as_dicts(old_state) if plain else old_state
+    for wrap in WRAPPED.values():
+        state = dx.adopt_state(wrap(optimizer), params, saved)
+        assert_equal(memories(state), memories(old_state))
+        assert_equal(dx.adopt_state(optimizer, params, state), old_state)
+    fresh = memories(optimizer.init(params))
+    assert memories(old_state)
+    if name != "given anchor":
+        assert any(
+            np.any(np.asarray(x) != np.asarray(y))
+            for x, y in zip(
+                *map(jax.tree.leaves, (memories(old_state), fresh)), strict=True
+            )
+        )
+
+
+def test_a_bfloat16_anchor_moves_into_the_rounding_wrapper_and_back():
+    optimizer = optax.chain(dx.decay_to_init(0.1), optax.scale(-0.1))
+    params, state = train(optimizer, NARROW, optimizer.init(NARROW), 0, 3)
+    wide = dx.adopt_state(dx.with_compensation(optimizer), params, state)
+    assert_equal(dx.adopt_state(optimizer, params, wide), state)
+    anchor = memories(wide)[0]["anchor"]["w"]
+    assert anchor.dtype == jnp.float32
+    np.testing.assert_array_equal(anchor, NARROW["w"].astype(jnp.float32))
+
+
+def test_a_memory_of_another_shape_starts_again():
+    """One norm for each column instead of one for each parameter."""
+    old, new = (
+        optax.chain(
+            dx.norm_control(0.1, target_ratio=0.5, axis=axis), optax.scale(-0.1)
+        )
+        for axis in (None, 0)
+    )
+    params, state = train(old, PARAMS, old.init(PARAMS), 0, 3)
+    moved = dx.adopt_state(new, params, state)
+    (found,), (fresh,), (kept,) = map(memories, (moved, new.init(params), state))
+    assert_equal(found["norm"]["w"], fresh["norm"]["w"])
+    assert_equal(found["norm"]["b"], kept["norm"]["b"])
+
+
+def test_moments_with_the_name_of_a_memory_are_required():
+    """Only what a decay keeps may be missing, not a moment of that name."""
+
+    class Other(NamedTuple):
+        anchor: Any
+
+    def update(updates, state, params=None):
+        return updates, state
+
+    other = optax.GradientTransformation(lambda params: Other(params), update)
+    with pytest.raises(ValueError, match="anchor"):
+        dx.adopt_state(optax.identity(), PARAMS, other.init(PARAMS))
+
+
+def test_a_parameter_with_the_name_of_a_memory():
+    params = {"memory": {"anchor": jnp.ones(2)}, "norm": jnp.ones(3)}
+    old = optax.adam(0.1)
+    state = train(old, params, old.init(params), 0, 2)[1]
+    new = optax.chain(old, dx.decay_to_init(0.1, learning_rate=0.1))
+    moved = dx.adopt_state(new, params, state)
+    assert_equal(moved[0], state)
+    assert_equal(memories(moved)[0]["anchor"], params)
+    with pytest.raises(ValueError, match="mu/memory/anchor"):
+        dx.adopt_state(optax.sgd(0.1), params, state)

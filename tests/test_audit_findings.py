@@ -63,10 +63,14 @@ def test_serious_findings_come_first():
     assert found == ["growth", "two decays at once", "biases or norms decay"]
 
 
-def test_two_decays_with_masks_may_never_meet():
+def test_two_decays_may_never_meet_if_a_mask_is_not_known():
     chain = optax.chain(
-        optax.add_decayed_weights(0.1, mask={"a": True, "b": False}),
-        optax.add_decayed_weights(0.2, mask={"a": False, "b": True}),
+        optax.flatten(
+            optax.masked(
+                optax.add_decayed_weights(0.1), lambda vector: vector.ndim == 1
+            )
+        ),
+        optax.add_decayed_weights(0.2),
         optax.sgd(LR),
     )
     audit = dx.audit(chain, {"a": ONE["kernel"], "b": ONE["kernel"]})
@@ -153,7 +157,13 @@ def schedule_of_a_user():
 DECLARED = {
     "optax": (optax.adamw(LR, weight_decay=WD), (WD,), 1, False),
     "decayax": (dx.sgdw(LR, weight_decay=WD), (WD,), 1, False),
-    "a mask": (optax.adamw(LR, weight_decay=WD, mask=masked_out), (WD,), 1, True),
+    "a mask": (optax.adamw(LR, weight_decay=WD, mask=masked_out), (WD,), 0, False),
+    "a mask of other params": (
+        optax.adamw(LR, weight_decay=WD, mask={"other": True}),
+        (WD,),
+        1,
+        True,
+    ),
     "a NumPy array": (optax.adamw(LR, weight_decay=np.float32(0.5)), (0.5,), 1, False),
     "a JAX array": (optax.adamw(LR, weight_decay=jnp.array(0.5)), (0.5,), 1, False),
     "a schedule": (dx.adamw(LR, weight_decay=lambda t: 0.0 * t), (math.nan,), 1, False),
@@ -221,7 +231,7 @@ def test_the_strength_is_read_from_closures(name):
     from decayax._audit.declared import declared_decay
 
     optimizer, strengths, max_per_parameter, masked = DECLARED[name]
-    declared = declared_decay(optimizer)
+    declared = declared_decay(optimizer, ONE)
     assert declared.strengths == pytest.approx(strengths, nan_ok=True), (
         "The closures of Optax have changed: see decayax/_audit/declared.py. The audit "
         "misses the findings 'nothing decays' and 'two decays at once' until it reads "
@@ -229,6 +239,79 @@ def test_the_strength_is_read_from_closures(name):
     )
     assert declared.max_per_parameter == max_per_parameter
     assert declared.masked == masked
+
+
+BODY, HEAD = {"body": True, "head": False}, {"body": False, "head": True}
+EVEN = np.array([[1.0], [0.0]] * 8)
+# Pairs of decays, and how many of them meet at one weight.
+PAIRS = {
+    "masks of decayax": (
+        dx.decay_to_init(WD, mask=BODY),
+        dx.decoupled_decay(WD, mask=HEAD),
+        1,
+    ),
+    "masks of Optax": (
+        optax.add_decayed_weights(WD, mask=BODY),
+        optax.add_decayed_weights(WD, mask=lambda params: HEAD),
+        1,
+    ),
+    "masks of both": (
+        optax.masked(optax.chain(optax.add_decayed_weights(WD)), BODY),
+        dx.cautious_decay(WD, mask=HEAD),
+        1,
+    ),
+    "a mask of roles and its inverse": (
+        dx.proximal_decay(WD, learning_rate=LR, mask=dx.masks.by_role(bias=True)),
+        dx.soft_threshold(
+            WD,
+            learning_rate=LR,
+            mask=dx.masks.invert(dx.masks.by_role(bias=True)),
+        ),
+        1,
+    ),
+    "rows of each leaf": (
+        dx.decoupled_decay(WD, mask=EVEN),
+        dx.spectral_decay(WD, mask=1.0 - EVEN),
+        1,
+    ),
+    "some rows, all rows": (
+        dx.decoupled_decay(WD, mask=EVEN),
+        dx.decoupled_decay(WD, mask=HEAD),
+        2,
+    ),
+    "one mask": (
+        dx.decoupled_decay(WD, mask=BODY),
+        optax.add_decayed_weights(WD, mask=BODY),
+        2,
+    ),
+    "one around the other": (
+        dx.touched_decay(dx.add_l2_to_grad(WD, mask=HEAD), WD, mask=BODY),
+        dx.fixed_norm(),
+        1,
+    ),
+    "strengths that are not of a decay": (
+        dx.radial_brake(WD),
+        dx.selective_projection(optax.sgd(LR), WD),
+        0,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_decays_meet_where_both_masks_select(name):
+    from decayax._audit.declared import declared_decay
+
+    first, second, meeting = PAIRS[name]
+    params = {"body": ONE["kernel"], "head": ONE["kernel"]}
+    declared = declared_decay(optax.chain(first, second), params)
+    assert declared.max_per_parameter == meeting
+    assert not declared.masked
+
+
+def test_separate_decays_are_not_two_at_once():
+    first, second, _ = PAIRS["masks of Optax"]
+    params = {"body": ONE["kernel"], "head": ONE["kernel"]}
+    assert kinds(dx.audit(optax.chain(first, second, optax.sgd(LR)), params)) == []
 
 
 @pytest.mark.parametrize(

@@ -259,6 +259,11 @@ CAUSES = {
     "a factor |g|": (
         lambda: pulled(lambda g, p: 1e-4 * jnp.abs(g) * p),
         "gradient-dependent",
+        "The strength follows the size of the gradients or of the step",
+    ),
+    "a factor that saturates with |g|": (
+        lambda: pulled(lambda g, p: 1e-4 * jnp.abs(g) / (1 + jnp.abs(g)) * p),
+        "gradient-dependent",
         "The decay passes through an operation that depends on the gradients.",
     ),
     "a gate by the sign of the gradient": (

@@ -210,8 +210,8 @@ def test_wrong_arguments(make, text):
 
 def test_an_excluded_parameter_has_no_memory():
     state = dx.decay_to_init(0.1, mask={"kernel": True, "bias": False}).init(PARAMS)
-    assert state.memory["anchor"]["bias"] == optax.MaskedNode()
-    np.testing.assert_array_equal(state.memory["anchor"]["kernel"], PARAMS["kernel"])
+    assert state.memory["initial"]["bias"] == optax.MaskedNode()
+    np.testing.assert_array_equal(state.memory["initial"]["kernel"], PARAMS["kernel"])
 
 
 def test_a_parameter_without_a_memory_is_an_error():
@@ -238,7 +238,7 @@ def test_a_memory_of_values_is_nan_after_an_init_from_shapes():
 
 def test_dtypes_of_memories():
     params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), PARAMS)
-    anchor = dx.decay_to_init(0.1).init(params).memory["anchor"]
+    anchor = dx.decay_to_init(0.1).init(params).memory["initial"]
     average = dx.decay_to_average(0.1).init(params).memory["average"]
     norm = dx.norm_control(0.1, target_ratio=1.0).init(params).memory["norm"]
     assert anchor["kernel"].dtype == jnp.bfloat16

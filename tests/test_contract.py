@@ -718,7 +718,7 @@ MEMORY = {
     **dict.fromkeys(("decay_to_init", "decay_to_average", "selective_projection"), 17),
     **dict.fromkeys(("decay_to", "norm_control"), 2),  # the anchor of the row is 0.25
     "constrain_norm": 2 * 2,  # a dual and a bound
-    "rotational": 2 * 2,  # a norm and a mean square
+    "rotational": 3 * 2,  # a norm, a mean square and its weight
 }
 # The plain optimizer, and how many counters the row of that name has more than it.
 PLAIN = {

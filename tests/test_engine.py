@@ -1158,3 +1158,23 @@ def test_holm_by_hand():
     assert holm([0.9, 0.8]) == [1.0, 1.0]
     assert holm([0.02, 0.02, 0.02]) == pytest.approx([0.06] * 3)
     assert holm([0.3]) == [0.3]
+
+
+# --- The catalogue ----------------------------------------------------------------
+
+
+def test_every_arm_of_the_catalogue_trains_by_name(cache):
+    """Four steps on digits at two strengths; a plan can describe the arm."""
+    from experiments.arms import CATALOGUE
+    from experiments.engine.describe import digest
+
+    cells = cells_of((3e-3, 0.1, 0), (1e-2, 0.5, 1))
+    digests = set()
+    for arm in CATALOGUE.values():
+        config = config_of(digits_recipe(), arm.make_optimizer)
+        losses = train(cache, config, cells, size=2)["measure/train_loss"]
+        assert losses.shape == (2, 2)
+        assert np.all(np.isfinite(losses)), arm.name
+        assert np.any(losses[:, 1] < losses[:, 0]), arm.name
+        digests.add(digest(config))
+    assert len(digests) == len(CATALOGUE) == 19

@@ -77,7 +77,7 @@ def test_equals_the_reference(row: Row, dtype, case):
     if callable(strength) and not row.schedules:
         strength = 0.3
     is_complex = np.issubdtype(dtype, np.complexfloating)
-    if is_complex and (row.name == "l2_penalty" or row.emits_float32):
+    if is_complex and (row.name == "l2_penalty" or row.emits_float32 or row.real):
         pytest.skip(REAL_ONLY)
     if dtype == np.float32 and row.rounds_state:
         pytest.skip("float32 moments are rounded to 16 bits; see test_rounding.py")

@@ -76,7 +76,8 @@ def audit(
     - ``scale-dependent``: the rate varies with the size of the weights, as with a trust
       ratio or an L1 pull.
     - ``uneven``: weights of the leaf have different rates, which stay the same.
-    - ``anchored``: a pull to weights that the state keeps, such as the initial ones.
+    - ``anchored``: a pull to weights, or to a norm, that the state keeps, such as the
+      initial ones.
     - ``uniform``: the rate is the same for all of these.
     - ``none``: there is no decay.
 
@@ -153,7 +154,7 @@ def audit(
         except NotAuditable as reason:
             finding = Finding("not auditable", True, *reason.args)
             return Audit((), (finding,), steps, False, False)
-        declared = declared_decay(built)
+        declared = declared_decay(built, params)
         return _audit(plan, request, declared, weight_decay, symmetries)
 
 

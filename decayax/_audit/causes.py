@@ -17,6 +17,7 @@ from decayax._audit.readings import Readings, Setting, varied
 PRECONDITIONER, NORM, GATE = "preconditioner", "norm", "gate"
 CONSTANT_PULL, STRONG_PULL = "constant pull", "strong pull"
 TRUST_RATIO, OTHER = "trust ratio", "other"
+RISING = "rising"
 ZERO_GRADIENT, ONLY_ZERO_GRADIENT = "zero gradient", "only zero gradient"
 
 
@@ -46,6 +47,8 @@ def _of_gradient_dependence(
     main: Setting, readings: Readings, live: np.ndarray | None
 ) -> str:
     by_gradient = rates_by_scale(main, readings, live)
+    if len(by_gradient) > 1 and _rises_with_gradient(*by_gradient[-2:]):
+        return RISING
     if is_gated(readings[main]):
         return GATE
     if len(by_gradient) > 1 and _falls_as_gradient(*by_gradient[-2:]):
@@ -60,6 +63,13 @@ def _falls_as_gradient(small: tuple[float, float], large: tuple[float, float]) -
     """
     expected = small[0] / large[0]
     return small[1] != 0.0 and expected / 3 < large[1] / small[1] < expected * 3
+
+
+def _rises_with_gradient(
+    small: tuple[float, float], large: tuple[float, float]
+) -> bool:
+    """Whether the rate rises about as fast as |g|; a gate that opens changes less."""
+    return 0.0 < abs(small[1]) * (large[0] / small[0]) ** 0.5 < abs(large[1])
 
 
 def _of_scale_dependence(main: Setting, readings: Readings) -> str:

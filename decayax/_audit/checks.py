@@ -114,6 +114,11 @@ CHECKS: dict[Finding, Callable[[Evidence], bool]] = {
         "gradients. Place dx.decoupled_decay after it.",
     ): lambda e: e.leaf.mode == GRADIENT_DEPENDENT and e.cause == causes.NORM,
     DEPENDS_ON_GRADIENTS._replace(
+        hint="The strength follows the size of the gradients or of the step, as in "
+        "dx.target_norm_decay, dx.radial_brake and dx.constrain_norm. For a rate that "
+        "does not, use dx.decoupled_decay.",
+    ): lambda e: e.leaf.mode == GRADIENT_DEPENDENT and e.cause == causes.RISING,
+    DEPENDS_ON_GRADIENTS._replace(
         hint="A clip of single elements, or another gate, stops the decay of some "
         "weights. Place dx.decoupled_decay after it.",
     ): lambda e: e.leaf.mode == GRADIENT_DEPENDENT and e.cause == causes.GATE,
@@ -170,15 +175,17 @@ CHECKS: dict[Finding, Callable[[Evidence], bool]] = {
     Finding(
         kind=ANCHORED,
         serious=False,
-        text="the optimizer pulls {paths} at a rate of {rates} to weights that the "
-        "state keeps, such as the initial weights or their average.",
-        hint="It pulls to these weights, and not to 0.",
-    ): lambda e: e.leaf.mode == ANCHORED,
+        text="the optimizer pulls {paths} at a rate of {rates} to weights, or to a "
+        "norm, that the state keeps, such as the initial weights or their average.",
+        hint="It does not pull to 0. dx.decay_to_init and dx.norm_control work like "
+        "this.",
+    ): lambda e: e.anchored,
     Finding(
         kind=UNEVEN,
         serious=False,
         text="single weights of {paths} have different rates, from {spread}.",
-        hint="A mask of arrays works like this, or a decay that mixes weights.",
+        hint="A mask of arrays works like this, or a decay that mixes weights, such as "
+        "dx.spectral_decay.",
     ): lambda e: e.leaf.mode == UNEVEN,
     Finding(
         kind=CONSTRAINED,
@@ -209,7 +216,8 @@ CHECKS: dict[Finding, Callable[[Evidence], bool]] = {
         kind=SCALE_DEPENDENT,
         serious=False,
         text="the decay rate of {paths} rises with the size of the weights.",
-        hint="The pull grows faster than the weights, such as their third power.",
+        hint="The pull grows faster than the weights, such as their third power. A "
+        "pull that begins at a bound, as in dx.constrain_norm, works like this, too.",
     ): lambda e: _depends_on_scale(e, causes.STRONG_PULL),
     DEPENDS_ON_SIZE._replace(
         hint="The decay passes through an operation that depends on this size.",

@@ -11,15 +11,17 @@ user passes ``weight_decay=``. A test fails if Optax's closures become unreadabl
 
 import numbers
 import types
-from collections import Counter
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import optax
 
+from decayax._core.paths import leaves_with_path
 from decayax._core.strength import is_concrete
 from decayax._transforms.trees import is_optimizer
+from decayax.masks._mask import decide
 
 
 # What the arguments for a weight decay are called in Optax.
@@ -30,29 +32,63 @@ class DeclaredDecay(NamedTuple):
     """The weight decays that an optimizer was given."""
 
     strengths: tuple[float, ...]  # those that are not 0; nan for a schedule
-    max_per_parameter: int  # how many of them can act on one parameter
-    masked: bool  # some act on part of the parameters only, so they may never meet
+    max_per_parameter: int  # how many of them can act on one weight
+    masked: bool  # a mask is not known here, so they may never meet
 
 
-def declared_decay(optimizer: Any) -> DeclaredDecay:
+class Place(NamedTuple):
+    """Where a decay acts."""
+
+    group: str = ""  # the path of labels through optax.partition
+    masks: tuple[Any, ...] = ()  # that are around it, outermost first
+
+
+def declared_decay(optimizer: Any, params: optax.Params) -> DeclaredDecay:
     """The weight decays that an optimizer or an ``optax.MultiSteps`` was given."""
-    # The cell of a variable -> strength, group. Init and update share the cell.
-    found: dict[int, tuple[float, str]] = {}
-    masked = False
-    for function, group in _library_functions(optimizer, set(), group=""):
+    # The cell of a variable -> strength, place. Init and update share the cell.
+    found: dict[int, tuple[float, Place]] = {}
+    for function, place in _library_functions(optimizer, set(), Place()):
+        if _is_of_mechanize(function):  # a decay of its scale, not of the weights
+            continue
         for cell_id, name, value in _closure_variables(function):
-            masked |= name == "mask" and value is not None
-            if _is_of_mechanize(function):  # a decay of its scale, not of the weights
-                continue
             if name in STRENGTHS and (strength := _strength(value)):
-                found[cell_id] = strength, group
-    per_group = Counter(group for _, group in found.values())
-    in_all_groups = per_group.pop("", 0)
+                found[cell_id] = strength, place
+    places = [place for _, place in found.values()]
+    try:
+        selected = [_selected(place.masks, params) for place in places]
+        masked = False
+    except Exception:  # a function of the user, or for other parameters than these
+        selected = [_selected((), params)] * len(places)
+        masked = any(place.masks for place in places)
     return DeclaredDecay(
         strengths=tuple(sorted(strength for strength, _ in found.values())),
-        max_per_parameter=in_all_groups + max(per_group.values(), default=0),
+        max_per_parameter=_most_on_one_weight(places, selected),
         masked=masked,
     )
+
+
+def _selected(masks: tuple[Any, ...], params: optax.Params) -> dict[Any, Any]:
+    """By path: whether all masks select the parameter, or which of its weights."""
+    selected = {path: np.ones((), bool) for path, _ in leaves_with_path(params)}
+    for mask in masks:
+        for path, decision in decide("audit", mask, params).items():
+            selected[path] = selected[path] & (np.asarray(decision.multiplier) != 0)
+    return selected
+
+
+def _most_on_one_weight(places: list[Place], selected: list[dict[Any, Any]]) -> int:
+    """How many decays of one group meet at a weight."""
+    most = 0
+    for group in {place.group for place in places}:
+        meeting = [
+            own
+            for place, own in zip(places, selected, strict=True)
+            if place.group in ("", group)
+        ]
+        for path in meeting[0]:
+            count = sum(own[path].astype(int) for own in meeting)
+            most = max(most, int(np.max(count, initial=0)))
+    return most
 
 
 def _strength(value: Any) -> float | None:
@@ -65,13 +101,12 @@ def _strength(value: Any) -> float | None:
 
 
 def _library_functions(
-    node: Any, seen: set[int], group: str
-) -> Iterator[tuple[types.FunctionType, str]]:
-    """The functions of Optax and decayax inside ``node``, each with its group.
+    node: Any, seen: set[int], place: Place
+) -> Iterator[tuple[types.FunctionType, Place]]:
+    """The functions of Optax and decayax inside ``node``, each with its place.
 
-    The group is the path of labels through optax.partition. Functions of the user are
-    not read: their closures may hold anything, such as a whole configuration with an
-    entry ``weight_decay``.
+    Functions of the user are not read: their closures may hold anything, such as a
+    whole configuration with an entry ``weight_decay``.
     """
     if id(node) in seen:  # init and update share variables; objects may form cycles
         return
@@ -79,21 +114,29 @@ def _library_functions(
     inner: list[Any] = []
     if isinstance(node, tuple | list):  # a GradientTransformation, or those of a chain
         inner = list(node)
+        place = _inside(place, getattr(node, "mask", None))  # of a decayax method
     elif isinstance(node, dict):  # `transforms` of optax.partition: label -> optimizer
         for label, value in node.items():
             if is_optimizer(value):
-                yield from _library_functions(value, seen, f"{group}/{label}")
+                own = place._replace(group=f"{place.group}/{label}")
+                yield from _library_functions(value, seen, own)
     elif not _is_library_code(node):
         return
     elif isinstance(node, types.FunctionType):  # init or update
-        yield node, group
-        inner = [value for _, _, value in _closure_variables(node)]
+        variables = {name: value for _, name, value in _closure_variables(node)}
+        place = _inside(place, variables.get("mask"))  # of optax.masked
+        yield node, place
+        inner = list(variables.values())
     elif isinstance(node, types.MethodType):  # MultiSteps.update
         inner = [node.__func__, node.__self__]
     elif hasattr(node, "__dict__"):  # MultiSteps
         inner = list(vars(node).values())
     for value in inner:
-        yield from _library_functions(value, seen, group)
+        yield from _library_functions(value, seen, place)
+
+
+def _inside(place: Place, mask: Any) -> Place:
+    return place if mask is None else place._replace(masks=(*place.masks, mask))
 
 
 def _closure_variables(function: types.FunctionType) -> Iterator[tuple[int, str, Any]]:

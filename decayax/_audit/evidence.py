@@ -49,6 +49,7 @@ def _evidence(
         and not request.later_steps
         and patterns.still_changes(leaf.main),
         proportional=audit.mode == NONE and leaf.main.subject.exact and bool(moves),
+        anchored=leaf.anchored,
         later_rate=everything.later_rates[index],
     )
 

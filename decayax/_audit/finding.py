@@ -38,3 +38,5 @@ class Evidence(NamedTuple):
     still_changes: bool
     proportional: bool  # steps in proportion to the weights, without decay
     later_rate: tuple[int, float] | None  # step, rate: it begins after these steps
+    # pulled to what the state keeps; the mode may be a more serious one
+    anchored: bool = False

@@ -165,7 +165,10 @@ def _nothing_decays(
     # nan is not small
     rates = [r for leaf in leaves if 0.0 < (r := abs(leaf.rate_from_jvp)) < 1e-9]
     text = f"a weight decay was given ({_numbers(strengths)}), but no parameter decays."
-    hint = "Check the mask with dx.masks.describe."
+    hint = (
+        "Check the mask with dx.masks.describe, and whether a projection such as "
+        "dx.fixed_norm restores the norm."
+    )
     if rates:
         text = (
             f"a weight decay was given ({_numbers(strengths)}), but the rate is "

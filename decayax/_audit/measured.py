@@ -18,7 +18,16 @@ from decayax._audit.measure import (
     Survival,
     survival,
 )
-from decayax._audit.modes import ANCHORED, mode_of, NONE, UNIFORM, WITHOUT_DECAY
+from decayax._audit.modes import (
+    ANCHORED,
+    CONSTRAINED,
+    GROWTH,
+    mode_of,
+    NONE,
+    NOT_FINITE,
+    UNIFORM,
+    WITHOUT_DECAY,
+)
 from decayax._audit.plan import Plan
 from decayax._audit.readings import Reading, Readings, Setting, with_values
 from decayax._audit.shapes import halved
@@ -64,6 +73,7 @@ class Measured(NamedTuple):
     main: Reading  # the one whose rate is reported
     by_step: tuple[tuple[int, float], ...] = ()
     live: np.ndarray | None = None  # which sampled weights get gradients
+    anchored: bool = False  # whether it is pulled to what the state keeps
 
 
 class Everything(NamedTuple):
@@ -150,8 +160,8 @@ def _later_rates(
     for step in LATER_STEPS:
         readings = by_step.readings_at(bench, request.main, step, 0)
         for i, reading in enumerate(readings):
-            if waits[i] and found[i] is None and _rate(reading):
-                found[i] = step, _rate(reading)
+            if waits[i] and found[i] is None and reading.known_rate:
+                found[i] = step, reading.known_rate
     return program.for_each_leaf(found)
 
 
@@ -227,13 +237,9 @@ def _by_steps(bench: Bench, request: Request) -> list[tuple[tuple[int, float], .
         for step in request.later_steps
     }
     return [
-        tuple((step, _rate(readings[unit])) for step, readings in at_steps.items())
+        tuple((step, readings[unit].known_rate) for step, readings in at_steps.items())
         for unit in range(len(bench.jvp.program.units))
     ]
-
-
-def _rate(reading: Reading) -> float:
-    return reading.best.rate if reading.best.significant else 0.0
 
 
 def _live(bench: Bench) -> list[np.ndarray | None]:
@@ -251,29 +257,37 @@ def _live(bench: Bench) -> list[np.ndarray | None]:
 
 
 def _with_anchors(
-    bench: Bench, request: Request, leaves: list[Measured]
+    bench: Bench, request: Request, units: list[Measured]
 ) -> list[Measured]:
     """Find pulls to weights that the state keeps."""
     if not keeps_weights(bench.jvp.program):
-        return leaves
-    held = anchors.readings_with_state_held(bench, request.main)
-    rates = [_rate(reading) for reading in held]
-    forgets = anchors.forgets_gradients(bench, request.main, rates)
-    return [
-        _with_anchor(leaf, reading, forget)
-        for leaf, reading, forget in zip(leaves, held, forgets, strict=True)
-    ]
-
-
-def _with_anchor(leaf: Measured, held: Reading, forgets: bool) -> Measured:
-    """The leaf, judged again with the reading where the state is held fixed."""
-    rate, own = _rate(held), leaf.main.best.rate
-    # A difference is too coarse for this.
-    from_jvp = held.best is held.jvp
-    pulled = forgets and from_jvp and 0.0 < rate < 0.5 and abs(own) < 0.9 * rate
-    if leaf.mode in (NONE, UNIFORM) and pulled:
-        return leaf._replace(mode=ANCHORED, main=held)
-    return leaf
+        return units
+    held = anchors.readings_with_state_held(bench, request.settings())
+    # Large gradients show pulls whose strength follows them.
+    largest = request.main._replace(gradient_scale=max(request.gradient_scales))
+    forgets = anchors.forget_gradients(bench, (request.main, largest), held)
+    gradient_free = not bench.reads().any_gradient
+    found = []
+    for unit, own, forget in zip(units, held, forgets, strict=True):
+        pulled = forget and anchors.is_pulled(unit.main, own[request.main])
+        if not pulled or unit.mode not in (NONE, UNIFORM, GROWTH):
+            found.append(unit)
+            continue
+        mode = mode_of(
+            request.main,
+            own,
+            elementwise=bench.plan.elementwise,
+            gradient_free=gradient_free,
+            live=unit.live,
+            state_held=True,
+        )
+        mode = ANCHORED if mode == UNIFORM else mode
+        anchored = unit._replace(
+            mode=mode, readings=own, main=own[request.main], anchored=True
+        )
+        unknown = mode in (NONE, CONSTRAINED, GROWTH, NOT_FINITE)
+        found.append(unit if unknown else anchored)
+    return found
 
 
 def _survival(bench: Bench, main: Setting, begin: Begin) -> Survival | None:

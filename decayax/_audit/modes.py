@@ -7,7 +7,7 @@ import numpy as np
 
 from decayax._audit.estimates import Estimate
 from decayax._audit.patterns import is_constrained, is_gated, is_second_order
-from decayax._audit.readings import Reading, Readings, Setting, varied
+from decayax._audit.readings import MAX_DRIFT, Reading, Readings, Setting, varied
 
 
 NONE, UNIFORM, SCALE_DEPENDENT = "none", "uniform", "scale-dependent"
@@ -19,7 +19,6 @@ RATE_RTOL = 0.1  # rates that differ by a smaller fraction count as equal
 MAX_DIFFERING = 0.1  # fraction of a leaf's weights whose rates may differ
 MIN_GROWING = 0.05  # fraction of a leaf's weights that makes it growth
 MIN_DISPERSION = 0.01  # standard deviation of the rates of unlike weights, relative
-MAX_DRIFT = 0.1  # up to which the weights have their initial size
 
 
 def mode_of(
@@ -29,6 +28,7 @@ def mode_of(
     elementwise: bool,
     gradient_free: bool,
     live: np.ndarray | None = None,
+    state_held: bool = False,
 ) -> str:
     """The most serious mode that holds.
 
@@ -39,6 +39,8 @@ def mode_of(
         gradient_free: whether the derivative by the weights reads no gradient. Then
             unlike rates are a property of the optimizer, and not chance.
         live: which sampled weights get gradients, if not all or none do.
+        state_held: whether the state counts as independent of the weights. A norm in
+            it is then not that of the weights, and restoring it is not a turn.
     """
     reading, exact = readings[main], readings[main].subject.exact
     if not reading.difference_trace.weights.size:
@@ -53,7 +55,12 @@ def mode_of(
         s: r for s, r in readings.items() if not (is_constrained(r) or r.is_lost)
     }
     rates = [r.best.rate for r in readings.values() if r.best.significant]
-    if not rates or (not exact and is_second_order(readings)):
+    if not rates or not (exact or state_held) and is_second_order(readings):
+        return NONE
+    main_turned = reading.is_turned
+    readings = {s: r for s, r in readings.items() if main_turned or not r.is_turned}
+    rates = [r.best.rate for r in readings.values() if r.best.significant]
+    if not rates:
         return NONE
     grows = reading.best.significant and max(rates) < 0.0
     by_seed = _by(readings, main, "seed")
@@ -69,8 +76,9 @@ def mode_of(
         return SCALE_DEPENDENT
     if live is not None and by_zero_gradient(reading, live):
         return GATED
-    known = (exact or gradient_free) and reading.best is reading.jvp
-    return UNEVEN if known and _is_uneven(reading.best) else UNIFORM
+    # The derivative of a matrix function is huge where two singular values are equal.
+    known = [r for r in by_seed if r.best is r.jvp and (exact or gradient_free)]
+    return UNEVEN if any(_is_uneven(r.best) for r in known) else UNIFORM
 
 
 def _by(readings: Readings, main: Setting, name: str) -> list[Reading]:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from decayax._audit.estimates import MIN_RETENTION, steps_of, steps_with_rate
+from decayax._audit.estimates import EPS, MIN_RETENTION, steps_of, steps_with_rate
 from decayax._audit.readings import Reading, Readings
 
 
@@ -17,11 +17,33 @@ def is_gated(reading: Reading) -> bool:
     """Whether a step decays some weights and others not, in changing choices.
 
     The weights of a leaf are compared with each other and under g and −g. If other
-    weights matter, only the whole leaf under g and −g is compared.
+    weights matter too much for this, only the whole leaf under g and −g is compared.
     """
-    rates = _gate_rates(reading)
-    if rates is None:
-        return False
+    return _gate(reading) is not None
+
+
+def gate_reads_gradients(reading: Reading) -> bool:
+    """Whether other weights decay under g than under −g."""
+    rates = _gate(reading)
+    return rates is not None and bool(np.mean(abs(rates[0] - rates[1]) > 0.5) > 0.01)
+
+
+def _gate(reading: Reading) -> np.ndarray | None:
+    """The `_gate_rates` that show a gate; None if there is none."""
+    trace = reading.jvp_trace
+    differs = reading.best is not reading.jvp and not reading.use_value
+    if trace is None or differs:
+        return None
+    single = _gate_rates(reading, steps_of(trace.per_weight))
+    exact = reading.subject.exact
+    found = [] if single is None or (_are_mixed(single) and not exact) else [single]
+    if not exact:
+        whole = _gate_rates(reading, steps_of(trace.change[..., None]))
+        found += [] if whole is None else [whole]
+    return next((x for x in found if _opens_and_closes(reading, x)), None)
+
+
+def _opens_and_closes(reading: Reading, rates: np.ndarray) -> bool:
     if reading.use_value and np.mean(abs(rates[0] - rates[1]) > 0.5) < 0.2:
         return False  # the weights decide, as they cross the bound of a Huber pull
     closed, partly = rates < CLOSED, (rates > 2.0 * CLOSED) & (rates < 0.5)
@@ -31,23 +53,17 @@ def is_gated(reading: Reading) -> bool:
     return bool(part and changes > MIN_FRACTION and partly.mean() < closed.mean() / 2)
 
 
-def gate_reads_gradients(reading: Reading) -> bool:
-    """Whether other weights decay under g than under −g."""
-    rates = _gate_rates(reading)
-    return rates is not None and bool(np.mean(abs(rates[0] - rates[1]) > 0.5) > 0.01)
+def _are_mixed(rates: np.ndarray) -> bool:
+    """Whether other weights decide the rates of single weights: some are negative."""
+    return bool((rates < -CLOSED).mean() > 0.01)
 
 
-def _gate_rates(reading: Reading) -> np.ndarray | None:
+def _gate_rates(reading: Reading, rates: np.ndarray) -> np.ndarray | None:
     """Rates (signs, steps, n) as a fraction of each weight's own largest rate.
 
     Each step counts relative to its largest rate, so that schedules cancel, and steps
     in which nothing decays are left out. Weights that never decay are 1.
     """
-    trace, exact = reading.jvp_trace, reading.subject.exact
-    differs = reading.best is not reading.jvp and not reading.use_value
-    if trace is None or differs:
-        return None
-    rates = steps_of(trace.per_weight if exact else trace.change[..., None])
     if reading.use_value:  # the derivative of a pull that is not linear has any sign
         rates = np.abs(rates)
     # Where too little is left of a weight, its rate is not known.
@@ -127,15 +143,30 @@ def is_second_order(readings: Readings) -> bool:
     A step without a component along the weights lengthens them by s²/2. If their norm
     is then restored, the initial direction is lost at this rate. The same steps turn
     large weights less, or they are in proportion to the weights; a decay does not
-    depend on the size of the weights.
+    depend on the size of the weights. If the norm is that of the initial weights, the
+    derivative only turns, too, and a decay would shorten it.
     """
     significant = [r for r in readings.values() if r.best.significant]
     turns = [r.turn for r in significant]
     rates = [max(abs(r.best.rate) - 1e-8, 0.0) for r in significant]
-    explained = all(rate <= 2.0 * turn for rate, turn in zip(rates, turns, strict=True))
+    # A restored norm may round to the same side in every step, by half an ulp.
+    pairs = zip(rates, turns, strict=True)
+    explained = all(rate <= 2.0 * turn + EPS / 2 for rate, turn in pairs)
     varied = max(rates) > 20.0 * min(rates) or max(rates) == 0.0
     steps = [np.mean(r.difference_trace.step_size) for r in readings.values()]
     in_proportion = max(steps) < 1.5 * min(steps)
     # In the first step, steps of g and of −g cancel.
     first = [abs(r.best.over_time[0]) < abs(r.best.rate) / 20 for r in significant]
-    return explained and (varied or (in_proportion and all(first)))
+    turns_only = all(map(_only_turns, significant))
+    return explained and (varied or turns_only or (in_proportion and all(first)))
+
+
+def _only_turns(reading: Reading) -> bool:
+    """Whether the derivative keeps its norm, although it leaves its direction."""
+    trace = reading.jvp_trace
+    if trace is None:
+        return False
+    along = float(np.mean(trace.change[:, -1]))
+    # ‖dθ_T‖²/‖dθ₀‖² − 1
+    of_square = 2.0 * along + float(np.mean(trace.change_norm[:, -1] ** 2))
+    return abs(of_square) < 0.1 * abs(along)

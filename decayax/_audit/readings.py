@@ -18,6 +18,7 @@ from decayax._audit.estimates import (
 from decayax._audit.trace import Trace
 
 
+MAX_DRIFT = 0.1  # up to which the weights have their initial size
 # By this fraction at least, a nonlinear pull shrinks the weights at another rate than
 # the derivative says.
 MIN_CURVATURE = 0.1
@@ -80,8 +81,25 @@ class Reading(NamedTuple):
 
     @property
     def is_lost(self) -> bool:
-        """Whether the weights should show the pull, but do not."""
-        return self.use_value and self.value is None
+        """Whether there is a pull, perhaps, that the weights do not show.
+
+        If they have not moved far and the derivative is 0, too, there is none.
+        """
+        hidden = self.drift[-1] > MAX_DRIFT or self.best.significant
+        return bool(self.use_value and self.value is None and hidden)
+
+    @property
+    def is_turned(self) -> bool:
+        """Whether the weights have turned too far to show a decay.
+
+        On a sphere, steps across the weights take from the weights what they add to the
+        derivative, or the reverse. An exact derivative does not see them.
+        """
+        if self.subject.exact or self.use_value or not self.is_nonlinear:
+            return False
+        assert self.value is not None
+        gap = abs(self._replace(use_value=False).best.rate - self.value.rate)
+        return gap < 2.0 * self.turn
 
     @property
     def best(self) -> Estimate:
@@ -90,6 +108,11 @@ class Reading(NamedTuple):
             return self.value
         # The derivative has more digits, unless it misses something.
         return self.difference if self.jvp is None or self.disagrees else self.jvp
+
+    @property
+    def known_rate(self) -> float:
+        """The best rate; 0 if it does not differ from 0."""
+        return self.best.rate if self.best.significant else 0.0
 
     @property
     def turn(self) -> float:

@@ -31,7 +31,7 @@ SAME_STATE = (
     {"ScaleByRmsState", "ScaleByRmsWithCountState"},
     {"ScaleByRStdDevState", "ScaleByRStdDevWithCountState"},
     {"ScaleByScheduleState", "LearningRateState"},
-    {"WeightDecaySchedule", "DecayState"},
+    {"WeightDecaySchedule", "DecayState", "DecayMemoryState"},
 )
 # The fields of such a state where a checkpoint does not name its class.
 SAME_FIELDS = {
@@ -70,6 +70,10 @@ def adopt_state(
     Hyper-parameters (``inject_hyperparams``) and random keys are those of the new
     optimizer. Residuals of a rounding wrapper, measurements of :func:`track_decay` and
     counters without a place in the new state are dropped.
+
+    The memory of a decay (anchors, averages, norms, dual variables) is carried over if
+    the new optimizer keeps the same arrays, in the same shapes. Otherwise it starts as
+    in ``init``: :func:`decay_to_init` then decays to the given ``params``.
 
     Args:
         optimizer: the new optimizer.
@@ -137,7 +141,13 @@ def _is_empty(slot: Slot) -> bool:
 def _is_required(slot: Slot) -> bool:
     """Whether its loss would change the training: moments, and not flags."""
     is_flag = _is_counter(slot) or dtype_of(slot.value) == jnp.bool_
-    return not is_flag and slot.field not in OPTIONAL
+    return not (is_flag or _is_memory(slot) or slot.field in OPTIONAL)
+
+
+def _is_memory(slot: Slot) -> bool:
+    """Whether it is what a decay keeps of a parameter: an anchor, a norm, a dual."""
+    above_parameter = slot.place[: len(slot.place) - len(slot.path)]
+    return above_parameter[-2:-1] == ("memory",)
 
 
 def _counters(old: list[Slot], new: list[Slot]) -> dict[Path, jax.Array]:
@@ -166,7 +176,7 @@ def _moments(old: list[Slot], new: list[Slot]) -> dict[Path, Any]:
         elif _is_required(slot):
             _require_same_numbers(match, slot)
             moments[slot.place] = _cast(match.value, slot.value)
-        elif _describe(match) == _describe(slot):
+        elif _describe(match) == _describe(slot) or _is_same_memory(match, slot):
             moments[slot.place] = _cast(match.value, slot.value)
     lost = [slot for slot in unused if _is_required(slot) and not _is_empty(slot)]
     _require_all_matched(lost, missing)
@@ -214,13 +224,21 @@ def _cast(value: Any, like: Any) -> Any:
 
 def _require_same_numbers(old: Slot, new: Slot) -> None:
     """Raise if the shapes differ, or a complex moment would become real."""
-    is_narrowed = jnp.iscomplexobj(old.value) and not jnp.iscomplexobj(new.value)
-    if np.shape(old.value) != np.shape(new.value) or is_narrowed:
+    if not _is_castable(old, new):
         raise ValueError(
             f"{NAME}: the old state has {_describe(old)} at {path_str(old.place)}, the "
             f"new optimizer needs {_describe(new)} at {path_str(new.place)}. Pass the "
             "parameters that the old state belongs to."
         )
+
+
+def _is_same_memory(old: Slot, new: Slot) -> bool:
+    return _is_memory(new) and _is_castable(old, new)
+
+
+def _is_castable(old: Slot, new: Slot) -> bool:
+    is_narrowed = jnp.iscomplexobj(old.value) and not jnp.iscomplexobj(new.value)
+    return np.shape(old.value) == np.shape(new.value) and not is_narrowed
 
 
 def _require_all_matched(unplaced: list[Slot], missing: list[Slot]) -> None:

@@ -6,6 +6,8 @@ part of the state, so a checkpoint restores it.
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -19,19 +21,14 @@ from decayax._core.strength import (
 from decayax._transforms.cautious import agrees
 from decayax._transforms.geometry import ArrayLeaf, averaged
 from decayax._transforms.kernel import Leaf, pull
-from decayax._transforms.memory import ANCHOR
+from decayax._transforms.memory import ANCHOR, INITIAL
 from decayax._transforms.per_leaf import values_of, ValueTree
 from decayax.masks._resolve import MaskOrFn
 
 
-def from_anchor(leaf: Leaf) -> ArrayLeaf:
-    """θ − a."""
-    return leaf.param - leaf.memory[ANCHOR].astype(leaf.param.dtype)
-
-
-def from_average(leaf: Leaf) -> ArrayLeaf:
-    """θ − a, a the moving average."""
-    return leaf.param - leaf.memory["average"].astype(leaf.param.dtype)
+def away_from(key: str, leaf: Leaf) -> ArrayLeaf:
+    """θ − a, where the memory holds a under this name."""
+    return leaf.param - leaf.memory[key].astype(leaf.param.dtype)
 
 
 def decay_to(
@@ -83,7 +80,7 @@ def decay_to(
         weight_decay,
         mask,
         learning_rate=learning_rate,
-        direction=from_anchor,
+        direction=partial(away_from, ANCHOR),
         gate=agrees if cautious else None,
         remember={ANCHOR: lambda path, x: _placed_like(x, anchor_of(path, x))},
     )
@@ -147,9 +144,9 @@ def decay_to_init(
         weight_decay,
         mask,
         learning_rate=learning_rate,
-        direction=from_anchor,
+        direction=partial(away_from, INITIAL),
         gate=agrees if cautious else None,
-        remember={ANCHOR: lambda path, x: jnp.array(x)},  # the params may be donated
+        remember={INITIAL: lambda path, x: jnp.array(x)},  # the params may be donated
     )
 
 
@@ -199,7 +196,7 @@ def decay_to_average(
         weight_decay,
         mask,
         learning_rate=learning_rate,
-        direction=from_average,
+        direction=partial(away_from, "average"),
         gate=agrees if cautious else None,
         remember={"average": lambda path, x: jnp.array(x)},
         refresh=follow,

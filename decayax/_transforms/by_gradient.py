@@ -23,7 +23,7 @@ from decayax._transforms.geometry import (
     times_real,
 )
 from decayax._transforms.kernel import around, Leaf, Method, pull_rule
-from decayax._transforms.memory import ANCHOR
+from decayax._transforms.memory import INITIAL
 from decayax._transforms.per_leaf import axes_of, AxisTree
 from decayax._transforms.strengths import decay_rate, strength_rate
 from decayax._transforms.trees import require_finished
@@ -158,7 +158,7 @@ def selective_projection(
     require_finished(name, optimizer)
 
     def rule(leaf: Leaf) -> ArrayLeaf:
-        start = leaf.memory[ANCHOR].astype(leaf.param.dtype)
+        start = leaf.memory[INITIAL].astype(leaf.param.dtype)
         old, new = leaf.param - start, leaf.param + leaf.update - start
         far = norm(new)
         excess = jnp.maximum(ratio(far - norm(old), far), 0)
@@ -166,6 +166,6 @@ def selective_projection(
         part = jnp.where(points_back, leaf.rate * excess, 0)
         return leaf.update - times_real(part, new)
 
-    remember = {ANCHOR: lambda path, x: jnp.array(x)}
+    remember = {INITIAL: lambda path, x: jnp.array(x)}
     rate_at = strength_rate(name, "strength", strength)
     return around(Method(name, rate_at, mask, rule, remember), optimizer)

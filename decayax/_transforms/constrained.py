@@ -50,11 +50,11 @@ def at_inflection(
     """The bound at the first measurement of ‖θ‖² that grew less than the one before."""
     due = step % every == 0
     growth = square - memory["square"]
-    slower = (step >= 2 * every) & (growth < memory["growth"])
+    slower = growth < memory["growth"]  # False while one of them is NaN
     chosen = due & slower & (memory["bound"] == UNKNOWN)
     return {
         "bound": jnp.where(chosen, square, memory["bound"]),
-        "growth": jnp.where(due & (step >= every), growth, memory["growth"]),
+        "growth": jnp.where(due, growth, memory["growth"]),
         "square": jnp.where(due, square, memory["square"]),
     }
 
@@ -192,8 +192,9 @@ def _bound(
     if ways["after_steps"] is not None:
 
         def after(leaf: Leaf, square: jax.Array):
-            is_now = leaf.step == ways["after_steps"]
-            kappa = jnp.where(is_now, square, leaf.memory["bound"])
+            bound = leaf.memory["bound"]
+            is_now = (leaf.step >= ways["after_steps"]) & (bound == UNKNOWN)
+            kappa = jnp.where(is_now, square, bound)
             return kappa, {"bound": kappa}
 
         return unknown, after
@@ -203,5 +204,6 @@ def _bound(
         fresh = at_inflection(leaf.memory, square, leaf.step, every)
         return fresh["bound"], fresh
 
-    zeros = {"square": constant(0.0), "growth": constant(0.0)}
-    return {**unknown, **zeros}, inflection
+    # NaN until they are measured: the counter may have started in another optimizer.
+    measured = {"square": constant(jnp.nan), "growth": constant(jnp.nan)}
+    return {**unknown, **measured}, inflection

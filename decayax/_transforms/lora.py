@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from decayax._core.dtypes import is_inexact, to_float32
+from decayax._core.dtypes import compute_dtype, is_inexact, to_float32
 from decayax._core.strength import ScalarOrSchedule, short_repr
 from decayax._transforms.geometry import real_product
 from decayax._transforms.kernel import pull
@@ -81,8 +81,10 @@ def merged_lora_decay(
 
         def half_square(floats: Any) -> jax.Array:
             whole = jax.tree.map(_first, floats, params, is_leaf=_is_none)
-            merged = filter(is_inexact, jax.tree.leaves(merge(whole, *base)))
-            return sum(map(_half_square, merged), jnp.zeros(()))
+            merged = list(filter(is_inexact, jax.tree.leaves(merge(whole, *base))))
+            real = jnp.finfo(compute_dtype(*merged)).dtype
+            squares = [_half_square(x).astype(real) for x in merged]
+            return sum(squares, jnp.zeros((), real))
 
         # JAX's gradient of a real function of complex numbers is the conjugate.
         return jax.tree.map(jnp.conj, jax.grad(half_square)(floats))

@@ -1,8 +1,8 @@
 """The memory of a decay: for each parameter an anchor, an average, a norm or a dual.
 
 A memory is a dict of trees like the params. Where the mask excludes a parameter, the
-tree holds ``optax.MaskedNode``, so that an excluded parameter costs nothing. An anchor
-has the dtype of its parameter; everything else is float32 or wider.
+tree holds ``optax.MaskedNode``, so that an excluded parameter costs nothing. A copy
+of a parameter has its dtype; everything else is float32 or wider.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,7 +22,8 @@ from decayax._core.paths import (
 
 
 # name -> (path, parameter at init in float32 or wider) -> what the state keeps of it.
-ANCHOR = "anchor"
+# Copies of weights, which have the dtype of their parameter.
+ANCHOR, INITIAL = "anchor", "initial"
 Remember: TypeAlias = Mapping[str, Callable[[Path, jax.Array], jax.Array]]
 
 
@@ -38,7 +39,7 @@ def remembered(
         if path not in selected or not is_inexact(leaf):
             return optax.MaskedNode()
         value = strip_weak_type(remember[key](path, to_float32(_array(leaf))))
-        return cast_like(value, leaf) if key == ANCHOR else value
+        return cast_like(value, leaf) if key in (ANCHOR, INITIAL) else value
 
     return {
         key: treedef.unflatten(first(key, path, leaf) for path, leaf in flat)

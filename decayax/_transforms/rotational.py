@@ -93,7 +93,7 @@ def rotational(
 
     Returns:
         A transform, as for :func:`decoupled_decay`. Its state holds two numbers for
-        each neuron.
+        each neuron, and one for each parameter.
 
     Example:
         >>> import optax, decayax as dx, jax.numpy as jnp
@@ -119,20 +119,25 @@ def rotational(
         over = axes(leaf.path, leaf.param)
         sideways = across(leaf, over, center)
         square = inner(sideways, sideways, over)
-        return {"square": averaged(beta, leaf.memory["square"], square)}
+        weight = leaf.memory["weight"]
+        return {
+            "square": averaged(beta, leaf.memory["square"], square),
+            "weight": averaged(beta, weight, jnp.ones_like(weight)),
+        }
 
     def rule(leaf: Leaf) -> ArrayLeaf:
         over, square = axes(leaf.path, leaf.param), leaf.memory["square"]
-        beta_, eps_, eta = (
-            jnp.asarray(x, square.dtype) for x in (beta, eps, rotation_at(leaf.step))
+        eps_, eta = (
+            jnp.asarray(x, square.dtype) for x in (eps, rotation_at(leaf.step))
         )
-        unbiased = square / (1 - beta_ ** (leaf.step.astype(square.dtype) + 1))
-        spread = safe_sqrt(unbiased) + eps_
+        # The weight is 1 − βᵗ, counted from the first rotation and not from step 0.
+        spread = safe_sqrt(square / leaf.memory["weight"]) + eps_
         return turn(leaf, over, across(leaf, over, center), leaf.rate * eta, spread)
 
     remember = {
         "norm": lambda path, x: norm(x, axes(path, x)),
         "square": lambda path, x: jnp.zeros_like(norm(x, axes(path, x))),
+        "weight": lambda path, x: jnp.zeros_like(norm(x)),
     }
     method = Method(name, whole_rule, mask, rule, remember, follow)
     return transform(method._replace(excluded=partial(plain_step, gamma_at)))

@@ -1,7 +1,10 @@
 """What `dx.audit` must say: a table of optimizers, by subject."""
 
 from audited import (
+    catalogue as catalogue,
     combined as combined,
+    kinds as kinds,
+    norms as norms,
     optimizers as optimizers,
     places as places,
     precision as precision,
