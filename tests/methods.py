@@ -106,7 +106,7 @@ def constrained(**fields):
 
 
 RATE = LR * 0.3  # of the decays with strength 0.3
-ANCHOR, NORM = ("anchor",), ("norm",)
+ANCHOR, INITIAL, NORM = ("anchor",), ("initial",), ("norm",)
 
 METHODS = {
     "cautious_decay": elementwise(before(dx.cautious_decay)),
@@ -130,10 +130,10 @@ METHODS = {
     "decay_to, cautious": elementwise(
         before(lambda s, **o: dx.decay_to(s, 0.25, cautious=True, **o)), memory=ANCHOR
     ),
-    "decay_to_init": elementwise(before(dx.decay_to_init), memory=ANCHOR),
-    "decay_to_init, behind": elementwise(of_step(dx.decay_to_init), memory=ANCHOR),
+    "decay_to_init": elementwise(before(dx.decay_to_init), memory=INITIAL),
+    "decay_to_init, behind": elementwise(of_step(dx.decay_to_init), memory=INITIAL),
     "decay_to_average": elementwise(
-        before(partial(dx.decay_to_average, average_rate=0.5)), memory=ANCHOR
+        before(partial(dx.decay_to_average, average_rate=0.5)), memory=("average",)
     ),
     "norm_control": of_norm(
         before(partial(dx.norm_control, target_ratio=0.5)), memory=NORM
@@ -169,7 +169,11 @@ METHODS = {
         before(partial(dx.spectral_decay, cap=0.5)), "svd", matrices=True
     ),
     "rotational": Method(
-        rotational, "rows", has_axis=True, matrices=True, memory=("norm", "square")
+        rotational,
+        "rows",
+        has_axis=True,
+        matrices=True,
+        memory=("norm", "square", "weight"),
     ),
     "proximal_decay": elementwise(of_step(dx.proximal_decay), rate=RATE / (1 + RATE)),
     "soft_threshold": elementwise(of_step(dx.soft_threshold)),
@@ -192,7 +196,7 @@ METHODS = {
         has_axis=True,
     ),
     "selective_projection": Method(
-        around_all(dx.selective_projection), "norm", memory=ANCHOR
+        around_all(dx.selective_projection), "norm", memory=INITIAL
     ),
 }
 

@@ -924,7 +924,7 @@ def test_the_optimizer_must_be_finished(wrong):
 
 # What needs the parameters at init: no reference trajectory has the same memory.
 PULLED = {
-    "anchor": dx.decay_to_init(0.1),
+    "initial": dx.decay_to_init(0.1),
     "given anchor": dx.decay_to(0.1, 0.25),
     "average": dx.decay_to_average(0.1, average_rate=0.5),
     "norm": dx.norm_control(0.1, target_ratio=0.5),
@@ -1025,7 +1025,7 @@ def test_a_bfloat16_anchor_moves_into_the_rounding_wrapper_and_back():
     params, state = train(optimizer, NARROW, optimizer.init(NARROW), 0, 3)
     wide = dx.adopt_state(dx.with_compensation(optimizer), params, state)
     assert_equal(dx.adopt_state(optimizer, params, wide), state)
-    anchor = memories(wide)[0]["anchor"]["w"]
+    anchor = memories(wide)[0]["initial"]["w"]
     assert anchor.dtype == jnp.float32
     np.testing.assert_array_equal(anchor, NARROW["w"].astype(jnp.float32))
 
@@ -1060,12 +1060,27 @@ def test_moments_with_the_name_of_a_memory_are_required():
 
 
 def test_a_parameter_with_the_name_of_a_memory():
-    params = {"memory": {"anchor": jnp.ones(2)}, "norm": jnp.ones(3)}
+    params = {"memory": {"initial": jnp.ones(2)}, "norm": jnp.ones(3)}
     old = optax.adam(0.1)
     state = train(old, params, old.init(params), 0, 2)[1]
     new = optax.chain(old, dx.decay_to_init(0.1, learning_rate=0.1))
     moved = dx.adopt_state(new, params, state)
     assert_equal(moved[0], state)
-    assert_equal(memories(moved)[0]["anchor"], params)
-    with pytest.raises(ValueError, match="mu/memory/anchor"):
+    assert_equal(memories(moved)[0]["initial"], params)
+    with pytest.raises(ValueError, match="mu/memory/initial"):
         dx.adopt_state(optax.sgd(0.1), params, state)
+
+
+def test_an_average_is_not_an_anchor_and_a_given_anchor_stays():
+    """The memory of one pull does not become that of another."""
+    pulls = [
+        dx.decay_to_average(0.1, average_rate=0.5),
+        dx.decay_to_init(0.1),
+        dx.decay_to(0.1, {"w": jnp.zeros((2, 3)), "b": 0.5}),
+    ]
+    for old in pulls:
+        params, state = train(old, PARAMS, old.init(PARAMS), 0, 3)
+        for new in pulls:
+            if new is not old:
+                moved = dx.adopt_state(new, params, state)
+                assert_equal(moved.memory, new.init(params).memory)

@@ -462,7 +462,6 @@ def test_merged_lora_decay_of_narrow_factors_in_a_wide_program():
     np.testing.assert_allclose(updates["a"], 1.2)
 
 
-@pytest.mark.xfail(strict=True, reason="the vector of the iteration stays 0")
 @pytest.mark.parametrize(
     "transform",
     [

@@ -90,7 +90,9 @@ def constrain_norm(
         inflection_every: measure :math:`\|\theta\|^2` every so many updates;
             :math:`\kappa` is the first value that grew less than the one before it.
         step_size: :math:`\rho`, the step of the dual variable; :math:`n` is the number
-            of weights in the norm.
+            of weights in the norm. :math:`\ell` grows by :math:`\rho` times the mean
+            excess of :math:`\theta^2`: if it exceeds 1, the weights diverge. With
+            weights of size 1, start with 0.01.
         axis: the axes of the norm, as for :func:`fixed_norm`.
         mask: :math:`m`, as for :func:`decoupled_decay`.
 

@@ -109,7 +109,8 @@ def project_radial_update(
     Args:
         preconditioner: a transform without a learning rate: ``optax.scale_by_adam()``,
             ``optax.trace(0.9)``.
-        weight_decay: :math:`\lambda`, as for :func:`decoupled_decay`.
+        weight_decay: :math:`\lambda`, as for :func:`decoupled_decay`. (The official
+            SGDP divides it by 1 - momentum.)
         threshold: :math:`\delta`; 0: never project.
         decay_factor: :math:`\rho`: what is left of the decay where it projects.
         axis: the axes of one layer, as for :func:`fixed_norm`; the last of them has the

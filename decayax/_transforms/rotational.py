@@ -84,7 +84,7 @@ def rotational(
         learning_rate: :math:`\gamma_t`, for the parameters that the mask excludes:
             their step is :math:`-\gamma_t u_t`. Exclude biases, gains and the head.
         axis: the axes of one neuron, as for :func:`fixed_norm`. -2: the inputs of a
-            kernel of shape (in, out), also in stacks.
+            kernel of shape (in, out), also in stacks. (0, 1, 2): a convolution.
         center: first remove the mean of :math:`u` over these axes, as the paper does
             together with weights that are centred at init.
         average_rate: :math:`\beta \in [0, 1)`.

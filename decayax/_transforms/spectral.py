@@ -47,9 +47,11 @@ def start_vector(path: Path, x: ArrayLeaf) -> jax.Array:
 def power_iteration(x: ArrayLeaf, vector: jax.Array, iterations: int) -> jax.Array:
     """v ← xᴴxv/‖xᴴxv‖, which converges to the first right singular vector."""
     for _ in range(iterations):
-        vector = adjoint(x) @ (x @ vector)
-        size = norm(vector, (-2,))
-        vector = times_real(ratio(jnp.ones_like(size), size), vector)
+        new = adjoint(x) @ (x @ vector)
+        size = norm(new, (-2,))
+        unit = times_real(ratio(jnp.ones_like(size), size), new)
+        # A matrix of zeros, such as LoRA's B at init, must not erase the vector.
+        vector = jnp.where(size == 0, vector, unit)
     return vector
 
 
