@@ -150,8 +150,9 @@ def test_if_weights_mix_their_gates_show_unless_rates_are_negative():
     sign = np.where(np.arange(2) == 0, 1e-3, 0.0)[:, None, None]
     assert patterns.is_gated(reading(sign, exact=False))
     assert patterns.is_gated(reading(1e-3 * coins(0.5), exact=False))
-    mixed = np.where(coins(0.5), 1e-3, 0.0) * (1.0 - 2.0 * coins(0.2))
-    mixed[:, :2, 0] = 0.1  # one weight that others decide, in two steps
+    mixed = np.where(coins(0.5), 1e-3, -4e-4)
+    mixed[..., 0] = 1e-2  # a small weight, next to which these are not negative
+    assert patterns.is_gated(reading(mixed, exact=True))
     assert not patterns.is_gated(reading(mixed, exact=False))
 
 

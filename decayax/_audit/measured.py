@@ -25,6 +25,7 @@ from decayax._audit.modes import (
     mode_of,
     NONE,
     NOT_FINITE,
+    SCALE_DEPENDENT,
     UNIFORM,
     WITHOUT_DECAY,
 )
@@ -270,7 +271,7 @@ def _with_anchors(
     found = []
     for unit, own, forget in zip(units, held, forgets, strict=True):
         pulled = forget and anchors.is_pulled(unit.main, own[request.main])
-        if not pulled or unit.mode not in (NONE, UNIFORM, GROWTH):
+        if not pulled or unit.mode not in (NONE, UNIFORM, GROWTH, SCALE_DEPENDENT):
             found.append(unit)
             continue
         mode = mode_of(

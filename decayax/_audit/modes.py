@@ -72,7 +72,9 @@ def mode_of(
     if not same or (elementwise and not _same_for_seeds(main, readings)):
         return GRADIENT_DEPENDENT
     by_size = _by(readings, main, "weight_scale")
-    if not _same_rates(by_size):
+    # A pull to a norm is weaker along θ₀ once small weights have moved far from it.
+    early = state_held and _same_early_rates(by_size)
+    if not (_same_rates(by_size) or early):
         return SCALE_DEPENDENT
     if live is not None and by_zero_gradient(reading, live):
         return GATED

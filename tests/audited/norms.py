@@ -182,3 +182,25 @@ add(
     0.1,
     findings=("gradient-dependent",),
 )
+
+# Small weights behind adam turn far within 200 steps.
+
+for name, make in {
+    "fixed_norm of small weights behind adam": lambda: behind(
+        dx.fixed_norm(), optax.adam(LR)
+    ),
+    "pin_radius of small weights behind adam": lambda: behind(
+        dx.pin_radius(), optax.adam(LR)
+    ),
+}.items():
+    clean(name, make, "none", params=small_kernel)
+add(
+    "norm_control of small weights behind adam",
+    lambda: before(ADAM(), dx.norm_control(1.0, target_ratio=1.2)),
+    "anchored",
+    1e-3,
+    0.1,
+    params=lambda: {"kernel": 5 * small_kernel()["kernel"]},
+    findings=("anchored",),
+    never=SERIOUS,
+)
