@@ -231,7 +231,7 @@ def spectral_decay(theta0, grads, *, cap=None, iterations=None, **chain):
     """theta = U diag(s) V^H:  direction s_1 u_1 v_1^H, or U max(s - cap, 0) V^H.
 
     With iterations = k, instead of the SVD: k times v <- x^H x v / |x^H x v| on theta,
-    from the last v, at first (cos 0, .., cos(n-1)); direction x v v^H.
+    from the last v; at init 100 times, from (cos 0, .., cos(n-1)); direction x v v^H.
     """
     assert cap is None or iterations is None
 
@@ -251,6 +251,9 @@ def spectral_decay(theta0, grads, *, cap=None, iterations=None, **chain):
 
     x = matrices(wide(theta0))
     v = np.cos(np.arange(x.shape[-1], dtype=float))[:, None]
+    for _ in range(100):
+        w = np.conj(np.swapaxes(x, -1, -2)) @ (x @ v)
+        v = np.where(norm(w, (-1, -2)) > 0, ratio(w, norm(w, (-1, -2))), v)
     direction = exact if iterations is None else iterated
     return pull(direction, theta0, grads, state=v, **chain)
 
@@ -487,7 +490,9 @@ def constrain_norm(
         excess = norm2(now.moved, axis) - kappa
         stepped = np.maximum(0.0, dual + step_size / n * excess)
         dual = np.where(np.isnan(kappa), 0.0, stepped)
-        return now.moved - 2 * dual * now.moved, Constraint(kappa, dual, measured)
+        return now.moved - np.minimum(2 * dual, 1.0) * now.moved, Constraint(
+            kappa, dual, measured
+        )
 
     return replaced(rule, theta0, grads, state=Constraint(kappa), **chain)
 

@@ -104,6 +104,7 @@ def test_axes_of_layers_in_a_list():
         ({**PARAMS, "bias": jnp.ones((3, 3))}, ValueError, r"has shape \(3, 3\), its"),
         ("init", TypeError, "must be a number or an array, got 'init' of type str"),
         ({**PARAMS, "bias": True}, TypeError, "got True of type bool at bias"),
+        ({**PARAMS, "bias": 1j}, TypeError, "anchor of bias is complex, its parameter"),
     ],
 )
 def test_bad_anchors(anchor, error, text):
@@ -136,6 +137,9 @@ def test_an_anchor_is_a_copy_that_may_be_donated():
             'must be "current" or "initial", a num',
         ),
         (lambda: dx.fixed_norm(radius=-1.0), "radius must be >= 0, got -1.0"),
+        (lambda: dx.fixed_norm(radius=0.0), "radius must be > 0, got 0"),
+        (lambda: dx.radial_brake(2.0), "strength must be <= 1, got 2.0"),
+        (lambda: dx.decay_to(0.1, {"kernel": jnp.full(3, jnp.nan)}), "must be finite"),
         (lambda: dx.fixed_norm(radius={"kernel": np.nan}), "at kernel must be finite"),
         (
             lambda: dx.fixed_norm(spectral=True, axis=0),
@@ -300,3 +304,118 @@ def test_shrink_and_perturb_keeps_dtypes_and_excluded_parameters():
         TypeError, match="shrink_and_perturb: the parameter n has dtype"
     ):
         dx.shrink_and_perturb(params, jax.random.key(0))
+
+
+# --- what is not accepted, and what must show -------------------------------------
+
+
+@pytest.mark.parametrize("strength", [0.1, 100.0])
+def test_nan_is_not_thresholded_to_zero(strength):
+    decay = dx.soft_threshold(strength, learning_rate=1.0)
+    grads = {**GRADS, "bias": jnp.array([jnp.nan, 1.0, 1.0])}
+    updates, _ = use(decay, grads=grads)
+    np.testing.assert_array_equal(np.isnan(updates["bias"]), [True, False, False])
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda value: dx.fixed_norm(radius=value),
+        lambda value: dx.target_norm_decay(value, learning_rate=0.1),
+        lambda value: dx.constrain_norm(value),
+    ],
+)
+def test_a_norm_has_one_target(make):
+    """An array along the axes of the norm is a forgotten axis=."""
+    text = r"kernel has shape \(1, 3\), but its norms have shape \(1, 1\)"
+    with pytest.raises(ValueError, match=text):
+        use(make({"kernel": jnp.ones(3), "bias": 1.0}))
+
+
+@pytest.mark.parametrize("make", [dx.proximal_decay, dx.soft_threshold])
+def test_a_proximal_step_needs_the_learning_rate(make):
+    with pytest.raises(TypeError, match="learning_rate must be a number, got None"):
+        make(0.1, learning_rate=None)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda flag: dx.cautious_decay(0.1, strict=flag),
+        lambda flag: dx.decay_to(0.1, 0.0, cautious=flag),
+        lambda flag: dx.decay_to_init(0.1, cautious=flag),
+        lambda flag: dx.decay_to_average(0.1, cautious=flag),
+        lambda flag: dx.fixed_norm(spectral=flag),
+        lambda flag: dx.rotational(0.1, learning_rate=0.1, center=flag),
+        lambda flag: dx.project_radial_gradient(rescale=flag),
+    ],
+)
+def test_a_word_is_not_a_flag(make):
+    with pytest.raises(TypeError, match="must be True or False, got 'no' of type str"):
+        make("no")
+
+
+@pytest.mark.parametrize(
+    "merge",
+    [lambda p: None, lambda p: {}, lambda p: 1.0, lambda p: jnp.arange(3)],
+    ids=["None", "empty", "a number", "integers"],
+)
+def test_merge_must_return_weights(merge):
+    with pytest.raises(TypeError, match="merged_lora_decay: merge must return the m"):
+        use(dx.merged_lora_decay(0.1, merge))
+
+
+def test_merge_with_a_base_needs_the_argument():
+    decay = dx.merged_lora_decay(0.1, lambda p, base: base)
+    with pytest.raises(TypeError) as raised:
+        use(decay)
+    assert "pass update(..., base=...)" in raised.value.__notes__[0]
+
+
+@pytest.mark.parametrize("make", [dx.decay_to_init, dx.decay_to_average])
+def test_a_copy_of_other_parameters_is_an_error(make):
+    state = make(0.1).init({"kernel": jnp.ones((1, 3))})
+    params = {"kernel": jnp.ones((4, 3))}
+    text = r"copy of kernel has shape \(1, 3\), the parameter \(4, 3\)"
+    with pytest.raises(ValueError, match=text):
+        make(0.1).update(params, state, params)
+
+
+@pytest.mark.parametrize("key", [0, None, jnp.zeros((3, 2), jnp.uint32)])
+def test_shrink_and_perturb_needs_a_key(key):
+    with pytest.raises(TypeError, match="shrink_and_perturb: key must be one PRNG key"):
+        dx.shrink_and_perturb(PARAMS, key)
+
+
+@pytest.mark.parametrize("scale", [1e-15, 1.0, 1e15])
+def test_a_power_iteration_at_every_scale(scale):
+    params = {"kernel": scale * jax.random.normal(jax.random.key(0), (6, 5))}
+    exact, found = (
+        use(dx.spectral_decay(1.0, iterations=n), params, {"kernel": jnp.zeros((6, 5))})
+        for n in (None, 2)
+    )
+    np.testing.assert_allclose(
+        found[0]["kernel"] / scale, exact[0]["kernel"] / scale, atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("iterations", [1, 5])
+def test_the_radius_at_init_is_that_of_the_weights(iterations):
+    params = {"kernel": jax.random.normal(jax.random.key(0), (64, 48))}
+    ball = dx.fixed_norm(spectral=True, radius="initial", iterations=iterations)
+    updates, _ = use(ball, params, {"kernel": jnp.zeros((64, 48))})
+    np.testing.assert_allclose(updates["kernel"], 0.0, atol=1e-4)
+
+
+@pytest.mark.parametrize("axis", [None, 0, -1])
+@pytest.mark.parametrize("name", TAKES_AXES)
+def test_empty_parameters(name, axis):
+    params = {"kernel": jnp.zeros((0, 4))}
+    updates, _ = use(TAKES_AXES[name](axis=axis), params, params)
+    assert updates["kernel"].shape == (0, 4)
+
+
+def test_a_dual_variable_shrinks_at_most_to_zero():
+    params = {"kernel": jnp.full((4, 3), 10.0)}
+    updates, _ = use(dx.constrain_norm(1.0), params, {"kernel": jnp.zeros((4, 3))})
+    np.testing.assert_array_equal(updates["kernel"], -10.0)

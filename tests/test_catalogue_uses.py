@@ -198,9 +198,9 @@ def equinox_model():
     eqx = pytest.importorskip("equinox")
 
     class Model(eqx.Module):
-        embed: eqx.nn.Embedding
-        norm: eqx.nn.LayerNorm
-        out: eqx.nn.Linear
+        embed: Any
+        norm: Any
+        out: Any
 
     keys = jax.random.split(jax.random.key(0))
     model = Model(

@@ -20,15 +20,21 @@ from decayax._core.strength import (
 )
 from decayax._transforms.cautious import agrees
 from decayax._transforms.geometry import ArrayLeaf, averaged
-from decayax._transforms.kernel import Leaf, pull
-from decayax._transforms.memory import ANCHOR, INITIAL
-from decayax._transforms.per_leaf import values_of, ValueTree
+from decayax._transforms.kernel import Gate, Leaf, pull
+from decayax._transforms.memory import ANCHOR, AVERAGE, INITIAL
+from decayax._transforms.per_leaf import require_flag, values_of, ValueTree
 from decayax.masks._resolve import MaskOrFn
 
 
 def away_from(key: str, leaf: Leaf) -> ArrayLeaf:
     """θ − a, where the memory holds a under this name."""
     return leaf.param - leaf.memory[key].astype(leaf.param.dtype)
+
+
+def cautious_gate(name: str, cautious: bool) -> Gate | None:
+    """The gate of `cautious_decay`, for any direction; or none."""
+    require_flag(name, "cautious", cautious)
+    return agrees if cautious else None
 
 
 def decay_to(
@@ -81,7 +87,7 @@ def decay_to(
         mask,
         learning_rate=learning_rate,
         direction=partial(away_from, ANCHOR),
-        gate=agrees if cautious else None,
+        gate=cautious_gate(name, cautious),
         remember={ANCHOR: lambda path, x: _placed_like(x, anchor_of(path, x))},
     )
 
@@ -145,7 +151,7 @@ def decay_to_init(
         mask,
         learning_rate=learning_rate,
         direction=partial(away_from, INITIAL),
-        gate=agrees if cautious else None,
+        gate=cautious_gate("decay_to_init", cautious),
         remember={INITIAL: lambda path, x: jnp.array(x)},  # the params may be donated
     )
 
@@ -189,15 +195,15 @@ def decay_to_average(
     beta = as_average_rate(name, "average_rate", average_rate)
 
     def follow(leaf: Leaf) -> dict[str, jax.Array]:
-        return {"average": averaged(beta, leaf.memory["average"], leaf.param)}
+        return {AVERAGE: averaged(beta, leaf.memory[AVERAGE], leaf.param)}
 
     return pull(
         name,
         weight_decay,
         mask,
         learning_rate=learning_rate,
-        direction=partial(away_from, "average"),
-        gate=agrees if cautious else None,
-        remember={"average": lambda path, x: jnp.array(x)},
+        direction=partial(away_from, AVERAGE),
+        gate=cautious_gate(name, cautious),
+        remember={AVERAGE: lambda path, x: jnp.array(x)},
         refresh=follow,
     )

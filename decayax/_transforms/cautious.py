@@ -9,6 +9,7 @@ import optax
 from decayax._core.strength import ScalarOrSchedule
 from decayax._transforms.geometry import ArrayLeaf, real_product, times_real
 from decayax._transforms.kernel import around, Leaf, Method, pull
+from decayax._transforms.per_leaf import require_flag
 from decayax._transforms.strengths import decay_rate
 from decayax._transforms.trees import require_finished
 from decayax.masks._resolve import MaskOrFn
@@ -72,6 +73,7 @@ def cautious_decay(
         the strict gate: the records of modded-nanogpt.
     """
     name = "cautious_decay"
+    require_flag(name, "strict", strict)
     gate = agrees_strictly if strict else agrees
     if projection is None:
         return pull(name, weight_decay, mask, learning_rate=learning_rate, gate=gate)

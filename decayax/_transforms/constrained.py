@@ -9,6 +9,7 @@ not: there is no strength to tune, but a bound to choose.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, TypeAlias
 
 import jax
@@ -20,7 +21,13 @@ from decayax._core.strength import as_strength, NUMBER_HINT, Scalar, short_repr
 from decayax._transforms.geometry import ArrayLeaf, Axes, inner, times_real
 from decayax._transforms.kernel import Leaf, Method, transform
 from decayax._transforms.memory import Remember
-from decayax._transforms.per_leaf import axes_of, AxisTree, sizes_of, ValueTree
+from decayax._transforms.per_leaf import (
+    axes_of,
+    AxisTree,
+    norm_shape,
+    sizes_of,
+    ValueTree,
+)
 from decayax._transforms.strengths import strength_rate, whole_rule
 from decayax.masks._resolve import MaskOrFn
 
@@ -30,9 +37,10 @@ UNKNOWN = jnp.inf  # the bound before it is chosen
 
 
 def shrink(leaf: Leaf) -> ArrayLeaf:
-    """Δ − 2mℓθ̃: the gradient step on ℓ(‖θ̃‖² − κ)."""
+    """Δ − 2ℓmθ̃: the gradient step on ℓ(‖θ̃‖² − κ), at most to 0."""
     landed = leaf.param + leaf.update
-    return leaf.update - times_real(2 * leaf.rate * leaf.memory["dual"], landed)
+    rate = leaf.rate * jnp.minimum(2 * leaf.memory["dual"], 1)
+    return leaf.update - times_real(rate, landed)
 
 
 def ascended(
@@ -91,8 +99,9 @@ def constrain_norm(
             :math:`\kappa` is the first value that grew less than the one before it.
         step_size: :math:`\rho`, the step of the dual variable; :math:`n` is the number
             of weights in the norm. :math:`\ell` grows by :math:`\rho` times the mean
-            excess of :math:`\theta^2`: if it exceeds 1, the weights diverge. With
-            weights of size 1, start with 0.01.
+            excess of :math:`\theta^2`. With weights of size 1, start with 0.01: the
+            default erases them. (The official code has no limit :math:`2\ell \le 1`,
+            and such weights diverge.)
         axis: the axes of the norm, as for :func:`fixed_norm`.
         mask: :math:`m`, as for :func:`decoupled_decay`.
 
@@ -136,7 +145,7 @@ def constrain_norm(
         kappa, fresh = bound_at(leaf, inner(leaf.param, leaf.param, over))
         landed = leaf.param + leaf.update
         square = inner(landed, landed, over)
-        weights = landed.size // square.size
+        weights = max(landed.size // max(square.size, 1), 1)  # a leaf may be empty
         rho = jnp.asarray(rho_at(leaf.step), square.dtype) / weights
         dual = ascended(leaf.memory["dual"], square, kappa, rho)
         return {**fresh, "dual": dual}
@@ -172,7 +181,7 @@ def _bound(
 ) -> tuple[Remember, BoundAt]:
     """What the state keeps of a bound, and the function that chooses it."""
     if ways["bound"] is not None:
-        given = sizes_of(NAME, "bound", ways["bound"])
+        given = sizes_of(NAME, "bound", ways["bound"], partial(norm_shape, axes))
         return {}, lambda leaf, square: (given(leaf.path, leaf.param), {})
 
     def square_at_init(path: Path, x: ArrayLeaf) -> jax.Array:

@@ -6,6 +6,7 @@ target norm  u + d_tθ, d_t = γ_t‖u‖²S/2c²: the rate at which ‖θ‖ se
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Literal
 
 import jax
@@ -22,7 +23,13 @@ from decayax._core.strength import (
 )
 from decayax._transforms.geometry import ArrayLeaf, inner, norm, ratio, times_real
 from decayax._transforms.kernel import Leaf, Method, pull_rule, transform
-from decayax._transforms.per_leaf import axes_of, AxisTree, sizes_or_word, ValueTree
+from decayax._transforms.per_leaf import (
+    axes_of,
+    AxisTree,
+    norm_shape,
+    sizes_or_word,
+    ValueTree,
+)
 from decayax._transforms.strengths import decay_rate, strength_rate
 from decayax.masks._resolve import MaskOrFn
 from decayax.rates._conventions import proportional
@@ -145,7 +152,9 @@ def target_norm_decay(
     momentum = as_average_rate(name, "momentum", momentum)
     gamma_at = strength_rate(name, "learning_rate", learning_rate, NUMBER_HINT)
     axes = axes_of(name, axis)
-    target_of = sizes_or_word(name, "target_norm", target_norm, words=("initial",))
+    target_of = sizes_or_word(
+        name, "target_norm", target_norm, ("initial",), partial(norm_shape, axes)
+    )
     spread = (1 + momentum) / (1 - momentum)
 
     def rule(leaf: Leaf) -> ArrayLeaf:

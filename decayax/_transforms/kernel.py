@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float
 
@@ -26,6 +27,8 @@ from decayax._core.paths import leaves_with_path, Path, path_str
 from decayax._core.strength import is_zero, ScalarOrSchedule, Strength
 from decayax._transforms.geometry import ArrayLeaf, times_real
 from decayax._transforms.memory import (
+    AVERAGE,
+    INITIAL,
     memory_by_path,
     memory_trees,
     Remember,
@@ -192,7 +195,7 @@ def _step(method, updates, grads, state, params, extra_args):
         if path not in rates and path not in memory:  # rate 0: the identity, to the bit
             return method.excluded(update, state.step) if method.excluded else update
         _require_pair(name, path, update, param)
-        _require_memory(method, path, memory)
+        _require_memory(method, path, memory, np.shape(param))
         dtype = compute_dtype(update, param)
         wide = as_dtype(update, dtype)
         leaf = Leaf(
@@ -241,8 +244,16 @@ def _require_pair(name: str, path: Path, update: Any, param: Any) -> None:
         )
 
 
-def _require_memory(method: Method, path: Path, memory: Mapping[Path, Any]) -> None:
-    """Raise if the state does not know a parameter that decays."""
+def _require_memory(
+    method: Method, path: Path, memory: Mapping[Path, Any], shape: tuple[int, ...]
+) -> None:
+    """Raise if the state does not know a parameter, or knows another one."""
+    for key, x in memory.get(path, {}).items():
+        if key in (INITIAL, AVERAGE) and x.shape != shape:
+            raise ValueError(
+                f"{method.name}: the state's copy of {path_str(path)} has shape "
+                f"{x.shape}, the parameter {shape}. Call init with these parameters."
+            )
     if method.remember and path not in memory:
         raise ValueError(
             f"{method.name}: the state keeps nothing of {path_str(path)}, which the "

@@ -81,7 +81,7 @@ def merged_lora_decay(
 
         def half_square(floats: Any) -> jax.Array:
             whole = jax.tree.map(_first, floats, params, is_leaf=_is_none)
-            merged = list(filter(is_inexact, jax.tree.leaves(merge(whole, *base))))
+            merged = _floats(_merged(merge, whole, base))
             real = jnp.finfo(compute_dtype(*merged)).dtype
             squares = [_half_square(x).astype(real) for x in merged]
             return sum(squares, jnp.zeros((), real))
@@ -97,6 +97,27 @@ def merged_lora_decay(
         direction=lambda leaf: leaf.extra.astype(leaf.param.dtype),
         whole=slopes,
     )
+
+
+def _merged(merge: Callable[..., Any], params: Any, base: list[Any]) -> Any:
+    try:
+        return merge(params, *base)
+    except TypeError as error:
+        hint = "" if base else " For a second argument, pass update(..., base=...)."
+        error.add_note(f"{NAME}: raised by merge.{hint}")
+        raise
+
+
+def _floats(merged: Any) -> list[jax.Array]:
+    """The floating-point arrays of a tree; raise if there are none."""
+    arrays = [x for x in jax.tree.leaves(merged) if isinstance(x, jax.Array)]
+    floats = list(filter(is_inexact, arrays))
+    if not floats:
+        raise TypeError(
+            f"{NAME}: merge must return the merged weights, got {short_repr(merged)}. "
+            "Return a floating-point array, or a tree of them."
+        )
+    return floats
 
 
 def _half_square(x: Any) -> jax.Array:

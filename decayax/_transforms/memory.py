@@ -24,6 +24,7 @@ from decayax._core.paths import (
 # name -> (path, parameter at init in float32 or wider) -> what the state keeps of it.
 # Copies of weights, which have the dtype of their parameter.
 ANCHOR, INITIAL = "anchor", "initial"
+AVERAGE = "average"
 Remember: TypeAlias = Mapping[str, Callable[[Path, jax.Array], jax.Array]]
 
 

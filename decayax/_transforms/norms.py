@@ -18,8 +18,21 @@ from decayax._core.paths import Path
 from decayax._core.strength import NUMBER_HINT, ScalarOrSchedule
 from decayax._transforms.geometry import ArrayLeaf, norm, ratio, times_real
 from decayax._transforms.kernel import Leaf, Method, pull, transform
-from decayax._transforms.per_leaf import axes_of, AxisTree, sizes_or_word, ValueTree
-from decayax._transforms.spectral import norm_along, spectral_norm, vector_memory
+from decayax._transforms.per_leaf import (
+    axes_of,
+    AxisTree,
+    norm_shape,
+    require_flag,
+    sizes_or_word,
+    ValueTree,
+)
+from decayax._transforms.spectral import (
+    matrix_norm_shape,
+    norm_along,
+    spectral_norm,
+    start_vector,
+    vector_memory,
+)
 from decayax._transforms.strengths import strength_rate, whole_rule
 from decayax.masks._resolve import MaskOrFn
 
@@ -101,8 +114,10 @@ def fixed_norm(
         raise ValueError(
             f"{name}: iterations= is for spectral=True. Leave it out, or pass both."
         )
+    require_flag(name, "spectral", spectral)
     axes = axes_of(name, axis)
-    radius_of = sizes_or_word(name, "radius", radius, words=("current", "initial"))
+    shape_of = matrix_norm_shape if spectral else partial(norm_shape, axes)
+    radius_of = sizes_or_word(name, "radius", radius, ("current", "initial"), shape_of)
     options = vector_memory(name, iterations, landed)
 
     def norm_of(path: Path, x: ArrayLeaf, memory: Mapping[str, Any]) -> jax.Array:
@@ -111,6 +126,10 @@ def fixed_norm(
         if "vector" in memory:
             return norm_along(x, memory["vector"])
         return spectral_norm(x)
+
+    def norm_at_init(path: Path, x: ArrayLeaf) -> jax.Array:
+        memory = {} if iterations is None else {"vector": start_vector(path, x)}
+        return norm_of(path, x, memory)
 
     def rule(leaf: Leaf) -> ArrayLeaf:
         if radius_of:
@@ -122,8 +141,7 @@ def fixed_norm(
         return rescale(leaf, size, norm_of(leaf.path, landed(leaf), leaf.memory))
 
     if isinstance(radius, str) and radius == "initial":
-        at_init = partial(norm_of, memory={})
-        options["remember"] = {**options.get("remember", {}), "norm": at_init}
+        options["remember"] = {**options.get("remember", {}), "norm": norm_at_init}
     return transform(Method(name, whole_rule, mask, rule, **options))
 
 

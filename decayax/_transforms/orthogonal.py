@@ -22,7 +22,7 @@ from decayax._core.strength import (
 )
 from decayax._transforms.geometry import ArrayLeaf, Axes, inner, norm, ratio, times_real
 from decayax._transforms.kernel import around, Leaf, Method, transform
-from decayax._transforms.per_leaf import axes_of, AxisTree
+from decayax._transforms.per_leaf import axes_of, AxisTree, require_flag
 from decayax._transforms.strengths import decay_rate, whole_rule
 from decayax._transforms.trees import require_optimizer
 from decayax.masks._resolve import MaskOrFn
@@ -73,6 +73,7 @@ def project_radial_gradient(
     Reference:
         Prieto et al., https://arxiv.org/abs/2501.04697, section 5 (⊥Grad).
     """
+    require_flag("project_radial_gradient", "rescale", rescale)
     axes = axes_of("project_radial_gradient", axis)
 
     def rule(leaf: Leaf) -> ArrayLeaf:

@@ -22,7 +22,7 @@ from decayax._core.paths import (
     path_str,
     prefixes,
 )
-from decayax._core.strength import as_strengths, short_repr
+from decayax._core.strength import as_strengths, is_concrete, is_known, short_repr
 from decayax._core.symmetry import (
     by_parameter,
     INVARIANT,
@@ -35,10 +35,13 @@ from decayax._transforms.geometry import Axes
 
 AxisTree: TypeAlias = Any  # None, an int, a tuple of ints, a tree of them, symmetries
 ValueTree: TypeAlias = Any  # a number, an array, a tree of them
+Shape: TypeAlias = tuple[int, ...]
+ShapeOf: TypeAlias = Callable[[Path, Any], Shape]  # (path, parameter) -> shape of norms
 
 AXIS_HINT = (
     "Pass None (the whole parameter), an int or a tuple of ints, or a tree of them. "
-    "Negative axes, such as (-2, -1), also fit stacks of layers."
+    "Negative axes, such as (-2, -1), also fit stacks of layers. Inside "
+    "optax.inject_hyperparams, write static_args=('axis',)."
 )
 
 
@@ -140,6 +143,11 @@ def values_of(
     def at(path: Path, x: Any) -> jax.Array:
         value = entry(name, argument, entries, path)
         value = 0.0 if is_masked_leaf(value) else value
+        if jnp.iscomplexobj(value) and not jnp.iscomplexobj(x):
+            raise TypeError(
+                f"{name}: {argument} of {path_str(path)} is complex, its parameter is "
+                "real. Pass real numbers."
+            )
         _require_broadcast(name, argument, value, path, np.shape(x))
         padded = (1,) * (np.ndim(x) - np.ndim(value)) + np.shape(value)
         return jnp.asarray(value, dtype_of(x)).reshape(padded)
@@ -148,23 +156,44 @@ def values_of(
 
 
 def sizes_of(
-    name: str, argument: str, tree: ValueTree
+    name: str, argument: str, tree: ValueTree, shape_of: ShapeOf, least: str = ">="
 ) -> Callable[[Path, Any], jax.Array]:
-    """`values_of` norms: not negative. They have the real dtype of the parameter."""
+    """`values_of` norms: one number for each norm, >= 0 or > 0, of real dtype.
+
+    ``shape_of(path, parameter)`` is the shape of its norms.
+    """
     for path, value in leaves_with_path(tree):
-        where = f" at {path_str(path)}" if path else ""
+        where = argument + (f" at {path_str(path)}" if path else "")
         hint = "Pass a number > 0, or a tree of numbers or arrays."
-        as_strengths(name, argument + where, value, hint)
+        known = as_strengths(name, where, value, hint)
+        if least == ">" and is_known(known) and not np.all(known):
+            raise ValueError(f"{name}: {where} must be > 0, got 0. {hint}")
     at = values_of(name, argument, tree)
-    return lambda path, x: jnp.real(at(path, x))
+
+    def size(path: Path, x: Any) -> jax.Array:
+        value = jnp.real(at(path, x))
+        shape = shape_of(path, x)
+        if np.broadcast_shapes(value.shape, shape) != shape:
+            raise ValueError(
+                f"{name}: {argument} of {path_str(path)} has shape {value.shape}, but "
+                f"its norms have shape {shape}. Pass one number for each norm, or the "
+                "axes of the norms with axis=."
+            )
+        return value
+
+    return size
 
 
 def sizes_or_word(
-    name: str, argument: str, value: ValueTree | str, words: tuple[str, ...]
+    name: str,
+    argument: str,
+    value: ValueTree | str,
+    words: tuple[str, ...],
+    shape_of: ShapeOf,
 ) -> Callable[[Path, Any], jax.Array] | None:
-    """`sizes_of` the value; None if it is one of the words."""
+    """`sizes_of` the value, > 0; None if it is one of the words."""
     if not isinstance(value, str):
-        return sizes_of(name, argument, value)
+        return sizes_of(name, argument, value, shape_of, least=">")
     if value not in words:
         allowed = " or ".join(f'"{word}"' for word in words)
         raise ValueError(
@@ -174,13 +203,33 @@ def sizes_or_word(
     return None
 
 
+def norm_shape(axes: Callable[[Path, Any], Axes], path: Path, x: Any) -> Shape:
+    """The shape of the norms of a parameter over its axes, which are kept."""
+    over = axes(path, x)
+    reduced = range(np.ndim(x)) if over is None else over
+    return tuple(1 if n in reduced else size for n, size in enumerate(np.shape(x)))
+
+
+def require_flag(name: str, argument: str, value: Any) -> None:
+    """Raise unless the value is True or False: a word would count as True."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(
+            f"{name}: {argument} must be True or False, got {short_repr(value)}."
+        )
+
+
 def require_numbers(must: str, path: Path, value: Any) -> None:
-    """Raise a TypeError unless the value is a number or an array of numbers."""
+    """Raise unless the value is a number or an array of numbers, and finite."""
     is_array = isinstance(value, np.ndarray | jax.Array)
     if not (is_array or isinstance(value, numbers.Number)) or isinstance(value, bool):
         raise TypeError(
             f"{must} a number or an array, got {short_repr(value)} at "
             f"{path_str(path)}. Pass a tree of arrays like the parameters."
+        )
+    if is_concrete(value) and not np.isfinite(np.asarray(value)).all():
+        raise ValueError(
+            f"{must} finite, got NaN or infinity at {path_str(path)}. Check where the "
+            "array comes from."
         )
 
 

@@ -10,11 +10,14 @@ import optax
 
 from decayax._core.dtypes import cast_like, to_float32
 from decayax._core.paths import Path
-from decayax._core.strength import as_strength, NUMBER_HINT, Scalar
+from decayax._core.strength import as_strength, NUMBER_HINT, Scalar, short_repr
 from decayax._transforms.geometry import times_real
 from decayax._transforms.strengths import rate_by_path
 from decayax._transforms.trees import map_leaves
 from decayax.masks._resolve import MaskOrFn
+
+
+NAME = "shrink_and_perturb"
 
 
 def shrink_and_perturb(
@@ -58,11 +61,10 @@ def shrink_and_perturb(
     Reference:
         Ash and Adams, https://arxiv.org/abs/1910.08475, section 5.
     """
-    name = "shrink_and_perturb"
-    shrink = as_strength(name, "shrink", shrink, NUMBER_HINT)
-    noise = as_strength(name, "noise", noise, NUMBER_HINT)
-    rates = rate_by_path(name, 1.0, mask, params)
-    keys = dict(zip(rates, jax.random.split(key, max(len(rates), 1)), strict=False))
+    shrink = as_strength(NAME, "shrink", shrink, NUMBER_HINT)
+    noise = as_strength(NAME, "noise", noise, NUMBER_HINT)
+    rates = rate_by_path(NAME, 1.0, mask, params)
+    keys = dict(zip(rates, _keys(key, max(len(rates), 1)), strict=False))
 
     def changed(path: Path, param: Any, _: Any) -> Any:
         if path not in rates:
@@ -74,4 +76,15 @@ def shrink_and_perturb(
         new = times_real(s, theta) + times_real(p * jnp.std(theta), epsilon)
         return cast_like(theta + times_real(m, new - theta), param)
 
-    return map_leaves(name, changed, params, params)
+    return map_leaves(NAME, changed, params, params)
+
+
+def _keys(key: Any, count: int) -> jax.Array:
+    """So many keys; raise unless the argument is one key."""
+    try:
+        return jax.random.split(key, count)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"{NAME}: key must be one PRNG key, got {short_repr(key)}. Pass "
+            "jax.random.key(0)."
+        ) from error

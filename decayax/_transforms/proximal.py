@@ -11,10 +11,10 @@ from __future__ import annotations
 import jax.numpy as jnp
 import optax
 
-from decayax._core.strength import ScalarOrSchedule
+from decayax._core.strength import NUMBER_HINT, ScalarOrSchedule
 from decayax._transforms.geometry import ArrayLeaf, magnitude, ratio, times_real
 from decayax._transforms.kernel import Leaf, Method, transform
-from decayax._transforms.strengths import decay_rate
+from decayax._transforms.strengths import checked, decay_rate
 from decayax.masks._resolve import MaskOrFn
 
 
@@ -31,7 +31,7 @@ def threshold(leaf: Leaf) -> ArrayLeaf:
     lost = ratio(leaf.rate, size, otherwise=1.0)  # the fraction of θ̃
     # θ − θ is 0, but θ + (Δ − θ̃) may be a rounding error.
     shrunk = leaf.update - times_real(lost, landed)
-    return jnp.where(lost < 1, shrunk, -leaf.param)
+    return jnp.where(lost >= 1, -leaf.param, shrunk)
 
 
 def proximal_decay(
@@ -72,8 +72,9 @@ def proximal_decay(
         Zhuang et al., https://arxiv.org/abs/2202.00089, equation 9 (AdamProx), with the
         learning rate in the factor, as :func:`decoupled_decay` has it.
     """
-    rate_at = decay_rate("proximal_decay", weight_decay, learning_rate)
-    return transform(Method("proximal_decay", rate_at, mask, divide))
+    name = "proximal_decay"
+    gamma = checked(name, "learning_rate", learning_rate, NUMBER_HINT)
+    return transform(Method(name, decay_rate(name, weight_decay, gamma), mask, divide))
 
 
 def soft_threshold(
@@ -113,5 +114,7 @@ def soft_threshold(
         Beck and Teboulle, *A fast iterative shrinkage-thresholding algorithm*, SIAM
         Journal on Imaging Sciences 2009, equation 1.5 (ISTA).
     """
-    rate_at = decay_rate("soft_threshold", strength, learning_rate, "strength")
-    return transform(Method("soft_threshold", rate_at, mask, threshold))
+    name = "soft_threshold"
+    gamma = checked(name, "learning_rate", learning_rate, NUMBER_HINT)
+    rate_at = decay_rate(name, strength, gamma, "strength")
+    return transform(Method(name, rate_at, mask, threshold))

@@ -80,6 +80,12 @@ def radial_brake(
     """
     name = "radial_brake"
     axes, rate_at = axes_of(name, axis), strength_rate(name, "strength", strength)
+    known = rate_at(None)
+    if isinstance(known, float) and known > 1:
+        raise ValueError(
+            f"{name}: strength must be <= 1, got {known}: 1 removes the outward part, "
+            "and more would turn it inward. Pass a number in [0, 1]."
+        )
 
     def rule(leaf: Leaf) -> ArrayLeaf:
         return brake(leaf, axes(leaf.path, leaf.param))

@@ -32,7 +32,7 @@ from decayax._transforms.geometry import (
     times_real,
 )
 from decayax._transforms.kernel import Leaf, Method, transform
-from decayax._transforms.per_leaf import axes_of, AxisTree
+from decayax._transforms.per_leaf import axes_of, AxisTree, require_flag
 from decayax._transforms.strengths import RateAt, strength_rate, whole_rule
 from decayax.masks._resolve import MaskOrFn
 
@@ -109,6 +109,7 @@ def rotational(
         Kosson, Messmer and Jaggi, https://arxiv.org/abs/2305.17212, Algorithm 1.
     """
     name = "rotational"
+    require_flag(name, "center", center)
     axes = axes_of(name, axis)
     rotation_at = strength_rate(name, "rotation", rotation, NUMBER_HINT)
     gamma_at = strength_rate(name, "learning_rate", learning_rate, NUMBER_HINT)

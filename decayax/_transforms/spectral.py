@@ -25,6 +25,9 @@ from decayax._transforms.kernel import Leaf, pull
 from decayax.masks._resolve import MaskOrFn
 
 
+AT_INIT = 100  # power iterations before the first update
+
+
 def as_matrix(x: ArrayLeaf) -> ArrayLeaf:
     """A vector or a number as a matrix of one column: σ₁ is its norm."""
     return x if x.ndim > 1 else x.reshape(-1, 1)
@@ -36,23 +39,36 @@ def spectral_norm(x: ArrayLeaf) -> jax.Array:
     return values[..., :1, None] if x.ndim > 1 else values.reshape((1,) * x.ndim)
 
 
+def matrix_norm_shape(path: Path, x: ArrayLeaf) -> tuple[int, ...]:
+    """The shape of `spectral_norm`."""
+    return (*x.shape[:-2], *(1,) * min(x.ndim, 2))
+
+
 def start_vector(path: Path, x: ArrayLeaf) -> jax.Array:
-    """A vector for each matrix, from which the power iteration starts."""
+    """The singular vector of each matrix at init."""
     shape = as_matrix(x).shape
     # Not orthogonal to a singular vector, except by chance; not symmetric, like ones.
     column = jnp.cos(jnp.arange(shape[-1], dtype=jnp.finfo(x.dtype).dtype))[:, None]
-    return jnp.broadcast_to(column, (*shape[:-2], *column.shape)).astype(x.dtype)
+    vector = jnp.broadcast_to(column, (*shape[:-2], *column.shape)).astype(x.dtype)
+    return power_iteration(as_matrix(x), vector, AT_INIT)
 
 
 def power_iteration(x: ArrayLeaf, vector: jax.Array, iterations: int) -> jax.Array:
     """v ← xᴴxv/‖xᴴxv‖, which converges to the first right singular vector."""
-    for _ in range(iterations):
-        new = adjoint(x) @ (x @ vector)
-        size = norm(new, (-2,))
-        unit = times_real(ratio(jnp.ones_like(size), size), new)
+
+    def improved(_: int, vector: jax.Array) -> jax.Array:
+        # Each factor is normalized: a product of both would leave the range of float32.
+        new = of_length_one(adjoint(x) @ of_length_one(x @ vector))
         # A matrix of zeros, such as LoRA's B at init, must not erase the vector.
-        vector = jnp.where(size == 0, vector, unit)
-    return vector
+        return jnp.where(norm(new, (-2,)) == 0, vector, new)
+
+    return jax.lax.fori_loop(0, iterations, improved, vector)
+
+
+def of_length_one(vector: jax.Array) -> jax.Array:
+    """v/‖v‖, or 0."""
+    size = norm(vector, (-2,))
+    return times_real(ratio(jnp.ones_like(size), size), vector)
 
 
 def norm_along(x: ArrayLeaf, vector: jax.Array) -> jax.Array:
@@ -98,8 +114,8 @@ def spectral_decay(
         cap: :math:`c`: only what exceeds it decays, for all singular values. None: the
             largest singular value decays to 0.
         iterations: find :math:`v_1` with so many steps of the power iteration, which go
-            on from that of the last update: 1 or 2 are enough while the weights change
-            slowly. None: a singular value decomposition for each matrix and update,
+            on from that of the last update; 100 at init. 1 or 2 are enough while the
+            weights change slowly. None: a singular value decomposition in each update,
             which is exact, and slow for large matrices. Not together with ``cap``.
         mask: :math:`m`, as for :func:`decoupled_decay`. The last two axes are a matrix,
             other axes stack matrices. A vector is a matrix of one column, so its whole

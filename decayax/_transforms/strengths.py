@@ -40,9 +40,9 @@ def decay_rate(
     None instead of a step replaces the values of schedules, unknown at init, with 1:
     0 would accept every parameter.
     """
-    weight_decay = _checked(name, argument, weight_decay)
+    weight_decay = checked(name, argument, weight_decay)
     if learning_rate is not None:
-        learning_rate = _checked(name, "learning_rate", learning_rate, NUMBER_HINT)
+        learning_rate = checked(name, "learning_rate", learning_rate, NUMBER_HINT)
 
     def rate_at(step: jax.Array | None) -> Strength:
         rate = _value_at(name, argument, weight_decay, step)
@@ -58,7 +58,7 @@ def strength_rate(
     name: str, argument: str, strength: ScalarOrSchedule, hint: str | None = None
 ) -> RateAt:
     """The function step -> strength, for what is not a decay: `decay_rate`."""
-    strength = _checked(name, argument, strength, hint)
+    strength = checked(name, argument, strength, hint)
     return lambda step: _value_at(name, argument, strength, step, hint)
 
 
@@ -67,9 +67,10 @@ def whole_rule(step: jax.Array | None) -> Strength:
     return 1.0
 
 
-def _checked(
+def checked(
     name: str, argument: str, value: ScalarOrSchedule, hint: str | None = None
 ) -> ScalarOrSchedule:
+    """A strength that is checked now, or a schedule, which is checked at each step."""
     if isinstance(value, Mask):
         raise TypeError(
             f"{name}: {argument} must be a number or a schedule, got the mask "

@@ -189,7 +189,7 @@ MUTANTS = (
     Mutant(
         "threshold_leaves_rounding_errors",
         "decayax/_transforms/proximal.py",
-        "return jnp.where(lost < 1, shrunk, -leaf.param)",
+        "return jnp.where(lost >= 1, -leaf.param, shrunk)",
         "return shrunk",
         "tests/test_catalogue_laws.py",
     ),
@@ -231,8 +231,8 @@ MUTANTS = (
     Mutant(
         "half_of_the_shrink",
         "decayax/_transforms/constrained.py",
-        'times_real(2 * leaf.rate * leaf.memory["dual"], landed)',
-        'times_real(leaf.rate * leaf.memory["dual"], landed)',
+        'jnp.minimum(2 * leaf.memory["dual"], 1)',
+        'jnp.minimum(leaf.memory["dual"], 1)',
         "tests/test_trajectories.py -kconstrain_norm",
     ),
     Mutant(
