@@ -5,7 +5,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from decayax._audit.estimates import Estimate
 from decayax._audit.patterns import is_constrained, is_gated, is_second_order
 from decayax._audit.readings import MAX_DRIFT, Reading, Readings, Setting, varied
 
@@ -49,18 +48,13 @@ def mode_of(
         return NOT_FINITE
     if is_constrained(reading):
         return CONSTRAINED
-    # A bound that only larger weights reach is not of interest, and neither are weights
-    # that large gradients have moved too far to see their pull.
-    readings = {
-        s: r for s, r in readings.items() if not (is_constrained(r) or r.is_lost)
-    }
-    rates = [r.best.rate for r in readings.values() if r.best.significant]
-    if not rates or not (exact or state_held) and is_second_order(readings):
+    readings = {s: r for s, r in readings.items() if _is_of_interest(r)}
+    may_turn = not (exact or state_held)
+    if not _rates(readings) or (may_turn and is_second_order(readings)):
         return NONE
-    main_turned = reading.is_turned
-    readings = {s: r for s, r in readings.items() if main_turned or not r.is_turned}
-    rates = [r.best.rate for r in readings.values() if r.best.significant]
-    if not rates:
+    if not reading.is_turned:
+        readings = {s: r for s, r in readings.items() if not r.is_turned}
+    if not (rates := _rates(readings)):
         return NONE
     grows = reading.best.significant and max(rates) < 0.0
     by_seed = _by(readings, main, "seed")
@@ -73,14 +67,25 @@ def mode_of(
         return GRADIENT_DEPENDENT
     by_size = _by(readings, main, "weight_scale")
     # A pull to a norm is weaker along θ₀ once small weights have moved far from it.
-    early = state_held and _same_early_rates(by_size)
-    if not (_same_rates(by_size) or early):
+    if not (_same_rates(by_size) or (state_held and _same_early_rates(by_size))):
         return SCALE_DEPENDENT
     if live is not None and by_zero_gradient(reading, live):
         return GATED
-    # The derivative of a matrix function is huge where two singular values are equal.
-    known = [r for r in by_seed if r.best is r.jvp and (exact or gradient_free)]
-    return UNEVEN if any(_is_uneven(r.best) for r in known) else UNIFORM
+    known = by_seed if exact or gradient_free else []
+    return UNEVEN if any(map(_is_uneven, known)) else UNIFORM
+
+
+def _is_of_interest(reading: Reading) -> bool:
+    """Not a bound that only larger weights reach, and not a pull that cannot be seen.
+
+    Large gradients may move the weights too far to see their pull.
+    """
+    return not (is_constrained(reading) or reading.is_lost)
+
+
+def _rates(readings: Readings) -> list[float]:
+    """The rates that are larger than their errors."""
+    return [r.best.rate for r in readings.values() if r.best.significant]
 
 
 def _by(readings: Readings, main: Setting, name: str) -> list[Reading]:
@@ -141,7 +146,12 @@ def rates_by_scale(
     return [(g, rate(r)) for g, r in varied(readings, main, "gradient_scale")]
 
 
-def _is_uneven(best: Estimate) -> bool:
+def _is_uneven(reading: Reading) -> bool:
+    """Whether single weights have unlike rates, as far as the derivative says."""
+    best = reading.best
+    if best is not reading.jvp:
+        return False
+    # The derivative of a matrix function is huge where two singular values are equal.
     return best.dispersion > MIN_DISPERSION * abs(best.rate) + 2.0 * best.threshold
 
 

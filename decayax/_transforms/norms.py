@@ -105,16 +105,7 @@ def fixed_norm(
         update); https://arxiv.org/abs/2601.08393 (MuonSphere, ``spectral=True``).
     """
     name = "fixed_norm"
-    if spectral and axis is not None:
-        raise ValueError(
-            f"{name}: spectral=True always takes the last two axes, got axis={axis}. "
-            "Leave out axis=."
-        )
-    if iterations is not None and not spectral:
-        raise ValueError(
-            f"{name}: iterations= is for spectral=True. Leave it out, or pass both."
-        )
-    require_flag(name, "spectral", spectral)
+    _require_spectral(name, spectral, axis, iterations)
     axes = axes_of(name, axis)
     shape_of = matrix_norm_shape if spectral else partial(norm_shape, axes)
     radius_of = sizes_or_word(name, "radius", radius, ("current", "initial"), shape_of)
@@ -143,6 +134,22 @@ def fixed_norm(
     if isinstance(radius, str) and radius == "initial":
         options["remember"] = {**options.get("remember", {}), "norm": norm_at_init}
     return transform(Method(name, whole_rule, mask, rule, **options))
+
+
+def _require_spectral(
+    name: str, spectral: bool, axis: AxisTree, iterations: int | None
+) -> None:
+    """Raise for arguments that do not go together."""
+    require_flag(name, "spectral", spectral)
+    if spectral and axis is not None:
+        raise ValueError(
+            f"{name}: spectral=True always takes the last two axes, got axis={axis}. "
+            "Leave out axis=."
+        )
+    if iterations is not None and not spectral:
+        raise ValueError(
+            f"{name}: iterations= is for spectral=True. Leave it out, or pass both."
+        )
 
 
 def norm_control(

@@ -134,8 +134,8 @@ MUTANTS = (
     Mutant(
         "a_bound_of_larger_weights_counts",
         "decayax/_audit/modes.py",
-        "if not (is_constrained(r) or r.is_lost)",
-        "if not r.is_lost",
+        "return not (is_constrained(reading) or reading.is_lost)",
+        "return not reading.is_lost",
         "tests/test_audit_modes.py::test_the_most_serious_mode_is_reported -klarger",
     ),
     Mutant(
@@ -176,14 +176,14 @@ MUTANTS = (
     Mutant(
         "turning_is_a_decay",
         "decayax/_audit/modes.py",
-        "if not rates or (not exact and is_second_order(readings)):",
-        "if not rates:",
+        "if not _rates(readings) or (may_turn and is_second_order(readings)):",
+        "if not _rates(readings):",
         "tests/test_audit_truth.py::test_audit_says_the_truth -ksphere_of_the_initial",
     ),
     Mutant(
         "size_does_not_matter",
         "decayax/_audit/modes.py",
-        "if not _same_rates(by_size):",
+        "if not (_same_rates(by_size) or (state_held and _same_early_rates(by_size))):",
         "if False:",
         "tests/test_audit_patterns.py::test_the_mode_of_readings",
     ),
