@@ -211,9 +211,9 @@ MUTANTS = (
     Mutant(
         "single_weights_of_a_mixture_are_gated",
         "decayax/_audit/patterns.py",
-        "trace.per_weight if exact else trace.change[..., None]",
-        "trace.per_weight",
-        "tests/test_audit_patterns.py::test_if_weights_mix_only_whole_leaves_are_gated",
+        "(_are_mixed(single) and not exact)",
+        "False",
+        "tests/test_audit_patterns.py::test_if_weights_mix_their_gates_show_unless_rates_are_negative",
     ),
     Mutant(
         "a_shrink_is_a_projection",
@@ -434,9 +434,9 @@ MUTANTS = (
     ),
     Mutant(
         "each_average_is_an_anchor",
-        "decayax/_audit/measured.py",
-        "and abs(own) < 0.9 * rate",
-        "",
+        "decayax/_audit/anchors.py",
+        "return pulled and own.best.rate < 0.9 * held.known_rate",
+        "return pulled",
         "tests/test_audit_truth.py::test_audit_says_the_truth -kthat_nothing_reads",
     ),
     Mutant(
@@ -498,8 +498,8 @@ MUTANTS = (
     Mutant(
         "groups_of_a_partition_add_up",
         "decayax/_audit/declared.py",
-        "in_all_groups + max(per_group.values(), default=0)",
-        "in_all_groups + sum(per_group.values())",
+        'if place.group in ("", group)',
+        "if True",
         "tests/test_audit_findings.py::test_the_strength_is_read_from_closures",
     ),
     Mutant(
@@ -589,8 +589,8 @@ MUTANTS = (
     Mutant(
         "the_last_later_step_is_reported",
         "decayax/_audit/measured.py",
-        "if waits[i] and found[i] is None and _rate(reading):",
-        "if waits[i] and _rate(reading):",
+        "if waits[i] and found[i] is None and reading.known_rate:",
+        "if waits[i] and reading.known_rate:",
         "tests/test_audit_findings.py::test_a_decay_that_begins_later_is_measured_there",
     ),
     Mutant(
