@@ -64,7 +64,7 @@ def column_norms(updates):
     [
         {"kernel": 0, "bias": None},
         {"kernel": (0,), "bias": (-1,)},
-        {"kernel": [-2], "bias": 0},
+        {"kernel": (-2,), "bias": 0},
         {"kernel": np.int64(0), "bias": None},
         0,
     ],
@@ -197,7 +197,12 @@ def test_bad_values(make, text):
             lambda: dx.merged_lora_decay(0.1, 2.0),
             "must be a function of the parameters",
         ),
-        (lambda: dx.touched_decay(optax.sgd, 0.1), "Pass a finished optimizer"),
+        (lambda: dx.touched_decay(optax.sgd, 0.1), "optimizer must .* without a learn"),
+        (lambda: dx.selective_projection(optax.sgd), "Pass a finished optimizer, such"),
+        (
+            lambda: dx.project_radial_update(optax.sgd),
+            "preconditioner must be an o",
+        ),
         (
             lambda: dx.selective_projection(optax.MultiSteps(optax.sgd(1.0), 2)),
             "inside",
@@ -419,3 +424,66 @@ def test_a_dual_variable_shrinks_at_most_to_zero():
     params = {"kernel": jnp.full((4, 3), 10.0)}
     updates, _ = use(dx.constrain_norm(1.0), params, {"kernel": jnp.zeros((4, 3))})
     np.testing.assert_array_equal(updates["kernel"], -10.0)
+
+
+def test_a_weight_that_starts_at_zero_trains_on_a_sphere():
+    for radius in ("current", "initial"):
+        optimizer = optax.chain(optax.sgd(0.1), dx.fixed_norm(axis=0, radius=radius))
+        params = {"kernel": jnp.zeros((4, 3)).at[:, 0].set(1.0)}
+        updates, _ = use(optimizer, params, {"kernel": jnp.ones((4, 3))})
+        np.testing.assert_allclose(updates["kernel"][:, 1:], -0.1, rtol=1e-6)
+        np.testing.assert_allclose(updates["kernel"][:, 0], 0.0, atol=1e-6)
+
+
+def test_a_parameter_that_another_mask_excludes_descends():
+    params = {"kernel": jnp.eye(4)}
+    grads = {"kernel": jnp.ones((4, 4))}
+    turn = dx.rotational(0.1, learning_rate=0.01, mask={"kernel": False, "b": True})
+    state = dx.rotational(0.1, learning_rate=0.01).init({**params, "b": jnp.eye(4)})
+    grads, params = ({**x, "b": jnp.eye(4)} for x in (grads, params))
+    updates, _ = turn.update(grads, state, params)
+    np.testing.assert_allclose(updates["kernel"], -0.01)
+
+
+@pytest.mark.parametrize("center", [True, False])
+def test_rounding_errors_turn_nothing(center):
+    """A constant update, or a radial one, has no direction to turn to."""
+    kernel = jax.random.normal(jax.random.key(0), (37, 4))
+    grads = jnp.full((37, 4), 0.3) if center else 0.7 * kernel
+    turn = dx.rotational(0.1, learning_rate=0.1, center=center)
+    updates, _ = use(turn, {"kernel": kernel}, {"kernel": grads})
+    np.testing.assert_allclose(updates["kernel"], 0.0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        dx.fixed_norm,
+        dx.pin_radius,
+        dx.project_radial_gradient,
+        lambda mask: dx.constrain_norm(1.0, mask=mask),
+        lambda mask: dx.rotational(0.1, learning_rate=0.1, mask=mask),
+    ],
+)
+def test_a_projection_has_no_multiplier_above_one(make):
+    mask = {"kernel": True, "bias": 3.0}
+    with pytest.raises(ValueError, match="multiplier of bias must be <= 1, got 3. A m"):
+        make(mask=mask).init(PARAMS)
+
+
+def test_a_bound_of_nan_shows():
+    cpr = dx.constrain_norm(initial_factor=1.0)
+    state = cpr.init(jax.eval_shape(lambda: PARAMS))
+    updates, _ = cpr.update(GRADS, state, PARAMS)
+    assert np.isnan(updates["kernel"]).all()
+
+
+def test_an_average_follows_while_the_strength_is_zero():
+    """A schedule that is 0 for a while does not stop the average, jitted or not."""
+    schedule = optax.piecewise_constant_schedule(0.0, {})
+    for strength in (0.0, schedule, lambda step: 0.0):
+        decay = dx.decay_to_average(strength, average_rate=0.5)
+        state = decay.init({"w": jnp.zeros(2)})
+        updates, state = decay.update({"w": jnp.ones(2)}, state, {"w": jnp.ones(2)})
+        np.testing.assert_allclose(state.memory["average"]["w"], 0.5)
+        np.testing.assert_allclose(updates["w"], 1.0)

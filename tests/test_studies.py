@@ -48,7 +48,11 @@ def run_smoke(name: str, out: Path) -> tuple[Path, str]:
 
 
 # `test_demo.py` runs the demo by its command, in a process of its own.
-@pytest.mark.parametrize("name", ["same", "why", "tuning", "symmetry"])
+# The smoke run of `symmetry` compiles for 45 s; `make test-all` has it.
+@pytest.mark.parametrize(
+    "name",
+    ["same", "why", "tuning", pytest.param("symmetry", marks=pytest.mark.slow)],
+)
 def test_smoke_run_end_to_end(name, tmp_path):
     folder, verdict = run_smoke(name, tmp_path)
     check_results(name, folder, verdict)

@@ -73,7 +73,8 @@ def adopt_state(
 
     The memory of a decay (anchors, averages, norms, dual variables) is carried over if
     the new optimizer keeps the same arrays, in the same shapes. Otherwise it starts as
-    in ``init``: :func:`decay_to_init` then decays to the given ``params``.
+    in ``init``: :func:`decay_to_init` then decays to the given ``params``. An anchor or
+    a bound that is carried over wins over the argument of the new optimizer.
 
     Args:
         optimizer: the new optimizer.

@@ -77,7 +77,7 @@ def decay_to(
         [-0.05] [-0.2]
 
     Reference:
-        Li et al., https://arxiv.org/abs/1802.01483, equation 2 (L2-SP), decoupled.
+        Li et al., https://arxiv.org/abs/1802.01483 (L2-SP), decoupled.
     """
     name = "decay_to"
     anchor_of = values_of(name, "anchor", anchor)
@@ -141,7 +141,7 @@ def decay_to_init(
         [-0.1 -0. ]
 
     Reference:
-        Li et al., https://arxiv.org/abs/1802.01483, equation 2 (L2-SP); Kumar et al.,
+        Li et al., https://arxiv.org/abs/1802.01483 (L2-SP); Kumar et al.,
         https://arxiv.org/abs/2308.11958 (L2-Init); both as a penalty in the gradient.
         SODA: https://arxiv.org/abs/2605.11172.
     """

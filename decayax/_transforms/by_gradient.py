@@ -26,7 +26,7 @@ from decayax._transforms.kernel import around, Leaf, Method, pull_rule
 from decayax._transforms.memory import INITIAL
 from decayax._transforms.per_leaf import axes_of, AxisTree
 from decayax._transforms.strengths import decay_rate, strength_rate
-from decayax._transforms.trees import require_finished
+from decayax._transforms.trees import FINISHED, require_finished, UNFINISHED
 from decayax.masks._resolve import MaskOrFn
 
 
@@ -60,7 +60,8 @@ def touched_decay(
         mask: :math:`m`, as for :func:`decoupled_decay`: select the embeddings, and give
             the other parameters a decay of their own.
         learning_rate: :math:`\gamma_t` of a finished optimizer; then the decay stands
-            behind it. None: the decay stands before the learning rate.
+            behind it. None: the decay stands before the learning rate, and behind a
+            finished optimizer the rows would grow.
 
     Returns:
         An optimizer, as for :func:`with_decay`. With ``average_rate`` its state holds
@@ -83,7 +84,8 @@ def touched_decay(
         PyTorch, issue 60382 (frequency).
     """
     name = "touched_decay"
-    require_finished(name, optimizer)
+    such_as = UNFINISHED if learning_rate is None else FINISHED
+    require_finished(name, optimizer, such_as=such_as)
     axes = axes_of(name, axis)
     # Without an average, β = 0 would be the same, but keep a state.
     has_average = average_rate is not None
@@ -125,9 +127,9 @@ def selective_projection(
         r = \Big[1 - \frac{\|\theta - \theta_0\|}{\|\tilde\theta - \theta_0\|}\Big]_+
 
     It wraps a finished optimizer, because it reads the raw gradient;
-    :math:`\tilde\theta = \theta + \Delta`. A parameter is only held back while its loss
-    would fall on the way back to the initial weights; :func:`decay_to_init` always
-    pulls.
+    :math:`\tilde\theta = \theta + \Delta`. The method acts
+    only if a step towards :math:`\theta_0` lowers the loss; :func:`decay_to_init`
+    always pulls.
 
     Args:
         optimizer: a finished optimizer, whose updates are added to the parameters.
@@ -152,14 +154,14 @@ def selective_projection(
         [1.5]
 
     Reference:
-        Tian, Huang and Kira, https://arxiv.org/abs/2411.01713, Algorithm 1.
+        Tian, Huang and Kira, https://arxiv.org/abs/2411.01713 (SPD).
     """
     name = "selective_projection"
     require_finished(name, optimizer)
 
     def rule(leaf: Leaf) -> ArrayLeaf:
         start = leaf.memory[INITIAL].astype(leaf.param.dtype)
-        old, new = leaf.param - start, leaf.param + leaf.update - start
+        old, new = leaf.param - start, leaf.landed - start
         far = norm(new)
         excess = jnp.maximum(ratio(far - norm(old), far), 0)
         points_back = inner(leaf.grad, old) > 0

@@ -1,4 +1,4 @@
-"""The catalogue: published ways of shrinking weights, one public name each."""
+"""The catalogue: ways of shrinking weights, one public name each."""
 
 from decayax._transforms.anchored import decay_to, decay_to_average, decay_to_init
 from decayax._transforms.by_gradient import selective_projection, touched_decay

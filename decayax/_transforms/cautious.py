@@ -51,7 +51,7 @@ def cautious_decay(
             **behind** the learning rate: it subtracts :math:`\gamma_t\lambda_t m`
             times the gated weights from :math:`\Delta_t`, and :math:`-\Delta_t`
             replaces :math:`u_t` in the gate. 1.0: a rate that does not follow the
-            learning rate.
+            learning rate. (Before the learning rate, the weights would grow.)
         projection: a transform of the finished step, such as :func:`pin_radius`, that
             acts between gate and decay: the gate compares :math:`\theta_t` with the
             step before the projection, and the projected weights decay. On a fixed norm
@@ -83,11 +83,10 @@ def cautious_decay(
             "learning_rate=. Pass that of the optimizer, or 1.0 for a rate that does "
             "not follow it."
         )
-    require_finished(name, projection)
+    require_finished(name, projection, "projection", "one such as dx.pin_radius()")
 
     def rule(leaf: Leaf) -> ArrayLeaf:
-        landed = leaf.param + leaf.update
-        pulled = times_real(leaf.rate, landed)
+        pulled = times_real(leaf.rate, leaf.landed)
         is_open = gate(-leaf.grad, leaf.param)  # `grad` is the step before it
         return leaf.update - jnp.where(is_open, pulled, jnp.zeros_like(pulled))
 

@@ -1,4 +1,4 @@
-r"""Constrained parameter regularisation: decay only as much as a bound asks for.
+r"""Constrained parameter regularisation: decay only while the norm exceeds a bound.
 
     ℓ ← max(0, ℓ + ρ/n·(‖θ̃‖² − κ)),   θ ← θ̃ − 2ℓθ̃,   θ̃ = θ + Δ
 
@@ -38,16 +38,15 @@ UNKNOWN = jnp.inf  # the bound before it is chosen
 
 def shrink(leaf: Leaf) -> ArrayLeaf:
     """Δ − 2ℓmθ̃: the gradient step on ℓ(‖θ̃‖² − κ), at most to 0."""
-    landed = leaf.param + leaf.update
     rate = leaf.rate * jnp.minimum(2 * leaf.memory["dual"], 1)
-    return leaf.update - times_real(rate, landed)
+    return leaf.update - times_real(rate, leaf.landed)
 
 
 def ascended(
     dual: jax.Array, square: jax.Array, bound: jax.Array, step_size: jax.Array
 ) -> jax.Array:
     """max(0, ℓ + ρ(‖θ̃‖² − κ)); 0 while the bound is not known."""
-    known = bound < UNKNOWN
+    known = bound != UNKNOWN  # NaN must show
     excess = jnp.where(known, square - jnp.where(known, bound, 0), 0)
     return jnp.where(known, jnp.maximum(dual + step_size * excess, 0), 0)
 
@@ -123,7 +122,7 @@ def constrain_norm(
         [0.21875]
 
     Reference:
-        Franke et al., https://arxiv.org/abs/2311.09058, Algorithm 1 (CPR), with the
+        Franke et al., https://arxiv.org/abs/2311.09058 (CPR), with the
         four ways of its code to choose the bound.
     """
     ways = {
@@ -143,9 +142,8 @@ def constrain_norm(
     def refresh(leaf: Leaf) -> dict[str, jax.Array]:
         over = axes(leaf.path, leaf.param)
         kappa, fresh = bound_at(leaf, inner(leaf.param, leaf.param, over))
-        landed = leaf.param + leaf.update
-        square = inner(landed, landed, over)
-        weights = max(landed.size // max(square.size, 1), 1)  # a leaf may be empty
+        square = inner(leaf.landed, leaf.landed, over)
+        weights = max(leaf.landed.size // max(square.size, 1), 1)  # a leaf may be empty
         rho = jnp.asarray(rho_at(leaf.step), square.dtype) / weights
         dual = ascended(leaf.memory["dual"], square, kappa, rho)
         return {**fresh, "dual": dual}

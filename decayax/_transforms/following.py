@@ -86,7 +86,7 @@ def corrected_decay(
         [-0.0064]
 
     Reference:
-        Defazio, https://arxiv.org/abs/2506.02285, Algorithm 1 (AdamC).
+        Defazio, https://arxiv.org/abs/2506.02285 (AdamC).
     """
     name = "corrected_decay"
     lambda_at = decay_rate(name, weight_decay)
@@ -117,7 +117,8 @@ def target_norm_decay(
     are independent of the weights, as gradient noise is for weights whose size the
     model does not see, :math:`\|\theta\|` settles at :math:`c` for every learning
     rate: there is no :math:`\lambda` to tune. It settles within about
-    :math:`1/\gamma_t d_t` steps, and is off where signal or other forces move it.
+    :math:`1/\gamma_t d_t` steps, and differs from :math:`c` if the gradients depend on
+    the weights.
 
     Args:
         target_norm: :math:`c > 0`: a number, or a tree (or prefix) of numbers or arrays

@@ -35,7 +35,13 @@ from decayax._transforms.memory import (
     remembered,
 )
 from decayax._transforms.precision import cast_around
-from decayax._transforms.strengths import decay_rate, rate_by_path, RateAt
+from decayax._transforms.strengths import (
+    decay_rate,
+    rate_by_path,
+    RateAt,
+    require_parts,
+    whole_rule,
+)
 from decayax._transforms.trees import (
     increment,
     map_leaves,
@@ -74,6 +80,11 @@ class Leaf(NamedTuple):
     memory: Mapping[str, jax.Array]
     extra: Any  # this leaf of what `whole` returned; None without it
     step: jax.Array  # int32[]: updates before this one
+
+    @property
+    def landed(self) -> ArrayLeaf:
+        """θ + Δ, behind the learning rate: what a projection changes."""
+        return self.param + self.update
 
 
 Rule: TypeAlias = Callable[[Leaf], ArrayLeaf]  # -> the new update
@@ -168,7 +179,9 @@ def around(
 def _init(method: Method, params: optax.Params) -> DecayState | DecayMemoryState:
     # A wrong mask or parameter raises here, before training.
     require_no_state(method.name, params)
-    rate_by_path(method.name, method.rate_at(None), method.mask, params)
+    rates = rate_by_path(method.name, method.rate_at(None), method.mask, params)
+    if method.rate_at is whole_rule:
+        require_parts(method.name, rates)
     step = jnp.zeros([], jnp.int32)
     if not method.remember:
         return DecayState(step)
@@ -185,40 +198,52 @@ def _step(method, updates, grads, state, params, extra_args):
     require_state(name, state, DecayMemoryState if has_memory else DecayState)
     rates = rate_by_path(name, method.rate_at(state.step), method.mask, params)
     memory = memory_by_path(state.memory) if has_memory else {}
-    extras = {}
-    if method.whole:
-        extras = dict(leaves_with_path(method.whole(params, extra_args)))
+    whole = method.whole(params, extra_args) if method.whole else {}
+    extras = dict(leaves_with_path(whole))
     grad_at = {} if grads is updates else dict(leaves_with_path(grads))
     in_dtype = _rate_arrays()
 
+    def unpulled(update: Any) -> Any:  # rate 0 is the identity, to the bit
+        return method.excluded(update, state.step) if method.excluded else update
+
     def apply(path: Path, update: Any, param: Any) -> Any:
-        if path not in rates and path not in memory:  # rate 0: the identity, to the bit
-            return method.excluded(update, state.step) if method.excluded else update
+        if path not in rates and path not in memory:
+            return unpulled(update)
         _require_pair(name, path, update, param)
         _require_memory(method, path, memory, np.shape(param))
         dtype = compute_dtype(update, param)
-        wide = as_dtype(update, dtype)
         leaf = Leaf(
             path=path,
-            update=wide,
+            update=as_dtype(update, dtype),
             param=as_dtype(param, dtype),
             rate=in_dtype(rates.get(path, 0.0), dtype),
-            grad=as_dtype(grad_at[path], dtype) if grad_at else wide,
+            grad=as_dtype(grad_at.get(path, update), dtype),
             memory={k: to_float32(x) for k, x in memory.get(path, {}).items()},
             extra=extras.get(path),
             step=state.step,
         )
         if method.refresh:
-            fresh = method.refresh(leaf)
-            leaf = leaf._replace(memory={**leaf.memory, **fresh})
-            memory[path] |= {k: cast_like(x, memory[path][k]) for k, x in fresh.items()}
-        return cast_like(method.rule(leaf), update) if path in rates else update
+            leaf = _refreshed(method.refresh, leaf, memory[path])
+        return (
+            cast_like(method.rule(leaf), update) if path in rates else unpulled(update)
+        )
 
     updates = map_leaves(name, apply, updates, params)
     step = increment(state.step)
     if not has_memory:
         return updates, DecayState(step)
     return updates, DecayMemoryState(step, memory_trees(memory, like=state.memory))
+
+
+def _refreshed(
+    refresh: Callable[[Leaf], Mapping[str, jax.Array]],
+    leaf: Leaf,
+    held: dict[str, jax.Array],
+) -> Leaf:
+    """The leaf with its new memory, which is also written to what the state holds."""
+    fresh = refresh(leaf)
+    held |= {key: cast_like(x, held[key]) for key, x in fresh.items()}
+    return leaf._replace(memory={**leaf.memory, **fresh})
 
 
 def _rate_arrays() -> Callable[[Strength, Any], Rate]:

@@ -37,15 +37,10 @@ from decayax._transforms.strengths import strength_rate, whole_rule
 from decayax.masks._resolve import MaskOrFn
 
 
-def landed(leaf: Leaf) -> ArrayLeaf:
-    """θ + Δ."""
-    return leaf.param + leaf.update
-
-
 def rescale(leaf: Leaf, radius: jax.Array, size: jax.Array) -> ArrayLeaf:
-    """(θ + Δ)·R/N − θ, or the part of it that the mask's multiplier says."""
-    factor = ratio(radius, size, otherwise=1.0)
-    return leaf.update + times_real(leaf.rate * (factor - 1), landed(leaf))
+    """Δ + m((θ + Δ)·R/N − (θ + Δ)); a radius or a norm of 0 changes nothing."""
+    factor = jnp.where(radius == 0, 1, ratio(radius, size, otherwise=1.0))
+    return leaf.update + times_real(leaf.rate * (factor - 1), leaf.landed)
 
 
 def fixed_norm(
@@ -62,11 +57,12 @@ def fixed_norm(
         (\theta + \Delta_t)\,\frac{R}{N(\theta + \Delta_t)}
 
     Put it **last** in the chain, on the finished update. It replaces weight decay where
-    the model does not see the size of the weights: there a decay only decides how large
-    a step is compared with the weight, and on the sphere the learning rate says it.
-    Start from :math:`\gamma' = \sqrt{\gamma\lambda}` of the run with decay, and with
-    ``optax.scale_by_trust_ratio()`` in front of the learning rate: then :math:`\gamma'`
-    is the relative size of a step, as in the paper. Uniform
+    the model does not see the size of the weights: there,
+    decay only sets the relative size of a step, and on the sphere the learning rate
+    sets it.
+    The paper starts from :math:`\gamma' = \sqrt{\gamma\lambda}` of the run with decay,
+    and with ``optax.scale_by_trust_ratio()`` in front of the learning rate: then
+    :math:`\gamma'` is the relative size of a step. Uniform
     decay in front of it changes nothing to first order in :math:`\gamma`;
     :func:`cautious_decay` behind it does. Exclude biases and norms with a mask.
 
@@ -90,7 +86,8 @@ def fixed_norm(
 
     Returns:
         A transform, as for :func:`decoupled_decay`. With "initial", its state holds one
-        number for each norm. A slice of zeros stays what the step makes of it.
+        number for each norm. A slice that is 0 takes its step
+        unchanged; with "initial", a slice that is 0 at init has no fixed norm.
 
     Example:
         >>> import optax, decayax as dx, jax.numpy as jnp
@@ -109,7 +106,7 @@ def fixed_norm(
     axes = axes_of(name, axis)
     shape_of = matrix_norm_shape if spectral else partial(norm_shape, axes)
     radius_of = sizes_or_word(name, "radius", radius, ("current", "initial"), shape_of)
-    options = vector_memory(name, iterations, landed)
+    options = vector_memory(name, iterations, lambda leaf: leaf.landed)
 
     def norm_of(path: Path, x: ArrayLeaf, memory: Mapping[str, Any]) -> jax.Array:
         if not spectral:
@@ -129,7 +126,7 @@ def fixed_norm(
             size = leaf.memory["norm"]
         else:
             size = norm_of(leaf.path, leaf.param, leaf.memory)
-        return rescale(leaf, size, norm_of(leaf.path, landed(leaf), leaf.memory))
+        return rescale(leaf, size, norm_of(leaf.path, leaf.landed, leaf.memory))
 
     if isinstance(radius, str) and radius == "initial":
         options["remember"] = {**options.get("remember", {}), "norm": norm_at_init}
@@ -167,7 +164,7 @@ def norm_control(
 
     Put it **after the preconditioner and before the learning rate**. With :math:`r = 0`
     it is :func:`decoupled_decay`. With ``learning_rate=1.0`` and :math:`\lambda = 1`,
-    only the target norm is left of the old weights' size.
+    the old weights are rescaled to the target norm.
 
     Args:
         weight_decay: :math:`\lambda`, as for :func:`decoupled_decay`.

@@ -24,7 +24,7 @@ from decayax._transforms.geometry import ArrayLeaf, Axes, inner, norm, ratio, ti
 from decayax._transforms.kernel import around, Leaf, Method, transform
 from decayax._transforms.per_leaf import axes_of, AxisTree, require_flag
 from decayax._transforms.strengths import decay_rate, whole_rule
-from decayax._transforms.trees import require_optimizer
+from decayax._transforms.trees import require_optimizer, UNFINISHED
 from decayax.masks._resolve import MaskOrFn
 
 
@@ -55,8 +55,8 @@ def project_radial_gradient(
     Args:
         axis: the axes of the norm, as for :func:`fixed_norm`.
         rescale: give the projected gradient the norm of the gradient. If the gradient
-            is radial up to 4 ulp, so that rounding errors are left of it, the result is
-            0; the official code enlarges them.
+            is radial up to 4 ulp of float32, only rounding errors are left of it, and
+            the result is 0; the official code enlarges them.
         mask: as for :func:`fixed_norm`.
 
     Returns:
@@ -71,7 +71,7 @@ def project_radial_gradient(
         [-0.   0.5]
 
     Reference:
-        Prieto et al., https://arxiv.org/abs/2501.04697, section 5 (⊥Grad).
+        Prieto et al., https://arxiv.org/abs/2501.04697 (⊥Grad).
     """
     require_flag("project_radial_gradient", "rescale", rescale)
     axes = axes_of("project_radial_gradient", axis)
@@ -135,10 +135,10 @@ def project_radial_update(
         0.130
 
     Reference:
-        Heo et al., https://arxiv.org/abs/2006.08217, Algorithm 2 and the official code.
+        Heo et al., https://arxiv.org/abs/2006.08217, and the official code.
     """
     name = "project_radial_update"
-    require_optimizer(name, preconditioner)
+    require_optimizer(name, preconditioner, "preconditioner", UNFINISHED)
     threshold = as_strength(name, "threshold", threshold, NUMBER_HINT)
     decay_factor = as_strength(name, "decay_factor", decay_factor, NUMBER_HINT)
     lambda_at, axes = decay_rate(name, weight_decay), axes_of(name, axis)

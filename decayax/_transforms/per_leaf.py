@@ -83,7 +83,8 @@ def axes_of(name: str, axis: AxisTree) -> Callable[[Path, Any], Axes]:
 
 
 def _is_axis(value: Any) -> bool:
-    if isinstance(value, tuple | list) and value:
+    # A list is a tree with one entry for each layer.
+    if isinstance(value, tuple) and value:
         return all(map(_is_int, value))
     return value is None or _is_int(value)
 
@@ -96,7 +97,7 @@ def _nonnegative(name: str, axis: Any, path: Path, ndim: int) -> Axes:
     """The axes counted from the first one; raise if the parameter lacks one."""
     if axis is None:
         return None
-    given = tuple(axis) if isinstance(axis, tuple | list) else (axis,)
+    given = axis if isinstance(axis, tuple) else (axis,)
     if not all(-ndim <= a < ndim for a in given):
         raise ValueError(
             f"{name}: axis is {axis}, but the number of axes of {path_str(path)} is "

@@ -59,7 +59,7 @@ def shrink_and_perturb(
         [[ 0.5 -0.5]] [1. 1.]
 
     Reference:
-        Ash and Adams, https://arxiv.org/abs/1910.08475, section 5.
+        Ash and Adams, https://arxiv.org/abs/1910.08475.
     """
     shrink = as_strength(NAME, "shrink", shrink, NUMBER_HINT)
     noise = as_strength(NAME, "noise", noise, NUMBER_HINT)

@@ -20,17 +20,15 @@ from decayax.masks._resolve import MaskOrFn
 
 def divide(leaf: Leaf) -> ArrayLeaf:
     """(θ + Δ)/(1 + rate) − θ."""
-    landed = leaf.param + leaf.update
-    return leaf.update - times_real(leaf.rate / (1 + leaf.rate), landed)
+    return leaf.update - times_real(leaf.rate / (1 + leaf.rate), leaf.landed)
 
 
 def threshold(leaf: Leaf) -> ArrayLeaf:
     """sign(θ̃)·max(|θ̃| − rate, 0) − θ with θ̃ = θ + Δ; complex weights keep phases."""
-    landed = leaf.param + leaf.update
-    size = magnitude(landed)
+    size = magnitude(leaf.landed)
     lost = ratio(leaf.rate, size, otherwise=1.0)  # the fraction of θ̃
     # θ − θ is 0, but θ + (Δ − θ̃) may be a rounding error.
-    shrunk = leaf.update - times_real(lost, landed)
+    shrunk = leaf.update - times_real(lost, leaf.landed)
     return jnp.where(lost >= 1, -leaf.param, shrunk)
 
 
@@ -69,7 +67,7 @@ def proximal_decay(
         [ 0.5 -2. ]
 
     Reference:
-        Zhuang et al., https://arxiv.org/abs/2202.00089, equation 9 (AdamProx), with the
+        Zhuang et al., https://arxiv.org/abs/2202.00089 (AdamProx), with the
         learning rate in the factor, as :func:`decoupled_decay` has it.
     """
     name = "proximal_decay"
@@ -112,7 +110,7 @@ def soft_threshold(
 
     Reference:
         Beck and Teboulle, *A fast iterative shrinkage-thresholding algorithm*, SIAM
-        Journal on Imaging Sciences 2009, equation 1.5 (ISTA).
+        Journal on Imaging Sciences 2009 (ISTA).
     """
     name = "soft_threshold"
     gamma = checked(name, "learning_rate", learning_rate, NUMBER_HINT)

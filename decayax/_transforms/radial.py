@@ -27,13 +27,12 @@ def brake(leaf: Leaf, axes: Axes) -> ArrayLeaf:
 
 def pin(leaf: Leaf, axes: Axes) -> ArrayLeaf:
     """(θ + Δ)·R/‖θ + Δ‖ − θ; Δ where there is no such radius."""
-    landed = leaf.param + leaf.update
-    old, new = norm(leaf.param, axes), norm(landed, axes)
+    old, new = norm(leaf.param, axes), norm(leaf.landed, axes)
     radius = old + ratio(inner(leaf.update, leaf.param, axes), old)
     # Weights of norm 0 have no radius to keep.
     is_sphere = (old > 0) & (radius > 0)
     factor = jnp.where(is_sphere, ratio(radius, new, otherwise=1.0), 1)
-    return leaf.update + times_real(leaf.rate * (factor - 1), landed)
+    return leaf.update + times_real(leaf.rate * (factor - 1), leaf.landed)
 
 
 def raise_to_floor(leaf: Leaf, axes: Axes) -> ArrayLeaf:
@@ -103,9 +102,9 @@ def pin_radius(
         \frac{\langle\Delta_t, \theta\rangle}{\|\theta\|}
 
     Put it **behind the learning rate**. A step across the weights makes them longer, by
-    :math:`\|\Delta\|^2/2\|\theta\|`, although nothing asks for it; decay balances this
-    growth in the equilibrium. Here it does not arise, and the gradient alone moves the
-    norm.
+    :math:`\|\Delta\|^2/2\|\theta\|`, although the gradient has no radial part; decay
+    balances this growth in the equilibrium. Here it does not arise, and the gradient
+    alone moves the norm.
 
     Args:
         axis: the axes of the norm, as for :func:`fixed_norm`.
@@ -146,8 +145,8 @@ def update_to_weight_floor(
         u_t\,\frac{t\, m\,\|\theta_t\|}{\|u_t\|}
 
     Put it **after the preconditioner and before the learning rate**. Without decay,
-    weights grow and their steps become relatively smaller; at the floor this stops. So
-    it does what decay does in the equilibrium, without a decay.
+    weights grow and their steps become relatively smaller; at the floor this stops. The
+    relative step then stays constant, as in the equilibrium of a decay.
 
     Args:
         floor: :math:`t \ge 0`; the relative step is at least :math:`\gamma t`. A float,

@@ -1,4 +1,4 @@
-r"""A rotation per step as set, on a fixed norm: the equilibrium of decay, from step 0.
+r"""A given rotation per step at a fixed norm: the equilibrium of decay from step 0 on.
 
 w⊥ = w − (⟨w, θ⟩/‖θ‖²)θ,   s² ← βs² + (1 − β)‖w⊥‖²
 θ ← ‖θ₀‖·θ'/‖θ'‖,   θ' = θ − η‖θ₀‖·w⊥/s
@@ -43,7 +43,11 @@ def across(leaf: Leaf, axes: Axes, center: bool) -> ArrayLeaf:
     if center:
         u = u - jnp.mean(u, axes, keepdims=True)
     square = inner(leaf.param, leaf.param, axes)
-    return u - times_real(ratio(inner(u, leaf.param, axes), square), leaf.param)
+    w = u - times_real(ratio(inner(u, leaf.param, axes), square), leaf.param)
+    # Of a constant or radial update only rounding errors are left: it turns nothing.
+    size = norm(w, axes)
+    is_rounding = size <= 4 * jnp.finfo(size.dtype).eps * norm(leaf.update, axes)
+    return jnp.where(is_rounding, 0, w)
 
 
 def turn(
@@ -89,7 +93,8 @@ def rotational(
             together with weights that are centred at init.
         average_rate: :math:`\beta \in [0, 1)`.
         eps: :math:`\epsilon \ge 0`, in units of the update.
-        mask: which parameters; :math:`m` multiplies the rotation.
+        mask: which parameters; :math:`m` multiplies the rotation. A neuron that is 0 at
+            init stays 0: exclude layers that start at 0.
 
     Returns:
         A transform, as for :func:`decoupled_decay`. Its state holds two numbers for
@@ -106,7 +111,7 @@ def rotational(
         (2.59, 4.28), 5.00
 
     Reference:
-        Kosson, Messmer and Jaggi, https://arxiv.org/abs/2305.17212, Algorithm 1.
+        Kosson, Messmer and Jaggi, https://arxiv.org/abs/2305.17212 (RV).
     """
     name = "rotational"
     require_flag(name, "center", center)

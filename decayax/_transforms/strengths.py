@@ -7,11 +7,13 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import jax
+import numpy as np
 import optax
 
-from decayax._core.paths import leaves_with_path, Path
+from decayax._core.paths import leaves_with_path, Path, path_str
 from decayax._core.strength import (
     as_strength,
+    is_known,
     is_zero,
     NUMBER_HINT,
     ScalarOrSchedule,
@@ -65,6 +67,16 @@ def strength_rate(
 def whole_rule(step: jax.Array | None) -> Strength:
     """The rate of a rule without a strength: the multiplier of the mask."""
     return 1.0
+
+
+def require_parts(name: str, rates: dict[Path, Strength]) -> None:
+    """Raise for a multiplier above 1: a projection has no strength to multiply."""
+    for path, rate in rates.items():
+        if is_known(rate) and np.max(rate, initial=0.0) > 1:
+            raise ValueError(
+                f"{name}: the mask's multiplier of {path_str(path)} must be <= 1, got "
+                f"{np.max(rate):g}. A multiplier below 1 applies that part of the rule."
+            )
 
 
 def checked(

@@ -75,16 +75,24 @@ def is_optimizer(value: Any) -> bool:
     return has_methods and not isinstance(value, type)
 
 
-def require_optimizer(name: str, value: Any) -> None:
+FINISHED = "a finished optimizer, such as optax.adam(1e-3)"
+UNFINISHED = "a transform without a learning rate, such as optax.scale_by_adam()"
+
+
+def require_optimizer(
+    name: str, value: Any, argument: str = "optimizer", such_as: str = FINISHED
+) -> None:
     """Raise unless the value is an optimizer, and not a function that makes one."""
     if not is_optimizer(value):
         raise TypeError(
-            f"{name}: optimizer must be an optax.GradientTransformation, got "
-            f"{short_repr(value)}. Pass a finished optimizer, such as optax.adam(1e-3)."
+            f"{name}: {argument} must be an optax.GradientTransformation, got "
+            f"{short_repr(value)}. Pass {such_as}."
         )
 
 
-def require_finished(name: str, optimizer: Any) -> None:
+def require_finished(
+    name: str, optimizer: Any, argument: str = "optimizer", such_as: str = FINISHED
+) -> None:
     """Raise unless a decay may stand behind the steps of the optimizer."""
     # MultiSteps(...).gradient_transformation() is a tuple of its bound methods.
     owner = getattr(getattr(optimizer, "update", None), "__self__", optimizer)
@@ -93,7 +101,7 @@ def require_finished(name: str, optimizer: Any) -> None:
             f"{name}: got a MultiSteps object; outside of it, every mini-step would "
             f"decay. Put the decay inside: MultiSteps({name}(optimizer, ...), k)."
         )
-    require_optimizer(name, optimizer)
+    require_optimizer(name, optimizer, argument, such_as)
 
 
 def require_state(name: str, state: Any, kind: type) -> None:
