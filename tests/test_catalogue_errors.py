@@ -487,3 +487,35 @@ def test_an_average_follows_while_the_strength_is_zero():
         updates, state = decay.update({"w": jnp.ones(2)}, state, {"w": jnp.ones(2)})
         np.testing.assert_allclose(state.memory["average"]["w"], 0.5)
         np.testing.assert_allclose(updates["w"], 1.0)
+
+
+def test_strictly_cautious_decay_leaves_a_weight_without_an_update():
+    grads = {**GRADS, "bias": jnp.array([0.0, 1.0, -1.0])}
+    for strict, decayed in ((False, [0.2, 0.2, 0.0]), (True, [0.0, 0.2, 0.0])):
+        updates, _ = use(dx.cautious_decay(0.1, strict=strict), grads=grads)
+        np.testing.assert_allclose(updates["bias"] - grads["bias"], decayed, atol=1e-7)
+
+
+def test_a_radial_gradient_in_float32_becomes_zero():
+    params = {"kernel": jax.random.normal(jax.random.key(0), (37, 4))}
+    for factor in (0.3, 0.123, 0.05):  # others are exact by chance
+        grads = {"kernel": factor * params["kernel"]}
+        updates, _ = use(dx.project_radial_gradient(), params, grads)
+        np.testing.assert_array_equal(updates["kernel"], 0.0)
+
+
+def test_layers_that_differ_have_the_norms_of_all():
+    """The columns of one layer are invariant; of the other, only the whole is."""
+    layers = [
+        dx.LeafSymmetry(f"w[{n}]", "invariant", axes, "w", (0, n), (4, 3))
+        for n, axes in enumerate([(2,), ()])
+    ]
+    found = dx.ScaleSymmetries(leaves=tuple(layers), groups=())
+    params = {"w": jax.random.normal(jax.random.key(0), (2, 4, 3))}
+    grads = {"w": jax.random.normal(jax.random.key(1), (2, 4, 3))}
+    updates, _ = use(dx.fixed_norm(axis=found), params, grads)
+    new = params["w"] + updates["w"]
+    sizes = [np.linalg.norm(x.reshape(2, -1), axis=1) for x in (params["w"], new)]
+    np.testing.assert_allclose(*sizes, rtol=1e-6)
+    columns = [np.linalg.norm(x, axis=1) for x in (params["w"], new)]
+    assert not np.allclose(*columns, rtol=1e-2)

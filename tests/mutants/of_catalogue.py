@@ -107,7 +107,7 @@ MUTANTS = (
         "decayax/_transforms/per_leaf.py",
         "own = set.intersection(",
         "own = set.union(",
-        "tests/test_catalogue_uses.py",
+        "tests/test_catalogue_errors.py",
     ),
     Mutant(
         "cautious_everywhere",
@@ -121,7 +121,7 @@ MUTANTS = (
         "decayax/_transforms/cautious.py",
         "gate = agrees_strictly if strict else agrees",
         "gate = agrees",
-        "tests/test_trajectories.py -kcautious_decay",
+        "tests/test_catalogue_errors.py",
     ),
     Mutant(
         "cautious_gate_behind_the_projection",
@@ -303,7 +303,7 @@ MUTANTS = (
         "decayax/_transforms/orthogonal.py",
         "jnp.where(is_rounding, 0, ratio(old, new))",
         "ratio(old, new)",
-        "tests/test_catalogue_laws.py",
+        "tests/test_catalogue_errors.py",
     ),
     Mutant(
         "adamp_reads_the_step",
