@@ -29,7 +29,7 @@ def gate_reads_gradients(reading: Reading) -> bool:
 
 
 def _gate(reading: Reading) -> np.ndarray | None:
-    """The `_gate_rates` that show a gate; None if there is none."""
+    """The `_gate_rates` that show a gate; None without a gate."""
     trace = reading.jvp_trace
     differs = reading.best is not reading.jvp and not reading.use_value
     if trace is None or differs:

@@ -83,7 +83,7 @@ class Reading(NamedTuple):
     def is_lost(self) -> bool:
         """Whether there is a pull, perhaps, that the weights do not show.
 
-        If they have not moved far and the derivative is 0, too, there is none.
+        If they have not moved far and the derivative is 0, too, the rate is 0.
         """
         hidden = self.drift[-1] > MAX_DRIFT or self.best.significant
         return bool(self.use_value and self.value is None and hidden)
