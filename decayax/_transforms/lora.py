@@ -75,9 +75,7 @@ def merged_lora_decay(
     def slopes(params: optax.Params, extra_args: Mapping[str, Any]) -> Any:
         base = [extra_args["base"]] if "base" in extra_args else []
         # Integers have no gradient; 16-bit factors are multiplied in float32.
-        floats = jax.tree.map(
-            lambda x: to_float32(x) if is_inexact(x) else None, params
-        )
+        floats = jax.tree.map(_wide_float, params)
 
         def half_square(floats: Any) -> jax.Array:
             whole = jax.tree.map(_first, floats, params, is_leaf=_is_none)
