@@ -5,6 +5,7 @@ mask. The learning rate of step t is γ_t = α η_t, where α is `learning_rate`
 """
 
 import functools
+import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -168,6 +169,13 @@ def selective(hparams: HParams, eta: Multiplier, mask: Any) -> Optimizer:
     return dx.selective_projection(step, hparams["weight_decay"], mask=mask)
 
 
+def neighbours(params: Any) -> list[jax.Array]:
+    """The products of neighbouring matrices: the tasks here have no LoRA factors."""
+    matrices = [leaf for leaf in jax.tree.leaves(params) if leaf.ndim == 2]
+    pairs = itertools.pairwise(matrices)
+    return [a @ b for a, b in pairs if a.shape[1] == b.shape[0]]
+
+
 _before = functools.partial(functools.partial, before_rate)
 _after = functools.partial(functools.partial, after_rate)
 _around = functools.partial(functools.partial, around_adam)
@@ -179,12 +187,15 @@ CATALOGUE = {
     for name, place, make in (
         ("cautious", BEFORE, _before(dx.cautious_decay)),
         ("corrected", BEFORE, corrected),
+        # No weights are given here: towards 0, so a control that must equal AdamW.
+        ("decay_to", BEFORE, _before(_with(dx.decay_to, anchor=0.0))),
         ("decay_to_init", BEFORE, _before(dx.decay_to_init)),
         ("average", BEFORE, _before(dx.decay_to_average)),
         ("norm_control", BEFORE, _before(_with(dx.norm_control, target_ratio=1.0))),
         ("target_norm", BEFORE, target_norm),
         ("spectral", BEFORE, _before(dx.spectral_decay)),
         ("huber", BEFORE, _before(_with(dx.decoupled_penalty, penalty=huber))),
+        ("merged_lora", BEFORE, _before(_with(dx.merged_lora_decay, merge=neighbours))),
         ("floor", BEFORE, _before(dx.update_to_weight_floor)),
         ("proximal", AFTER, _after(dx.proximal_decay)),
         ("soft_threshold", AFTER, _after(dx.soft_threshold)),

@@ -1171,8 +1171,21 @@ def test_an_arm_of_each_place_trains_by_name(cache):
 def test_every_arm_of_the_catalogue_trains_by_name(cache):
     from experiments.arms import CATALOGUE
 
-    assert len(CATALOGUE) == 19
+    assert len(CATALOGUE) == 21
     check_arms(cache, *CATALOGUE)
+
+
+def test_the_control_arm_of_decay_to_is_adamw(cache):
+    from experiments.arms import adamw, CATALOGUE
+
+    cells = cells_of((3e-3, 0.1, 0), (1e-2, 0.5, 1))
+    control, plain = (
+        train(cache, config_of(digits_recipe(), make), cells, size=2)
+        for make in (CATALOGUE["decay_to"].make_optimizer, adamw)
+    )
+    np.testing.assert_allclose(
+        control["measure/train_loss"], plain["measure/train_loss"], rtol=1e-6
+    )
 
 
 def check_arms(cache, *names):
