@@ -1,0 +1,1 @@
+"""How strong a weight decay is: what known recipes amount to."""
