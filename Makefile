@@ -6,7 +6,7 @@
 #   make check        lint, types, import contracts, tests
 #   make test-torch   compare with PyTorch itself (installs torch)
 #   make test-third-party  the audit on optimizers of other packages (installs them)
-#   make test-all     the tests, and the slow ones
+#   make test-all     every row of the long tables, and the slow tests (15 minutes)
 #   make mutants      plant single-line faults: which of them does no test find?
 #   make test-lowest  the library with the oldest jax and optax that it admits
 #   make test-newest  the library with the newest jax and optax
@@ -21,7 +21,7 @@ RUN    := $(VENV)/bin/python -m
 PYTEST := pytest -n auto --maxprocesses 4 --dist worksteal
 # Most of the tests' time is compilation. QUICK: XLA's fast settings (flags of the pinned
 # jaxlib), and a cache of compiled programs. `make test QUICK=` compiles as users do.
-QUICK  := XLA_FLAGS="$(XLA_FLAGS) --xla_backend_optimization_level=1 --xla_cpu_use_fusion_emitters=false" \
+QUICK  := XLA_FLAGS="$(XLA_FLAGS) --xla_backend_optimization_level=1 --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1" \
 	JAX_COMPILATION_CACHE_DIR="$(CURDIR)/$(VENV)/jax-cache" \
 	JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 \
 	JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES=-1

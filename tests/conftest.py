@@ -7,14 +7,52 @@ TWO_DEVICES = " --xla_force_host_platform_device_count=2"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + TWO_DEVICES
 
+import collections  # noqa: E402
 import contextlib  # noqa: E402
+import zlib  # noqa: E402
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
 
-@pytest.hookimpl(tryfirst=True)  # before `-m "not needs_extras"` selects
+# Files of long tables, whose rows compile for seconds. `make test` runs one case in 8,
+# 5 or 3 of each of their tests. `make test-all` and `make mutants` run every case.
+ONE_IN = {
+    8: "aliases audit_truth",
+    5: "adopt_state catalogue_uses contract jaxpr_quotient "
+    "multipliers rounding sixteen_bits symmetries symmetries_of_modules "
+    "telemetry_equilibrium telemetry_readout telemetry_steps telemetry_truth "
+    "trajectories",
+    3: "apply_updates audit audit_arguments audit_findings audit_measurement "
+    "audit_modes audit_sampling audit_steps boxes catalogue_errors "
+    "catalogue_identities catalogue_laws catalogue_options centered derivatives "
+    "free_of_charge jaxpr_counters masks pairs rates symmetry_models symmetry_uses "
+    "telemetry with_decay",
+}
+EVERY = {f"test_{name}": k for k, names in ONE_IN.items() for name in names.split()}
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m "not slow"` selects
 def pytest_collection_modifyitems(items):
+    mark_doctests(items)
+    mark_cases(items)
+
+
+def mark_cases(items):
+    """Mark the cases of long tables that only `make test-all` runs."""
+    cases = collections.defaultdict(list)
+    for item in items:
+        cases[item.path, getattr(item, "originalname", item.name)].append(item)
+    for (path, name), own in cases.items():
+        every = EVERY.get(path.stem, 1)
+        # Tests of one table begin at different rows.
+        first = zlib.crc32(name.encode()) % min(every, len(own))
+        for index, item in enumerate(own):
+            if index % every != first:
+                item.add_marker(pytest.mark.slow)
+
+
+def mark_doctests(items):
     """A doctest that imports a framework for models needs it."""
     for item in items:
         examples = getattr(getattr(item, "dtest", None), "examples", ())

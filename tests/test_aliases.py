@@ -38,6 +38,7 @@ def modes_of(optimizers):
     return {leaf.path: (leaf.mode, leaf.rate) for leaf in audit.leaves}
 
 
+@pytest.mark.slow
 def test_optimizers_without_decay_have_none():
     optimizers = {}
     with warnings.catch_warnings():
@@ -49,6 +50,7 @@ def test_optimizers_without_decay_have_none():
     assert modes_of(optimizers) == dict.fromkeys(optimizers, ("none", 0.0))
 
 
+@pytest.mark.slow
 def test_strength_0_is_no_decay():
     """In the optimizers that scale their steps by the distance from the start."""
     scaling = ("cocob", "dadapt_adamw", "dog", "dowg", "prodigy")

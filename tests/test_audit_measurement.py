@@ -38,6 +38,7 @@ def test_strong_decays(rate):
     assert leaf.rate_from_difference == pytest.approx(rate, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_few_steps_per_call_give_the_same_rates(monkeypatch):
     """A large model gets fewer steps per compiled call: 1 or 3 instead of 25."""
 

@@ -17,6 +17,7 @@ pytestmark = [
 ]
 
 
+@pytest.mark.slow
 def test_smoke_run_end_to_end(tmp_path):
     from experiments.studies.bf16 import SMOKE, study, write_report
 

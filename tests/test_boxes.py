@@ -180,6 +180,7 @@ def test_a_decision_by_types_that_cannot_be_kept_is_refused():
         part.init(nnx.state(model, nnx.Param))
 
 
+@pytest.mark.slow
 @needs_flax
 @relaxed
 def test_a_kept_decision_does_not_outlive_its_function():

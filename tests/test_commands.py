@@ -515,6 +515,7 @@ def test_the_resume_command_has_the_options():
     assert words[4:] == ["--resume", "--smoke", *shard, *out, *seeds]
 
 
+@pytest.mark.slow
 def test_ctrl_c_prints_the_resume_command(call, as_demo, finished, tmp_path):
     arguments = ("demo", "--smoke", "--out", str(tmp_path))
     running = process(*arguments, wait=0.3)
@@ -606,6 +607,7 @@ def _has_submitit() -> bool:
     return True
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not _has_submitit(), reason="needs submitit")
 def test_a_job_that_is_killed_is_started_again(tmp_path, monkeypatch, capsys):
     """The jobs of submitit train nothing: their shards are tested without submitit."""

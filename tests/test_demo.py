@@ -170,6 +170,7 @@ def test_measures_take_wrong_labels_for_training_and_right_ones_else():
     assert abs(truly - expected["train"][0]) > 1e-3
 
 
+@pytest.mark.slow
 def test_a_seed_is_the_same_run_in_every_arm():
     from experiments.engine.compilation_cache import new_cache
     from experiments.engine.config import grid, SweepGroup
@@ -193,6 +194,7 @@ def test_a_seed_is_the_same_run_in_every_arm():
 # --- Interrupts and missing packages ----------------------------------------------
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_leaves_whole_files_and_goes_on(tmp_path):
     from test_studies import check_results
 

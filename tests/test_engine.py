@@ -130,6 +130,7 @@ def test_any_number_of_cells_is_one_trace(cache, caplog):
     assert not [r for r in caplog.records if "compil" in r.getMessage().lower()]
 
 
+@pytest.mark.slow
 def test_cells_are_spread_over_the_devices_without_collectives(cache):
     from experiments.engine import program
     from experiments.engine.compilation_cache import get_batches, get_program

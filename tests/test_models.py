@@ -328,6 +328,7 @@ def trained(name):
     return program(RATES, params)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*NORMED, "transformer, no norm"])
 def test_every_cell_trains_at_its_own_rate(name):
     losses, params = trained(name)

@@ -125,6 +125,7 @@ def results(out):
 # --- The study of the README ------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_killed_job_resumes(lion, tmp_path, call, cache_folder, monkeypatch):
     """The job of `launch` is killed in a subprocess, and then finished here."""
     out, statuses = tmp_path / "out", []

@@ -517,6 +517,7 @@ def test_a_checkpoint_resumes_the_run():
     jax.tree.map(np.testing.assert_array_equal, whole, resumed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_the_sharding_does_not_change_the_result(method):
     mesh = Mesh(np.array(jax.devices()[:2]), ("data",))
@@ -974,6 +975,7 @@ def test_moments_and_weights_in_sixteen_bits():
     assert np.isfinite(as_float64(after["kernel"])).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1e-2, 1e-3, 1e-4, 1e-5])
 def test_moments_in_sixteen_bits_take_steps_of_the_same_size(size):
     params = jnp.ones(4096)

@@ -877,6 +877,7 @@ def assert_complete(folder: Path, reference: Path) -> int:
     return len(found)
 
 
+@pytest.mark.slow
 def test_killed_while_writing(tmp_path, finished, quick, cache_folder):
     code = f"import pathlib, test_store; out = pathlib.Path({str(tmp_path)!r}); "
     process = start(code + "test_store.run_and_be_killed(out, 4, 0.5)", cache_folder)

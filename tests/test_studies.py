@@ -20,6 +20,7 @@ FIGURES = {
     "tuning": {"advantage.png", "heatmaps-teacher.png", "ridges.png"},
 }
 WITHOUT_PROTOCOL = {"same", "symmetry"}
+SLOW = pytest.mark.slow
 pytestmark = [
     pytest.mark.needs_extras,
     pytest.mark.relaxed("scale_by_adam; the experiments run under JAX's defaults"),
@@ -48,10 +49,10 @@ def run_smoke(name: str, out: Path) -> tuple[Path, str]:
 
 
 # `test_demo.py` runs the demo by its command, in a process of its own.
-# The smoke run of `symmetry` compiles for 45 s; `make test-all` has it.
+# The smoke runs compile for up to 45 s; `make test` runs the quickest.
 @pytest.mark.parametrize(
     "name",
-    ["same", "why", "tuning", pytest.param("symmetry", marks=pytest.mark.slow)],
+    ["same", *(pytest.param(n, marks=SLOW) for n in ("why", "tuning", "symmetry"))],
 )
 def test_smoke_run_end_to_end(name, tmp_path):
     folder, verdict = run_smoke(name, tmp_path)
@@ -293,12 +294,14 @@ def starts():
     return mine, (run_data, carry.params, batches)
 
 
+@pytest.mark.slow
 def test_same_begins_each_seed_as_the_engine_does():
     import jax
 
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-6), *starts())
 
 
+@pytest.mark.slow
 def test_the_distance_is_the_norm_of_the_difference():
     import jax
     import optax
@@ -380,6 +383,7 @@ def equal_examples():
     return Labelled(x, y, x, y)
 
 
+@pytest.mark.slow
 def test_the_scale_of_a_gradient_is_a_mean_over_the_epoch():
     from experiments import arms
     from experiments.engine.compilation_cache import new_cache

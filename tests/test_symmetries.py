@@ -61,6 +61,7 @@ def test_known_answer(row):
             assert leaf.confirmed == "probes and program"
 
 
+@pytest.mark.slow
 @hypothesis.given(st.integers(0, 2**31))
 @hypothesis.settings(max_examples=15, deadline=None, derandomize=True)
 def test_random_network(seed):
@@ -607,6 +608,7 @@ def test_single_weights_are_no_slices():
     assert (leaf.kind, leaf.axes) == ("invariant", ())
 
 
+@pytest.mark.slow
 def test_axes_that_hold_only_one_at_a_time():
     """Rows or columns may be scaled, but not single elements."""
 
@@ -770,6 +772,7 @@ def transformer(width):
     return function, params
 
 
+@pytest.mark.slow
 def test_a_small_and_a_larger_configuration_give_the_same_answer():
     (small, few), (large, many) = transformer(4), transformer(24)
     found = dx.scale_symmetries(small, few)

@@ -187,6 +187,7 @@ def test_a_later_change_of_an_nnx_module_does_not_matter():
     np.testing.assert_array_equal(function(params), before)
 
 
+@pytest.mark.slow
 def test_nnx_layers_in_a_scan():
     from flax import nnx
 
@@ -299,6 +300,7 @@ def test_linen_inside_lifted_transforms():
     assert_invariant(lambda p: function(p)[0], params, "Dense_0/kernel")
 
 
+@pytest.mark.slow
 def test_linen_attention_own_dropout_and_arguments():
     from flax import linen as nn
 

@@ -158,6 +158,7 @@ def test_the_kinds_of_the_transformer():
     assert sum(pair.values()) == 0
 
 
+@pytest.mark.slow
 def test_the_kinds_of_the_resnet():
     from experiments.networks import kinds_of
     from experiments.studies.symmetry import DIGITS

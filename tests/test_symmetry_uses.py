@@ -284,6 +284,7 @@ def test_exponents_of_one_sign_have_no_balance(case):
         dx.balance(ONES, group)
 
 
+@pytest.mark.slow
 def test_a_balance_exists_if_a_linear_program_has_a_solution():
     """By Stiemke's lemma: if positive squares exist with sum a x = 0 in each group."""
     rng = np.random.default_rng(0)
@@ -719,6 +720,7 @@ def test_equilibria_are_those_of_the_invariant_parameters():
     assert not any(has_equilibrium(groups).values())
 
 
+@pytest.mark.slow
 def test_equilibria_in_one_step_and_under_jit():
     params, grads, state = tracked()
     optimizer = dx.adamw(1e-2, weight_decay=0.1)
@@ -790,6 +792,7 @@ def test_symmetries_of_a_small_model_serve_an_audit_of_shapes():
     assert [f.kind for f in audit.findings if "decay" in f.kind][-2:] == [UNSEEN, DEAD]
 
 
+@pytest.mark.slow
 def test_masks_silence_the_findings():
     masks = dx.masks
     mask = masks.invert(masks.scale_invariant(FOUND))
@@ -869,6 +872,7 @@ def test_joint_decays_are_unseen_if_they_fit_the_exponents(case):
     assert not unseen or "common scale of a, b" in texts[0]
 
 
+@pytest.mark.slow
 def test_joint_decays_of_slices():
     net = {"w": np.ones((2, 5, 5)), "v": np.ones((5, 5))}
     kinds = {"w": (0, ["joint", "seen"]), "v": "joint"}

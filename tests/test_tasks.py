@@ -279,6 +279,7 @@ def trained_by_hand(setup, hparams, split, batches):
     return float(mean_loss(module, data.test_x, data.test_y))
 
 
+@pytest.mark.slow
 def test_a_network_with_batch_norm_trains_as_a_loop_in_flax_does():
     from experiments.engine import compilation_cache, program
     from experiments.engine.config import (
