@@ -2,8 +2,9 @@
 
 import sys as _sys
 
-from decayax import masks, rates
+from decayax import _budget, masks, rates
 from decayax._audit import Audit, audit, Finding, LeafAudit
+from decayax._budget import *  # noqa: F403 (see its __all__)
 from decayax._core.face import name_public_modules as _name_public_modules
 from decayax._optimizers.adam import adam_l2, adamw
 from decayax._optimizers.adopt import adopt_state
@@ -89,7 +90,7 @@ __all__ = [
     "CompensationState",
     "StateDtypeState",
 ]
-__all__ += _catalogue.__all__
+__all__ += _catalogue.__all__ + _budget.__all__
 
 
 def __dir__() -> list[str]:

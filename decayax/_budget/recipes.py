@@ -26,10 +26,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from decayax._budget.budget import budget
+from decayax._budget.report import Budget
 from decayax._core.table import aligned
 
 
-__all__ = ["all", "find", "nearest", "table", "Nearest", "Recipe"]
+__all__ = ["all", "find", "nearest", "table", "Recipe"]
 
 # The part of the way to the value of a piece that is left, for x from 0 to 1.
 SHAPES = {
@@ -37,7 +39,6 @@ SHAPES = {
     "linear": lambda x: 1.0 - x,
     "cosine": lambda x: 0.5 * (1.0 + np.cos(np.pi * x)),
 }
-CONVENTIONS = ("lr-scaled", "independent", "L2 + momentum")
 HEADER = (
     "recipe|lr|λ|rate/step|steps|timescale|of the run|epochs|"
     "e-folds|init kept|last 20%|half younger than|known from"
@@ -111,23 +112,22 @@ class Recipe(NamedTuple):
     @property
     def e_folds(self) -> float:
         """−Σ log(1 − rate_t): a weight without gradient shrinks by exp(−e_folds)."""
-        return math.log(1.0 / self.init_kept)
+        return _budget(self).e_folds
 
     @property
     def init_kept(self) -> float:
         """The fraction of a decayed initial weight that is left at the end."""
-        return float(_left(self)[0])
+        return _budget(self).init
 
     @property
     def last_fifth(self) -> float:
         """The share of the final weights that is from the last 20 % of the steps."""
-        return 1.0 - float(_left(self)[round(0.8 * self.steps)])
+        return 1.0 - float(_budget(self).left[round(0.8 * self.steps)])
 
     @property
     def half_age(self) -> float:
-        """At least half of the non-initial weight is from this many last steps."""
-        later = np.searchsorted(_left(self), 0.5 * (1.0 + self.init_kept))
-        return float(self.steps + 1 - later) if self.rate else math.nan
+        """Half of the weights that are not initial is from so many last steps."""
+        return _budget(self).half_age
 
     def __str__(self) -> str:
         known = "" if math.isnan(self.epochs) else f"{self.epochs:.3g} epochs, "
@@ -136,21 +136,12 @@ class Recipe(NamedTuple):
         return f"{self.name}: {share if self.rate else 'no decay'}"
 
 
-class Nearest(NamedTuple):
-    """The recipes most like a run, best first: the result of ``nearest``."""
-
-    recipes: tuple[Recipe, ...]
-
-    def __str__(self) -> str:
-        return "\n".join(f"as {recipe}" for recipe in self.recipes)
-
-
 @functools.cache
 def all() -> tuple[Recipe, ...]:
     """All recipes: of language, of images, of fine-tuning and of other tasks.
 
     Example:
-        >>> from decayax._budget import recipes
+        >>> from decayax import recipes
         >>> print(recipes.all()[0])
         nanoGPT 124M: 0.907 epochs, 0.028 of the run
     """
@@ -166,7 +157,7 @@ def find(name: str) -> Recipe:
         name: the name or a part of it, in upper or lower case.
 
     Example:
-        >>> from decayax._budget import recipes
+        >>> from decayax import recipes
         >>> recipe = recipes.find("DeiT")
         >>> f"rate {recipe.rate:.0e}, {recipe.e_folds:.3g} e-folds"
         'rate 5e-05, 9.47 e-folds'
@@ -179,38 +170,36 @@ def find(name: str) -> Recipe:
     raise ValueError(f"{must}, which fits {len(found)}. Pass one of: {known}.")
 
 
-def nearest(rate: float, steps: int, count: int = 1) -> Nearest:
-    r"""The recipes whose timescale is most nearly the same fraction of their run.
+def nearest(rate: float, steps: int) -> Recipe:
+    r"""The recipe whose timescale is most nearly the same fraction of its run.
 
     .. math:: \hat\tau = \frac{1}{\mathrm{rate}\cdot T}, \qquad
         \text{distance} = |\log\hat\tau - \log\hat\tau'|
 
     Two runs are alike if one timescale is the same share of each. Distances are rounded
-    to 0.01; of equal ones, the recipe with the nearer rate is first. Recipes without
-    decay have no timescale and are left out.
+    to 0.01; of equal ones, the recipe with the nearer rate wins. Recipes without decay
+    have no timescale and are left out.
 
     Args:
         rate: the fraction of a weight that one step removes at the peak, in (0, 1).
         steps: :math:`T`, the length of the run.
-        count: how many recipes to return.
 
     Example:
-        >>> from decayax._budget import recipes
+        >>> from decayax import recipes
         >>> print(recipes.nearest(5e-5, steps=375_300))
-        as DeiT-S: 16 epochs, 0.053 of the run
+        DeiT-S: 16 epochs, 0.053 of the run
     """
-    if not (0 < rate < 1 and steps >= 1 and count >= 1):
+    if not (0 < rate < 1 and steps >= 1):
         raise ValueError(
-            "recipes.nearest: rate must be in (0, 1), steps and count >= 1, got "
-            f"{rate}, {steps} and {count}. A run without decay has no timescale."
+            f"recipes.nearest: rate must be in (0, 1) and steps >= 1, got {rate} and "
+            f"{steps}. A run without decay has no timescale."
         )
 
     def distance(recipe: Recipe) -> tuple[float, float]:
         of_run = abs(math.log(recipe.timescale_fraction * rate * steps))
         return round(of_run, 2), abs(math.log(recipe.rate / rate))
 
-    decayed = [recipe for recipe in all() if recipe.rate > 0]
-    return Nearest(tuple(sorted(decayed, key=distance)[:count]))
+    return min((recipe for recipe in all() if recipe.rate > 0), key=distance)
 
 
 def table(rows: Iterable[Recipe] | None = None) -> str:
@@ -223,7 +212,7 @@ def table(rows: Iterable[Recipe] | None = None) -> str:
         rows: some recipes; None for all.
 
     Example:
-        >>> from decayax._budget import recipes
+        >>> from decayax import recipes
         >>> print(recipes.table([recipes.find("DeiT")])[:45])
         recipe  lr     λ     rate/step  steps    time
     """
@@ -238,13 +227,8 @@ def table(rows: Iterable[Recipe] | None = None) -> str:
 
 
 @functools.lru_cache(maxsize=1)  # one array may have 7 million steps
-def _left(recipe: Recipe) -> np.ndarray:
-    """What is left at the end of the weights before each step, in float64.
-
-    left_t = Π_{s ≥ t} (1 − rate_s). The steps from t on give the share 1 − left_t.
-    """
-    log_kept = np.log1p(-_rates(recipe))
-    return np.exp(np.append(np.cumsum(log_kept[::-1])[::-1], 0.0))
+def _budget(recipe: Recipe) -> Budget:
+    return budget(rate=_rates(recipe), steps=recipe.steps)
 
 
 def _rates(recipe: Recipe) -> np.ndarray:
@@ -261,13 +245,6 @@ def _values(schedule: str, steps: int) -> np.ndarray:
         (shape, int(end), float(value)) for shape, end, value in map(str.split, texts)
     ]
     ends = [0, *(end for _, end, _ in pieces)]
-    rises = ends == sorted(set(ends)) and ends[-1] == steps
-    if not rises or {shape for shape, _, _ in pieces} - set(SHAPES):
-        raise ValueError(
-            f"recipes.csv: {schedule!r} is not a schedule of {steps} steps. Write a "
-            f"start and pieces, such as '0; linear 9 1; cosine {steps} 0.1'. Shapes: "
-            f"{', '.join(SHAPES)}. The ends of the pieces rise to {steps}."
-        )
     before, parts = float(start), []
     for begin, (shape, end, value) in zip(ends, pieces, strict=False):
         x = np.arange(end - begin) / (end - begin)
@@ -278,9 +255,6 @@ def _values(schedule: str, steps: int) -> np.ndarray:
 
 def _parse(row: dict[str, str]) -> Recipe:
     """A row of ``recipes.csv``."""
-    if row["convention"] not in CONVENTIONS:
-        known = ", ".join(CONVENTIONS)
-        raise ValueError(f"recipes.csv: convention must be one of {known}, got {row}.")
     cells: dict[str, Any] = {
         field: float(row[field] or "nan") if kind is float else kind(row[field])
         for field, kind in Recipe.__annotations__.items()

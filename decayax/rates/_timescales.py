@@ -177,7 +177,7 @@ def retained_fraction(rate_per_step: ScalarOrSchedule, *, steps: Scalar) -> Any:
         )
     if callable(rate):
         argument = f"the value of the {argument} schedule"
-        rate = _all_steps(rate, _count(name, steps))
+        rate = all_steps(rate, _count(name, steps))
     rate = _to_float64(require(name, argument, rate, RATE))
     is_constant = np.shape(rate) == ()
     if not is_constant and np.shape(rate) != (_count(name, steps),):
@@ -242,7 +242,7 @@ def _count(name: str, steps: Any) -> int:
     )
 
 
-def _all_steps(schedule: Schedule, steps: int) -> Any:
+def all_steps(schedule: Schedule, steps: int) -> Any:
     """A schedule's values at 0 ... steps - 1, in one call if the schedule allows that.
 
     A schedule that branches on the step is called for each step. One that calculates in

@@ -1,0 +1,206 @@
+r"""Where the final weights of a run are from: the initial weights, or which updates."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import optax
+
+from decayax._budget.checks import as_positive
+from decayax._budget.measured import measured_rates
+from decayax._budget.report import Budget, Phase
+from decayax._core.strength import is_concrete, ScalarOrSchedule, short_repr
+from decayax.rates._checks import NONNEGATIVE, require
+from decayax.rates._timescales import all_steps
+
+
+NAME = "budget"
+TOLERANCE = 0.01  # of the sum of the rates: momentum needs some steps to amplify a rate
+PLATEAU = 0.9  # the plateau is where the learning rate is above this part of its peak
+Phases = Mapping[str, tuple[int, int]]
+
+
+def budget(
+    optimizer: optax.GradientTransformation | None = None,
+    params: optax.Params = None,
+    *,
+    learning_rate: ScalarOrSchedule | None = None,
+    weight_decay: ScalarOrSchedule | None = None,
+    rate: ScalarOrSchedule | None = None,
+    steps: int,
+    phases: Phases | str = "auto",
+    steps_per_epoch: float | None = None,
+) -> Budget:
+    r"""Where the final weights of a run are from.
+
+    .. math:: \mathrm{left}_t = \prod_{s \ge t}(1 - d_s), \qquad
+        C_0 = \mathrm{left}_0, \qquad C_t = \mathrm{left}_{t+1} - \mathrm{left}_t
+
+    The final weights are :math:`C_0\theta_0 + \sum_t C_t q_t`: a weighted average of
+    the initial weights and of what each step pulled them to,
+    :math:`q_t = -\gamma_t u_t/d_t`. This holds for every decoupled decay and every
+    optimizer. Weights that a mask excludes keep everything.
+
+    There are three ways to give the rates :math:`d_t`: the learning rate and the weight
+    decay, which are multiplied; the rate itself, for any other convention; or an
+    optimizer and its parameters, which are measured by :func:`audit`.
+
+    Args:
+        optimizer: any Optax optimizer. A decay that is not a rate, such as L2 before
+            Adam, is refused.
+        params: its parameters, or their ``jax.ShapeDtypeStruct``s.
+        learning_rate: :math:`\gamma_t`, a number or a schedule. With ``rate`` or an
+            optimizer it is optional: it finds the phases and weighs the updates.
+        weight_decay: the lr-scaled :math:`\lambda_t`, a number or a schedule:
+            :math:`d_t = \gamma_t\lambda_t`.
+        rate: :math:`d_t` in [0, 1], a number or a schedule, such as
+            ``rates.proportional_schedule(...)`` for an independent decay.
+        steps: :math:`T`, the length of the run. Schedules are evaluated at the int32
+            steps 0 ... T - 1, as Optax counts.
+        phases: "auto" cuts the run where the learning rate (or else the rate) rises
+            above and falls below 90 % of its peak: warm-up, plateau, cool-down. Or a
+            dict, name -> (first step, last step + 1), in order and without gaps.
+        steps_per_epoch: to state the timescale in epochs too.
+
+    Returns:
+        A :class:`Budget`. ``print`` it for a table.
+
+    Example:
+        >>> import decayax as dx, optax
+        >>> schedule = optax.warmup_cosine_decay_schedule(0.0, 6e-4, 100, 5000)
+        >>> print(dx.budget(learning_rate=schedule, weight_decay=0.1, steps=5000))
+        from           steps  of the weights  updates left
+        init               -          85.82%
+        warm-up         0-90           0.23%        85.97%
+        plateau      91-1110           5.12%        88.76%
+        cool-down  1111-4999           8.83%        95.79%
+        timescale 16,667 steps = 3.33 of the run; 0.153 e-folds of decay
+        half of what is not init is younger than 3,354 steps
+
+    Reference:
+        Bergsma et al., https://arxiv.org/abs/2502.15938: learning rate and weight decay
+        imply the coefficients of this average.
+    """
+    if isinstance(steps, bool) or not isinstance(steps, int | np.integer) or steps < 1:
+        raise ValueError(
+            f"{NAME}: steps must be an integer >= 1, got {short_repr(steps)}. Pass the "
+            "number of calls of optimizer.update in the run, such as 10_000."
+        )
+    if steps_per_epoch is not None:
+        steps_per_epoch = as_positive(NAME, "steps_per_epoch", steps_per_epoch)
+    gamma = (
+        None
+        if learning_rate is None
+        else _values(learning_rate, "learning_rate", steps)
+    )
+    if optimizer is None:
+        found = [((), _given_rates(gamma, weight_decay, rate, steps), "")]
+    elif params is None or weight_decay is not None or rate is not None:
+        raise TypeError(
+            f"{NAME}: an optimizer needs params, and no weight_decay or rate: they are "
+            "measured. Pass budget(optimizer, params, steps=...)."
+        )
+    else:
+        found = measured_rates(optimizer, params, steps)
+    found = sorted(found, key=lambda each: -each[1].max())
+    bounds = _phases(phases, found[0][1] if gamma is None else gamma)
+    weights = np.ones(steps) if gamma is None else gamma
+    first, *others = (
+        Budget(
+            rates=rates,
+            left=(left := left_of(rates)),
+            phases=_summed(bounds, left, weights),
+            paths=paths,
+            note=note,
+            in_proportion=gamma is None or _in_proportion(rates, gamma),
+            steps_per_epoch=steps_per_epoch,
+        )
+        for paths, rates, note in found
+    )
+    return dataclasses.replace(first, others=tuple(others))
+
+
+def left_of(rates: np.ndarray) -> np.ndarray:
+    """left_0 ... left_T of rates in [0, 1], in float64; products do not underflow."""
+    with np.errstate(divide="ignore"):
+        log_kept = np.log1p(-rates)
+    return np.exp(np.append(np.cumsum(log_kept[::-1])[::-1], 0.0))
+
+
+def _given_rates(gamma: Any, weight_decay: Any, rate: Any, steps: int) -> np.ndarray:
+    """The rates of two schedules, or of one."""
+    if (rate is None) == (weight_decay is None) or (rate is None and gamma is None):
+        raise TypeError(
+            f"{NAME}: pass learning_rate and weight_decay, or rate, or an optimizer "
+            "and params. For example budget(learning_rate=1e-3, weight_decay=0.1, "
+            "steps=10_000)."
+        )
+    if rate is not None:
+        rates, of = _values(rate, "rate", steps), "rate"
+    else:
+        rates = gamma * _values(weight_decay, "weight_decay", steps)
+        of = "learning_rate * weight_decay"
+    if rates.max() > 1.0:
+        raise ValueError(
+            f"{NAME}: {of} must be <= 1, got {rates.max():.4g} at step "
+            f"{rates.argmax()}. Such a decay changes the sign of the weights."
+        )
+    return rates
+
+
+def _values(value: ScalarOrSchedule, argument: str, steps: int) -> np.ndarray:
+    """The values of a number or a schedule at all steps: finite and >= 0."""
+    if callable(value):
+        value = all_steps(value, steps)
+        argument = f"the value of the {argument} schedule"
+    values = require(NAME, argument, value, NONNEGATIVE)
+    if not is_concrete(values) or np.shape(values) not in ((), (steps,)):
+        raise ValueError(
+            f"{NAME}: {argument} must be concrete, and one number or one per step, got "
+            f"{short_repr(value)}. Pass a number or a schedule."
+        )
+    return np.broadcast_to(np.asarray(values, np.float64), (steps,))
+
+
+def _phases(phases: Phases | str, shape: np.ndarray) -> dict[str, tuple[int, int]]:
+    """The steps of each phase: the first, and the last + 1."""
+    steps = len(shape)
+    if phases == "auto":
+        high = np.flatnonzero(shape >= PLATEAU * shape.max())
+        cuts = [0, int(high[0]), int(high[-1]) + 1, steps]
+        named = zip(("warm-up", "plateau", "cool-down"), cuts, cuts[1:], strict=False)
+        return {name: (first, stop) for name, first, stop in named if first < stop}
+    bounds = list(phases.values()) if isinstance(phases, Mapping) else []
+    cuts = [0, *(bound[-1] for bound in bounds)]
+    expected = list(zip(cuts, cuts[1:], strict=False))
+    rises = all(first < stop for first, stop in expected)
+    if not rises or list(map(tuple, bounds)) != expected or cuts[-1] != steps:
+        raise ValueError(
+            f"{NAME}: phases must be 'auto' or a dict that covers the steps 0 to "
+            f"{steps} in order and without gaps, got {short_repr(phases)}. Pass for example "
+            f"{{'start': (0, {steps // 2}), 'end': ({steps // 2}, {steps})}}."
+        )
+    return dict(phases)
+
+
+def _summed(
+    bounds: Mapping[str, tuple[int, int]], left: np.ndarray, weights: np.ndarray
+) -> tuple[Phase, ...]:
+    """The phases with their sums. Differences of `left` do not add up errors."""
+    phases = []
+    for name, (first, stop) in bounds.items():
+        own, kept = weights[first:stop], left[first + 1 : stop + 1]
+        # A learning rate of 0 makes no updates: then the mean over the steps.
+        mean = own @ kept / own.sum() if own.any() else kept.mean()
+        share = float(left[stop] - left[first])
+        phases.append(Phase(name, first, stop, share, float(mean)))
+    return tuple(phases)
+
+
+def _in_proportion(rates: np.ndarray, gamma: np.ndarray) -> bool:
+    """Whether the rate is one multiple of the learning rate at nearly all steps."""
+    factor = rates.sum() / (gamma.sum() or 1.0)
+    return bool(np.abs(rates - factor * gamma).sum() <= TOLERANCE * rates.sum())
