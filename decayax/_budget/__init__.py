@@ -1,8 +1,8 @@
 """How strong: the budget of a run, known recipes, transfer, and advice.
 
 `budget` has the formulas; its rates are those of schedules, or of an optimizer
-(`measured`). `recipes` are data with the same formulas. `transfer` carries a strength to
-another run, and `advise` puts the published rules next to each other.
+(`measured`). `recipes` are data with the same formulas. `transfer` carries a strength
+to another run, and `advise` puts the published rules next to each other.
 """
 
 from decayax._budget import recipes as recipes

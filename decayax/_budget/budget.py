@@ -25,7 +25,7 @@ Phases = Mapping[str, tuple[int, int]]
 
 def budget(
     optimizer: optax.GradientTransformation | None = None,
-    params: optax.Params = None,
+    params: optax.Params | None = None,
     *,
     learning_rate: ScalarOrSchedule | None = None,
     weight_decay: ScalarOrSchedule | None = None,
@@ -173,17 +173,18 @@ def _phases(phases: Phases | str, shape: np.ndarray) -> dict[str, tuple[int, int
         cuts = [0, int(high[0]), int(high[-1]) + 1, steps]
         named = zip(("warm-up", "plateau", "cool-down"), cuts, cuts[1:], strict=False)
         return {name: (first, stop) for name, first, stop in named if first < stop}
-    bounds = list(phases.values()) if isinstance(phases, Mapping) else []
+    named = dict(phases) if isinstance(phases, Mapping) else {}
+    bounds = list(named.values())
     cuts = [0, *(bound[-1] for bound in bounds)]
     expected = list(zip(cuts, cuts[1:], strict=False))
     rises = all(first < stop for first, stop in expected)
     if not rises or list(map(tuple, bounds)) != expected or cuts[-1] != steps:
         raise ValueError(
             f"{NAME}: phases must be 'auto' or a dict that covers the steps 0 to "
-            f"{steps} in order and without gaps, got {short_repr(phases)}. Pass for example "
-            f"{{'start': (0, {steps // 2}), 'end': ({steps // 2}, {steps})}}."
+            f"{steps} in order and without gaps, got {short_repr(phases)}. Pass for "
+            f"example {{'start': (0, {steps // 2}), 'end': ({steps // 2}, {steps})}}."
         )
-    return dict(phases)
+    return named
 
 
 def _summed(

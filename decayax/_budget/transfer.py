@@ -26,7 +26,6 @@ from decayax._core.table import aligned
 
 
 NAME = "transfer"
-LEARNING_RATES = ("same", "sqrt", "linear", "mup")
 # What each rule keeps, and who proposed it.
 RULES = {
     "timescale": ("timescale, epochs", "Wang & Aitchison"),
@@ -97,10 +96,10 @@ class Transfer:
 
     def table(self) -> str:
         """The text that ``print`` shows."""
-        rows = [("", "old", "new", "factor", "kept")]
+        rows = [["", "old", "new", "factor", "kept"]]
         for row in self.rows:
-            numbers = [_number(x) for x in (row.old, row.new, row.factor)]
-            rows.append((row.quantity, *numbers, row.kept))
+            numbers = map(_number, (row.old, row.new, row.factor))
+            rows.append([row.quantity, *numbers, row.kept])
         head = (
             f"learning rate {_number(self.learning_rate)}, weight decay "
             f"{_number(self.weight_decay)} (independent: {_number(self.rate)})"
@@ -178,16 +177,23 @@ def transfer(
     gamma = as_positive(NAME, "the learning rate", tuned[0])
     decay = 0.0 if tuned[1] == 0 else as_positive(NAME, "the weight decay", tuned[1])
     run = math.nan if steps is None else as_positive(NAME, "steps", steps)
-    factors = {"batch": batch, "data": data, "epochs": epochs, "width": width}
-    change = Change(*(as_positive(NAME, name, x) for name, x in factors.items()))
+    change = Change(
+        batch=as_positive(NAME, "batch", batch),
+        data=as_positive(NAME, "data", data),
+        epochs=as_positive(NAME, "epochs", epochs),
+        width=as_positive(NAME, "width", width),
+    )
     one_of(NAME, "keep", keep, tuple(RULES))
     if isinstance(learning_rate, str):
-        one_of(
-            NAME, "learning_rate", learning_rate, LEARNING_RATES, "Or pass a factor."
-        )
-        mup = {"mup": 1.0 / change.width}
-        power = {"same": 0.0, "sqrt": 0.5, "linear": 1.0}.get(learning_rate, 0.0)
-        a = mup.get(learning_rate, change.batch**power)
+        factors = {
+            "same": 1.0,
+            "sqrt": math.sqrt(change.batch),
+            "linear": change.batch,
+            "mup": 1.0 / change.width,
+        }
+        hint = "Or pass the factor of the learning rate."
+        one_of(NAME, "learning_rate", learning_rate, tuple(factors), hint)
+        a = factors[learning_rate]
     else:
         a = as_positive(NAME, "learning_rate, as a factor,", learning_rate)
     others = {rule: decay * _factor_of_rate(rule, change, a) / a for rule in RULES}
