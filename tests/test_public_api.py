@@ -27,6 +27,7 @@ MODULES = {"": dx, "masks.": dx.masks, "rates.": dx.rates}
 # Public functions without a catalogue row.
 NOT_TRANSFORMS = {
     *("adopt_state", "apply_updates", "audit", "balance"),
+    *("advise", "budget", "transfer"),
     *("decay_stats", "decay_table", "measure_decay"),
     *("equinox_function", "linen_function", "nnx_function", "scale_symmetries"),
     "shrink_and_perturb",

@@ -171,3 +171,17 @@ def test_the_porting_table_is_the_tested_one():
         f"| {row.framework} `{row.recipe}` | `{row.write}` | {row.says} |"
         for row in PORTS
     ]
+
+
+def test_the_slopes_of_the_best_decay_are_the_published_ones():
+    text = (ROOT / "decayax" / "README.md").read_text().replace("−", "-")
+    text = " ".join(text.split())
+    for arm in ("teacher adamw", "layernorm adamw"):
+        row = re.findall(rf"\| `{arm}` \|.*", published("tuning"))[0]
+        slope = row.split("|")[3].strip()
+        assert slope in text, slope
+
+
+def test_the_page_of_recipes_is_made_from_the_recipes():
+    printed = subprocess.check_output([sys.executable, "docs/recipes.py"], cwd=ROOT)
+    assert (ROOT / "docs" / "recipes.md").read_bytes() == printed

@@ -1,57 +1,27 @@
-r"""What published rules say about a strength, next to each other, and how to decide.
-
-A rule gives the rate d per step in a run of T steps. The timescale is 1/d steps and
-:math:`\hat\tau = 1/(dT)` of the run; the lr-scaled weight decay is λ = d/γ.
-
-    1/√steps              d = c/√T, c from 0.025 to 0.05         Loshchilov & Hutter
-    timescale in epochs   1/d from one epoch to the whole run    Wang & Aitchison
-    tokens per parameter  τ̂ = c·TPP^−0.527, c from 0.96 to 1.09  Power Lines
-                          τ̂ = 0.175·(TPP/20)^−0.50               Celerity
-    few tokens re-read    λ from 1.6 to 3.2                      Kim et al.
-"""
-
-from __future__ import annotations
+"""Advice on a strength: what the rules say, and three runs that settle it."""
 
 import dataclasses
 import math
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
 
 import numpy as np
 
-from decayax._budget import recipes
-from decayax._budget.checks import as_positive, one_of
+from decayax._budget.checks import as_positive, one_of, whole
+from decayax._budget.rules import (
+    ADAMW,
+    FINE_TUNING,
+    ONE_PASS,
+    RE_READ,
+    Row,
+    rules,
+    Run,
+    SGDW,
+    usual,
+)
 from decayax._core.table import aligned
 
 
 NAME = "advise"
-ONE_PASS, RE_READ, FINE_TUNING = "one-pass", "re-read", "fine-tuning"
-ADAMW, SGDW = "adamw", "sgdw"
-# The lr-scaled λ of most recipes.
-USUAL = {ONE_PASS: (0.1,), RE_READ: (0.1,), FINE_TUNING: (0.01, 0.1)}
-RECIPES_OF_SGD = ("ResNet-50", "CIFAR")
-NORMALISED = (0.025, 0.05)
-# c is from a worked value of the paper; the two ends are its uncertainty.
-POWER_LINES, C_OF_POWER_LINES = -0.527, (0.96, 1.09)
-CELERITY, CELERITY_AT_20 = -0.50, 0.175
-TOKENS_PER_PARAMETER = (20, 1280)  # where Power Lines was fitted
-FEW_TOKENS = (1.6, 3.2)
 ALMOST_ONE = 1.05  # passes that count as one
-
-
-class Row(NamedTuple):
-    """What one rule says.
-
-    Attributes:
-        rule: its name.
-        low, high: the lr-scaled λ; NaN if the rule does not cover this run.
-        seen: where it was seen, or why it does not cover this run.
-    """
-
-    rule: str
-    low: float
-    high: float
-    seen: str
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -80,7 +50,7 @@ class Advice:
     def table(self) -> str:
         """The text that ``print`` shows."""
         header = ("rule", "weight decay", "timescale, steps", "of the run", "init kept")
-        cells = [(*header, "seen"), *map(self._cells, self.rows)]
+        cells = [header, *(self._cells(row) for row in self.rows if row.covers)]
         low, middle, high = map(_number, self.probe)
         lines = [
             f"learning rate {self.learning_rate:.3g}, {self.steps:,} steps",
@@ -89,6 +59,7 @@ class Advice:
             f"{_number(self.high / self.low)}",
             f"probe: train with {low}, {middle} and {high} for all steps. If an end is "
             "best, go on in its direction.",
+            *(f"- {row.rule}: {row.seen}." for row in self.rows),
             *self.notes,
         ]
         return "\n".join(lines)
@@ -96,14 +67,11 @@ class Advice:
     __str__ = __repr__ = table
 
     def _cells(self, row: Row) -> tuple[str, ...]:
-        if math.isnan(row.low):
-            return (row.rule, "-", "-", "-", "-", f"not for this run: {row.seen}")
         decays = np.unique([row.low, row.high])
         times = 1.0 / (self.learning_rate * decays)
         # At a constant learning rate; a schedule keeps more.
         kept = np.maximum(1.0 - 1.0 / times, 0.0) ** self.steps
-        numbers = (decays, times, times / self.steps, kept)
-        return (row.rule, *map(_ends, numbers), row.seen)
+        return (row.rule, *map(_ends, (decays, times, times / self.steps, kept)))
 
 
 def advise(
@@ -155,97 +123,35 @@ def advise(
         https://arxiv.org/abs/2505.13738, and (Celerity),
         https://arxiv.org/abs/2509.25087; Kim et al., https://arxiv.org/abs/2509.14786.
     """
-    lr, t = (
-        as_positive(NAME, "learning_rate", learning_rate),
-        int(as_positive(NAME, "steps", steps)),
-    )
     one_of(NAME, "optimizer", optimizer, (ADAMW, SGDW))
-    passes = _passes(t, batch, samples, epochs)
+    steps = whole(NAME, "steps", steps)
+    passes = _passes(steps, batch, samples, epochs)
     regime = _regime(regime, passes)
-    tpp = None
+    tokens_per_parameter = None
     if parameters is not None and tokens is not None:
-        tpp = as_positive(NAME, "tokens", tokens) / as_positive(
-            NAME, "parameters", parameters
-        )
-    passes = 1.0 if regime == ONE_PASS else passes
-    usual = USUAL[regime]
-    if optimizer == SGDW:
-        sgd = map(recipes.find, RECIPES_OF_SGD)
-        usual = [recipe.rate / recipe.learning_rate for recipe in sgd]
-    nearest = recipes.nearest(min(lr * max(usual), 0.5), t)
-    rules = [
-        Row(rule, min(decays), max(decays), seen)
-        if not (why := next((text for text, holds in unless if holds), ""))
-        else Row(rule, math.nan, math.nan, why)
-        for rule, decays, seen, unless in _rules(lr, t, passes, tpp, regime, optimizer)
-    ]
-    first = Row(
-        "usual recipes", min(usual), max(usual), f"{max(usual):.2g} as {nearest}"
+        tokens = as_positive(NAME, "tokens", tokens)
+        tokens_per_parameter = tokens / as_positive(NAME, "parameters", parameters)
+    run = Run(
+        learning_rate=as_positive(NAME, "learning_rate", learning_rate),
+        steps=steps,
+        regime=regime,
+        optimizer=optimizer,
+        passes=1.0 if regime == ONE_PASS else passes,
+        tokens_per_parameter=tokens_per_parameter,
     )
+    rows = (usual(run), *rules(run))
     # No rule covers fine-tuning: only what others do is known.
-    covering = [row for row in rules if not math.isnan(row.low)] or [first]
+    covering = [row for row in rows[1:] if row.covers] or [rows[0]]
     low, high = min(row.low for row in covering), max(row.high for row in covering)
-    probe = (low, math.sqrt(low * high), high)
-    return Advice(low, high, probe, (first, *rules), lr, t, _notes(regime))
-
-
-Rule = tuple[str, Sequence[float], str, Iterable[tuple[str, bool]]]
-
-
-def _rules(
-    lr: float,
-    steps: int,
-    passes: float | None,
-    tpp: float | None,
-    regime: str,
-    optimizer: str,
-) -> list[Rule]:
-    """Name, lr-scaled λs, where it was seen, and reasons why it may not cover a run."""
-    tuned = ("not seen in fine-tuning", regime == FINE_TUNING)
-    other = ("seen with AdamW only", optimizer != ADAMW)
-    least, most = TOKENS_PER_PARAMETER
-    ratio = tpp or math.nan
-    times = [c * ratio**POWER_LINES for c in C_OF_POWER_LINES]
-    times.append(CELERITY_AT_20 * (ratio / 20.0) ** CELERITY)
-    return [
-        (
-            "1/sqrt(steps)",
-            [c / math.sqrt(steps) / lr for c in NORMALISED],
-            "small images, SGDW and AdamW, cosine, 25 to 1800 epochs",
-            [tuned],
-        ),
-        (
-            "1 epoch to the run",
-            [x / steps / lr for x in (1.0, max(passes or 1.0, 1.0))],
-            "guideline; small images, and GPT-2 with 124M parameters",
-            [tuned, other, ("needs epochs, or batch and samples", passes is None)],
-        ),
-        (
-            "tokens/parameter",
-            [1.0 / (x * steps * lr) for x in times],
-            "111M to 3.9B parameters, muP, linear decay of the learning rate to 0",
-            [
-                ("seen in one pass over the data only", regime != ONE_PASS),
-                other,
-                ("needs parameters and tokens", tpp is None),
-                (
-                    f"seen for {least} to {most} tokens per parameter, this run has "
-                    f"{ratio:.3g}",
-                    not least <= ratio <= most,
-                ),
-            ],
-        ),
-        (
-            "few tokens re-read",
-            FEW_TOKENS,
-            "200M tokens, learning rate and epochs tuned too; no formula",
-            [
-                ("seen for data that are re-read", regime != RE_READ),
-                other,
-                ("seen for language models: needs parameters and tokens", tpp is None),
-            ],
-        ),
-    ]
+    return Advice(
+        low=low,
+        high=high,
+        probe=(low, math.sqrt(low * high), high),
+        rows=rows,
+        learning_rate=run.learning_rate,
+        steps=steps,
+        notes=_notes(regime),
+    )
 
 
 def _passes(
@@ -272,7 +178,7 @@ def _regime(regime: str | None, passes: float | None) -> str:
     if regime is None and passes is not None:
         return ONE_PASS if passes <= ALMOST_ONE else RE_READ
     hint = "It may be left out if epochs, or batch and samples, are given."
-    one_of(NAME, "regime", regime, tuple(USUAL), hint)
+    one_of(NAME, "regime", regime, (ONE_PASS, RE_READ, FINE_TUNING), hint)
     if regime == ONE_PASS and passes is not None and passes > ALMOST_ONE:
         raise ValueError(
             f"{NAME}: regime must be {RE_READ!r} or {FINE_TUNING!r}, got {regime!r}: "

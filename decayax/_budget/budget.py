@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import optax
 
-from decayax._budget.checks import as_positive
+from decayax._budget.checks import as_positive, whole
 from decayax._budget.measured import measured_rates
 from decayax._budget.report import Budget, Phase
 from decayax._core.strength import is_concrete, ScalarOrSchedule, short_repr
@@ -73,29 +73,23 @@ def budget(
         >>> schedule = optax.warmup_cosine_decay_schedule(0.0, 6e-4, 100, 5000)
         >>> print(dx.budget(learning_rate=schedule, weight_decay=0.1, steps=5000))
         from           steps  of the weights  updates left
-        init               -          85.82%
-        warm-up         0-90           0.23%        85.97%
-        plateau      91-1110           5.12%        88.76%
-        cool-down  1111-4999           8.83%        95.79%
-        timescale 16,667 steps = 3.33 of the run; 0.153 e-folds of decay
-        half of what is not init is younger than 3,354 steps
+        init               -          86.07%
+        warm-up         0-89           0.21%        86.18%
+        plateau      90-1103           5.22%        88.87%
+        cool-down  1104-4999           8.50%        95.69%
+        timescale 16,670 steps = 3.33 of the run; 0.15 e-folds of decay
+        half of what is not init is from the last 3,577 steps
 
     Reference:
         Bergsma et al., https://arxiv.org/abs/2502.15938: learning rate and weight decay
         imply the coefficients of this average.
     """
-    if isinstance(steps, bool) or not isinstance(steps, int | np.integer) or steps < 1:
-        raise ValueError(
-            f"{NAME}: steps must be an integer >= 1, got {short_repr(steps)}. Pass the "
-            "number of calls of optimizer.update in the run, such as 10_000."
-        )
+    steps = whole(NAME, "steps", steps)
     if steps_per_epoch is not None:
         steps_per_epoch = as_positive(NAME, "steps_per_epoch", steps_per_epoch)
-    gamma = (
-        None
-        if learning_rate is None
-        else _values(learning_rate, "learning_rate", steps)
-    )
+    gamma = None
+    if learning_rate is not None:
+        gamma = _values(learning_rate, "learning_rate", steps)
     if optimizer is None:
         found = [((), _given_rates(gamma, weight_decay, rate, steps), "")]
     elif params is None or weight_decay is not None or rate is not None:
@@ -107,20 +101,32 @@ def budget(
         found = measured_rates(optimizer, params, steps)
     found = sorted(found, key=lambda each: -each[1].max())
     bounds = _phases(phases, found[0][1] if gamma is None else gamma)
-    weights = np.ones(steps) if gamma is None else gamma
     first, *others = (
-        Budget(
-            rates=rates,
-            left=(left := left_of(rates)),
-            phases=_summed(bounds, left, weights),
-            paths=paths,
-            note=note,
-            in_proportion=gamma is None or _in_proportion(rates, gamma),
-            steps_per_epoch=steps_per_epoch,
-        )
+        _budget_of(rates, gamma, bounds, paths, note, steps_per_epoch)
         for paths, rates, note in found
     )
     return dataclasses.replace(first, others=tuple(others))
+
+
+def _budget_of(
+    rates: np.ndarray,
+    gamma: np.ndarray | None,
+    bounds: Phases,
+    paths: tuple[str, ...],
+    note: str,
+    steps_per_epoch: float | None,
+) -> Budget:
+    """The budget of parameters with the same rates."""
+    left = left_of(rates)
+    return Budget(
+        rates=rates,
+        left=left,
+        phases=_summed(bounds, left, np.ones_like(rates) if gamma is None else gamma),
+        paths=paths,
+        note=note,
+        in_proportion=gamma is None or _in_proportion(rates, gamma),
+        steps_per_epoch=steps_per_epoch,
+    )
 
 
 def left_of(rates: np.ndarray) -> np.ndarray:

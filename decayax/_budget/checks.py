@@ -28,3 +28,13 @@ def one_of(
         got = short_repr(value)
         must = f"{name}: {argument} must be one of {words}, got {got}."
         raise ValueError(f"{must} {hint}".rstrip())
+
+
+def whole(name: str, argument: str, value: Any) -> int:
+    """An integer >= 1."""
+    number = as_positive(name, argument, value)
+    if number != int(number):
+        raise ValueError(
+            f"{name}: {argument} must be a whole number, got {short_repr(value)}."
+        )
+    return int(number)

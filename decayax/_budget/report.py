@@ -1,7 +1,5 @@
 """The result of ``budget``: plain data, a table, a figure."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from typing import Any, NamedTuple
@@ -57,7 +55,7 @@ class Budget:
     note: str = ""
     in_proportion: bool = True
     steps_per_epoch: float | None = None
-    others: tuple[Budget, ...] = ()
+    others: "tuple[Budget, ...]" = ()
 
     @property
     def init(self) -> float:

@@ -13,8 +13,6 @@ factors that do not change):
 The last four are those of weights whose size the model does not see.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Sequence
@@ -184,18 +182,7 @@ def transfer(
         width=as_positive(NAME, "width", width),
     )
     one_of(NAME, "keep", keep, tuple(RULES))
-    if isinstance(learning_rate, str):
-        factors = {
-            "same": 1.0,
-            "sqrt": math.sqrt(change.batch),
-            "linear": change.batch,
-            "mup": 1.0 / change.width,
-        }
-        hint = "Or pass the factor of the learning rate."
-        one_of(NAME, "learning_rate", learning_rate, tuple(factors), hint)
-        a = factors[learning_rate]
-    else:
-        a = as_positive(NAME, "learning_rate, as a factor,", learning_rate)
+    a = _factor_of_lr(learning_rate, change)
     others = {rule: decay * _factor_of_rate(rule, change, a) / a for rule in RULES}
     return Transfer(
         learning_rate=gamma * a,
@@ -204,6 +191,20 @@ def transfer(
         rows=_rows(gamma, decay, a, change, run, keep),
         others=others,
     )
+
+
+def _factor_of_lr(learning_rate: str | float, change: Change) -> float:
+    if not isinstance(learning_rate, str):
+        return as_positive(NAME, "learning_rate, as a factor,", learning_rate)
+    factors = {
+        "same": 1.0,
+        "sqrt": math.sqrt(change.batch),
+        "linear": change.batch,
+        "mup": 1.0 / change.width,
+    }
+    hint = "Or pass the factor of the learning rate."
+    one_of(NAME, "learning_rate", learning_rate, tuple(factors), hint)
+    return factors[learning_rate]
 
 
 def _factor_of_rate(rule: str, change: Change, a: float) -> float:

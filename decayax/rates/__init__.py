@@ -18,6 +18,11 @@ too. Only ``retained_fraction`` reduces a schedule to one number.
     >>> print(f"{rate:.0e} per step: half is left after {half_life:.1f} steps")
     1e-05 per step: half is left after 69314.4 steps
 
+What stays the same if the learning rate changes depends on the network. "Only γλ
+matters" is a statement about weights whose size the model does not see, after some
+timescales, and about AdamW. Of weights that the model sees, λ itself may stay the same.
+``dx.transfer`` shows what each rule keeps.
+
 Four functions make schedules of recent recipes: ``lr_squared_schedule`` λγ_t²,
 ``log_time_schedule`` λ/(1 + t/t₀), ``cosine_ramp_schedule`` from one value to another,
 ``inverse_step_schedule`` λ/(t + 2). ``weight_decay=`` also takes any Optax schedule:

@@ -1,0 +1,123 @@
+r"""Rules in print for the strength of a decay, and where each was seen.
+
+A rule gives the rate d per step in a run of T steps. The timescale is 1/d steps and
+:math:`\hat\tau = 1/(dT)` of the run; the lr-scaled weight decay is λ = d/γ.
+
+    1/√steps              d = c/√T, c from 0.025 to 0.05         Loshchilov & Hutter
+    timescale in epochs   1/d from one epoch to the whole run    Wang & Aitchison
+    tokens per parameter  τ̂ = c·TPP^−0.527, c from 0.96 to 1.09  Power Lines
+                          τ̂ = 0.175·(TPP/20)^−0.50               Celerity
+    few tokens re-read    λ from 1.6 to 3.2                      Kim et al.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from decayax._budget import recipes
+
+
+ONE_PASS, RE_READ, FINE_TUNING = "one-pass", "re-read", "fine-tuning"
+ADAMW, SGDW = "adamw", "sgdw"
+USUAL = {ONE_PASS: (0.1,), RE_READ: (0.1,), FINE_TUNING: (0.01, 0.1)}  # lr-scaled λ
+RECIPES_OF_SGD = ("ResNet-50", "CIFAR")
+NORMALISED = (0.025, 0.05)
+# c is from a worked value of the paper; the two ends are its uncertainty.
+POWER_LINES, C_OF_POWER_LINES = -0.527, (0.96, 1.09)
+CELERITY, CELERITY_AT_20 = -0.50, 0.175
+TOKENS_PER_PARAMETER = (20, 1280)  # where Power Lines was fitted
+FEW_TOKENS = (1.6, 3.2)
+
+
+class Run(NamedTuple):
+    """A run, as far as it is known."""
+
+    learning_rate: float
+    steps: int
+    regime: str
+    optimizer: str
+    passes: float | None  # over the data
+    tokens_per_parameter: float | None
+
+
+class Row(NamedTuple):
+    """What one rule says.
+
+    Attributes:
+        rule: its name.
+        low, high: the lr-scaled λ; NaN if the rule does not cover this run.
+        seen: where it was seen, or why it does not cover this run.
+    """
+
+    rule: str
+    low: float
+    high: float
+    seen: str
+
+    @property
+    def covers(self) -> bool:
+        """Whether the rule covers this run."""
+        return not math.isnan(self.low)
+
+
+def usual(run: Run) -> Row:
+    """What recipes use, and the recipe that is most like the larger end."""
+    decays: Sequence[float] = USUAL[run.regime]
+    if run.optimizer == SGDW:
+        known = map(recipes.find, RECIPES_OF_SGD)
+        decays = [recipe.rate / recipe.learning_rate for recipe in known]
+    high = max(decays)
+    rate = min(run.learning_rate * high, 0.5)
+    nearest = recipes.nearest(rate, run.steps)
+    return Row("usual recipes", min(decays), high, f"{high:.2g} as {nearest}")
+
+
+def rules(run: Run) -> list[Row]:
+    """What each rule says of a run; all of them, also those that do not cover it."""
+    unit = 1.0 / (run.steps * run.learning_rate)  # λ with a timescale of the run
+    tpp = run.tokens_per_parameter or math.nan
+    fractions = [c * tpp**POWER_LINES for c in C_OF_POWER_LINES]
+    fractions.append(CELERITY_AT_20 * (tpp / 20.0) ** CELERITY)
+    least, most = TOKENS_PER_PARAMETER
+    tuned = {"not seen in fine-tuning": run.regime == FINE_TUNING}
+    other = {"seen with AdamW only": run.optimizer != ADAMW}
+    no_tokens = {"needs parameters and tokens": run.tokens_per_parameter is None}
+    return [
+        _row(
+            "1/sqrt(steps)",
+            [c * math.sqrt(run.steps) * unit for c in NORMALISED],
+            "seen on small images, SGDW and AdamW, cosine, 25 to 1800 epochs",
+            tuned,
+        ),
+        _row(
+            "1 epoch to the run",
+            [unit, max(run.passes or 1.0, 1.0) * unit],
+            "a guideline; seen on small images, and GPT-2 with 124M parameters",
+            tuned | other | {"needs epochs, or batch and samples": run.passes is None},
+        ),
+        _row(
+            "tokens/parameter",
+            [unit / fraction for fraction in fractions],
+            "seen on 111M to 3.9B parameters, muP, learning rate linear to 0",
+            {"seen in one pass over the data only": run.regime != ONE_PASS}
+            | other
+            | no_tokens
+            | {f"seen for {least} to {most}, here {tpp:.3g}": not least <= tpp <= most},
+        ),
+        _row(
+            "few tokens re-read",
+            FEW_TOKENS,
+            "seen on 200M tokens, learning rate and epochs tuned too; no formula",
+            {"seen for text that is re-read": run.regime != RE_READ}
+            | other
+            | no_tokens,
+        ),
+    ]
+
+
+def _row(rule: str, decays: Sequence[float], seen: str, unless: dict[str, bool]) -> Row:
+    """The row of a rule; the first reason that holds says why it does not cover."""
+    for reason, holds in unless.items():
+        if holds:
+            return Row(rule, math.nan, math.nan, f"not for this run: {reason}")
+    return Row(rule, min(decays), max(decays), seen)
