@@ -7,21 +7,24 @@ from decayax import recipes
 
 HEAD = """# What known recipes amount to
 
-Made from `decayax/_budget/recipes.csv` by `docs/recipes.py`; in Python it is `dx.recipes`.
+Made from `decayax/_budget/recipes.csv` by `docs/recipes.py`. In Python: `dx.recipes`.
 
-*Rate* is the fraction of a weight that one step removes at the peak of the learning rate, and the *timescale* is 1/rate. *Init
-kept* is what the run leaves of a decayed weight without gradient, *last 20 %* the share of the final weights that is from the
-last fifth of the steps. All of these are calculated from the schedule. λ is in the convention of the recipe:
+*Rate* is the fraction of a weight that one step removes at the peak of the learning
+rate, and the *timescale* is 1/rate. *Init kept* is what the run leaves of a decayed
+weight without gradient. *Last 20 %* is the share of the final weights that is from the
+last fifth of the steps. All of these are calculated from the schedule. λ is in the
+convention of the recipe:
 
 - lr-scaled: rate = lr · λ (torch AdamW, Optax)
 - independent: rate = λ (the AdamW paper, big_vision)
 - L2 + momentum: rate ≈ lr · λ/(1 − μ) (torch SGD: its slow mode)
 
-*Known from*: the official code, a paper, a second-hand copy or report, or derived from numbers that a paper prints.
+*Known from*: the official code, a paper, a second-hand copy or report, or derived from
+numbers that a paper prints.
 """
 COLUMNS = (
-    "recipe | convention | lr | λ | rate per step | steps | timescale, steps | of the run "
-    "| epochs | e-folds | init kept | last 20 % | known from"
+    "recipe | convention | lr | λ | rate per step | steps | timescale, steps "
+    "| of the run | epochs | e-folds | init kept | last 20 % | known from"
 )
 
 
