@@ -106,11 +106,12 @@ class Budget:
         for one in (self, *self.others):
             name = f"{_title(one)}: " if one.paths else ""
             (line,) = ax.plot(one.updates_left, label=f"{name}updates left")
-            relative = one.shares / (one.shares.max() or 1.0)
-            label = f"{name}share of the weights, relative to the largest"
-            ax.plot(relative, color=line.get_color(), linestyle="--", label=label)
+            if one.rates.any():
+                style = {"color": line.get_color(), "linestyle": "--"}
+                label = f"{name}share / largest share"
+                ax.plot(one.shares / one.shares.max(), label=label, **style)
         ax.set(xlabel="step", ylabel="fraction", ylim=(0, 1.05))
-        ax.legend()
+        ax.legend(fontsize="small")
 
 
 def _table_of(budget: Budget) -> str:
