@@ -13,7 +13,7 @@ import numpy as np
 
 
 def coefficients(rates):
-    """C_0, C_1 ... C_T by running theta <- (1 - d) theta + d q with unit vectors q_t."""
+    """C_0 and C_1 ... C_T: theta <- (1 - d) theta + d q with unit vectors q_t."""
     steps = len(rates)
     theta = np.zeros(steps + 1)
     theta[0] = 1.0
