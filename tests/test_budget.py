@@ -553,7 +553,7 @@ def test_a_schedule_is_not_read_beyond_the_run():
 
 @pytest.mark.relaxed("optimizers")
 def test_bf16_rounds_small_rates_away():
-    """Adam's steps of 0.001, with the decay, are below half an ulp of weights of 1 to 2."""
+    """Adam's steps of 0.001 with the decay are below half an ulp of 1 to 2."""
     params = {"w": jnp.linspace(1.0, 1.9, 64, dtype=jnp.bfloat16)}
     found = dx.budget(dx.adamw(0.001, weight_decay=0.1), params, steps=9)
     np.testing.assert_array_equal(found.rates, 0)
