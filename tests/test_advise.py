@@ -327,7 +327,7 @@ def test_what_is_not_a_number(name, value, got):
     refused(ValueError, message, **{**GOOD, name: value})
 
 
-@pytest.mark.parametrize("name", ["parameters", "tokens"])
+@pytest.mark.parametrize("name", ["batch", "samples", "parameters", "tokens"])
 def test_a_number_that_is_not_needed_is_checked_too(name):
     message = f"advise: {name} must be a finite number > 0, got -1.0 of type float."
     refused(ValueError, message, **RUN, epochs=1, **{name: -1.0})

@@ -310,6 +310,16 @@ def test_no_decay(arguments):
     np.testing.assert_array_equal(found.updates_left, 1)
 
 
+def test_steps_with_a_learning_rate_of_0_count_as_steps():
+    """An independent decay goes on without updates: the mean is over the steps."""
+    gamma = np.repeat([0.1, 0.0], 10)
+    phases = {"on": (0, 10), "off": (10, 20)}
+    found = dx.budget(learning_rate=table(gamma), rate=0.1, steps=20, phases=phases)
+    kept = 0.9 ** np.arange(19, -1, -1)
+    left = [phase.updates_left for phase in found.phases]
+    assert left == pytest.approx([kept[:10].mean(), kept[10:].mean()], rel=1e-12)
+
+
 def test_a_decay_that_falls_to_0_is_not_in_proportion():
     """Its last fifth gives nearly no weight, though its updates are nearly whole."""
     fraction = np.arange(1000) / 1000
