@@ -31,6 +31,9 @@ def test_the_columns_of_the_file_are_the_fields():
 @by_name
 def test_a_row_is_complete(name):
     recipe = recipes.find(name)
+    assert recipe.convention in ("lr-scaled", "independent", "L2 + momentum")
+    assert isinstance(recipe.steps, int)
+    assert recipe.steps >= 1
     assert recipe.sure in ("code", "paper", "second-hand", "derived")
     assert re.fullmatch(r"20[12]\d-(0[1-9]|1[0-2])", recipe.date)
     assert re.fullmatch(r"https://\S+", recipe.source)
@@ -50,6 +53,40 @@ def test_the_date_is_that_of_the_arxiv_number(name):
     number = re.search(r"arxiv\.org/abs/(\d\d)(\d\d)\.\d{5}$", recipe.source)
     assert number is None or recipe.date == f"20{number[1]}-{number[2]}"
     assert (number is None) or recipe.sure != "code"
+
+
+@by_name
+def test_a_schedule_is_well_formed(name):
+    """A start, then pieces "shape end value" whose ends rise to the last step."""
+    recipe = recipes.find(name)
+    for schedule in filter(None, (recipe.schedule, recipe.decay_schedule)):
+        start, *pieces = (piece.strip() for piece in schedule.split(";"))
+        assert 0 <= float(start) <= 1
+        parts = [
+            re.fullmatch(r"(constant|linear|cosine) (\d+) (\S+)", x) for x in pieces
+        ]
+        assert all(parts)
+        ends = [0, *(int(part[2]) for part in parts)]
+        assert ends == sorted(set(ends))
+        assert ends[-1] == recipe.steps
+        values = [float(start), *(float(part[3]) for part in parts)]
+        assert all(0 <= value <= 1 for value in values)
+    assert recipe.schedule
+
+
+def test_the_file_has_numbers_where_it_must():
+    """Only what the loader does not need may be empty, which reads as NaN."""
+    with FILE.open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            assert None not in row
+            assert None not in row.values()
+            for field in ("weight_decay", "steps"):
+                assert float(row[field]) >= 0
+            for field in ("learning_rate", "momentum", "batch", "samples"):
+                assert row[field] == "" or float(row[field]) >= 0
+            recipe = recipes.find(row["name"])
+            assert math.isnan(recipe.momentum) is (row["momentum"] == "")
+            assert math.isnan(recipe.batch) is (row["batch"] == "")
 
 
 @by_name
@@ -282,48 +319,66 @@ def known(monkeypatch):
     monkeypatch.setattr(recipes, "all", lambda: rows)
 
 
-def names(found):
-    return [recipe.name for recipe in found.recipes]
-
-
 @pytest.mark.usefixtures("known")
-def test_the_nearest_recipe_has_the_nearest_fraction_and_not_the_nearest_rate():
-    assert names(recipes.nearest(0.001, 10_000)) == ["long"]
-    assert names(recipes.nearest(0.09, 110)) == ["short"]
-    assert names(recipes.nearest(0.0009, 120)) == ["weak"]
-    assert names(recipes.nearest(0.1, 100)) == ["short"]
-    assert names(recipes.nearest(0.011, 1000, count=2)) == ["short", "long"]
-    assert names(recipes.nearest(0.009, 1000, count=2)) == ["long", "short"]
-
-
-@pytest.mark.usefixtures("known")
-def test_a_recipe_without_decay_is_never_near():
-    everything = recipes.nearest(1e-9, 1, count=10)
-    assert names(everything) == ["weak", "long", "short"]
-
-
-def test_the_nearest_of_the_table():
-    def print_of(*run, **options):
-        return str(recipes.nearest(*run, **options))
-
-    assert print_of(5e-5, 375_300) == "as DeiT-S: 16 epochs, 0.053 of the run"
-    assert print_of(2e-4, 93_600) == "as ConvNeXt-T: 16 epochs, 0.053 of the run"
-    assert print_of(3e-5, 250_000, 2).splitlines() == [
-        "as Llama 1 7B: 0.13 of the run",
-        "as Llama 2 70B: 0.13 of the run",
-    ]
-    assert print_of(6e-6, 93_750) == "as GPT-3 175B: 1.8 times the run"
+@pytest.mark.parametrize(
+    ("rate", "steps", "name"),
+    [
+        (0.001, 10_000, "long"),
+        (0.09, 110, "short"),
+        (0.0009, 120, "weak"),
+        # Two recipes with a tenth of the run: the nearer rate wins.
+        (0.1, 100, "short"),
+        (0.011, 1000, "short"),
+        (0.009, 1000, "long"),
+        (1e-9, 1, "weak"),  # and not the one without decay
+    ],
+)
+def test_the_nearest_recipe_has_the_nearest_fraction(rate, steps, name):
+    found = recipes.nearest(rate, steps)
+    assert (type(found), found.name) == (Recipe, name)
 
 
 @pytest.mark.parametrize(
-    "run", [(0.0, 10), (1.0, 10), (-1e-4, 10), (math.nan, 10), (0.1, 0), (0.1, 10, 0)]
+    ("rate", "steps", "text"),
+    [
+        (5e-5, 375_300, "DeiT-S: 16 epochs, 0.053 of the run"),
+        (2e-4, 93_600, "ConvNeXt-T: 16 epochs, 0.053 of the run"),
+        (3e-5, 250_000, "Llama 1 7B: 0.13 of the run"),
+        (6e-6, 93_750, "GPT-3 175B: 1.8 times the run"),
+    ],
+)
+def test_the_nearest_of_the_table(rate, steps, text):
+    assert str(recipes.nearest(rate, steps)) == text
+
+
+@by_name
+def test_a_recipe_is_nearest_to_itself(name):
+    """Or another one with the same timescale, to one per cent, and the same rate."""
+    own = recipes.find(name)
+    if own.rate == 0:
+        pytest.skip("no decay")
+    found = recipes.nearest(own.rate, own.steps)
+    assert found.timescale_fraction == pytest.approx(own.timescale_fraction, rel=0.011)
+    assert found.rate == pytest.approx(own.rate, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    "run", [(0.0, 10), (1.0, 10), (-1e-4, 10), (math.nan, 10), (0.1, 0), (0.1, -1)]
 )
 def test_a_run_without_a_timescale_is_refused(run):
     message = (
-        r"recipes.nearest: rate must be in \(0, 1\), steps and count >= 1, got "
-        rf"{run[0]}, {run[1]} and .*A run without decay has no timescale\."
+        "recipes.nearest: rate must be in (0, 1) and steps >= 1, got "
+        f"{run[0]} and {run[1]}. A run without decay has no timescale."
     )
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        recipes.nearest(*run)
+
+
+@pytest.mark.parametrize(
+    "run", [("0.1", 10), (0.1, "10"), (None, 10), (0.1, None), (1j, 10), (0.1, 1.5)]
+)
+def test_a_run_that_is_not_two_numbers_is_refused(run):
+    with pytest.raises((TypeError, ValueError), match=r"^recipes\.nearest: .*, got "):
         recipes.nearest(*run)
 
 
@@ -352,46 +407,3 @@ def test_the_table_shows_all_recipes_in_aligned_columns():
     assert all(row[ends] == " " and row[ends - 1] in "0123456789-" for row in rows)
     assert not re.search(r"\b(nan|inf|None)\b", recipes.table())
     assert recipes.table([]).split("  ")[0] == "recipe"
-
-
-GOOD = dict(zip(Recipe._fields, map(str, recipe()), strict=True)) | {"momentum": ""}
-
-
-def test_an_empty_number_is_not_known():
-    assert math.isnan(recipes._parse(GOOD).momentum)
-    assert recipes._parse(GOOD)._replace(momentum=0.0).rate == 0.1
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"convention": "coupled"}, "one of lr-scaled, independent, L2.*'name': 'a'"),
-        ({"weight_decay": "a lot"}, "could not convert string to float: 'a lot'"),
-        ({"steps": ""}, "invalid literal for int"),
-    ],
-)
-def test_a_wrong_row_is_refused(change, message):
-    with pytest.raises(ValueError, match=message):
-        recipes._parse(GOOD | change)
-
-
-@pytest.mark.parametrize(
-    "schedule",
-    [
-        "1",
-        "1; linear 9 0",  # too short
-        "1; linear 11 0",
-        "1; parabola 10 0",
-        "0; linear 10 1; constant 5 1",
-        "0; linear 0 1; constant 10 1",
-        "0; linear 9 1; cosine 9 1; constant 10 1",
-    ],
-)
-def test_a_wrong_schedule_is_refused(schedule):
-    message = (
-        f"recipes.csv: '{schedule}' is not a schedule of 10 steps. Write a start and "
-        "pieces, such as '0; linear 9 1; cosine 10 0.1'. Shapes: constant, linear, "
-        "cosine. The ends of the pieces rise to 10."
-    )
-    with pytest.raises(ValueError, match=re.escape(message)):
-        recipes._values(schedule, 10)
