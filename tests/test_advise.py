@@ -153,7 +153,7 @@ def test_tokens_per_parameter_have_a_range(ratio, covered):
     assert (TPP in rows(**run)) is covered
     if not covered:
         assert seen(TPP, **run) == (
-            f"seen for 20 to 1280 tokens per parameter, this run has {ratio:.3g}"
+            f"not for this run: seen for 20 to 1280, here {ratio:.3g}"
         )
 
 
@@ -231,7 +231,7 @@ def test_weight_decays_times_the_learning_rate_are_the_rates(lr, steps, epochs):
 @pytest.mark.parametrize(
     "run",
     [
-        {"learning_rate": 1e-3, "steps": 1000, "epochs": 5000},  # the full batch
+        {"learning_rate": 1e-3, "steps": 1000, "epochs": 1000},  # the full batch
         {"learning_rate": 0.1, "steps": 3, "epochs": 1, "parameters": 1e6}
         | {"tokens": 1e9},
         {"learning_rate": 0.9, "steps": 1000, "epochs": 5, "parameters": 1e6}
@@ -242,6 +242,13 @@ def test_no_advice_changes_the_sign_of_the_weights(run):
     """A budget refuses a rate above 1."""
     found = dx.advise(**run)
     dx.budget(learning_rate=run["learning_rate"], weight_decay=found.high, steps=3)
+
+
+def test_a_step_reads_at_most_all_data():
+    with pytest.raises(
+        ValueError, match=r"^advise: epochs must be <= steps, got 5000 "
+    ):
+        dx.advise(learning_rate=1e-3, steps=1000, epochs=5000)
 
 
 def test_the_nearest_recipe():
@@ -276,24 +283,30 @@ def test_the_table():
 TABLE = "\n".join(
     (
         "learning rate 0.0006, 5,086 steps",
-        "rule                weight decay  timescale, steps    of the run        "
-        "init kept  seen",
-        "usual recipes                0.1            17,000           3.3             "
-        "0.74  0.1 as Stable Diffusion v1-1: 2.3 times the run",
-        "1/sqrt(steps)        0.58 to 1.2    2,900 to 1,400  0.56 to 0.28    "
-        "0.17 to 0.028  small images, SGDW and AdamW, cosine, 25 to 1800 epochs",
-        "1 epoch to the run          0.33             5,100             1             "
-        "0.37  guideline; small images, and GPT-2 with 124M parameters",
-        "tokens/parameter      1.5 to 1.9      1,100 to 890  0.22 to 0.17  "
-        "0.011 to 0.0032  111M to 3.9B parameters, muP, linear decay of the learning "
-        "rate to 0",
-        "few tokens re-read             -                 -             -             "
-        "   -  not for this run: seen for data that are re-read",
+        "rule                weight decay  timescale, steps    of the run       init "
+        "kept*",
+        "usual recipes                0.1            17,000           3.3            "
+        " 0.74",
+        "1/sqrt(steps)        0.58 to 1.2    2,900 to 1,400  0.56 to 0.28    0.17 to "
+        "0.028",
+        "1 epoch to the run          0.33             5,100             1            "
+        " 0.37",
+        "tokens/parameter      1.5 to 1.9      1,100 to 890  0.22 to 0.17  0.011 to 0"
+        ".0032",
         "interval: 0.33 to 1.9, a factor of 5.7",
-        "probe: train with 0.33, 0.78 and 1.9 for all steps. If an end is best, go on "
-        "in its direction.",
-        "No rule covers LoRA (see dx.merged_lora_decay) or depth. The learning rate is "
-        "the applied one: with muP, after the width factor.",
+        "probe: train with 0.33, 0.78 and 1.9 for all steps. If an end is best, go on"
+        " in its direction.",
+        "* at a constant learning rate; a schedule keeps more",
+        "- usual recipes: 0.1 as Stable Diffusion v1-1: 2.3 times the run.",
+        "- 1/sqrt(steps): seen on small images, SGDW and AdamW, cosine, 25 to 1800 ep"
+        "ochs.",
+        "- 1 epoch to the run: a guideline; seen on small images, and GPT-2 with 124M"
+        " parameters.",
+        "- tokens/parameter: seen on 111M to 3.9B parameters, muP, learning rate line"
+        "ar to 0.",
+        "- few tokens re-read: not for this run: seen for text that is re-read.",
+        "No rule covers LoRA (see dx.merged_lora_decay) or depth. The learning rate i"
+        "s the applied one: with muP, after the width factor.",
     )
 )
 

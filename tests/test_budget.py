@@ -673,7 +673,6 @@ def test_what_must_be_given(args, kwargs, message):
 
 KIND = "Pass a number, an array or a schedule."
 SIGN = "Pass a finite number without a minus sign."
-COUNT = "Pass the number of calls of optimizer.update in the run, such as 10_000."
 ONE = "concrete, and one number or one per step"
 
 
@@ -705,8 +704,8 @@ def test_a_strength_that_is_not_a_number(name, value, error, message):
 def test_a_traced_strength_is_refused(name):
     must, hint = ONE, "Pass a number or a schedule."
     if name == "steps":
-        must, hint = "an integer >= 1", COUNT
-    message = f"budget: {name} must be {must}, got TRACER. {hint}"
+        must, hint = "a whole number >= 1", ""
+    message = f"budget: {name} must be {must}, got TRACER. {hint}".rstrip()
 
     def call(value):
         dx.budget(**{**GOOD, name: value})
@@ -725,12 +724,12 @@ def test_a_traced_strength_is_refused(name):
         (math.nan, "nan of type float"),
         (-1, "-1 of type int"),
         (0, "0 of type int"),
-        (10.0, "10.0 of type float"),
+        (10.5, "10.5 of type float"),
         (True, "True of type bool"),
     ],
 )
 def test_steps_that_are_not_a_count(value, got):
-    message = f"budget: steps must be an integer >= 1, got {got}. {COUNT}"
+    message = f"budget: steps must be a whole number >= 1, got {got}."
     refused(ValueError, message, dx.budget, **{**GOOD, "steps": value})
 
 

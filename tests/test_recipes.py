@@ -366,11 +366,7 @@ def test_a_recipe_is_nearest_to_itself(name):
     "run", [(0.0, 10), (1.0, 10), (-1e-4, 10), (math.nan, 10), (0.1, 0), (0.1, -1)]
 )
 def test_a_run_without_a_timescale_is_refused(run):
-    message = (
-        "recipes.nearest: rate must be in (0, 1) and steps >= 1, got "
-        f"{run[0]} and {run[1]}. A run without decay has no timescale."
-    )
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+    with pytest.raises(ValueError, match=r"^recipes.nearest: (rate|steps) must be "):
         recipes.nearest(*run)
 
 

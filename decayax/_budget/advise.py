@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 
-from decayax._budget.checks import as_positive, one_of, whole
+from decayax._budget.checks import as_number, one_of, whole
 from decayax._budget.rules import (
     ADAMW,
     FINE_TUNING,
@@ -21,7 +21,7 @@ from decayax._core.table import aligned
 
 
 NAME = "advise"
-ALMOST_ONE = 1.05  # passes that count as one
+ROUNDING = 0.05  # of the epochs that users state
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -49,16 +49,17 @@ class Advice:
 
     def table(self) -> str:
         """The text that ``print`` shows."""
-        header = ("rule", "weight decay", "timescale, steps", "of the run", "init kept")
-        cells = [header, *(self._cells(row) for row in self.rows if row.covers)]
+        header = ("rule", "weight decay", "timescale, steps", "of the run")
+        rows = [self._cells(row) for row in self.rows if row.covers]
         low, middle, high = map(_number, self.probe)
         lines = [
             f"learning rate {self.learning_rate:.3g}, {self.steps:,} steps",
-            *aligned(cells, (1, 2, 3, 4)),
+            *aligned([(*header, "init kept*"), *rows], (1, 2, 3, 4)),
             f"interval: {_number(self.low)} to {_number(self.high)}, a factor of "
             f"{_number(self.high / self.low)}",
             f"probe: train with {low}, {middle} and {high} for all steps. If an end is "
             "best, go on in its direction.",
+            "* at a constant learning rate; a schedule keeps more",
             *(f"- {row.rule}: {row.seen}." for row in self.rows),
             *self.notes,
         ]
@@ -69,7 +70,6 @@ class Advice:
     def _cells(self, row: Row) -> tuple[str, ...]:
         decays = np.unique([row.low, row.high])
         times = 1.0 / (self.learning_rate * decays)
-        # At a constant learning rate; a schedule keeps more.
         kept = np.maximum(1.0 - 1.0 / times, 0.0) ** self.steps
         return (row.rule, *map(_ends, (decays, times, times / self.steps, kept)))
 
@@ -127,17 +127,14 @@ def advise(
     steps = whole(NAME, "steps", steps)
     passes = _passes(steps, batch, samples, epochs)
     regime = _regime(regime, passes)
-    tokens_per_parameter = None
-    if parameters is not None and tokens is not None:
-        tokens = as_positive(NAME, "tokens", tokens)
-        tokens_per_parameter = tokens / as_positive(NAME, "parameters", parameters)
     run = Run(
-        learning_rate=as_positive(NAME, "learning_rate", learning_rate),
+        learning_rate=as_number(NAME, "learning_rate", learning_rate),
         steps=steps,
         regime=regime,
         optimizer=optimizer,
         passes=1.0 if regime == ONE_PASS else passes,
-        tokens_per_parameter=tokens_per_parameter,
+        parameters=_known("parameters", parameters),
+        tokens=_known("tokens", tokens),
     )
     rows = (usual(run), *rules(run))
     # No rule covers fine-tuning: only what others do is known.
@@ -154,32 +151,37 @@ def advise(
     )
 
 
+def _known(argument: str, value: float | None) -> float:
+    """A number > 0; NaN if it is not known."""
+    return math.nan if value is None else as_number(NAME, argument, value)
+
+
 def _passes(
     steps: int, batch: float | None, samples: float | None, epochs: float | None
 ) -> float | None:
     """The passes over the data, if they are known."""
-    given = None if epochs is None else as_positive(NAME, "epochs", epochs)
-    if batch is None or samples is None:
-        return given
-    passes = (
-        steps
-        * as_positive(NAME, "batch", batch)
-        / as_positive(NAME, "samples", samples)
-    )
-    if given is not None and not math.isclose(given, passes, rel_tol=0.05):
+    passes = steps * _known("batch", batch) / _known("samples", samples)
+    epochs = _known("epochs", epochs)
+    if abs(epochs / passes - 1.0) > ROUNDING:  # False if one of them is not known
         raise ValueError(
             f"{NAME}: epochs must be steps * batch / samples = {passes:.4g}, got "
-            f"{given:.4g}. Pass two of batch, samples and epochs."
+            f"{epochs:.4g}. Pass two of batch, samples and epochs."
         )
-    return passes
+    found = epochs if math.isnan(passes) else passes
+    if found > steps * (1.0 + ROUNDING):
+        raise ValueError(
+            f"{NAME}: epochs must be <= steps, got {found:.4g} and {steps}: a batch is "
+            "at most all data."
+        )
+    return None if math.isnan(found) else found
 
 
 def _regime(regime: str | None, passes: float | None) -> str:
     if regime is None and passes is not None:
-        return ONE_PASS if passes <= ALMOST_ONE else RE_READ
+        return ONE_PASS if passes <= 1.0 + ROUNDING else RE_READ
     hint = "It may be left out if epochs, or batch and samples, are given."
     one_of(NAME, "regime", regime, (ONE_PASS, RE_READ, FINE_TUNING), hint)
-    if regime == ONE_PASS and passes is not None and passes > ALMOST_ONE:
+    if regime == ONE_PASS and passes is not None and passes > 1.0 + ROUNDING:
         raise ValueError(
             f"{NAME}: regime must be {RE_READ!r} or {FINE_TUNING!r}, got {regime!r}: "
             f"the run reads its data {passes:.3g} times."

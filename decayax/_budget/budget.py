@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import optax
 
-from decayax._budget.checks import as_positive, whole
+from decayax._budget.checks import as_number, whole
 from decayax._budget.measured import measured_rates
 from decayax._budget.report import Budget, Phase
 from decayax._core.strength import is_concrete, ScalarOrSchedule, short_repr
@@ -60,9 +60,9 @@ def budget(
             ``rates.proportional_schedule(...)`` for an independent decay.
         steps: :math:`T`, the length of the run. Schedules are evaluated at the int32
             steps 0 ... T - 1, as Optax counts.
-        phases: "auto" cuts the run where the learning rate (or else the rate) rises
-            above and falls below 90 % of its peak: warm-up, plateau, cool-down. Or a
-            dict, name -> (first step, last step + 1), in order and without gaps.
+        phases: "auto" cuts the run where the learning rate (or else the rate) reaches
+            90 % of its peak first and last: warm-up, plateau, cool-down. Or a dict,
+            name -> (first step, last step + 1), in order and without gaps.
         steps_per_epoch: to state the timescale in epochs too.
 
     Returns:
@@ -86,7 +86,7 @@ def budget(
     """
     steps = whole(NAME, "steps", steps)
     if steps_per_epoch is not None:
-        steps_per_epoch = as_positive(NAME, "steps_per_epoch", steps_per_epoch)
+        steps_per_epoch = as_number(NAME, "steps_per_epoch", steps_per_epoch)
     gamma = None
     if learning_rate is not None:
         gamma = _values(learning_rate, "learning_rate", steps)
@@ -174,23 +174,35 @@ def _values(value: ScalarOrSchedule, argument: str, steps: int) -> np.ndarray:
 def _phases(phases: Phases | str, shape: np.ndarray) -> dict[str, tuple[int, int]]:
     """The steps of each phase: the first, and the last + 1."""
     steps = len(shape)
-    if phases == "auto":
+    if isinstance(phases, str) and phases == "auto":
         high = np.flatnonzero(shape >= PLATEAU * shape.max())
         cuts = [0, int(high[0]), int(high[-1]) + 1, steps]
         named = zip(("warm-up", "plateau", "cool-down"), cuts, cuts[1:], strict=False)
         return {name: (first, stop) for name, first, stop in named if first < stop}
     named = dict(phases) if isinstance(phases, Mapping) else {}
-    bounds = list(named.values())
-    cuts = [0, *(bound[-1] for bound in bounds)]
-    expected = list(zip(cuts, cuts[1:], strict=False))
-    rises = all(first < stop for first, stop in expected)
-    if not rises or list(map(tuple, bounds)) != expected or cuts[-1] != steps:
+    if not all(map(_is_phase, named.items())) or not _is_cut(
+        list(named.values()), steps
+    ):
         raise ValueError(
             f"{NAME}: phases must be 'auto' or a dict that covers the steps 0 to "
             f"{steps} in order and without gaps, got {short_repr(phases)}. Pass for "
             f"example {{'start': (0, {steps // 2}), 'end': ({steps // 2}, {steps})}}."
         )
     return named
+
+
+def _is_phase(item: tuple[Any, Any]) -> bool:
+    name, bounds = item
+    is_pair = isinstance(bounds, tuple | list) and len(bounds) == 2
+    whole = is_pair and all(isinstance(step, int | np.integer) for step in bounds)
+    return isinstance(name, str) and whole
+
+
+def _is_cut(bounds: list[tuple[int, int]], steps: int) -> bool:
+    """Whether the phases follow each other from 0 to the last step."""
+    starts, stops = [first for first, _ in bounds], [stop for _, stop in bounds]
+    in_order = all(first < stop for first, stop in bounds)
+    return in_order and [*starts, steps] == [0, *stops]
 
 
 def _summed(

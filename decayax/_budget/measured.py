@@ -28,6 +28,7 @@ from decayax._jaxpr.partition import partition
 
 SAME_RATES = 1e-5  # relative error of rates in float32, with a margin
 TINY = np.finfo(np.float64).tiny
+AUDITED = 200  # steps that an audit runs by default
 WHOLE = 0.98  # a larger surviving fraction is whole: the audit's error is 2 %
 Optimizer = optax.GradientTransformation
 
@@ -52,7 +53,9 @@ def measured_rates(
 
 def _audited(optimizer: Optimizer, params: optax.Params, steps: int) -> Any:
     """What the audit says of each leaf; raise if a decay is not a rate."""
-    audited = audit(optimizer, params, horizon=steps)
+    # Not beyond the end: a schedule may be negative there.
+    horizon = steps if steps > AUDITED else None
+    audited = audit(optimizer, params, steps=min(steps, AUDITED), horizon=horizon)
     if not audited.leaves:
         found = "; ".join(map(str, audited.findings))
         raise ValueError(f"budget: the optimizer cannot be measured. {found}")

@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from decayax._budget.budget import budget
+from decayax._budget.checks import as_number, whole
 from decayax._budget.report import Budget
 from decayax._core.table import aligned
 
@@ -189,11 +190,10 @@ def nearest(rate: float, steps: int) -> Recipe:
         >>> print(recipes.nearest(5e-5, steps=375_300))
         DeiT-S: 16 epochs, 0.053 of the run
     """
-    if not (0 < rate < 1 and steps >= 1):
-        raise ValueError(
-            f"recipes.nearest: rate must be in (0, 1) and steps >= 1, got {rate} and "
-            f"{steps}. A run without decay has no timescale."
-        )
+    name = "recipes.nearest"
+    rate, steps = as_number(name, "rate", rate), whole(name, "steps", steps)
+    if rate >= 1.0:
+        raise ValueError(f"{name}: rate must be below 1, got {rate}.")
 
     def distance(recipe: Recipe) -> tuple[float, float]:
         of_run = abs(math.log(recipe.timescale_fraction * rate * steps))

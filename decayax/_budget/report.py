@@ -28,7 +28,7 @@ class Phase(NamedTuple):
     updates_left: float
 
 
-@dataclasses.dataclass(frozen=True, repr=False)
+@dataclasses.dataclass(frozen=True, repr=False, eq=False)  # arrays have no ==
 class Budget:
     r"""Where the final weights are from: the result of ``budget``.
 

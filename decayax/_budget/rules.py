@@ -26,7 +26,7 @@ NORMALISED = (0.025, 0.05)
 POWER_LINES, C_OF_POWER_LINES = -0.527, (0.96, 1.09)
 CELERITY, CELERITY_AT_20 = -0.50, 0.175
 TOKENS_PER_PARAMETER = (20, 1280)  # where Power Lines was fitted
-FEW_TOKENS = (1.6, 3.2)
+FEW_TOKENS, FEW = (1.6, 3.2), 1e9  # λ; different tokens, 5 times as many as seen
 
 
 class Run(NamedTuple):
@@ -37,7 +37,8 @@ class Run(NamedTuple):
     regime: str
     optimizer: str
     passes: float | None  # over the data
-    tokens_per_parameter: float | None
+    parameters: float  # NaN if not known
+    tokens: float  # of all passes; NaN if not known
 
 
 class Row(NamedTuple):
@@ -74,50 +75,67 @@ def usual(run: Run) -> Row:
 
 def rules(run: Run) -> list[Row]:
     """What each rule says of a run; all of them, also those that do not cover it."""
-    unit = 1.0 / (run.steps * run.learning_rate)  # λ with a timescale of the run
-    tpp = run.tokens_per_parameter or math.nan
-    fractions = [c * tpp**POWER_LINES for c in C_OF_POWER_LINES]
-    fractions.append(CELERITY_AT_20 * (tpp / 20.0) ** CELERITY)
-    least, most = TOKENS_PER_PARAMETER
-    tuned = {"not seen in fine-tuning": run.regime == FINE_TUNING}
-    other = {"seen with AdamW only": run.optimizer != ADAMW}
-    no_tokens = {"needs parameters and tokens": run.tokens_per_parameter is None}
     return [
-        _row(
-            "1/sqrt(steps)",
-            [c * math.sqrt(run.steps) * unit for c in NORMALISED],
-            "seen on small images, SGDW and AdamW, cosine, 25 to 1800 epochs",
-            tuned,
-        ),
-        _row(
-            "1 epoch to the run",
-            [unit, max(run.passes or 1.0, 1.0) * unit],
-            "a guideline; seen on small images, and GPT-2 with 124M parameters",
-            tuned | other | {"needs epochs, or batch and samples": run.passes is None},
-        ),
-        _row(
-            "tokens/parameter",
-            [unit / fraction for fraction in fractions],
-            "seen on 111M to 3.9B parameters, muP, learning rate linear to 0",
-            {"seen in one pass over the data only": run.regime != ONE_PASS}
-            | other
-            | no_tokens
-            | {f"seen for {least} to {most}, here {tpp:.3g}": not least <= tpp <= most},
-        ),
-        _row(
-            "few tokens re-read",
-            FEW_TOKENS,
-            "seen on 200M tokens, learning rate and epochs tuned too; no formula",
-            {"seen for text that is re-read": run.regime != RE_READ}
-            | other
-            | no_tokens,
-        ),
+        _square_root(run),
+        _epochs(run),
+        _tokens_per_parameter(run),
+        _few_tokens(run),
     ]
 
 
-def _row(rule: str, decays: Sequence[float], seen: str, unless: dict[str, bool]) -> Row:
+def _square_root(run: Run) -> Row:
+    rates = [c / math.sqrt(run.steps) for c in NORMALISED]
+    seen = "seen on small images, SGDW and AdamW, cosine, 25 to 1800 epochs"
+    tuned = run.regime == FINE_TUNING
+    return _row(run, "1/sqrt(steps)", rates, seen, {"not seen in fine-tuning": tuned})
+
+
+def _epochs(run: Run) -> Row:
+    rates = [passes / run.steps for passes in (1.0, max(run.passes or 1.0, 1.0))]
+    seen = "a guideline; seen on small images, and GPT-2 with 124M parameters"
+    unless = {
+        "not seen in fine-tuning": run.regime == FINE_TUNING,
+        "seen with AdamW only": run.optimizer != ADAMW,
+        "needs epochs, or batch and samples": run.passes is None,
+    }
+    return _row(run, "1 epoch to the run", rates, seen, unless)
+
+
+def _tokens_per_parameter(run: Run) -> Row:
+    (least, most), tpp = TOKENS_PER_PARAMETER, run.tokens / run.parameters
+    fractions = [c * tpp**POWER_LINES for c in C_OF_POWER_LINES]
+    fractions.append(CELERITY_AT_20 * (tpp / 20.0) ** CELERITY)
+    rates = [1.0 / (fraction * run.steps) for fraction in fractions]
+    seen = "seen on 111M to 3.9B parameters, muP, learning rate linear to 0"
+    unless = {
+        "seen in one pass over the data only": run.regime != ONE_PASS,
+        "seen with AdamW only": run.optimizer != ADAMW,
+        "needs parameters and tokens": math.isnan(tpp),
+        f"seen for {least} to {most}, here {tpp:.3g}": not least <= tpp <= most,
+    }
+    return _row(run, "tokens/parameter", rates, seen, unless)
+
+
+def _few_tokens(run: Run) -> Row:
+    rates = [run.learning_rate * decay for decay in FEW_TOKENS]
+    different = run.tokens / (run.passes or math.nan)
+    seen = "seen on 200M tokens, learning rate and epochs tuned too; no formula"
+    unless = {
+        "seen for text that is re-read": run.regime != RE_READ,
+        "seen with AdamW only": run.optimizer != ADAMW,
+        "needs tokens and epochs": math.isnan(different),
+        f"seen on 200M tokens, here {different:.2g}": different > FEW,
+    }
+    return _row(run, "few tokens re-read", rates, seen, unless)
+
+
+def _row(
+    run: Run, rule: str, rates: Sequence[float], seen: str, unless: dict[str, bool]
+) -> Row:
     """The row of a rule; the first reason that holds says why it does not cover."""
+    unless |= {"its rate would be above 1": max(rates) > 1.0}
     for reason, holds in unless.items():
         if holds:
             return Row(rule, math.nan, math.nan, f"not for this run: {reason}")
-    return Row(rule, min(decays), max(decays), seen)
+    low, high = (rate / run.learning_rate for rate in (min(rates), max(rates)))
+    return Row(rule, low, high, seen)

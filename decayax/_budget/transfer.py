@@ -18,7 +18,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from decayax._budget.checks import as_positive, one_of
+from decayax._budget.checks import as_number, one_of
 from decayax._core.strength import short_repr
 from decayax._core.table import aligned
 
@@ -106,6 +106,8 @@ class Transfer:
         for rule, x in self.others.items():
             keeps, authors = RULES[rule]
             rules.append((rule, keeps, _number(x), authors))
+        if self.rate > 1.0:
+            head += "\nsuch a rate is above 1: it changes the sign of the weights"
         lines = [head, *aligned(rows, (1, 2, 3)), "", *aligned(rules, (2,))]
         return "\n".join(lines)
 
@@ -172,14 +174,14 @@ def transfer(
             f"{NAME}: tuned must be (learning rate, weight decay), got "
             f"{short_repr(tuned)}. Pass transfer((1e-3, 0.1), batch=4), for example."
         )
-    gamma = as_positive(NAME, "the learning rate", tuned[0])
-    decay = 0.0 if tuned[1] == 0 else as_positive(NAME, "the weight decay", tuned[1])
-    run = math.nan if steps is None else as_positive(NAME, "steps", steps)
+    gamma = as_number(NAME, "the learning rate", tuned[0])
+    decay = as_number(NAME, "the weight decay", tuned[1], zero=True)
+    run = math.nan if steps is None else as_number(NAME, "steps", steps)
     change = Change(
-        batch=as_positive(NAME, "batch", batch),
-        data=as_positive(NAME, "data", data),
-        epochs=as_positive(NAME, "epochs", epochs),
-        width=as_positive(NAME, "width", width),
+        batch=as_number(NAME, "batch", batch),
+        data=as_number(NAME, "data", data),
+        epochs=as_number(NAME, "epochs", epochs),
+        width=as_number(NAME, "width", width),
     )
     one_of(NAME, "keep", keep, tuple(RULES))
     a = _factor_of_lr(learning_rate, change)
@@ -195,7 +197,7 @@ def transfer(
 
 def _factor_of_lr(learning_rate: str | float, change: Change) -> float:
     if not isinstance(learning_rate, str):
-        return as_positive(NAME, "learning_rate, as a factor,", learning_rate)
+        return as_number(NAME, "learning_rate, as a factor,", learning_rate)
     factors = {
         "same": 1.0,
         "sqrt": math.sqrt(change.batch),
