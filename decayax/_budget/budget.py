@@ -11,7 +11,7 @@ import optax
 
 from decayax._budget.checks import as_number, whole
 from decayax._budget.measured import measured_rates
-from decayax._budget.report import Budget, Phase
+from decayax._budget.report import Budget, Phase, spread
 from decayax._core.strength import is_concrete, ScalarOrSchedule, short_repr
 from decayax.rates._checks import NONNEGATIVE, require
 from decayax.rates._timescales import all_steps
@@ -77,7 +77,7 @@ def budget(
         warm-up         0-89           0.21%        86.18%
         plateau      90-1103           5.22%        88.87%
         cool-down  1104-4999           8.50%        95.69%
-        timescale 16,670 steps = 3.33 of the run; 0.15 e-folds of decay
+        timescale at the peak 16,667 steps = 3.33 of the run; 0.15 e-folds of decay
         half of what is not init is from the last 3,577 steps
 
     Reference:
@@ -100,7 +100,7 @@ def budget(
     else:
         found = measured_rates(optimizer, params, steps)
     found = sorted(found, key=lambda each: -each[1].max())
-    bounds = _phases(phases, found[0][1] if gamma is None else gamma)
+    bounds = _phases(phases, spread(found[0][1]) if gamma is None else gamma)
     first, *others = (
         _budget_of(rates, gamma, bounds, paths, note, steps_per_epoch)
         for paths, rates, note in found
@@ -124,7 +124,7 @@ def _budget_of(
         phases=_summed(bounds, left, np.ones_like(rates) if gamma is None else gamma),
         paths=paths,
         note=note,
-        in_proportion=gamma is None or _in_proportion(rates, gamma),
+        in_proportion=None if gamma is None else _in_proportion(rates, gamma),
         steps_per_epoch=steps_per_epoch,
     )
 
@@ -186,7 +186,7 @@ def _phases(phases: Phases | str, shape: np.ndarray) -> dict[str, tuple[int, int
         raise ValueError(
             f"{NAME}: phases must be 'auto' or a dict that covers the steps 0 to "
             f"{steps} in order and without gaps, got {short_repr(phases)}. Pass for "
-            f"example {{'start': (0, {steps // 2}), 'end': ({steps // 2}, {steps})}}."
+            f"example {{'all': (0, {steps})}}."
         )
     return named
 

@@ -3,14 +3,17 @@
 import math
 from typing import Any
 
+import numpy as np
+
 from decayax._core.strength import short_repr
 
 
 def as_number(name: str, argument: str, value: Any, *, zero: bool = False) -> float:
     """A finite number > 0, or >= 0, as a float."""
     try:
-        number = math.nan if isinstance(value, bool | str) else float(value)
-    except (TypeError, ValueError):  # also of a tracer
+        is_other = isinstance(value, bool | np.bool_ | str | bytes)
+        number = math.nan if is_other else float(value)
+    except (TypeError, ValueError, OverflowError):  # also of a tracer
         number = math.nan
     if not 0.0 <= number < math.inf or (number == 0.0 and not zero):
         least = ">= 0" if zero else "> 0"

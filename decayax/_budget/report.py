@@ -44,6 +44,7 @@ class Budget:
         note: what else is known about the decay; "" if nothing is.
         in_proportion: whether the rate is proportional to the learning rate. If it is
             not, shares of different steps cannot be compared, and ``updates_left`` can.
+            None if the learning rate is not known.
         steps_per_epoch: if it is known.
         others: the budgets of parameters that decay at other rates.
     """
@@ -53,7 +54,7 @@ class Budget:
     phases: tuple[Phase, ...] = ()
     paths: tuple[str, ...] = ()
     note: str = ""
-    in_proportion: bool = True
+    in_proportion: bool | None = None
     steps_per_epoch: float | None = None
     others: "tuple[Budget, ...]" = ()
 
@@ -74,8 +75,11 @@ class Budget:
 
     @property
     def timescale_steps(self) -> float:
-        """The timescale 1/rate at the largest rate, in steps; inf without decay."""
-        return 1.0 / float(self.rates.max()) if self.rates.any() else math.inf
+        """The timescale 1/rate at the largest rate, in steps; inf without decay.
+
+        A decay in one of k steps counts with a k-th of its rate.
+        """
+        return 1.0 / float(spread(self.rates).max()) if self.rates.any() else math.inf
 
     @property
     def e_folds(self) -> float:
@@ -114,6 +118,13 @@ class Budget:
         ax.legend(fontsize="small")
 
 
+def spread(rates: np.ndarray) -> np.ndarray:
+    """Rates that are 0 except in one of k steps, spread over these k steps."""
+    gaps = np.unique(np.diff(np.flatnonzero(rates)))
+    k = int(gaps[0]) if len(gaps) == 1 else 1
+    return np.convolve(rates, np.full(k, 1.0 / k))[k - 1 :] if k > 1 else rates
+
+
 def _table_of(budget: Budget) -> str:
     lines = [line for line in (_title(budget), budget.note) if line]
     if not budget.rates.any():
@@ -124,7 +135,7 @@ def _table_of(budget: Budget) -> str:
     for name, first, stop, share, left in budget.phases:
         rows.append((name, f"{first}-{stop - 1}", f"{share:.2%}", f"{left:.2%}"))
     tau, steps = budget.timescale_steps, len(budget.rates)
-    time = f"timescale {_rounded(tau)} steps = {tau / steps:.3g} of the run"
+    time = f"timescale at the peak {_rounded(tau)} steps = {tau / steps:.3g} of the run"
     if budget.steps_per_epoch is not None:
         time += f" = {tau / budget.steps_per_epoch:.3g} epochs"
     lines += aligned(rows, right=(1, 2, 3))
@@ -132,7 +143,9 @@ def _table_of(budget: Budget) -> str:
         f"{time}; {budget.e_folds:.3g} e-folds of decay",
         f"half of what is not init is from the last {_rounded(budget.half_age)} steps",
     ]
-    if not budget.in_proportion:
+    if budget.in_proportion is None:
+        lines.append("shares can be compared if the rate follows the learning rate")
+    elif not budget.in_proportion:
         lines.append(
             "the rate is not proportional to the learning rate: compare the updates "
             "left, not the shares"
@@ -146,5 +159,5 @@ def _title(budget: Budget) -> str:
 
 
 def _rounded(steps: float) -> str:
-    """Four digits: a rate in float32 is not known better after a few operations."""
-    return f"{float(f'{steps:.4g}'):,.0f}"
+    """Five digits: a rate in float32 is not known better after a few operations."""
+    return f"{float(f'{steps:.5g}'):,.0f}"

@@ -10,7 +10,7 @@ factors that do not change):
     RMS of the weights     √(γ/λ)
     largest singular value √(γ/λ) · width^¾
 
-The last four are those of weights whose size the model does not see.
+The last three are those of AdamW, for weights whose size the model does not see.
 """
 
 import dataclasses
@@ -106,6 +106,8 @@ class Transfer:
         for rule, x in self.others.items():
             keeps, authors = RULES[rule]
             rules.append((rule, keeps, _number(x), authors))
+        if self.rate == 0.0:
+            return f"{head}: no decay"
         if self.rate > 1.0:
             head += "\nsuch a rate is above 1: it changes the sign of the weights"
         lines = [head, *aligned(rows, (1, 2, 3)), "", *aligned(rules, (2,))]
