@@ -259,9 +259,9 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         name="tasks-half-of-the-text",
-        file="experiments/tasks.py",
-        old="last = len(tokens) - self.length - 1",
-        new="last = len(tokens) // 2",
+        file="experiments/data/corpus.py",
+        old="last = count_windows(part, length) - 1",
+        new="last = count_windows(part, length) // 2",
         tests="tests/test_tasks.py -kall_over",
     ),
     Mutant(
@@ -309,9 +309,30 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         name="corpus-last-window",
         file="experiments/data/corpus.py",
-        old="0, len(tokens) - length)",
-        new="0, len(tokens) - length - 1)",
+        old="0, count_windows(part, length))",
+        new="0, count_windows(part, length) - 1)",
         tests="tests/test_data.py -kstretches",
+    ),
+    Mutant(
+        name="corpus-window-crosses-works",
+        file="experiments/data/corpus.py",
+        old="starts = numbers + shifts[work]",
+        new="starts = numbers",
+        tests="tests/test_data.py -kone_work",
+    ),
+    Mutant(
+        name="corpus-cut-as-a-whole",
+        file="experiments/data/corpus.py",
+        old="for work in np.split(number[codes], ends)]",
+        new="for work in [number[codes]]]",
+        tests="tests/test_data.py -kevery_work",
+    ),
+    Mutant(
+        name="corpus-share-of-the-first-works",
+        file="experiments/data/corpus.py",
+        old="np.diff(ends * size // ends[-1], prepend=0)",
+        new="np.diff(np.minimum(ends, size), prepend=0)",
+        tests="tests/test_data.py -kevery_work",
     ),
     Mutant(
         name="attention-looks-ahead",
