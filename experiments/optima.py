@@ -2,8 +2,9 @@
 
 All positions are binary logarithms. Along log λ, at one learning rate, the optimum is
 the minimum of the parabola through the lowest tried point and its two neighbours. The
-best learning rate is found in the same way, from the lowest losses along λ. The minimum
-of such a parabola does not jump when another point becomes the lowest one. So the
+best learning rate is found in the same way, from the lowest tried loss of each rate:
+next to a cliff, the minimum of a parabola can be lower than any possible loss. The
+place of such a minimum does not jump when another point becomes the lowest one. So the
 jackknife over seeds, which repeats the whole choice, gives an interval.
 """
 
@@ -52,21 +53,26 @@ class Grid(NamedTuple):
 
 def along_decay(losses: Losses, rate: float, seeds: Chosen) -> Optimum:
     """Find the best log2 λ at one learning rate, for the mean loss of some seeds."""
-    curve = {y: float(e[seeds].mean()) for (x, y), e in losses.items() if x == rate}
-    return _minimum(curve)
+    return _minimum(_curve(losses, rate, seeds))
 
 
 def along_both(losses: Losses, seeds: Chosen) -> tuple[Optimum, float]:
     """Find the best log2 learning rate, and the best log2 λ at this rate."""
-    found = {rate: along_decay(losses, rate, seeds) for rate in rates_of(losses)}
-    best = _minimum({rate: optimum.loss for rate, optimum in found.items()})
-    decays = [optimum.place for optimum in found.values()]
-    return best, float(np.interp(best.place, list(found), decays))
+    rates = rates_of(losses)
+    best = _minimum({x: min(_curve(losses, x, seeds).values()) for x in rates})
+    decays = [along_decay(losses, x, seeds).place for x in rates]
+    return best, float(np.interp(best.place, rates, decays))
 
 
 def rates_of(losses: Losses) -> list[float]:
     """Return the learning rates that were tried, as logarithms, in order."""
     return sorted({rate for rate, _ in losses})
+
+
+def _curve(losses: Losses, rate: float, seeds: Chosen) -> dict[float, float]:
+    """Return the mean losses at one learning rate by log2 λ, in order."""
+    found = {y: float(e[seeds].mean()) for (x, y), e in losses.items() if x == rate}
+    return dict(sorted(found.items()))
 
 
 def _minimum(curve: Mapping[float, float]) -> Optimum:
@@ -75,23 +81,22 @@ def _minimum(curve: Mapping[float, float]) -> Optimum:
     If the lowest point is the first or the last one, it is the result. Neighbours have
     equal distances.
     """
-    x = np.array(sorted(curve))
-    y = np.array([curve[place] for place in x])
-    lowest = int(np.argmin(y))
-    if lowest in (0, len(x) - 1):
-        return Optimum(float(x[lowest]), float(y[lowest]), inside=False)
-    left, middle, right = y[lowest - 1 : lowest + 2]
+    x, y = np.array(list(curve)), np.array(list(curve.values()))
+    best = int(np.argmin(y))
+    if best in (0, len(x) - 1):
+        return Optimum(float(x[best]), float(y[best]), inside=False)
+    left, middle, right = y[best - 1 : best + 2]
     bend = left - 2 * middle + right
     # Three equal values are flat, and then every place is a minimum.
     shift = 0.0 if bend == 0 else (left - right) / (2 * bend)
-    place = x[lowest] + shift * (x[lowest + 1] - x[lowest])
+    place = x[best] + shift * (x[best + 1] - x[best])
     return Optimum(float(place), float(middle - bend * shift**2 / 2), inside=True)
 
 
 def lowest(losses: Losses, rate: float, seeds: Chosen) -> float:
     """Return the tried log2 λ with the lowest mean loss of some seeds, at one rate."""
-    curve = {y: float(e[seeds].mean()) for (x, y), e in losses.items() if x == rate}
-    return min(sorted(curve), key=curve.__getitem__)
+    curve = _curve(losses, rate, seeds)
+    return min(curve, key=curve.__getitem__)
 
 
 def loss_at(losses: Losses, rate: float, place: float, seeds: Chosen) -> float:
@@ -100,9 +105,8 @@ def loss_at(losses: Losses, rate: float, place: float, seeds: Chosen) -> float:
     Between tried points it is interpolated linearly. Outside the tried points it is the
     loss of the last one.
     """
-    curve = {y: float(e[seeds].mean()) for (x, y), e in losses.items() if x == rate}
-    tried = sorted(curve)
-    return float(np.interp(place, tried, [curve[y] for y in tried]))
+    curve = _curve(losses, rate, seeds)
+    return float(np.interp(place, list(curve), list(curve.values())))
 
 
 # --- Which points to try next -----------------------------------------------------

@@ -66,7 +66,7 @@ class Place(NamedTuple):
     inside: bool  # whether λ at the learning rate of the task is bracketed
     both_inside: bool  # whether learning rate and λ are bracketed, if both are tuned
     points: int  # number of points that were tried
-    loss: float  # the least validation loss, if both are tuned
+    loss: float  # the lowest mean validation loss that was tried
 
 
 class Trend(NamedTuple):
@@ -178,7 +178,8 @@ def places(table: Table, task: TunedTask) -> list[Place]:
         near = min(optima.rates_of(losses), key=lambda x: abs(x - best.place))
         inside = optima.along_decay(losses, float(task.rate), every).inside
         both = best.inside and optima.along_decay(losses, near, every).inside
-        numbers = (inside, both, len(losses), best.loss)
+        least = min(float(by_seed.mean()) for by_seed in losses.values())
+        numbers = (inside, both, len(losses), least)
         found.append(Place(setting, decay, best_rate, best_decay, *numbers))
     return found
 

@@ -74,7 +74,7 @@ class StrengthPlan:
     rounds: int = 5  # in which the grid may grow
     first_seed: int = 0
     seeds: int = 15
-    chunk: int = 16
+    chunk: int = 6  # a round adds few points, and a chunk is filled up with copies
 
     def seeds_of(self, task: TunedTask) -> range:
         """The seeds of a task."""

@@ -438,8 +438,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         name="optima-shift-in-octaves",
         file="experiments/optima.py",
-        old="place = x[lowest] + shift * (x[lowest + 1] - x[lowest])",
-        new="place = x[lowest] + shift",
+        old="place = x[best] + shift * (x[best + 1] - x[best])",
+        new="place = x[best] + shift",
         tests="tests/test_strength.py -kminimum_of_a_parabola",
     ),
     Mutant(
