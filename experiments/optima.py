@@ -47,6 +47,18 @@ class Grid(NamedTuple):
         sides = zip(self.lowest, point, self.highest, strict=True)
         return all(low <= value <= high for low, value, high in sides)
 
+    def regular(self, losses: Losses) -> Losses:
+        """Return the points whose λ is a multiple of the step.
+
+        The others were only tried because a rule carries λ there. A parabola through
+        closer points would have more noise.
+        """
+        return {
+            point: by_seed
+            for point, by_seed in losses.items()
+            if (point[1] / self.decay_step).is_integer()
+        }
+
 
 # --- Optima -----------------------------------------------------------------------
 
@@ -121,23 +133,25 @@ def points_to_add(
         losses: the losses of all points that were tried.
         grid: which points may be tried.
         rate: a log2 learning rate whose λ is bracketed even if it is not the best rate.
-        wanted: values of log2 λ that the points at `rate` must enclose.
+        wanted: values of log2 λ that are tried at `rate`, and enclosed by points.
     """
     new: dict[Point, None] = {}  # an ordered set
+    regular = grid.regular(losses)
     for seeds in subsets(len(next(iter(losses.values())))):
-        rates, best = rates_of(losses), along_both(losses, seeds)
+        rates, best = rates_of(regular), along_both(regular, seeds)
         near = min(rates, key=lambda x: abs(x - best[0].place))
         around = {rate, *(x for x in rates if abs(x - near) <= grid.rate_step)}
         for x in sorted(around):
-            new |= dict.fromkeys(_next_decays(losses, x, seeds, grid.decay_step))
+            new |= dict.fromkeys(_next_decays(regular, x, seeds, grid.decay_step))
         if not best[0].inside:
             sign, step = (-1 if near == rates[0] else 1), grid.decay_step
-            middle = lowest(losses, near, seeds)
+            middle = lowest(regular, near, seeds)
             new |= dict.fromkeys(
                 (near + sign * grid.rate_step, middle + shift)
                 for shift in (-step, 0, step)
             )
-    new |= dict.fromkeys(_enclosing(losses, rate, wanted, grid.decay_step))
+    new |= dict.fromkeys(_enclosing(regular, rate, wanted, grid.decay_step))
+    new |= dict.fromkeys((rate, place) for place in wanted)
     return [point for point in new if point not in losses and grid.contains(point)]
 
 
@@ -225,9 +239,9 @@ def regrets(
 ) -> np.ndarray:
     """Return the mean regret of carried strengths, float[shifts].
 
-    Each seed scores, and the other seeds choose: the best tried λ of the reference and
-    of the target, on validation. The regret is the test loss at the carried λ minus the
-    test loss at the best λ of the target.
+    Each seed scores, and the other seeds choose: the best λ of the reference and of the
+    target on their grids, on validation. The regret is the test loss at the carried λ
+    minus the test loss at the best λ of the target.
 
     Args:
         reference: the validation losses of the setting that was tuned.

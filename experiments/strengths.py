@@ -19,6 +19,7 @@ from experiments.protocol import Measure
 from experiments.statistics import Estimate
 
 
+DIGITS = 5  # of binary logarithms
 REFERENCE, BATCH, EPOCHS, DATA = "reference", "batch", "epochs", "data"
 TIMESCALE, ROOT, SAME = "timescale", "√steps", "same λ"
 RULES: dict[str, dict[str, float]] = {  # by rule and axis: the exponent of λ
@@ -134,7 +135,11 @@ def losses_of(
     rows = cells.where(table, task=task.name, setting=setting.name)
     rows = {n: column[np.argsort(rows["seed"])] for n, column in rows.items()}
     column = rows[measure.reported if test else measure.score].astype(float)
-    places = (np.log2(rows[n].astype(float)) for n in ("learning_rate", "weight_decay"))
+    # Rounded, because the table has the float32 of the numbers in the plan.
+    places = (
+        np.round(np.log2(rows[name].astype(float)), DIGITS)
+        for name in ("learning_rate", "weight_decay")
+    )
     found: dict[optima.Point, list[float]] = {}
     for rate, decay, value in zip(*places, column, strict=True):
         loss = measure.perfect - measure.scale * value
@@ -155,7 +160,7 @@ def shifts_of(setting: Setting) -> list[float]:
 
 def carried(table: Table, task: TunedTask, setting: Setting) -> tuple[float, ...]:
     """The values of log2 λ that the rules carry from the reference to a setting."""
-    losses = losses_of(table, task, task.settings[0])
+    losses = task.grid.regular(losses_of(table, task, task.settings[0]))
     subsets = optima.subsets(count_seeds(losses))
     found = {optima.lowest(losses, float(task.rate), seeds) for seeds in subsets}
     return tuple(y + shift for y in sorted(found) for shift in shifts_of(setting))
@@ -168,7 +173,7 @@ def places(table: Table, task: TunedTask) -> list[Place]:
     """The optimum of every setting of a task."""
     found = []
     for setting in task.settings:
-        losses = losses_of(table, task, setting)
+        losses = task.grid.regular(losses_of(table, task, setting))
         count = count_seeds(losses)
         decay, best_rate, best_decay = optima.jackknife(
             lambda seeds, losses=losses: _optimum(losses, task, seeds), count
@@ -205,7 +210,10 @@ def _trend(table: Table, task: TunedTask, axis: str) -> Trend:
         for place in places(table, task)
         if place.setting.axis in (REFERENCE, axis)
     ]
-    losses = {p.setting.name: losses_of(table, task, p.setting) for p in used}
+    losses = {
+        p.setting.name: task.grid.regular(losses_of(table, task, p.setting))
+        for p in used
+    }
     factors = {p.setting.name: float(np.log2(p.setting.factor)) for p in used}
     inside = [p.setting.name for p in used if p.inside]
     both = [p.setting.name for p in used if p.both_inside]
@@ -230,10 +238,11 @@ def _trend(table: Table, task: TunedTask, axis: str) -> Trend:
 
 def regrets(table: Table, task: TunedTask) -> list[Regret]:
     """The cost of each rule for each setting, and the mean over the settings."""
-    reference = losses_of(table, task, task.settings[0])
+    regular = task.grid.regular
+    reference = regular(losses_of(table, task, task.settings[0]))
     targets = [
-        (losses_of(table, task, setting), losses_of(table, task, setting, test=True))
-        for setting in task.settings[1:]
+        (regular(losses_of(table, task, s)), losses_of(table, task, s, test=True))
+        for s in task.settings[1:]
     ]
     shifts, rate = list(map(shifts_of, task.settings[1:])), float(task.rate)
 

@@ -111,18 +111,21 @@ def test_a_grid_grows_until_the_optimum_is_bracketed(rate, decay):
             break
         points |= set(new)
     assert new == []
+    regular = grid.regular(losses(points))
+    assert len(regular) == len(points) - 2
     for seeds in (np.ones(5, bool), ~np.eye(5, dtype=bool)[2]):
-        best, place = along_both(losses(points), seeds)
+        best, place = along_both(regular, seeds)
         assert best.inside
         assert best.place == pytest.approx(rate, abs=0.3)
         assert place == pytest.approx(decay, abs=0.3)
-        assert along_decay(losses(points), -7.0, seeds).inside
+        assert along_decay(regular, -7.0, seeds).inside
     at_rate = [y for x, y in points if x == -7.0]
     assert min(at_rate) <= -2.5
     assert max(at_rate) >= 2.5
-    # Every column of λ is without gaps.
+    # What is wanted was tried. Without it, every column of λ has no gaps.
+    assert {(-7.0, 2.5), (-7.0, -2.5)} < points
     for x in {x for x, _ in points}:
-        column = sorted(y for other, y in points if other == x)
+        column = sorted(y for other, y in points if other == x and y % 1 == 0)
         assert np.diff(column).tolist() == [1.0] * (len(column) - 1)
 
 
@@ -341,10 +344,12 @@ def table_of(plan):
             )
             count = len(group.cells)
             part = {n: np.full(count, x, object) for n, x in group.labels.items()}
-            part |= {
-                name: np.array([hparams[name] for hparams in group.cells])
-                for name in group.cells[0]
-            }
+            for name in group.cells[0]:
+                values = np.array([hparams[name] for hparams in group.cells])
+                # The table has the shortest decimals of float32.
+                if values.dtype == float:
+                    values = values.astype(np.float32).astype(str).astype(float)
+                part[name] = values
             for on in ("val", "test"):
                 part[f"{on}_accuracy"] = 1 - error / 100
                 part[f"{on}_loss"] = error / 100
@@ -438,6 +443,27 @@ def test_the_part_that_scores_is_the_test_part(finished):
         strengths.regrets(table, task), strengths.regrets(worse, task), strict=True
     ):
         assert now.cost.mean == pytest.approx(2 * before.cost.mean)
+
+
+def test_a_strength_between_the_points_of_the_grid_runs_once():
+    """√steps carries λ by half an octave if the number of epochs doubles."""
+    from experiments import strengths
+    from experiments.studies import strength
+
+    task = strength.digits_task(True, 0.4, 2, (("epochs", (2,)),))
+    plan = dataclasses.replace(strength.FULL, tasks=(task,), seeds=2, rounds=8)
+    table = table_of(plan)
+    losses = strengths.losses_of(table, task, task.settings[1])
+    assert {len(by_seed) for by_seed in losses.values()} == {1}
+    assert losses.keys() - task.grid.regular(losses).keys() == {(-8.0, 1.5)}
+    (root,) = (
+        r
+        for r in strengths.regrets(table, task)
+        if r.rule == strengths.ROOT and r.setting is not None
+    )
+    # The best λ is 2^3.3. On the grid it is 2^3; the rule carries 2^1.5.
+    expected = (1.5 - 3.3) ** 2 - (3 - 3.3) ** 2
+    assert root.cost.mean == pytest.approx(expected, abs=0.2)
 
 
 @pytest.mark.filterwarnings("error")

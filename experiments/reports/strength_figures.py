@@ -87,10 +87,12 @@ def _plot_curve(axes: Axes, found: Numbers, task: TunedTask, place: Place) -> No
     }
     axes.plot(*np.array(curve).T, "o", ms=3, label=setting.name, **look)
     every = np.ones(found.seeds[task.name], bool)
-    optimum = optima.along_decay(losses, rate, every)
+    optimum = optima.along_decay(task.grid.regular(losses), rate, every)
     look |= {"ls": "", "ms": 11, "mec": "white"}
     if optimum.inside:
-        axes.plot(optimum.place, optimum.loss, "*", **look)
+        # On the line: next to a cliff the minimum of a parabola is far below it.
+        height = optima.loss_at(losses, rate, optimum.place, every)
+        axes.plot(optimum.place, height, "*", **look)
 
 
 def plot_regrets(found: Numbers) -> Figure:

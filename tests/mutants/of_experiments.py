@@ -494,8 +494,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         name="strengths-test-chooses",
         file="experiments/strengths.py",
-        old="losses_of(table, task, setting, test=True)",
-        new="losses_of(table, task, setting)",
+        old="losses_of(table, task, s, test=True)",
+        new="losses_of(table, task, s)",
         tests="tests/test_strength.py -kpart_that",
     ),
 )
