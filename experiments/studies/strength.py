@@ -7,7 +7,7 @@ Question    A tuned λ is carried to a run with another batch, more epochs or mo
             cost?
 Command     python -m experiments strength        (--smoke for a run of seconds)
             `make data` first, for the text
-Cost        20 minutes on 2 CPU cores; 15 minutes on fast ones
+Cost        about 20 minutes on 2 CPU cores
 Expected    From a pilot on two other seeds: on re-read text λ* ∝ epochs, which is
             against all three rules, and λ* ∝ √batch. With one pass λ* ∝ 1/√data. So no
             rule fits all axes. With right labels the digits hardly need decay.
