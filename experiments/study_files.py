@@ -18,7 +18,8 @@ from typing import Any
 from experiments.errors import UserError
 
 
-STUDIES = ("demo", "why", "tuning", "same", "bf16", "symmetry")  # in reading order
+# In reading order.
+STUDIES = ("demo", "why", "tuning", "same", "bf16", "symmetry", "strength")
 REQUIRED_NAMES = ("FULL", "SMOKE", "study", "write_report")
 PACKAGE = Path(__file__).parent
 

@@ -13,12 +13,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 import decayax as dx
 from experiments.data import corpus, labelled
-from experiments.data.corpus import Corpus
+from experiments.data.corpus import Corpus, Part
 from experiments.data.labelled import Labelled
 from experiments.ema import with_ema
 from experiments.engine.config import HParams, Task
@@ -42,9 +41,9 @@ class RunData(NamedTuple):
 class Tokens(NamedTuple):
     """The three parts of a text, as numbers of symbols."""
 
-    train: Any  # int32[N]
-    val: Any
-    test: Any
+    train: Part
+    val: Part
+    test: Part
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -174,7 +173,10 @@ class Language:
                 f"the text has {len(text.symbols)} symbols, but symbols={self.symbols}"
                 ". Pass a larger symbols= and a model with this vocabulary."
             )
-        return Tokens(text.train, text.val, text.test)
+        parts = Tokens(text.train, text.val, text.test)
+        for part in parts:
+            corpus.check_length(part, self.length)
+        return parts
 
     def task(self) -> Task:
         model = with_state(self.model())
@@ -209,18 +211,12 @@ class Language:
             logits = model.logits(params, state, window[None, :-1]).astype(jnp.float32)
             return _cross_entropy(logits, window[None, 1:]).mean()
 
-        def mean_loss(tokens: jax.Array) -> jax.Array:
-            windows = self._even_windows(tokens)
+        def mean_loss(part: Part) -> jax.Array:
+            windows = corpus.even_windows(part, self.length, self.evaluated)
             return jax.lax.map(loss_of, windows, batch_size=EVAL_WINDOWS).mean()
 
         losses = {f"{name}_loss": mean_loss(x) for name, x in data._asdict().items()}
         return losses | weight_sizes(params)
-
-    def _even_windows(self, tokens: jax.Array) -> jax.Array:
-        """Evenly spaced windows, from the first symbol to the last."""
-        last = len(tokens) - self.length - 1
-        starts = np.linspace(0, last, self.evaluated, dtype=np.int32)
-        return tokens[starts[:, None] + np.arange(self.length + 1)]
 
 
 def decayed_vector(params: Any) -> jax.Array:

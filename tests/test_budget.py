@@ -865,7 +865,7 @@ def test_budgets_can_be_compared_and_put_in_a_set():
 
 # --- optimizers whose state remembers the weights ---------------------------------
 
-LONG = 100
+LONG = 300
 WEIGHTS = {"w": jnp.linspace(0.5, 2.0, 6)}
 
 
@@ -873,12 +873,14 @@ def left_of_a_run(optimizer, steps):
     """d θ_T/d θ₀ in the direction of θ₀, with the same gradients, in a real run."""
     gradients = jax.random.normal(jax.random.key(7), (steps, 6))
 
+    def step(carry, gradient):
+        params, state = carry
+        updates, state = optimizer.update({"w": gradient}, state, params)
+        return (optax.apply_updates(params, updates), state), None
+
     def end(params):
-        state = optimizer.init(params)
-        for gradient in gradients:
-            updates, state = optimizer.update({"w": gradient}, state, params)
-            params = optax.apply_updates(params, updates)
-        return params["w"]
+        carry, _ = jax.lax.scan(step, (params, optimizer.init(params)), gradients)
+        return carry[0]["w"]
 
     with jax.numpy_dtype_promotion("standard"):
         _, moved = jax.jvp(end, (WEIGHTS,), (WEIGHTS,))

@@ -129,7 +129,9 @@ def test_list_prints_the_question_of_each_study(call):
     assert all(len(line) > 40 for line in entries)
 
 
-@pytest.mark.parametrize("name", ["demo", "bf16", "same", "why", "tuning", "symmetry"])
+@pytest.mark.parametrize(
+    "name", ["demo", "bf16", "same", "why", "tuning", "symmetry", "strength"]
+)
 def test_every_study_has_help(name, call):
     from experiments.study_files import STUDIES
 

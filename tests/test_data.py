@@ -284,11 +284,14 @@ def test_text_file_by_hand(tmp_path):
     path.write_bytes(text.encode())
     found = corpus.text_file(path)
     assert found.symbols == "\n\raz" + "".join(sorted("żółć"))
-    parts = (found.train, found.val, found.test)
+    parts = [part.tokens for part in found[:3]]
     assert [part.dtype for part in parts] == [np.int32] * 3
     assert [len(part) for part in parts] == [1800, 100, 100]
+    assert [part.lengths.tolist() for part in found[:3]] == [[1800], [100], [100]]
     decoded = "".join(found.symbols[k] for k in np.concatenate(parts))
     assert decoded == text
+    share = corpus.text_file(path, train_size=31).train
+    np.testing.assert_array_equal(share.tokens, found.train.tokens[884:915])
 
 
 def test_a_text_error_is_one_line(tmp_path):
@@ -308,6 +311,13 @@ def test_a_text_error_is_one_line(tmp_path):
         path.write_bytes(data)
         message = refusal("DataError", corpus.text_file, path)
         assert message.startswith(f"{path}: {expected}")
+    path.write_bytes(b"abcde" * 200)
+    for size in (0, 901):
+        message = refusal("DataError", corpus.text_file, path, train_size=size)
+        assert message == (
+            f"{path}: train_size={size}: the training part has 900 characters. Pass 1 "
+            "to 900, or None for all."
+        )
     message = refusal("DataError", corpus.text_file, tmp_path / "none")
     assert (
         message == f"{tmp_path / 'none'}: cannot be read (No such file or directory). "
@@ -316,27 +326,66 @@ def test_a_text_error_is_one_line(tmp_path):
     assert "cannot be read" in refusal("DataError", corpus.text_file, tmp_path)
 
 
+def make_shakespeare(folder):
+    """Two works of 800 and 1200 characters."""
+    (folder / "b_gut.txt").write_bytes(b"two\r\n" * 300)
+    (folder / "a_gut.txt").write_bytes(b"one\n" * 200)
+
+
+def pieces_of(part, symbols):
+    """The pieces of a part as text."""
+    text = "".join(symbols[k] for k in part.tokens)
+    ends = np.cumsum(part.lengths)
+    assert ends[-1] == len(text)
+    return [text[end - n : end] for end, n in zip(ends, part.lengths, strict=True)]
+
+
+def test_every_work_is_cut_and_gives_its_share(own):
+    from experiments.data import corpus
+
+    make_shakespeare(own)
+    whole = corpus.shakespeare(check=False)
+    sizes = [part.lengths.tolist() for part in whole[:3]]
+    assert sizes == [[720, 1080], [40, 60], [40, 60]]
+    share = corpus.shakespeare(train_size=50, check=False)
+    for part, full in zip(share[1:3], whole[1:3], strict=True):
+        np.testing.assert_array_equal(part.tokens, full.tokens)
+    # 720 of 1800 characters are from the first work: 20 of 50, from 350 to 370.
+    assert share.train.lengths.tolist() == [20, 30]
+    one, two = pieces_of(whole.train, whole.symbols)
+    expected = [one[350:370], two[525:555]]
+    assert pieces_of(share.train, share.symbols) == expected
+    everything = corpus.shakespeare(train_size=1800, check=False)
+    np.testing.assert_array_equal(everything.train.tokens, whole.train.tokens)
+
+
 def test_shakespeare_made_up(own):
     """Files in the order of their names, carriage returns dropped, others left out."""
     from experiments.data import corpus
 
-    (own / "b_gut.txt").write_bytes(b"two\r\n" * 200)
-    (own / "a_gut.txt").write_bytes(b"one\n" * 200)
+    make_shakespeare(own)
     (own / "c_moby.txt").write_bytes(b"three")
     found = corpus.shakespeare(check=False)
-    numbers = np.concatenate([found.train, found.val, found.test])
-    decoded = "".join(found.symbols[k] for k in numbers)
-    assert decoded == "one\n" * 200 + "two\n" * 200
+    works = [pieces_of(part, found.symbols) for part in found[:3]]
+    joined = ["".join(pieces) for pieces in zip(*works, strict=True)]
+    assert joined == ["one\n" * 200, "two\n" * 300]
     message = refusal("DataDamaged", corpus.shakespeare)
     assert f"{own / '*_gut.txt'}: sha256 is " in message
     assert "should be da68ca4e8201d41a12c1d5e82d967bda" in message
+
+
+def works_of(*lengths):
+    """Works with the symbols 0, 1, 2, ... in all."""
+    from experiments.data.corpus import Part
+
+    return Part(jnp.arange(sum(lengths)), np.array(lengths))
 
 
 def test_windows_are_stretches_of_the_text():
     """On the text 0, 1, 2, ... a window counts up: the next symbol is one more."""
     from experiments.data.corpus import windows
 
-    found = np.asarray(windows(0, 0, jnp.arange(50), 8, 64, 20))
+    found = np.asarray(windows(0, 0, works_of(50), 8, 64, 20))
     assert found.shape == (20, 64, 9)
     assert found.dtype == np.int32
     starts = found[..., 0]
@@ -347,23 +396,47 @@ def test_windows_are_stretches_of_the_text():
     counts = np.bincount(starts.ravel(), minlength=42)
     assert counts.min() > 10
     assert counts.max() < 60
-    whole = windows(0, 0, jnp.arange(9), 8, 2, 2)
+    whole = windows(0, 0, works_of(9), 8, 2, 2)
     np.testing.assert_array_equal(whole, np.broadcast_to(np.arange(9), (2, 2, 9)))
+
+
+@pytest.mark.parametrize(
+    "lengths", [(20, 3, 12, 9), (8, 20), (8, 1, 9), (20, 8, 8), (9, 9, 9)]
+)
+def test_a_window_lies_within_one_work(lengths):
+    """Works of 8 symbols or less have no window of 8 inputs and the next symbol."""
+    from experiments.data.corpus import even_windows, windows
+
+    part = works_of(*lengths)
+    starts = np.cumsum((0, *lengths[:-1]))
+    possible = [
+        first + place
+        for first, length in zip(starts, lengths, strict=True)
+        for place in range(length - 8)
+    ]
+    found = np.asarray(jax.jit(lambda part: windows(0, 0, part, 8, 50, 40))(part))
+    np.testing.assert_array_equal(found, found[..., :1] + np.arange(9))
+    counts = np.bincount(found[..., 0].ravel(), minlength=part.tokens.size)
+    assert np.flatnonzero(counts).tolist() == possible
+    mean = 2000 / len(possible)  # windows drawn from each place
+    assert np.abs(counts[possible] - mean).max() < 5 * mean**0.5
+    even = even_windows(part, 8, len(possible))
+    np.testing.assert_array_equal(even[:, 0], possible)
 
 
 def test_windows_depend_on_seed_and_epoch_alone():
     from experiments.data.corpus import windows
 
-    tokens = jnp.arange(1000)
+    part = works_of(1000)
 
     @jax.jit
     @jax.vmap
     def draw(seed, epoch):
-        return windows(seed, epoch, tokens, 4, 8, 3)
+        return windows(seed, epoch, part, 4, 8, 3)
 
     seeds, epochs = jnp.array([0, 0, 1, 1, 0]), jnp.array([0, 1, 0, 1, 0])
     drawn = np.asarray(draw(seeds, epochs))
-    np.testing.assert_array_equal(drawn[2], windows(1, 0, tokens, 4, 8, 3))
+    np.testing.assert_array_equal(drawn[2], windows(1, 0, part, 4, 8, 3))
     np.testing.assert_array_equal(drawn[0], drawn[4])
     different = {starts.tobytes() for starts in drawn[:4, ..., 0]}
     assert len(different) == 4
@@ -375,18 +448,19 @@ def test_windows_depend_on_the_order_key():
     from experiments.seeds import key_for, Purpose
 
     key = jax.random.fold_in(key_for(3, Purpose.ORDER), 5)
-    starts = jax.random.randint(key, (3, 8, 1), 0, 996)
-    found = windows(3, 5, jnp.arange(1000), 4, 8, 3)
-    np.testing.assert_array_equal(found[..., :1], starts)
+    starts = jax.random.randint(key, (3, 8), 0, 996)
+    found = windows(3, 5, works_of(1000), 4, 8, 3)
+    np.testing.assert_array_equal(found[..., 0], starts)
 
 
 def test_windows_that_do_not_fit():
-    from experiments.data.corpus import windows
+    from experiments.data.corpus import check_length
 
+    check_length(works_of(5, 9, 2), 8)
     for length in (0, 9, 10):
-        message = f"length={length}: .* does not fit into 9 symbols. Pass 1 to 8"
-        with pytest.raises(ValueError, match=message):
-            windows(0, 0, jnp.arange(9), length, 1, 1)
+        message = refusal("UserError", check_length, works_of(5, 9, 2), length)
+        assert message.startswith(f"length={length}: ")
+        assert "does not fit into a work of 9 symbols. Pass 1 to 8" in message
 
 
 # --- Generated sets ---------------------------------------------------------------
@@ -563,7 +637,17 @@ def test_genuine_shakespeare():
 
     genuine(corpus.SHAKESPEARE)
     found = corpus.shakespeare()
-    assert [len(part) for part in found[:3]] == [4551478, 252860, 252860]
+    sizes = [len(part.tokens) for part in found[:3]]
+    assert sum(sizes) == 5057198
+    np.testing.assert_allclose(sizes, [4551478, 252860, 252860], atol=42)
     assert len(found.symbols) == 84
-    start = "".join(found.symbols[k] for k in found.train[:25])
+    start = "".join(found.symbols[k] for k in found.train.tokens[:25])
     assert start == "ALL'S WELL THAT ENDS WELL"
+    # The three parts are one kind of text: equal shares of the spaces.
+    space = found.symbols.index(" ")
+    shares = [np.mean(part.tokens == space) for part in found[:3]]
+    np.testing.assert_allclose(shares, shares[0], rtol=0.05)
+    small = corpus.shakespeare(train_size=20_000)
+    assert len(small.train.tokens) == 20_000
+    assert small.train.lengths.min() > 0
+    assert np.mean(small.train.tokens == space) == pytest.approx(shares[0], rel=0.05)

@@ -52,10 +52,14 @@ def tokens(seed, count):
     return np.concatenate(halves).astype(np.int32)
 
 
-def text():
-    from experiments.data.corpus import Corpus
+TEXT = {1: 40, 2: 22, 3: 21}  # the parts: seed and number of tokens
 
-    return Corpus(tokens(1, 40), tokens(2, 22), tokens(3, 21), "abcde")
+
+def text():
+    from experiments.data.corpus import Corpus, Part
+
+    parts = [Part(tokens(n, size), np.array([size])) for n, size in TEXT.items()]
+    return Corpus(*parts, "abcde")
 
 
 def bigrams():
@@ -89,7 +93,7 @@ def test_a_text_is_evaluated_on_windows_from_all_over_each_part():
     # A window has 5 symbols: the last one begins 5 before the end.
     places = {"train": (0, 17, 35), "val": (0, 8, 17), "test": (0, 8, 16)}
     for part, starts in places.items():
-        data = getattr(text(), part)
+        data = getattr(text(), part).tokens
         by_hand = losses(np.array([data[place : place + 5] for place in starts]))
         assert float(found[f"{part}_loss"]) == pytest.approx(by_hand.mean(), rel=1e-5)
         assert abs(by_hand[:2].mean() / by_hand.mean() - 1) > 0.05
@@ -102,7 +106,7 @@ def test_a_text_is_trained_on_its_first_part_and_guessed_by_chance():
     task, data = setup.task(), loaded(setup)
     windows = np.asarray(task.batches(1, 0, data))
     assert windows.shape == (2, 3, 5)
-    joined = " ".join(map(str, text().train))
+    joined = " ".join(map(str, text().train.tokens))
     for window in windows.reshape(-1, 5):
         assert " ".join(map(str, window)) in joined
     params = task.init({"seed": 0})

