@@ -22,6 +22,7 @@ FIGURES = {
 }
 WITHOUT_PROTOCOL = {"same", "symmetry", "strength"}
 SLOW = pytest.mark.slow
+LONGER = ("why", "tuning", "strength", "symmetry")
 pytestmark = [
     pytest.mark.needs_extras,
     pytest.mark.relaxed("scale_by_adam; the experiments run under JAX's defaults"),
