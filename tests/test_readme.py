@@ -185,3 +185,14 @@ def test_the_slopes_of_the_best_decay_are_the_published_ones():
 def test_the_page_of_recipes_is_made_from_the_recipes():
     printed = subprocess.check_output([sys.executable, "docs/recipes.py"], cwd=ROOT)
     assert (ROOT / "docs" / "recipes.md").read_bytes() == printed
+
+
+@pytest.mark.parametrize("document", ["README.md", "experiments/README.md"])
+def test_the_exponents_of_the_best_decay_are_the_published_ones(document):
+    text = " ".join((ROOT / document).read_text().split()).replace("−", "-")
+    for axis in ("re-read | epochs", "re-read | batch", "one pass | data"):
+        row = re.findall(rf"\| text, {re.escape(axis)} \|.*", published("strength"))[0]
+        exponent, interval = row.split("|")[3].split(" [")
+        interval = interval.strip().replace("+", "")
+        name = axis.split()[-1]
+        assert f"{name}^{exponent.strip().lstrip('+')} [{interval}" in text, row
