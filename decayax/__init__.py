@@ -1,7 +1,5 @@
 """decayax: weight decay for training with Optax, one transform per meaning."""
 
-import sys as _sys
-
 from decayax import _budget, masks, rates
 from decayax._audit import Audit, audit, Finding, LeafAudit
 from decayax._budget import *  # noqa: F403 (see its __all__)
@@ -90,11 +88,12 @@ __all__ = [
     "CompensationState",
     "StateDtypeState",
 ]
-__all__ += _catalogue.__all__ + _budget.__all__
+__all__ += _catalogue.__all__
+__all__ += _budget.__all__
 
 
 def __dir__() -> list[str]:
     return sorted(__all__)
 
 
-_name_public_modules(masks, rates, _sys.modules[__name__])
+_name_public_modules(masks.__name__, rates.__name__, __name__)
