@@ -15,11 +15,10 @@ import jax  # noqa: E402
 import pytest  # noqa: E402
 
 
-# Files of long tables, whose rows compile for seconds. `make test` runs one case in 8,
-# 5 or 3 of each of their tests. `make test-all` and `make mutants` run every case.
+# Files of long tables, whose rows compile for seconds. `make test` runs one case in 8
+# or in 3 of each of their tests. `make test-all` and `make mutants` run every case.
 ONE_IN = {
-    8: "aliases audit_truth",
-    5: "adopt_state catalogue_uses contract jaxpr_quotient "
+    8: "adopt_state aliases audit_truth catalogue_uses contract jaxpr_quotient "
     "multipliers rounding sixteen_bits symmetries symmetries_of_modules "
     "telemetry_equilibrium telemetry_readout telemetry_steps telemetry_truth "
     "trajectories",
