@@ -123,7 +123,7 @@ def test_list_prints_the_question_of_each_study(call):
     assert lines[0] == "Studies (run with python -m experiments NAME):"
     assert [line.split()[0] for line in lines[1:first]] == list(STUDIES)
     names = [line.split()[0] for line in lines[first + 1 :]]
-    assert names == ["aliases", "audit", "catalogue", "sweep", "wrappers"]
+    assert names == ["aliases", "audit", "catalogue", "rules", "sweep", "wrappers"]
     entries = [*lines[1:first], *lines[first + 1 :]]
     assert {re.match(r"  \w+ +", line).end() for line in entries} == {12}
     assert all(len(line) > 40 for line in entries)

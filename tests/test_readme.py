@@ -196,3 +196,38 @@ def test_the_exponents_of_the_best_decay_are_the_published_ones(document):
         interval = interval.strip().replace("+", "")
         name = axis.split()[-1]
         assert f"{name}^{exponent.strip().lstrip('+')} [{interval}" in text, row
+
+
+@pytest.mark.needs_extras
+def test_what_the_rules_lose_is_what_the_benchmark_prints():
+    command = [sys.executable, "-m", "experiments.benchmarks.rules"]
+    printed = subprocess.check_output(command, cwd=ROOT, text=True)
+    assert printed in (ROOT / "decayax" / "README.md").read_text()
+
+
+@pytest.mark.needs_extras
+def test_what_a_rule_loses_by_hand():
+    """λ = 1 is a point of the teacher's grid, so nothing is interpolated."""
+    from experiments import cells
+    from experiments.benchmarks.rules import GRIDS, regrets
+    from experiments.studies.tuning import TEACHER
+
+    table = cells.read_csv(GRIDS)
+    rows = [
+        dict(zip(table, row, strict=True)) for row in zip(*table.values(), strict=True)
+    ]
+    errors = {}
+    for row in rows:
+        if (row["stage"], row["task"], row["arm"]) == ("tuning", "teacher", "adamw"):
+            place = (row["learning_rate"], row["weight_decay"])
+            errors.setdefault(place, []).append(100 - 100 * row["val_accuracy"])
+    means = {place: sum(x) / len(x) for place, x in errors.items()}
+    lr, _ = min(means, key=means.get)
+    wanted = [x == "teacher" for x in table["task"]]
+    chosen = [
+        a and b == "adamw" and c == "tuning"
+        for a, b, c in zip(wanted, table["arm"], table["stage"], strict=True)
+    ]
+    own = {name: column[chosen] for name, column in table.items()}
+    at_best, _ = regrets(own, TEACHER)["λ = 1"]
+    assert at_best == pytest.approx(means[lr, 1.0] - min(means.values()), rel=1e-9)
