@@ -16,13 +16,13 @@ import pytest  # noqa: E402
 
 
 # Files of long tables, whose rows compile for seconds. `make test` runs one case in 8
-# or in 3 of each of their tests. `make test-all` and `make mutants` run every case.
+# or in 5 of each of their tests. `make test-all` and `make mutants` run every case.
 ONE_IN = {
     8: "adopt_state aliases audit_truth catalogue_uses contract jaxpr_quotient "
     "multipliers rounding sixteen_bits symmetries symmetries_of_modules "
     "telemetry_equilibrium telemetry_readout telemetry_steps telemetry_truth "
     "trajectories",
-    3: "apply_updates audit audit_arguments audit_findings audit_measurement "
+    5: "apply_updates audit audit_arguments audit_findings audit_measurement "
     "audit_modes audit_sampling audit_steps boxes catalogue_errors "
     "catalogue_identities catalogue_laws catalogue_options centered derivatives "
     "free_of_charge jaxpr_counters masks pairs rates symmetry_models symmetry_uses "
