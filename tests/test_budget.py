@@ -945,3 +945,15 @@ def test_two_gated_leaves_are_one_group():
     found = dx.budget(cautious, params, steps=300)
     assert not found.others
     assert found.timescale_steps == pytest.approx(100, rel=1e-4)
+
+
+def test_nothing_may_be_left_by_rounding():
+    """A surviving fraction of exactly 0 is not "not measured"."""
+    from decayax._budget import measured
+
+    leaf = dx.audit(optax.adamw(1e-2, weight_decay=0.5), WEIGHTS).leaves[0]
+    fractions = {0.0: 0.0, -0.02: 0.0, 0.3: 0.3, None: 1.0, math.nan: 1.0}
+    for fraction, expected in fractions.items():
+        assert (
+            measured._surviving(leaf._replace(surviving_fraction=fraction)) == expected
+        )

@@ -180,9 +180,8 @@ def _phases(phases: Phases | str, shape: np.ndarray) -> dict[str, tuple[int, int
         named = zip(("warm-up", "plateau", "cool-down"), cuts, cuts[1:], strict=False)
         return {name: (first, stop) for name, first, stop in named if first < stop}
     named = dict(phases) if isinstance(phases, Mapping) else {}
-    if not all(map(_is_phase, named.items())) or not _is_cut(
-        list(named.values()), steps
-    ):
+    are_phases = all(map(_is_phase, named.items()))
+    if not are_phases or not _is_cut(list(named.values()), steps):
         raise ValueError(
             f"{NAME}: phases must be 'auto' or a dict that covers the steps 0 to "
             f"{steps} in order and without gaps, got {short_repr(phases)}. Pass for "

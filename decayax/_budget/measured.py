@@ -9,6 +9,7 @@ the optimizer sees stay as they are.
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any
 
 import jax
@@ -18,6 +19,7 @@ import optax
 
 from decayax._audit.audit import audit
 from decayax._audit.draws import count_numbers, scaled_tree
+from decayax._audit.leaf import LeafAudit
 from decayax._audit.modes import GATED, NONE, UNIFORM
 from decayax._audit.plan import make_plan, Program
 from decayax._audit.probe import with_tangents
@@ -47,19 +49,14 @@ def measured_rates(
     rates = _rates(optimizer, params, steps)
     for leaf, (mean, largest) in zip(audited.leaves, rates, strict=True):
         own, note = mean, ""
-        # NaN and None: the rounding was not measured.
-        if (fraction := leaf.surviving_fraction or 1.0) < WHOLE:
-            fraction = max(fraction, 0.0)
-            own = fraction * mean
-            note = f"rounding to {leaf.dtype} leaves about {fraction:.0%} of the decay"
         if leaf.mode == GATED:
-            own, note = (
-                largest,
-                "gated: at most this; not all weights decay in a step",
-            )
+            own, note = largest, "gated: at most this; not all weights decay in a step"
         elif leaf.mode == NONE:
             own = np.zeros(steps)
-        elif leaf.mode != UNIFORM or not _is_rate(own):
+        elif (fraction := _surviving(leaf)) < WHOLE:
+            own = fraction * mean
+            note = f"rounding to {leaf.dtype} leaves about {fraction:.0%} of the decay"
+        if leaf.mode not in (NONE, UNIFORM, GATED) or not _is_rate(own):
             raise ValueError(
                 f"budget: the decay of {leaf.path!r} is not a rate from 0 to 1 that "
                 f"depends on the step only (mode: {leaf.mode}). See print(dx.audit("
@@ -74,6 +71,12 @@ def measured_rates(
         else:
             groups.append(([leaf.path], own, note))
     return [(tuple(paths), own.clip(0.0), note) for paths, own, note in groups]
+
+
+def _surviving(leaf: LeafAudit) -> float:
+    """The fraction of the rate that rounding leaves; 1 if it was not measured."""
+    fraction = leaf.surviving_fraction
+    return 1.0 if fraction is None or math.isnan(fraction) else max(fraction, 0.0)
 
 
 def _is_rate(rates: np.ndarray) -> bool:

@@ -95,8 +95,8 @@ MUTANTS = (
     Mutant(
         "any_decay_is_a_rate",
         "decayax/_budget/measured.py",
-        "elif leaf.mode != UNIFORM or not _is_rate(own):",
-        "elif not _is_rate(own):",
+        "if leaf.mode not in (NONE, UNIFORM, GATED) or not _is_rate(own):",
+        "if not _is_rate(own):",
         f"{BUDGET} -knot_a_rate_is_refused",
     ),
     Mutant(
