@@ -935,6 +935,8 @@ def test_accumulated_steps_are_one_decay_in_k_calls(k):
     assert np.count_nonzero(found.rates) == 40
     assert found.timescale_steps == pytest.approx(100 * k, rel=1e-4)
     assert [phase.name for phase in found.phases] == ["plateau"]
+    found = dx.budget(optimizer, WEIGHTS, steps=40 * k, learning_rate=1e-2)
+    assert found.in_proportion is True
 
 
 def test_two_gated_leaves_are_one_group():

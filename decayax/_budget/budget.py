@@ -124,7 +124,7 @@ def _budget_of(
         phases=_summed(bounds, left, np.ones_like(rates) if gamma is None else gamma),
         paths=paths,
         note=note,
-        in_proportion=None if gamma is None else _in_proportion(rates, gamma),
+        in_proportion=None if gamma is None else _in_proportion(spread(rates), gamma),
         steps_per_epoch=steps_per_epoch,
     )
 
