@@ -1,0 +1,1 @@
+"""The leaderboard of decays: the entries, and the rules in RULES.md."""

@@ -1,0 +1,1 @@
+"""One file for each entry. RULES.md says what a file contains."""

@@ -1,0 +1,16 @@
+"""Only the largest singular value of each matrix decays.
+
+Newhouse et al., 2025, https://arxiv.org/abs/2507.13338.
+"""
+
+import optax
+
+import decayax as dx
+
+
+STRENGTH = {"text": 1, "digits": 6, "teacher": 2}
+
+
+def chain(run):
+    decay = dx.spectral_decay(run.strength, mask=run.mask)
+    return optax.chain(run.adam(), decay, run.step())
