@@ -52,6 +52,13 @@ class Options:
     data: Path | None = option(
         None, "A folder with your own data sets. It is searched first.", type=Path
     )
+    entry: Path | None = option(
+        None,
+        "For leaderboard: run only this entry and compare it with the stored board. "
+        "The rules are in experiments/leaderboard/RULES.md.",
+        metavar="FILE",
+        type=Path,
+    )
     seeds: int | None = option(
         None,
         "Number of seeds of the final runs, instead of the plan's number.",

@@ -119,7 +119,9 @@ def _run(words: Sequence[str]) -> int:
         case "replicate":
             return _replicate(rest)
     question = study_files.question_of(study_files.file_of(command, COMMANDS))
-    given = parse(make_parser(command, question, Options), rest)
+    # Only the leaderboard has entries.
+    without = () if command == "leaderboard" else ("entry",)
+    given = parse(make_parser(command, question, Options, without=without), rest)
     return run_study(command, from_namespace(Options, given))
 
 
@@ -150,7 +152,9 @@ def _report(words: Sequence[str]) -> int:
 
 def _launch(words: Sequence[str]) -> int:
     description = "Run the shards of a study as jobs until all cells are stored."
-    parser = make_parser("launch", description, Options, JobOptions, without=("shard",))
+    parser = make_parser(
+        "launch", description, Options, JobOptions, without=("shard", "entry")
+    )
     parser.add_argument(
         "study",
         metavar="STUDY",
@@ -167,7 +171,7 @@ def _replicate(words: Sequence[str]) -> int:
         "Run the choices of a finished study and their runners-up on unused seeds. The "
         "report says for each verdict whether it holds."
     )
-    without = ("smoke", "dry_run", "shard", "wait", "seeds", "chunk")
+    without = ("smoke", "dry_run", "shard", "wait", "seeds", "chunk", "entry")
     parser = make_parser("replicate", description, Options, without=without)
     parser.add_argument(
         "study",

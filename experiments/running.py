@@ -30,6 +30,8 @@ def build_study(name: str, options: Options) -> Any:
         os.environ["DECAYAX_DATA"] = str(options.data.expanduser().resolve())
     module = study_module(name)
     plan = module.SMOKE if options.smoke else module.FULL
+    if options.entry is not None:
+        plan = study_files.entry_plan(module, options.entry, options.smoke, options.out)
     if options.seeds is not None:
         if not hasattr(plan, "final_seeds"):
             raise UserError(f"{name} has no final runs. Leave out --seeds.")

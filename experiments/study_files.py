@@ -19,7 +19,16 @@ from experiments.errors import UserError
 
 
 # In reading order.
-STUDIES = ("demo", "why", "tuning", "same", "bf16", "symmetry", "strength")
+STUDIES = (
+    "demo",
+    "why",
+    "tuning",
+    "same",
+    "bf16",
+    "symmetry",
+    "strength",
+    "leaderboard",
+)
 REQUIRED_NAMES = ("FULL", "SMOKE", "study", "write_report")
 PACKAGE = Path(__file__).parent
 
@@ -38,7 +47,7 @@ def study_module(name: str) -> ModuleType:
     path = file_of(name)
     if _in_package(path):
         return importlib.import_module(f"experiments.studies.{path.stem}")
-    module = _import_file(path)
+    module = import_file(path)
     missing = _missing(module)
     if missing:
         raise UserError(f"{name} is not a study: it has no {', no '.join(missing)}.")
@@ -78,7 +87,7 @@ def _in_package(path: Path) -> bool:
     return path.stem in STUDIES and path.parent.samefile(PACKAGE / "studies")
 
 
-def _import_file(path: Path) -> ModuleType:
+def import_file(path: Path) -> ModuleType:
     """Import a file as a module with the file's name.
 
     The name of a function is part of the identity of a cell. It must not depend on how
@@ -112,6 +121,32 @@ def _import_file(path: Path) -> ModuleType:
         del sys.modules[name]  # so that the next import runs the file again
         raise
     return module
+
+
+def entry_plan(module: ModuleType, file: Path, smoke: bool, out: Path) -> Any:
+    """Return the plan that runs one entry of the leaderboard.
+
+    Args:
+        module: the leaderboard.
+        file: the entry.
+        smoke: whether to run the smoke plan.
+        out: the directory of all studies.
+
+    Raises:
+        UserError: the file is not an entry, or there is no stored board.
+    """
+    from experiments.engine.study import folder_of
+
+    path = Path(os.path.abspath(file))
+    if path.suffix != ".py" or not path.is_file():
+        raise UserError(
+            f"--entry {file}: there is no such Python file. Give the path of an entry, "
+            "such as my_decay.py."
+        )
+    plan = module.with_entry(import_file(path), smoke)
+    # Raises before any run if the board is missing.
+    module.find_board(folder_of(module.study(plan), out), plan.against)
+    return plan
 
 
 def _module_origin(name: str) -> str | None:
@@ -160,7 +195,7 @@ def list_benchmarks() -> str:
 
 
 def _list(paths: dict[str, Path]) -> str:
-    return "\n".join(f"  {name:9} {question_of(path)}" for name, path in paths.items())
+    return "\n".join(f"  {name:11} {question_of(path)}" for name, path in paths.items())
 
 
 def relative_file(name: str, folder: Path) -> str | None:

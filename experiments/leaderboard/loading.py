@@ -2,7 +2,6 @@
 
 import importlib
 import inspect
-import numbers
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -83,9 +82,7 @@ def _faults_of_strength(module: ModuleType, boards: Collection[str]) -> list[str
     wrong = [
         value
         for value in strength.values()
-        if isinstance(value, bool)
-        or not isinstance(value, numbers.Integral)
-        or abs(value) > LARGEST
+        if isinstance(value, bool) or not isinstance(value, int) or abs(value) > LARGEST
     ]
     if wrong:
         return [

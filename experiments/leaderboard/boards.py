@@ -1,0 +1,201 @@
+"""The boards: what is trained, how points are chosen, which entries are compared."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from experiments import protocol, training_setups
+from experiments.data import corpus
+from experiments.engine.config import cosine, StaticConfig, TrainingSetup, warmup
+from experiments.engine.study import Stage
+from experiments.leaderboard.loading import BoardEntry
+from experiments.leaderboard.run import make_optimizer
+from experiments.models.transformer import transformer
+from experiments.protocol import (
+    ACCURACY,
+    Contrast,
+    difference,
+    Entry,
+    LOSS,
+    Measure,
+    ProtocolPlan,
+)
+from experiments.search import Axis, powers
+from experiments.tasks import Language
+
+
+BASELINE = "adamw"
+RATE, STRENGTH = "learning_rate", "weight_decay"
+REACH = 4  # octaves from the middle of the coarse grid of the strength to its ends
+GROWTH = 6  # octaves that a grid may grow by, at either end
+SEGMENT, LENGTH, SYMBOLS = 50, 32, 84
+
+
+class Board(NamedTuple):
+    """A task with its measure and its numbers of runs."""
+
+    name: str
+    measure: Measure
+    setup: TrainingSetup
+    schedule: Any
+    epochs: int
+    rates: tuple[int, int]  # exponents of two: first and last learning rate
+    fixed: Mapping[str, float]  # hyper-parameters of every run
+    sizes: Mapping[str, int]  # fields of ProtocolPlan
+
+
+TEXT = Board(
+    name="text",
+    measure=LOSS,
+    setup=Language(
+        data=functools.partial(corpus.shakespeare, train_size=20_000),
+        model=functools.partial(transformer, SYMBOLS, LENGTH, 64, 4, 1),
+        symbols=SYMBOLS,
+        length=LENGTH,
+        batch=16,
+        steps_per_epoch=SEGMENT,
+        evaluated=256,
+    ),
+    schedule=functools.partial(warmup, cosine),
+    epochs=20,
+    rates=(-8, -6),
+    # With b2 = 0.999 a run would average the squares over its whole length.
+    fixed={"b2": 0.99, "warmup": 0.1},
+    # A run takes 2.4 s, so this board has the fewest runs.
+    sizes={
+        "tuning_seeds": 1,
+        "added": 4,
+        "screened": 4,
+        "candidates": 2,
+        "validation_seeds": 4,
+        "final_seeds": 20,
+    },
+)
+DIGITS = Board(
+    name="digits",
+    measure=ACCURACY,
+    setup=training_setups.LAYERNORM,
+    schedule=cosine,
+    epochs=60,
+    rates=(-15, -11),
+    fixed={"b2": 0.999},
+    sizes={
+        "tuning_seeds": 5,
+        "added": 8,
+        "screened": 12,
+        "candidates": 6,
+        "validation_seeds": 30,
+        "final_seeds": 100,  # 0.3 points take 50 to 115 seeds
+    },
+)
+TEACHER = Board(
+    name="teacher",
+    measure=ACCURACY,
+    setup=training_setups.STUDENT,
+    schedule=cosine,
+    epochs=40,
+    rates=(-10, -6),
+    fixed={"b2": 0.999, "spread": 0.5},
+    sizes={
+        "tuning_seeds": 5,
+        "added": 8,
+        "screened": 12,
+        "candidates": 6,
+        "validation_seeds": 20,
+        "final_seeds": 30,
+    },
+)
+BOARDS = (TEXT, DIGITS, TEACHER)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LeaderboardPlan:
+    """The protocol of each board. All boards have the same number of rounds."""
+
+    boards: Mapping[str, ProtocolPlan]
+    # Hash of the plan that a single entry is compared with; empty: this is a board.
+    against: str = ""
+    chunk: int = 8
+
+
+def name_of(board: str, entry: str) -> str:
+    """The name of an entry on a board."""
+    return f"{board} {entry}"
+
+
+def protocol_entry(board: Board, entry: BoardEntry) -> Entry:
+    """An entry on a board."""
+    first, last = board.rates
+    rates = Axis(
+        RATE, powers(first, last), 2.0 ** (first - GROWTH), 2.0 ** (last + GROWTH)
+    )
+    axes, fixed = (rates,), dict(board.fixed)
+    if entry.strength is None:
+        fixed[STRENGTH] = 0.0
+    else:
+        low = entry.strength[board.name] - REACH
+        high = entry.strength[board.name] + REACH
+        values = powers(low, high, 2)
+        axes = (
+            Axis(STRENGTH, values, 2.0 ** (low - GROWTH), 2.0 ** (high + GROWTH)),
+            rates,
+        )
+    return Entry(
+        name=name_of(board.name, entry.name),
+        labels={"task": board.name, "arm": entry.name},
+        config=StaticConfig(
+            board.setup,
+            functools.partial(make_optimizer, entry.chain),
+            board.epochs,
+            board.epochs,
+            board.schedule,
+        ),
+        axes=axes,
+        fixed=fixed,
+    )
+
+
+def against_baseline(board: str, entry: str) -> Contrast:
+    """The contrast "entry minus AdamW" on a board."""
+    return difference(
+        name_of(board, entry), name_of(board, BASELINE), entry, BASELINE, board
+    )
+
+
+def plan_of(
+    boards: Sequence[Board],
+    entries: Sequence[BoardEntry],
+    sizes: Mapping[str, int] | None = None,
+    **numbers: Any,
+) -> LeaderboardPlan:
+    """The plan for some boards and entries; `sizes` replace those of the boards."""
+    plans = {}
+    for board in boards:
+        chosen = board.sizes if sizes is None else sizes
+        plans[board.name] = ProtocolPlan(
+            entries=tuple(protocol_entry(board, entry) for entry in entries),
+            contrasts=tuple(
+                against_baseline(board.name, entry.name)
+                for entry in entries
+                if entry.name != BASELINE
+            ),
+            measure=board.measure,
+            **{"rounds": 2, **chosen},
+        )
+    return LeaderboardPlan(boards=plans, **numbers)
+
+
+def stages(plan: LeaderboardPlan) -> tuple[Stage, ...]:
+    """The stages of the protocol, each with the cells of all boards."""
+    by_board = [protocol.stages(each) for each in plan.boards.values()]
+    return tuple(map(_together, zip(*by_board, strict=True)))
+
+
+def _together(same: Sequence[Stage]) -> Stage:
+    """One stage that makes the groups of all of these."""
+    return Stage(
+        same[0].name,
+        sum(stage.runs for stage in same),
+        lambda table: [group for stage in same for group in stage.make(table)],
+    )

@@ -1,0 +1,79 @@
+"""Is any published method of weight decay better than AdamW at equal tuning?
+
+Question    Each method is one entry: a file of at most 30 lines in
+            `experiments/leaderboard/entries`. All entries get the same tuning budget
+            and the same seeds on three boards: text by loss, LayerNorm digits and a
+            teacher with unlike scales by accuracy. Which differences to AdamW are
+            clear? What does a wrong learning rate or strength cost?
+Command     python -m experiments leaderboard        (--smoke for a run of seconds)
+            python -m experiments leaderboard --entry my_decay.py
+            `make data` first, for the text
+Cost        about 35 minutes on 2 CPU cores; an entry takes about 2 minutes
+Expected    From a pilot with five methods on digits: no decay is 3.5 points worse than
+            AdamW, and the other methods differ from AdamW by less than 0.3 points.
+Falsified   The expectation, if a method is clearly better than AdamW on a board and
+            again on the seeds 1000 to 1029.
+Reference   Schmidt, Schneider and Hennig, *Descending through a Crowded Valley*, ICML
+            2021, https://arxiv.org/abs/2007.01547
+            Dahl et al., *Benchmarking Neural Network Training Algorithms* (AlgoPerf),
+            2023, https://arxiv.org/abs/2306.07179
+
+The rules are in `experiments/leaderboard/RULES.md`. A new entry trains only its own
+runs; its report compares them with the stored runs of the board.
+"""
+
+from types import ModuleType
+
+from experiments import protocol
+from experiments.engine.study import hash_of, Study
+from experiments.errors import UserError
+from experiments.leaderboard import boards, loading
+from experiments.leaderboard.boards import LeaderboardPlan
+from experiments.reports.leaderboard import (
+    find_board as find_board,
+    write_report as write_report,
+)
+
+
+NAMES = tuple(board.name for board in boards.BOARDS)
+ENTRIES = loading.stored_entries(NAMES)
+SMOKE_ENTRIES = ("none", "adamw", "fixed_norm")
+
+FULL = boards.plan_of(boards.BOARDS, ENTRIES)
+SMOKE_BOARDS = tuple(
+    board._replace(epochs=1, rates=(board.rates[0], board.rates[0] + 1))
+    for board in boards.BOARDS
+    if board.name != "text"
+)
+SMOKE = boards.plan_of(
+    SMOKE_BOARDS,
+    [entry for entry in ENTRIES if entry.name in SMOKE_ENTRIES],
+    protocol.SMOKE,
+)
+
+
+def study(plan: LeaderboardPlan) -> Study:
+    """The protocol on every board."""
+    return Study("leaderboard", plan, boards.stages(plan), write_report)
+
+
+def with_entry(module: ModuleType, smoke: bool) -> LeaderboardPlan:
+    """Return the plan that runs only the entry of a module.
+
+    Args:
+        module: the module of the entry's file.
+        smoke: whether the entry is compared with the smoke plan.
+
+    Raises:
+        UserError: the file breaks a rule, or the board has an entry of that name.
+    """
+    entry = loading.entry_of(module, NAMES)
+    if entry.name in [each.name for each in ENTRIES]:
+        raise UserError(
+            f"{entry.name}.py: the board has an entry {entry.name!r}. Rename the file."
+        )
+    chosen, sizes, board = boards.BOARDS, None, FULL
+    if smoke:
+        chosen, sizes, board = SMOKE_BOARDS, protocol.SMOKE, SMOKE
+    against = hash_of(study(board))
+    return boards.plan_of(chosen, [entry], sizes, against=against)
