@@ -163,3 +163,125 @@ def test_the_example_of_the_rules_is_an_entry(tmp_path, monkeypatch):
     rules = (FOLDER.parent / "RULES.md").read_text(encoding="utf-8")
     text = rules.partition("```python\n")[2].partition("```")[0]
     entry_of(load(tmp_path, text, monkeypatch, "my_decay"), BOARDS)
+
+
+# --- The plan ---------------------------------------------------------------------
+
+
+def module_of_study():
+    from experiments.study_files import study_module
+
+    return study_module("leaderboard")
+
+
+def test_the_entries_of_a_board_have_the_same_budget():
+    from experiments import search
+
+    plan = module_of_study().FULL
+    assert tuple(plan.boards) == BOARDS
+    for board, each in plan.boards.items():
+        found = [e.labels["arm"] for e in each.entries]
+        assert len(found) == 10 if board == "text" else found == names()
+        assert set(found) <= set(names())
+        assert [e.name for e in each.entries] == [f"{board} {n}" for n in found]
+        assert len(each.contrasts) == len(found) - 1
+        assert all(c.terms[1] == (f"{board} adamw", -1.0) for c in each.contrasts)
+        sizes = {len(search.coarse_grid(e.axes)) for e in each.entries}
+        tuned = {len(e.axes) for e in each.entries}
+        assert len(sizes) == len(tuned) == 2  # with and without a strength
+        rates = {e.axes[-1] for e in each.entries}
+        assert len(rates) == 1
+    # The stages of the boards run together, so they need equal numbers of rounds.
+    assert len({each.rounds for each in plan.boards.values()}) == 1
+
+
+def test_the_exponent_of_an_entry_is_the_middle_of_its_grid():
+    from experiments.leaderboard import boards
+
+    entry = stored("adam_l2")
+    for board in boards.BOARDS:
+        strength, _ = boards.protocol_entry(board, entry).axes
+        middle = strength.values[len(strength.values) // 2]
+        assert middle == 2.0 ** entry.strength[board.name]
+
+
+def test_an_entry_does_not_change_the_code_of_another():
+    """A new file costs only its own runs: the stored cells stay valid."""
+    from experiments.engine.code import code_hashes
+
+    plan = module_of_study().FULL
+    for entry in plan.boards["digits"].entries:
+        found = code_hashes([entry.config], module_of_study().__name__, {})
+        mine = [n for n in found if n.startswith("experiments.leaderboard.entries.")]
+        assert mine == [f"experiments.leaderboard.entries.{entry.labels['arm']}"]
+        assert "experiments.leaderboard.loading" not in found
+        assert "experiments.leaderboard.boards" not in found
+
+
+def test_a_new_entry_runs_on_all_boards_with_the_sizes_of_the_plan(
+    tmp_path, monkeypatch
+):
+    module = module_of_study()
+    plan = module.with_entry(load(tmp_path, GOOD, monkeypatch), smoke=False)
+    assert tuple(plan.boards) == BOARDS
+    for board, each in plan.boards.items():
+        (entry,) = each.entries
+        assert entry.name == f"{board} given_entry"
+        whole = module.FULL.boards[board]
+        assert {s: each.seeds(s) for s in ("tuning", "final")} == {
+            s: whole.seeds(s) for s in ("tuning", "final")
+        }
+        assert (each.rounds, each.added, each.candidates) == (
+            whole.rounds,
+            whole.added,
+            whole.candidates,
+        )
+
+
+# --- A new entry ------------------------------------------------------------------
+
+
+def run_smoke(out, *more):
+    import subprocess
+    from pathlib import Path
+
+    words = ["leaderboard", "--smoke", "--out", str(out), *map(str, more)]
+    return subprocess.run(
+        [sys.executable, "-m", "experiments", *words],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_an_entry_needs_a_board(tmp_path):
+    path = tmp_path / "good_entry.py"
+    path.write_text(GOOD, encoding="utf-8")
+    found = run_smoke(tmp_path / "out", "--entry", path)
+    assert found.returncode == 1
+    assert "there is no finished board" in found.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_a_copy_of_adamw_is_equal_to_adamw(tmp_path):
+    from experiments import cells
+    from experiments.leaderboard.loading import FOLDER
+
+    out = tmp_path / "out"
+    board = run_smoke(out)
+    assert board.returncode == 0, board.stderr
+    (folder,) = {path.parent for path in out.glob("leaderboard/*/report.md")}
+    assert {x.name for x in folder.glob("*.png")} == {"forest.png", "regret.png"}
+    path = tmp_path / "my_copy.py"
+    path.write_text((FOLDER / "adamw.py").read_text("utf-8"), encoding="utf-8")
+    entry = run_smoke(out, "--entry", path)
+    assert entry.returncode == 0, entry.stderr
+    for name in ("digits", "teacher"):
+        assert f"`my_copy` on {name}: +0.00 points" in entry.stdout
+    (other,) = {p.parent for p in out.glob("leaderboard/*/report.md")} - {folder}
+    # Only the entry ran.
+    assert set(cells.read_csv(other / "cells.csv")["arm"]) == {"my_copy"}
+    taken = run_smoke(out, "--entry", FOLDER / "adamw.py")
+    assert "the board has an entry 'adamw'. Rename the file." in taken.stderr
