@@ -285,3 +285,71 @@ def test_a_copy_of_adamw_is_equal_to_adamw(tmp_path):
     assert set(cells.read_csv(other / "cells.csv")["arm"]) == {"my_copy"}
     taken = run_smoke(out, "--entry", FOLDER / "adamw.py")
     assert "the board has an entry 'adamw'. Rename the file." in taken.stderr
+
+
+# --- The numbers of the report ----------------------------------------------------
+
+
+def made_results(p_values, board="digits"):
+    """Results with these p-values, and tuning errors that are known."""
+    from experiments.outcomes import Comparison
+    from experiments.protocol import Contrast
+    from experiments.statistics import Estimate
+
+    plan = module_of_study().FULL.boards[board]
+    comparisons = {}
+    for place, p in enumerate(p_values):
+        terms = ((f"{board} cautious", 1.0), (f"{board} adamw", -1.0))
+        contrast = Contrast(f"{board} {place}", terms, "better", "worse")
+        given = Estimate(float(place), place - 0.5, place + 0.5, p)
+        comparisons[contrast.name] = Comparison(
+            contrast, given, (place - 0.5, place + 0.5), p, False, False
+        )
+    from experiments.reports.results import Results
+
+    return Results(None, {}, plan, {}, {}, comparisons)
+
+
+def test_holm_covers_all_boards():
+    from experiments.reports.leaderboard import corrected, ranking
+
+    found = corrected(
+        {"digits": made_results([0.01, 0.5]), "teacher": made_results([0.02])}
+    )
+    p = [x.p_holm for x in found["digits"].comparisons.values()]
+    np.testing.assert_allclose(p, [0.03, 0.5])
+    (other,) = found["teacher"].comparisons.values()
+    np.testing.assert_allclose(other.p_holm, 0.04)
+    means = [x.difference.mean for x in ranking(found["digits"])]
+    assert means == [1.0, 0.0]
+
+
+def test_the_regret_is_the_mean_rise_at_a_quarter_and_four_times():
+    from types import SimpleNamespace
+
+    from experiments.reports.leaderboard import regret
+
+    results = made_results([])
+    entry = next(e for e in results.plan.entries if e.labels["arm"] == "adamw")
+    points = {(16.0, 0.25): 0.9, (4.0, 0.25): 0.8, (64.0, 0.25): 0.86, (16.0, 1.0): 0.7}
+    runs = [(*point, score, seed) for point, score in points.items() for seed in (0, 1)]
+    decay, rate, score, seed = map(np.array, zip(*runs, strict=True))
+    count = len(runs)
+    table = {
+        "stage": np.full(count, "tuning", object),
+        "task": np.full(count, "digits", object),
+        "arm": np.full(count, "adamw", object),
+        "b2": np.full(count, 0.999),
+        "weight_decay": decay,
+        "learning_rate": rate,
+        "val_accuracy": score,
+        "seed": seed,
+    }
+    choice = {"weight_decay": 16.0, "learning_rate": 0.25}
+    chosen = {entry.name: SimpleNamespace(choice=choice)}
+    results = results._replace(table=table, outcomes=chosen)
+    assert regret(results, entry, "weight_decay") == pytest.approx(7.0)
+    # Only one of the two neighbours was tried.
+    assert regret(results, entry, "learning_rate") == pytest.approx(20.0)
+    fixed = next(e for e in results.plan.entries if e.labels["arm"] == "fixed_norm")
+    assert np.isnan(regret(results, fixed, "weight_decay"))
