@@ -130,7 +130,8 @@ def test_list_prints_the_question_of_each_study(call):
 
 
 @pytest.mark.parametrize(
-    "name", ["demo", "bf16", "same", "why", "tuning", "symmetry", "strength"]
+    "name",
+    ["demo", "bf16", "same", "why", "tuning", "symmetry", "strength", "grokking"],
 )
 def test_every_study_has_help(name, call):
     from experiments.study_files import STUDIES
