@@ -19,7 +19,7 @@ FIGURES = {
     "why": {"gap.png", "spread.png", "mechanism.png"},
     "tuning": {"advantage.png", "heatmaps-teacher.png", "ridges.png"},
     "strength": {"curves.png", "exponents.png", "regret.png"},
-    "grokking": {"heatmaps.png"},
+    "grokking": {"heatmaps.png", "ranks.png", "survival.png"},
 }
 WITHOUT_PROTOCOL = {"same", "symmetry", "strength"}
 SLOW = pytest.mark.slow

@@ -38,7 +38,7 @@ from experiments.engine.study import Study
 from experiments.models.pair_mlp import pair_mlp
 from experiments.models.transformer import transformer
 from experiments.protocol import Contrast, difference, Entry, Measure, ProtocolPlan
-from experiments.reports.generic import write_report as write_report
+from experiments.reports.grokking import write_report as write_report
 from experiments.search import Axis, powers
 
 
