@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from experiments.statistics import LEVEL
+from experiments.statistics import LEVEL, ROUNDING
 
 
 class Times(NamedTuple):
@@ -63,7 +63,8 @@ def median(times: Times) -> float:
     NumPy's median of the times would be wrong where runs are censored before it.
     """
     curve = kaplan_meier(times)
-    reached = curve.steps[curve.share <= 0.5]
+    # A product of fractions that is exactly one half can be 0.5000000000000001.
+    reached = curve.steps[curve.share <= 0.5 + ROUNDING]
     return float(reached[0]) if len(reached) else np.inf
 
 

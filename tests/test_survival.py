@@ -90,6 +90,14 @@ def test_without_events_there_is_no_difference_and_no_median():
     assert len(kaplan_meier(never).steps) == 0
 
 
+@pytest.mark.parametrize("half", range(1, 30))
+def test_a_half_of_the_runs_is_enough_for_the_median(half):
+    from experiments.survival import median
+
+    steps = np.arange(1, 2 * half + 1)  # products of fractions are not exact
+    assert median(times(steps, np.ones(2 * half))) == half
+
+
 def test_all_against_none():
     from experiments.survival import log_rank
 
