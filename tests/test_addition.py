@@ -107,3 +107,21 @@ def test_the_effective_rank_of_known_matrices():
     assert found == pytest.approx(
         {f"rank of {name}": x for name, x in expected.items()}, rel=1e-4
     )
+
+
+@pytest.mark.parametrize(("threshold", "steps", "arrived"), [(0.0, 5, 1), (1.1, 20, 0)])
+def test_a_run_counts_its_steps_and_fits_the_training_pairs(threshold, steps, arrived):
+    from experiments import arms, terminal
+    from experiments.engine.compilation_cache import new_cache
+    from experiments.engine.config import constant, StaticConfig, SweepGroup
+    from experiments.engine.training import train_chunk
+
+    config = StaticConfig(setup(threshold=threshold), arms.adamw, 4, 4, constant)
+    cells = tuple(
+        {"learning_rate": 0.1, "weight_decay": 0.0, "seed": seed} for seed in (0, 1)
+    )
+    group = SweepGroup({}, config, cells)
+    found = train_chunk(new_cache(), group, cells, 2, terminal.SILENT)
+    assert found["measure/steps"].ravel().tolist() == [steps] * 2
+    assert found["measure/arrived"].ravel().tolist() == [arrived] * 2
+    assert (found["measure/train_accuracy"] == 1).all()

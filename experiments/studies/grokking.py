@@ -138,7 +138,7 @@ FULL = plan_of(
     validation_seeds=8,
     chunk=10,
 )
-SMOKE = plan_of([MLP._replace(steps=100)], **protocol.SMOKE)
+SMOKE = plan_of([MLP._replace(steps=50)], **protocol.SMOKE, chunk=8)
 SMOKE = dataclasses.replace(SMOKE, entries=tuple(map(with_two_values, SMOKE.entries)))
 
 
