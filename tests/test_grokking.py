@@ -77,3 +77,18 @@ def test_the_median_of_censored_runs_is_not_a_number_of_steps():
     assert _median(NEVER) == "not reached"
     assert _median(times(10, 20, 100, 100)) == "20"
     assert _median(times(10, 100, 100)) == "not reached"
+
+
+def test_all_runs_without_decay_are_counted():
+    from experiments.reports.grokking import _without_decay
+
+    table = {
+        "task": np.array(["MLP"] * 5 + ["transformer"], dtype=object),
+        "arm": np.array(["none"] * 4 + ["L2", "none"], dtype=object),
+        "stage": np.array(["tuning", "tuning", "final", "final", "final", "final"]),
+        "learning_rate": np.array([0.1, 0.2, 0.1, 0.1, 0.4, 0.8]),
+        "arrived": np.array([0, 1, 0, 0, 1, 1]),
+    }
+    text = _without_decay(table, "MLP")
+    assert "1 of 4 runs" in text
+    assert "2 learning rates" in text

@@ -152,7 +152,7 @@ def _paragraph(results: Results, found: Found, network: str) -> str:
     control = "not judged, too few seeds" if few else _control(times)
     sentences = [
         f"**{network}.** Runs that reach 99 %: {markdown.join(arrivals)}. "
-        f"Positive control: {control}."
+        f"Positive control: {control}. {_without_decay(results.table, network)}"
     ]
     if not few:
         sentences += [
@@ -168,6 +168,16 @@ def _paragraph(results: Results, found: Found, network: str) -> str:
             f"{format_difference(compared)} ({compared.verdict})."
         )
     return " ".join(sentences)
+
+
+def _without_decay(table: cells.Table, network: str) -> str:
+    """The runs of all stages: if none arrives, the chosen learning rate is a tie."""
+    rows = cells.where(table, task=network, arm=NONE)
+    rates = len(cells.unique(rows, "learning_rate"))
+    return (
+        f"Without decay {np.sum(rows['arrived'] == 1)} of {len(rows['arrived'])} runs "
+        f"of all stages arrive, at {rates} learning rates."
+    )
 
 
 def _count(times: Times) -> str:

@@ -133,9 +133,9 @@ FULL = plan_of(
     (MLP, TRANSFORMER),
     rounds=2,
     added=4,
-    screened=6,
+    screened=5,
     candidates=3,
-    validation_seeds=8,
+    validation_seeds=10,  # a short trial run used the seeds up to 15
     chunk=10,
 )
 SMOKE = plan_of([MLP._replace(steps=50)], **protocol.SMOKE, chunk=8)
