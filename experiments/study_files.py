@@ -27,6 +27,7 @@ STUDIES = (
     "bf16",
     "symmetry",
     "strength",
+    "grokking",
     "leaderboard",
 )
 REQUIRED_NAMES = ("FULL", "SMOKE", "study", "write_report")

@@ -131,7 +131,17 @@ def test_list_prints_the_question_of_each_study(call):
 
 @pytest.mark.parametrize(
     "name",
-    ["demo", "bf16", "same", "why", "tuning", "symmetry", "strength", "leaderboard"],
+    [
+        "demo",
+        "bf16",
+        "same",
+        "why",
+        "tuning",
+        "symmetry",
+        "strength",
+        "grokking",
+        "leaderboard",
+    ],
 )
 def test_every_study_has_help(name, call):
     from experiments.study_files import STUDIES

@@ -19,10 +19,11 @@ FIGURES = {
     "why": {"gap.png", "spread.png", "mechanism.png"},
     "tuning": {"advantage.png", "heatmaps-teacher.png", "ridges.png"},
     "strength": {"curves.png", "exponents.png", "regret.png"},
+    "grokking": {"heatmaps.png", "ranks.png", "survival.png"},
 }
 WITHOUT_PROTOCOL = {"same", "symmetry", "strength"}
 SLOW = pytest.mark.slow
-LONGER = ("why", "tuning", "strength", "symmetry")
+LONGER = ("why", "tuning", "strength", "symmetry", "grokking")
 pytestmark = [
     pytest.mark.needs_extras,
     pytest.mark.relaxed("scale_by_adam; the experiments run under JAX's defaults"),
@@ -56,10 +57,7 @@ def run_smoke(name: str, out: Path) -> tuple[Path, str]:
     "name",
     [
         "same",
-        *(
-            pytest.param(n, marks=SLOW)
-            for n in ("why", "tuning", "strength", "symmetry")
-        ),
+        *(pytest.param(n, marks=SLOW) for n in LONGER),
     ],
 )
 def test_smoke_run_end_to_end(name, tmp_path):
