@@ -19,7 +19,16 @@ from experiments.errors import UserError
 
 
 # In reading order.
-STUDIES = ("demo", "why", "tuning", "same", "bf16", "symmetry", "strength")
+STUDIES = (
+    "demo",
+    "why",
+    "tuning",
+    "same",
+    "bf16",
+    "symmetry",
+    "strength",
+    "transformer",
+)
 REQUIRED_NAMES = ("FULL", "SMOKE", "study", "write_report")
 PACKAGE = Path(__file__).parent
 
