@@ -28,6 +28,7 @@ STUDIES = (
     "symmetry",
     "strength",
     "transformer",
+    "which_parameters",
 )
 REQUIRED_NAMES = ("FULL", "SMOKE", "study", "write_report")
 PACKAGE = Path(__file__).parent

@@ -249,10 +249,9 @@ def plot_telemetry(curves: Mapping[str, Curves]) -> Figure:
             for arm, each in curves.items():
                 series = each.means[f"{group}/{entry}"]
                 axes.plot(each.epochs, series, color=COLOURS[each.place], label=arm)
-            if row is panels[0]:
-                axes.set_title(group, fontsize=10)
         row[0].set_ylabel(label)
-    for axes in panels[-1]:
-        axes.set_xlabel("segment")
+    for upper, lower, group in zip(panels[0], panels[-1], groups, strict=True):
+        upper.set_title(group, fontsize=10)
+        lower.set_xlabel("segment")
     figures.add_legend(figure, panels[0, 0])
     return figure
