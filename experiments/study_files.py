@@ -170,7 +170,7 @@ def list_benchmarks() -> str:
 
 
 def _list(paths: dict[str, Path]) -> str:
-    return "\n".join(f"  {name:9} {question_of(path)}" for name, path in paths.items())
+    return "\n".join(f"  {name:16} {question_of(path)}" for name, path in paths.items())
 
 
 def relative_file(name: str, folder: Path) -> str | None:

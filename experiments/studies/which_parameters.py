@@ -189,7 +189,7 @@ FULL = plan_of(
             DIGITS,
             StaticConfig(LAYERNORM, arms.adamw, 60, 60, cosine),
             decays=(-2, 4),
-            rates=(-10, -9),
+            rates=(-9, -8),
             fixed={},
         ),
     ),
