@@ -136,16 +136,18 @@ def test_telemetry_of_a_step_of_adamw():
     import jax
     import jax.numpy as jnp
 
-    from experiments.studies import transformer
+    from experiments import text_optimizers
 
-    (arm,) = (each for each in transformer.ARMS if each.name == "adamw")
+    (arm,) = (each for each in text_optimizers.ARMS if each.name == "adamw")
     hparams = {"learning_rate": 0.5, "weight_decay": 0.25}
     params = {"head": {"kernel": jnp.full(4, 2.0)}, "up": {"bias": jnp.ones(3)}}
     mask = {"head": {"kernel": True}, "up": {"bias": False}}
-    optimizer = transformer.tracked(arm.make_optimizer, hparams, lambda step: 1.0, mask)
+    optimizer = text_optimizers.tracked(
+        arm.make_optimizer, hparams, lambda step: 1.0, mask
+    )
     grads = jax.tree.map(jnp.ones_like, params)
     _, state = optimizer.update(grads, optimizer.init(params), params)
-    found = transformer.telemetry(state, params)
+    found = text_optimizers.telemetry(state, params)
     assert found["head/decay_rate"] == pytest.approx(0.125)
     assert found["biases and norms/decay_rate"] == 0
     assert found["head/weight_norm"] == pytest.approx(4)
@@ -248,7 +250,8 @@ def test_the_usual_selection_is_the_mask_of_the_task():
     import jax
     import jax.numpy as jnp
 
-    from experiments.studies.which_parameters import multipliers, USUAL
+    from experiments.studies.which_parameters import USUAL
+    from experiments.text_optimizers import multipliers
 
     for selections, entry in selection_tasks():
         task = entry.config.setup.task()

@@ -110,7 +110,10 @@ def rounding_gains(table: Table) -> dict[str, Gain]:
     corrected = [1.0, *statistics.holm([each.p for each in list(lost.values())[1:]])]
     return {
         name: Gain(
-            losses=tuple(map(statistics.estimate, losses[name])),
+            losses=(
+                statistics.estimate(losses[name][0]),
+                statistics.estimate(losses[name][1]),
+            ),
             gain=statistics.estimate(gains[name]),
             lost=lost[name],
             p_holm=p,

@@ -27,18 +27,12 @@ import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-import jax
-import optax
-
-import decayax as dx
-from experiments import arms, protocol
+from experiments import arms, protocol, text_optimizers
 from experiments.arms import Arm
 from experiments.cells import Table
 from experiments.data import modular
 from experiments.engine.config import (
     cosine,
-    HParams,
-    Multiplier,
     OptimizerFactory,
     StaticConfig,
     SweepGroup,
@@ -55,91 +49,12 @@ from experiments.reports.transformer import (
 from experiments.search import Axis, Point, powers
 from experiments.studies import strength
 from experiments.tasks import Classification
+from experiments.text_optimizers import ARMS, NONE, ROUNDINGS
 
 
-B2 = 0.99  # with 0.999 a run of 1000 steps would average over its whole length
-NONE, L2, LR_SCALED, INDEPENDENT = "none", "L2", "lr-scaled", "independent"
-adamw = functools.partial(dx.adamw, b2=B2)
-_with = functools.partial
-_scheduled = functools.partial(functools.partial, arms.scheduled)
-_adam = functools.partial(optax.scale_by_adam, b2=B2)
-_rms = {"decay": B2, "bias_correction": True}  # as Adam without momentum
-
-ARMS = (
-    Arm("adam", "Adam", NONE, _scheduled(adamw)),
-    Arm("adam_l2", "Adam", L2, _scheduled(_with(dx.adam_l2, b2=B2))),
-    Arm("adamw", "Adam", LR_SCALED, _scheduled(adamw)),
-    Arm("adam_independent", "Adam", INDEPENDENT, _with(arms.independent, _adam)),
-    Arm("rmsprop_l2", "RMSprop", L2, _scheduled(_with(dx.rmsprop_l2, **_rms))),
-    Arm("rmspropw", "RMSprop", LR_SCALED, _scheduled(_with(dx.rmspropw, **_rms))),
-)
 GROWTH = 4  # powers of two by which the grid may grow at either end
 RATES = {"Adam": (-7, -6), "RMSprop": (-8, -7)}  # log2, first and last
 WARMUP = {"warmup": strength.WARMUP}
-
-
-# --- Rounding ---------------------------------------------------------------------
-
-
-Wrap = Callable[[optax.GradientTransformationExtraArgs], Any]
-
-
-class Rounding(NamedTuple):
-    """The dtype of the network, and the wrapper of AdamW."""
-
-    name: str
-    dtype: str
-    wrap: Wrap
-
-
-def unwrapped(optimizer: Any) -> Any:
-    """No wrapper."""
-    return optimizer
-
-
-def wrapped(
-    wrap: Wrap, learning_rate: Any, *, weight_decay: Any, mask: Any
-) -> optax.GradientTransformation:
-    """AdamW inside a wrapper."""
-    return wrap(adamw(learning_rate, weight_decay=weight_decay, mask=mask))
-
-
-ROUNDINGS = (
-    Rounding("float32", "float32", unwrapped),
-    Rounding("bf16", "bfloat16", unwrapped),
-    Rounding("stochastic", "bfloat16", dx.with_stochastic_rounding),
-    Rounding("compensated", "bfloat16", dx.with_compensation),
-)
-
-
-# --- Telemetry --------------------------------------------------------------------
-
-
-def tracked(
-    make: OptimizerFactory, hparams: HParams, eta: Multiplier, mask: Any
-) -> optax.GradientTransformation:
-    """An arm whose decay is measured at every step; under `vmap` it is anyway."""
-    return dx.track_decay(make(hparams, eta, mask), every=1)
-
-
-def group_of(path: str) -> str:
-    """The group of a parameter in the telemetry."""
-    if path.endswith(("bias", "scale")):
-        return "biases and norms"
-    for part, name in (("embedding", "embeddings"), ("attention", "attention")):
-        if part in path:
-            return name
-    return "head" if path.startswith("head") else "MLP"
-
-
-def telemetry(opt_state: Any, params: Any) -> dict[str, jax.Array]:
-    """Rates, norms and angles of the groups of parameters, for the measures."""
-    # No equilibrium: `dx.scale_symmetries` finds no leaf that is invariant alone.
-    stats = dx.decay_stats(opt_state, groups=group_of, scale_invariant=())
-    kept = ("decay_rate", "weight_norm", "update_to_weight", "angle")
-    return {
-        name: value for name, value in stats.items() if name.rpartition("/")[2] in kept
-    }
 
 
 # --- Plan -------------------------------------------------------------------------
@@ -317,12 +232,12 @@ def rounding_groups(plan: TransformerPlan, table: Table) -> list[SweepGroup]:
     for rounding in ROUNDINGS:
         if rounding.name not in plan.roundings:
             continue
+        setup: Any = entry.config.setup
+        setup = dataclasses.replace(setup, dtype=rounding.dtype)
         make = entry.config.make_optimizer  # shares the final runs in float32
-        if rounding.wrap is not unwrapped:
-            make = functools.partial(
-                arms.scheduled, functools.partial(wrapped, rounding.wrap)
-            )
-        setup = dataclasses.replace(entry.config.setup, dtype=rounding.dtype)
+        if rounding.wrap is not None:
+            rounded = functools.partial(text_optimizers.wrapped, rounding.wrap)
+            make = functools.partial(arms.scheduled, rounded)
         config = entry.config._replace(setup=setup, make_optimizer=make)
         labels = {"task": entry.labels["task"], "arm": rounding.name}
         renamed = entry._replace(labels=labels, config=config)
@@ -337,9 +252,12 @@ def watching_groups(plan: TransformerPlan, table: Table) -> list[SweepGroup]:
     groups = []
     for name in plan.watched:
         entry, point = chosen(plan, name, table)
-        make = functools.partial(tracked, entry.config.make_optimizer)
+        make = functools.partial(text_optimizers.tracked, entry.config.make_optimizer)
         config = entry.config._replace(
-            make_optimizer=make, epochs_per_segment=1, curves=True, record=telemetry
+            make_optimizer=make,
+            epochs_per_segment=1,
+            curves=True,
+            record=text_optimizers.telemetry,
         )
         watched = entry._replace(config=config)
         groups.append(protocol.sweep_group(watched, WATCHING, [point], seeds))

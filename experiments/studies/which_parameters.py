@@ -21,20 +21,13 @@ program. AdamW, and λ and the learning rate are tuned for each arm, by the prot
 
 import dataclasses
 import functools
-import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
-
-import jax
-import jax.numpy as jnp
-import optax
 
 from experiments import arms, protocol, training_setups
 from experiments.data import modular
 from experiments.engine.config import (
     cosine,
-    HParams,
-    Multiplier,
     StaticConfig,
     warmup,
 )
@@ -45,6 +38,7 @@ from experiments.reports.which_parameters import write_report as write_report
 from experiments.search import Axis, powers
 from experiments.studies import strength
 from experiments.tasks import Classification
+from experiments.text_optimizers import selected
 
 
 NONE, ALL, USUAL = "none", "all", "no biases or norms"
@@ -81,27 +75,6 @@ DIGITS = (
     Selection(INVARIANT, r"hidden/.*"),
     Selection(SEEN, r"(?!hidden/).*"),
 )
-
-
-def multipliers(patterns: Sequence[str], hparams: HParams, params: Any) -> optax.Params:
-    """The multiplier of λ for each leaf: 1 if the selection contains it, else 0."""
-    number = jnp.asarray(hparams["selection"], jnp.int32)
-
-    def of_leaf(path: Any, _: Any) -> jax.Array:
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        name = name.removesuffix("/value")  # of nnx
-        chosen = [re.fullmatch(each, name) is not None for each in patterns]
-        return jnp.asarray(chosen, jnp.float32)[number]
-
-    return jax.tree_util.tree_map_with_path(of_leaf, params)
-
-
-def selected(
-    patterns: Sequence[str], hparams: HParams, eta: Multiplier, mask: Any
-) -> optax.GradientTransformation:
-    """AdamW that decays the leaves of a selection; it replaces the task's mask."""
-    chosen = functools.partial(multipliers, patterns, hparams)
-    return arms.scheduled(strength.adamw_for_short_runs, hparams, eta, chosen)
 
 
 class SelectionTask(NamedTuple):
