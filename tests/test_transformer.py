@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 import pytest
+import simulated
 
 
 pytestmark = [
@@ -293,3 +294,19 @@ def test_made_up_results_make_the_contrasts_of_the_formula():
     (found,) = outcomes.compare_contrasts(plan, table)
     assert found.contrast.name == "re-read: adamw − adam"
     assert found.difference.mean == pytest.approx(0.1)
+
+
+def test_the_report_on_selections_has_both_tasks_and_their_figure(tmp_path):
+    from experiments.studies import which_parameters
+
+    study = which_parameters.study(which_parameters.FULL)
+    simulated.store(tmp_path, study, table_of(study.stages))
+    verdict = which_parameters.write_report(tmp_path)
+    assert (tmp_path / "losses.png").stat().st_size > 10_000
+    for task in ("text", "digits"):
+        # The formula gives every selection the same loss, and 0.1 more without decay.
+        assert f"**{task}**, nats of test loss: no biases or norms − none +0.100" in (
+            verdict
+        )
+    equal = "all − no biases or norms +0.000 [+0.000, +0.000], no difference shown"
+    assert verdict.count(equal) == 2
