@@ -53,7 +53,7 @@ from experiments.text_optimizers import ARMS, NONE, ROUNDINGS
 
 
 GROWTH = 4  # powers of two by which the grid may grow at either end
-RATES = {"Adam": (-7, -6), "RMSprop": (-8, -7)}  # log2, first and last
+RATES = {"Adam": (-8, -6), "RMSprop": (-9, -7)}  # log2, first and last
 WARMUP = {"warmup": strength.WARMUP}
 
 

@@ -154,7 +154,7 @@ FULL = plan_of(
             TEXT,
             strength.text_config(16, 1000, 20_000),
             decays=(-3, 3),
-            rates=(-7, -6),
+            rates=(-8, -6),
             fixed={"warmup": strength.WARMUP},
         ),
         SelectionTask(
@@ -162,7 +162,7 @@ FULL = plan_of(
             DIGITS,
             StaticConfig(LAYERNORM, arms.adamw, 60, 60, cosine),
             decays=(-2, 4),
-            rates=(-9, -8),
+            rates=(-9, -7),
             fixed={},
         ),
     ),
