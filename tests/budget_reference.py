@@ -170,3 +170,16 @@ def noisy_quadratic(fraction, tau_hat, theta_0, sigma):
     """E theta^2 at a fraction of a run with constant rate: 2509.25087, B.3."""
     forgotten = np.exp(-2 * fraction / tau_hat)
     return forgotten * theta_0**2 + sigma**2 / (2 * tau_hat) * (1 - forgotten)
+
+
+# Values that are not a finite number > 0, and how an error shows them.
+NOT_POSITIVE = [
+    ("x", "'x' of type str"),
+    (math.nan, "nan of type float"),
+    (math.inf, "inf of type float"),
+    (-1.0, "-1.0 of type float"),
+    (0, "0 of type int"),
+    (True, "True of type bool"),
+    (1j, "1j of type complex"),
+    (np.ones(3), "array([1., 1., 1.]) of type ndarray"),
+]

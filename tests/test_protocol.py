@@ -223,8 +223,11 @@ def test_the_grid_grows_to_where_the_optimum_is(side):
 def test_a_side_at_the_bound_of_the_grid_is_open():
     axes = [named("weight_decay", -2, 2, high=3), named("learning_rate", -2, 2)]
     plan = plan_of(entry("a", axes), rounds=4)
-    truth = smooth((6, 0), 5, width=8)
-    table = run(plan, lambda arm, p, n, rng: truth(p) + np.zeros(n), np.random)
+    truth = smooth((6, 0), 5, width=1)
+    rng = np.random.default_rng(0)
+    table = run(
+        plan, lambda arm, p, n, rng: truth(p) + rng.normal(0, 0.3, n), rng, 20_000
+    )
     assert math.log2(chosen(plan, table, "a")[0]) == 3
     assert outcome(plan, table, "a").open == ["weight_decay above"]
     assert table["weight_decay"].max() == 2.0**3
