@@ -125,7 +125,7 @@ def test_list_prints_the_question_of_each_study(call):
     names = [line.split()[0] for line in lines[first + 1 :]]
     assert names == ["aliases", "audit", "catalogue", "rules", "sweep", "wrappers"]
     entries = [*lines[1:first], *lines[first + 1 :]]
-    assert {re.match(r"  \w+ +", line).end() for line in entries} == {14}
+    assert {re.match(r"  \w+ +", line).end() for line in entries} == {19}
     assert all(len(line) > 40 for line in entries)
 
 
@@ -139,6 +139,8 @@ def test_list_prints_the_question_of_each_study(call):
         "tuning",
         "symmetry",
         "strength",
+        "transformer",
+        "which_parameters",
         "grokking",
         "leaderboard",
     ],

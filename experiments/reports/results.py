@@ -72,6 +72,11 @@ def error_unit(measure: Measure) -> str:
     return "%" if measure.unit == "points" else measure.unit
 
 
+def digits_of(measure: Measure) -> int:
+    """The number of decimals: 0.01 points, 0.001 nats."""
+    return 2 if measure.unit == "points" else 3
+
+
 def test_error(outcome: Outcome, measure: Measure) -> Estimate:
     """The perfect score minus the test score; its interval has possible errors only."""
     mean, low, high, p = outcome.test
@@ -93,7 +98,7 @@ def tuned_axes(entries: Iterable[Entry]) -> list[str]:
 def choices_table(results: Results, title: str, names: list[str]) -> str:
     """A line for each entry: the chosen point and its errors."""
     measure = results.plan.measure
-    unit = error_unit(measure)
+    unit, digits = error_unit(measure), digits_of(measure)
     rows = [results.outcomes[name] for name in names]
     axes = tuned_axes(outcome.entry for outcome in rows)
 
@@ -102,7 +107,7 @@ def choices_table(results: Results, title: str, names: list[str]) -> str:
         return "–" if value is None else markdown.number(value)
 
     def error(stage: int, outcome: Outcome) -> str:
-        return f"{measure.perfect - outcome.scores[stage]:.2f}"
+        return f"{measure.perfect - outcome.scores[stage]:.{digits}f}"
 
     def fresh(outcome: Outcome) -> str:
         return error(2, outcome) + (f" {LUCKY_MARK}" if outcome.lucky else "")
@@ -116,7 +121,7 @@ def choices_table(results: Results, title: str, names: list[str]) -> str:
         f"validation {unit}": functools.partial(error, 1),
         f"fresh seeds {unit}": fresh,
         f"test error {unit} [95 %]": lambda x: markdown.estimate(
-            test_error(x, measure)
+            test_error(x, measure), digits
         ),
         "diverged": lambda outcome: str(outcome.diverged),
     }
@@ -135,12 +140,13 @@ def _open_sides(outcome: Outcome) -> str:
 def contrasts_table(results: Results, names: list[str] | None = None) -> str:
     """A line for each contrast, with both of its intervals."""
     chosen = results.comparisons if names is None else names
+    digits = digits_of(results.plan.measure)
     columns: dict[str, Callable[[Comparison], str]] = {
         "difference": lambda each: each.contrast.name,
         f"{results.plan.measure.unit} [95 %]": lambda each: markdown.estimate(
-            each.difference, sign=True
+            each.difference, digits, sign=True
         ),
-        "[95 %] including the choice": lambda each: _with_choice(each) or "–",
+        "[95 %] including the choice": lambda each: _with_choice(each, digits) or "–",
         "p (Holm)": lambda each: f"{each.p_holm:.2g}" if _with_choice(each) else "–",
         "verdict": lambda each: each.verdict,
     }
@@ -159,17 +165,17 @@ def result_tables(
     )
 
 
-def _with_choice(compared: Comparison) -> str:
+def _with_choice(compared: Comparison, digits: int = 2) -> str:
     """The interval that contains the choice; empty if there are too few seeds."""
     if not np.isfinite(compared.difference.low):
         return ""
-    return markdown.bounds(*compared.with_choice, sign=True)
+    return markdown.bounds(*compared.with_choice, digits, sign=True)
 
 
-def format_difference(compared: Comparison) -> str:
+def format_difference(compared: Comparison, digits: int = 2) -> str:
     """The difference with the interval that contains the choice, for a sentence."""
-    mean = f"{compared.difference.mean:+z.2f}"
-    return f"{mean} {_with_choice(compared)}".rstrip()
+    mean = f"{compared.difference.mean:+z.{digits}f}"
+    return f"{mean} {_with_choice(compared, digits)}".rstrip()
 
 
 def caveats(results: Results) -> str:

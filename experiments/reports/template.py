@@ -14,6 +14,7 @@ from experiments.statistics import MIN_VALUES
 
 
 CLASSIFICATION = "experiments.tasks.Classification"
+LANGUAGE = "experiments.tasks.Language"
 MLP = "experiments.models.mlp.mlp"
 
 
@@ -150,6 +151,13 @@ def _range(numbers: set[int]) -> str:
 def describe_setup(config: Any) -> str:
     """A task in words, from a description of its configuration."""
     setup, epochs = config["setup"], config["epochs"]
+    if _name(setup) == LANGUAGE:
+        size = setup["data"]["named"].get("train_size")
+        return (
+            f"{'all' if size is None else size} training characters of Shakespeare; "
+            f"{_model(setup['model'])}; {epochs * setup['steps_per_epoch']} steps of "
+            f"{setup['batch']} windows of {setup['length']} characters."
+        )
     if _name(setup) != CLASSIFICATION:
         return f"{_name(setup).split('.')[-1]}; {epochs} epochs."
     # The module is the name of the data: experiments.data.fashion_mnist.load.
