@@ -78,12 +78,17 @@ class Comparison(NamedTuple):
             text = "unclear: depends on the choice"
         else:
             text = "not clear after correction"
+        return f"{text} ({', '.join(self.notes)})" if self.notes else text
+
+    @property
+    def notes(self) -> list[str]:
+        """The reasons to doubt the verdict."""
         notes = []
         if self.lucky:
             notes.append("a chosen point was lucky")
         if self.open:
             notes.append("a choice is not bracketed")
-        return f"{text} ({', '.join(notes)})" if notes else text
+        return notes
 
 
 def plan_from_manifest(description: Mapping[str, Any]) -> ProtocolPlan:

@@ -1,5 +1,7 @@
 """The leaderboard: its entries, the rules for a file, the study, a new entry."""
 
+import dataclasses
+import functools
 import importlib.util
 import sys
 
@@ -8,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import simulated
 
 import decayax as dx
 
@@ -16,7 +19,8 @@ pytestmark = [
     pytest.mark.needs_extras,
     pytest.mark.relaxed("scale_by_adam; the experiments run under JAX's defaults"),
 ]
-BOARDS = ("text", "digits", "teacher")
+SLOW = pytest.mark.slow
+BOARDS = ("text", "digits", "teacher", "grokking")
 GOOD = '''"""Decay.
 
 Reference.
@@ -25,7 +29,7 @@ Reference.
 import optax
 
 
-STRENGTH = {"text": 0, "digits": 1, "teacher": -2}
+STRENGTH = {"text": 0, "digits": 1, "teacher": -2, "grokking": 3}
 
 
 def chain(run):
@@ -87,7 +91,14 @@ def of_entry(name):
     return lambda hparams, eta, mask: make_optimizer(chain, hparams, eta, mask)
 
 
-@pytest.mark.parametrize("name", names())
+def some(*quick):
+    """All entries; those that are not named are slow."""
+    return [
+        name if name in quick else pytest.param(name, marks=SLOW) for name in names()
+    ]
+
+
+@pytest.mark.parametrize("name", some("none", "selective"))
 def test_each_stored_entry_trains_and_only_no_decay_is_plain_adam(name):
     found = trained(of_entry(name))
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found))
@@ -101,8 +112,12 @@ def test_each_stored_entry_trains_and_only_no_decay_is_plain_adam(name):
     ("name", "make"),
     [
         ("adamw", lambda h, rate, eta: dx.adamw(rate, b2=0.99, **h)),
-        ("adam_l2", lambda h, rate, eta: dx.adam_l2(rate, b2=0.99, **h)),
-        ("none", lambda h, rate, eta: optax.adam(rate, b2=0.99)),
+        pytest.param(
+            "adam_l2", lambda h, rate, eta: dx.adam_l2(rate, b2=0.99, **h), marks=SLOW
+        ),
+        pytest.param(
+            "none", lambda h, rate, eta: optax.adam(rate, b2=0.99), marks=SLOW
+        ),
     ],
 )
 def test_the_baselines_are_the_optimizers_of_the_library(name, make):
@@ -123,10 +138,10 @@ def test_a_file_is_an_entry(tmp_path, monkeypatch):
 
     entry = entry_of(load(tmp_path, GOOD, monkeypatch), BOARDS)
     assert entry.name == "given_entry"
-    assert entry.strength == {"text": 0, "digits": 1, "teacher": -2}
+    assert entry.strength == {"text": 0, "digits": 1, "teacher": -2, "grokking": 3}
 
 
-STRENGTH = 'STRENGTH = {"text": 0, "digits": 1, "teacher": -2}'
+STRENGTH = 'STRENGTH = {"text": 0, "digits": 1, "teacher": -2, "grokking": 3}'
 
 
 @pytest.mark.parametrize(
@@ -180,11 +195,8 @@ def test_the_entries_of_a_board_have_the_same_budget():
     plan = module_of_study().FULL
     assert tuple(plan.boards) == BOARDS
     for board, each in plan.boards.items():
-        found = [e.labels["arm"] for e in each.entries]
-        assert len(found) == 10 if board == "text" else found == names()
-        assert set(found) <= set(names())
-        assert [e.name for e in each.entries] == [f"{board} {n}" for n in found]
-        assert len(each.contrasts) == len(found) - 1
+        assert [e.name for e in each.entries] == [f"{board} {n}" for n in names()]
+        assert len(each.contrasts) == len(names()) - 1
         assert all(c.terms[1] == (f"{board} adamw", -1.0) for c in each.contrasts)
         sizes = {len(search.coarse_grid(e.axes)) for e in each.entries}
         tuned = {len(e.axes) for e in each.entries}
@@ -195,14 +207,39 @@ def test_the_entries_of_a_board_have_the_same_budget():
     assert len({each.rounds for each in plan.boards.values()}) == 1
 
 
-def test_the_exponent_of_an_entry_is_the_middle_of_its_grid():
+@pytest.mark.parametrize("board", BOARDS)
+def test_the_exponent_of_an_entry_is_the_middle_of_its_grid(board):
     from experiments.leaderboard import boards
 
+    (found,) = (each for each in boards.BOARDS if each.name == board)
     entry = stored("adam_l2")
-    for board in boards.BOARDS:
-        strength, _ = boards.protocol_entry(board, entry).axes
-        middle = strength.values[len(strength.values) // 2]
-        assert middle == 2.0 ** entry.strength[board.name]
+    strength, _ = boards.protocol_entry(found, entry).axes
+    exponents = np.log2(strength.values)
+    assert exponents.mean() == entry.strength[board]
+    assert (np.diff(exponents) == 2).all()
+    assert len(exponents) == (4 if board in ("text", "grokking") else 5)
+
+
+def test_grokking_is_that_of_the_study_in_shorter_runs():
+    from experiments.engine.describe import describe
+    from experiments.leaderboard import boards
+    from experiments.studies import grokking
+
+    assert boards.STEPS == grokking.STEPS
+    ours = boards.GROKKING.setup
+    theirs = grokking.entries(grokking.MLP)[0].config.setup
+    same = {"steps": theirs.steps, "look_every": theirs.look_every}
+    assert describe(dataclasses.replace(ours, **same)) == describe(theirs)
+    assert ours.steps == boards.GROKKING.epochs * ours.look_every < theirs.steps
+    warmup = boards.GROKKING.fixed["warmup"] * ours.steps
+    assert warmup == pytest.approx(grokking.WARMUP_STEPS)
+
+
+def test_no_final_seed_of_text_was_seen():
+    from experiments.protocol import FINAL
+
+    plan = module_of_study().FULL
+    assert plan.boards["text"].seeds(FINAL)[0] > 5  # the last one in a timing check
 
 
 def test_an_entry_does_not_change_the_code_of_another():
@@ -256,11 +293,13 @@ def run_smoke(out, *more):
 
 
 def test_an_entry_needs_a_board(tmp_path):
+    from experiments.errors import UserError
+    from experiments.study_files import entry_plan
+
     path = tmp_path / "good_entry.py"
     path.write_text(GOOD, encoding="utf-8")
-    found = run_smoke(tmp_path / "out", "--entry", path)
-    assert found.returncode == 1
-    assert "there is no finished board" in found.stderr
+    with pytest.raises(UserError, match="there is no finished board"):
+        entry_plan(module_of_study(), path, smoke=True, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -278,8 +317,9 @@ def test_a_copy_of_adamw_is_equal_to_adamw(tmp_path):
     path.write_text((FOLDER / "adamw.py").read_text("utf-8"), encoding="utf-8")
     entry = run_smoke(out, "--entry", path)
     assert entry.returncode == 0, entry.stderr
-    for name in ("digits", "teacher"):
-        assert f"`my_copy` on {name}: +0.00 points" in entry.stdout
+    assert "`my_copy` on digits: +0.00 points" in entry.stdout
+    assert "`my_copy` on grokking: +0.00 steps" in entry.stdout
+    assert "run with other" not in entry.stdout
     (other,) = {p.parent for p in out.glob("leaderboard/*/report.md")} - {folder}
     # Only the entry ran.
     assert set(cells.read_csv(other / "cells.csv")["arm"]) == {"my_copy"}
@@ -288,6 +328,219 @@ def test_a_copy_of_adamw_is_equal_to_adamw(tmp_path):
 
 
 # --- The numbers of the report ----------------------------------------------------
+
+# Skill of an arm on a board: the validation and the test score at its best point, and
+# the exponents of the best strength and learning rate.
+TIE = (0.8, 0.8, 4, -13)
+SKILLS = {
+    "adamw": TIE,
+    "corrected": TIE,
+    "none": (0.75, 0.75, 0, -13),
+    "cautious": (0.9, 0.9, 7, -13),
+    "proximal": (0.9, 0.9, 15, -13),  # beyond the grid and its bounds
+}
+
+
+def made_table(plan, skills):
+    """The runs of all stages of a plan. `lucky` arms score worse on final seeds."""
+    from experiments import cells
+    from experiments.leaderboard import boards
+
+    table = {}
+    for stage in boards.stages(plan):
+        parts = [_made_rows(group, skills) for group in stage.make(table)]
+        table = cells.concatenate([table, *parts])
+    return table
+
+
+def _made_rows(group, skills):
+    validation, test, strength, rate = skills[group.labels["arm"]]
+    final = group.labels["stage"] == "final"
+    count = len(group.cells)
+    numbers = {n: np.array([cell[n] for cell in group.cells]) for n in group.cells[0]}
+    decay = np.log2(np.where(numbers["weight_decay"] == 0, 1, numbers["weight_decay"]))
+    off = (decay - strength) ** 2 + (np.log2(numbers["learning_rate"]) - rate) ** 2
+    index = list(skills).index(group.labels["arm"])
+    noise = [
+        np.random.default_rng([seed, index]).normal(0, 0.01)
+        for seed in numbers["seed"].tolist()
+    ]
+    score = (test if final else validation) - 0.005 * off + noise
+    labels = {n: np.full(count, x, object) for n, x in group.labels.items()}
+    accuracy = {
+        "val_accuracy": np.round(300 * score) / 300,
+        "val_count": np.full(count, 300),
+        "test_accuracy": score,
+    }
+    # Fewer steps are better; runs that need 100 do not arrive.
+    steps = np.minimum(np.round(200 * (1 - score)), 100)
+    addition = {"steps": steps, "arrived": (steps < 100).astype(int)}
+    scores = addition if group.labels["task"] == "grokking" else accuracy
+    return labels | numbers | scores | {"diverged": np.zeros(count, bool)}
+
+
+@functools.cache
+def made_plan(board):
+    """Five entries on one board, with numbers that give intervals."""
+    from experiments.leaderboard import boards
+
+    found = {each.name: each for each in boards.BOARDS}[board]
+    sizes = {
+        "tuning_seeds": 2,
+        "added": 8,
+        "screened": 6,
+        "candidates": 4,
+        "validation_seeds": 10,
+        "final_seeds": 20,
+    }
+    return boards.plan_of([found], [stored(name) for name in SKILLS], sizes)
+
+
+@pytest.fixture
+def fewer_resamples(monkeypatch):
+    from experiments import outcomes, statistics
+
+    monkeypatch.setattr(statistics, "RESAMPLES", 999)
+    monkeypatch.setattr(outcomes, "RESAMPLES", 299)
+
+
+def store(folder, plan, skills):
+    """A results directory of a plan, with made-up runs."""
+    study = module_of_study().study(plan)
+    return simulated.store(folder, study, made_table(plan, skills))
+
+
+def made_boards(folder, board="digits", skills=SKILLS):
+    from experiments.reports.leaderboard_numbers import read_boards
+
+    return read_boards(store(folder, made_plan(board), skills))
+
+
+def test_only_a_clear_bracketed_difference_that_is_not_lucky_is_a_win(
+    tmp_path, fewer_resamples
+):
+    from experiments.reports.leaderboard import conclusion
+
+    text = conclusion(made_boards(tmp_path))
+    assert "**digits** (4 entries against AdamW)" in text
+    assert "Clearly better: `cautious`. " in text
+    assert "but not a win: `proximal` (a choice is not bracketed). " in text
+    assert "Clearly worse: `none`. " in text
+    assert "No clear difference: 1." in text
+    assert "on the seeds 1000 to 1029: not yet replicated." in text
+
+
+def test_a_lucky_choice_is_not_a_win(tmp_path, fewer_resamples):
+    from experiments.reports.leaderboard import conclusion
+
+    lucky = SKILLS | {"cautious": (0.95, 0.9, 7, -13)}
+    text = conclusion(made_boards(tmp_path, skills=lucky))
+    assert "Clearly better: none. " in text
+    assert "`cautious` (a chosen point was lucky)" in text
+
+
+def test_with_a_replication_the_verdict_names_it(tmp_path, fewer_resamples):
+    from experiments.reports.leaderboard import conclusion
+
+    folder = tmp_path / "replication"
+    folder.mkdir()
+    (folder / "report.md").write_text("made up", encoding="utf-8")
+    text = conclusion(made_boards(tmp_path))
+    assert "`replication/report.md` says which differences are clear again" in text
+    assert "not yet replicated" not in text
+
+
+def test_the_best_cells_are_those_of_validation(tmp_path, fewer_resamples):
+    from experiments import cells
+    from experiments.reports.leaderboard import cell_text, cells_table
+    from experiments.reports.leaderboard_numbers import best_cells
+
+    results = made_boards(tmp_path).results["digits"]
+    entry = results.outcomes["digits cautious"].entry
+    first, *others = best_cells(results, entry)
+    assert len(others) == 2
+    assert first.point == (2.0**7, 2.0**-13)
+    assert all(first.validation <= each.validation for each in others)
+    rows = cells.where(
+        results.table, stage="validation", arm="cautious", weight_decay=first.point[0]
+    )
+    rows = cells.where(rows, learning_rate=first.point[1])
+    scores = 100 * rows["val_accuracy"].astype(float)
+    assert first.validation == pytest.approx(100 - scores.mean())
+    assert first.deviation == pytest.approx(scores.std(ddof=1))
+    tests = 100 * rows["test_accuracy"].astype(float)
+    assert first.test == pytest.approx(100 - tests.mean())
+    text = cell_text(entry, first, 2)
+    assert text.startswith(f"2⁷, 2⁻¹³: {first.validation:.2f} ± ")
+    table = cells_table(results).splitlines()
+    (line,) = (line for line in table if "`cautious`" in line)
+    assert text in line
+    assert len(table) == 2 + len(SKILLS)
+    reach = [first.test, *(each.test for each in others)]
+    assert line.endswith(f"| {max(reach) - min(reach):.2f} |")
+
+
+def test_censored_runs_are_counted(tmp_path, fewer_resamples):
+    from experiments.reports.leaderboard import cells_table, conclusion
+
+    skills = {name: (x, y, s, -5) for name, (x, y, _, _) in SKILLS.items() for s in [0]}
+    skills["none"] = (0.2, 0.2, 0, -5)
+    boards = made_boards(tmp_path, "grokking", skills)
+    table = cells_table(boards.results["grokking"]).splitlines()
+    arrived = {line.split("`")[1]: line.split("|")[-2].strip() for line in table[2:]}
+    assert arrived["none"] == "0 of 20"
+    assert arrived["adamw"] == "20 of 20"
+    # All points without decay are ties, so the smallest learning rate is the choice.
+    assert "with a doubt: `none` (a choice is not bracketed)" in conclusion(boards)
+
+
+def test_the_report_has_all_tables_and_figures(tmp_path, fewer_resamples):
+    from experiments.reports.leaderboard import write_report
+
+    verdict = write_report(store(tmp_path, made_plan("digits"), SKILLS))
+    report = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert verdict.partition("Verdict. ")[2] in report
+    assert "over all 4\ncontrasts" in report or "over all 4 contrasts" in report
+    for heading in ("Board digits", "Best cells on digits", "wrong number on digits"):
+        assert heading in report
+    for name in ("forest.png", "regret.png"):
+        assert (tmp_path / name).stat().st_size > 3_000
+
+
+def test_the_row_of_a_new_entry(tmp_path, fewer_resamples):
+    from experiments.reports.leaderboard import rows_of
+
+    boards = made_boards(tmp_path)._replace(added=("digits cautious",))
+    text = rows_of(boards)
+    assert text.startswith("`cautious` on digits: +9.89 [")
+    assert "cautious clearly better; place 1 of 4 without AdamW." in text
+    assert text.endswith("not yet replicated.")
+    doubtful = rows_of(boards._replace(added=("digits proximal",)))
+    assert "a choice is not bracketed" in doubtful
+    assert "replicated" not in doubtful
+    tie = rows_of(boards._replace(added=("digits corrected",)))
+    assert "no difference shown" in tie
+    assert "run with other" not in tie
+    other = rows_of(boards._replace(differences=("versions (jax 1, now 2)",)))
+    assert "run with other versions (jax 1, now 2) than the board" in other
+
+
+def test_differences_from_the_board_are_those_of_what_both_use():
+    from experiments.reports.leaderboard_numbers import differences_from_board
+
+    board = {
+        "versions": {"jax": "1"},
+        "device": {"kind": "cpu"},
+        "data": {"digits": "0"},
+        "code": {"run": "a", "entries.adamw": "b"},
+    }
+    entry = board | {"code": {"run": "a", "my_decay": "c"}}
+    assert differences_from_board(board, entry) == []
+    entry = entry | {"device": {"kind": "gpu"}, "code": {"run": "d", "my_decay": "c"}}
+    assert differences_from_board(board, entry) == [
+        "device (kind cpu, now gpu)",
+        "code (run)",
+    ]
 
 
 def made_results(p_values, board="digits"):
@@ -311,7 +564,7 @@ def made_results(p_values, board="digits"):
 
 
 def test_holm_covers_all_boards():
-    from experiments.reports.leaderboard import corrected, ranking
+    from experiments.reports.leaderboard_numbers import corrected, ranking
 
     found = corrected(
         {"digits": made_results([0.01, 0.5]), "teacher": made_results([0.02])}
@@ -327,7 +580,7 @@ def test_holm_covers_all_boards():
 def test_the_regret_is_the_mean_rise_at_a_quarter_and_four_times():
     from types import SimpleNamespace
 
-    from experiments.reports.leaderboard import regret
+    from experiments.reports.leaderboard_numbers import regret
 
     results = made_results([])
     entry = next(e for e in results.plan.entries if e.labels["arm"] == "adamw")

@@ -6,11 +6,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from experiments import protocol, training_setups
-from experiments.data import corpus
-from experiments.engine.config import cosine, StaticConfig, TrainingSetup, warmup
+from experiments.addition import Addition
+from experiments.data import corpus, modular
+from experiments.engine.config import (
+    constant,
+    cosine,
+    StaticConfig,
+    TrainingSetup,
+    warmup,
+)
 from experiments.engine.study import Stage
 from experiments.leaderboard.loading import BoardEntry
 from experiments.leaderboard.run import make_optimizer
+from experiments.models.pair_mlp import pair_mlp
 from experiments.models.transformer import transformer
 from experiments.protocol import (
     ACCURACY,
@@ -27,9 +35,11 @@ from experiments.tasks import Language
 
 BASELINE = "adamw"
 RATE, STRENGTH = "learning_rate", "weight_decay"
-REACH = 4  # octaves from the middle of the coarse grid of the strength to its ends
 GROWTH = 6  # octaves that a grid may grow by, at either end
 SEGMENT, LENGTH, SYMBOLS = 50, 32, 84
+P, LOOK_EVERY, ADDITION_STEPS = 31, 10, 800
+# As in the study `grokking`; a test compares them.
+STEPS = Measure("steps", "steps", scale=-1.0, unit="steps", perfect=0.0)
 
 
 class Board(NamedTuple):
@@ -41,10 +51,9 @@ class Board(NamedTuple):
     schedule: Any
     epochs: int
     rates: tuple[int, int]  # exponents of two: first and last learning rate
+    reach: int  # octaves from the middle of the grid of the strength to its ends
     fixed: Mapping[str, float]  # hyper-parameters of every run
     sizes: Mapping[str, int]  # fields of ProtocolPlan
-    # The stored entries that run on it; None: all. A new entry runs on every board.
-    chosen: tuple[str, ...] | None = None
 
 
 TEXT = Board(
@@ -61,31 +70,21 @@ TEXT = Board(
     ),
     schedule=functools.partial(warmup, cosine),
     epochs=20,
-    rates=(-7, -6),
+    # Three rates and four strengths: with two rates the choice is rarely bracketed.
+    rates=(-8, -6),
+    reach=3,
     # With b2 = 0.999 a run would average the squares over its whole length.
     fixed={"b2": 0.99, "warmup": 0.1},
-    # A run takes 2.4 s, so this board has the fewest runs and entries. With half the
-    # steps, decay gains only 0.02 nats.
+    # A run takes 1.2 s, so this board has the fewest runs. With half the steps, decay
+    # gains only 0.02 nats.
     sizes={
         "tuning_seeds": 1,
         "added": 4,
-        "screened": 3,
+        "screened": 4,
         "candidates": 2,
-        "validation_seeds": 3,
-        "final_seeds": 20,
+        "validation_seeds": 4,
+        "final_seeds": 16,
     },
-    chosen=(
-        "none",
-        "adamw",
-        "adam_l2",
-        "independent",
-        "cautious",
-        "corrected",
-        "fixed_norm",
-        "constrain_norm",
-        "norm_control",
-        "proximal",
-    ),
 )
 DIGITS = Board(
     name="digits",
@@ -94,6 +93,7 @@ DIGITS = Board(
     schedule=cosine,
     epochs=60,
     rates=(-15, -11),
+    reach=4,
     fixed={"b2": 0.999},
     sizes={
         "tuning_seeds": 4,
@@ -111,6 +111,7 @@ TEACHER = Board(
     schedule=cosine,
     epochs=40,
     rates=(-10, -6),
+    reach=4,
     fixed={"b2": 0.999, "spread": 0.5},
     sizes={
         "tuning_seeds": 4,
@@ -121,7 +122,32 @@ TEACHER = Board(
         "final_seeds": 30,
     },
 )
-BOARDS = (TEXT, DIGITS, TEACHER)
+GROKKING = Board(
+    name="grokking",
+    measure=STEPS,
+    setup=Addition(
+        data=functools.partial(modular.load, P),
+        model=functools.partial(pair_mlp, P + 1, P, 32, 128),
+        train_size=577,  # 60 % of the pairs
+        classes=P,
+        steps=ADDITION_STEPS,
+        look_every=LOOK_EVERY,
+    ),
+    schedule=functools.partial(warmup, constant),
+    epochs=ADDITION_STEPS // LOOK_EVERY,
+    rates=(-6, -4),
+    reach=3,
+    fixed={"b2": 0.98, "warmup": 10 / ADDITION_STEPS},
+    sizes={
+        "tuning_seeds": 1,
+        "added": 4,
+        "screened": 4,
+        "candidates": 2,
+        "validation_seeds": 4,
+        "final_seeds": 20,
+    },
+)
+BOARDS = (TEXT, DIGITS, TEACHER, GROKKING)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -131,7 +157,16 @@ class LeaderboardPlan:
     boards: Mapping[str, ProtocolPlan]
     # Hash of the plan that a single entry is compared with; empty: this is a board.
     against: str = ""
-    chunk: int = 8
+    # The small stages of the boards have multiples of 4 runs; a chunk is padded.
+    chunk: int = 4
+
+
+def shortened(board: Board) -> Board:
+    """The board with runs of one epoch and two learning rates, for a smoke run."""
+    first, setup = board.rates[0], board.setup
+    if isinstance(setup, Addition):
+        setup = dataclasses.replace(setup, steps=setup.look_every)
+    return board._replace(epochs=1, rates=(first, first + 1), setup=setup)
 
 
 def name_of(board: str, entry: str) -> str:
@@ -149,8 +184,8 @@ def protocol_entry(board: Board, entry: BoardEntry) -> Entry:
     if entry.strength is None:
         fixed[STRENGTH] = 0.0
     else:
-        low = entry.strength[board.name] - REACH
-        high = entry.strength[board.name] + REACH
+        low = entry.strength[board.name] - board.reach
+        high = entry.strength[board.name] + board.reach
         values = powers(low, high, 2)
         axes = (
             Axis(STRENGTH, values, 2.0 ** (low - GROWTH), 2.0 ** (high + GROWTH)),
@@ -187,12 +222,11 @@ def plan_of(
     """The plan for some boards and entries; `sizes` replace those of the boards."""
     plans = {}
     for board in boards:
-        chosen = [e for e in entries if board.chosen is None or e.name in board.chosen]
         plans[board.name] = ProtocolPlan(
-            entries=tuple(protocol_entry(board, entry) for entry in chosen),
+            entries=tuple(protocol_entry(board, entry) for entry in entries),
             contrasts=tuple(
                 against_baseline(board.name, entry.name)
-                for entry in chosen
+                for entry in entries
                 if entry.name != BASELINE
             ),
             measure=board.measure,

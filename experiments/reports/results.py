@@ -73,8 +73,8 @@ def error_unit(measure: Measure) -> str:
 
 
 def digits_of(measure: Measure) -> int:
-    """The number of decimals: 0.01 points, 0.001 nats."""
-    return 2 if measure.unit == "points" else 3
+    """The number of decimals: 0.001 nats, 0.01 of another unit."""
+    return 3 if measure.unit == "nats" else 2
 
 
 def test_error(outcome: Outcome, measure: Measure) -> Estimate:

@@ -8,9 +8,9 @@ import optax
 import decayax as dx
 
 
-STRENGTH = {"text": 1, "digits": 6, "teacher": 2}
+STRENGTH = {"text": 1, "digits": 6, "teacher": 2, "grokking": 2}
 
 
 def chain(run):
-    decay = dx.spectral_decay(run.strength, mask=run.mask)
+    decay = dx.spectral_decay(run.strength, iterations=2, mask=run.mask)
     return optax.chain(run.adam(), decay, run.step())

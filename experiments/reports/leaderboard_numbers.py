@@ -1,0 +1,204 @@
+"""The numbers of `leaderboard`: wins, best cells, the cost of wrong numbers.
+
+The runs of a single entry are compared with the stored runs of the board.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from experiments import cells, outcomes, protocol, statistics
+from experiments.engine import manifest as manifests
+from experiments.engine.store import read_manifest
+from experiments.errors import UserError
+from experiments.outcomes import Comparison
+from experiments.protocol import Entry, FINAL, TUNING, VALIDATION
+from experiments.reports.results import errors, read_table, Results
+from experiments.search import Point
+
+
+PUBLISHED = Path(__file__).parents[1] / "results" / "leaderboard"
+FACTOR = 4.0  # by which a number is wrong
+BEST = 3  # cells of an entry in the report
+
+
+class Boards(NamedTuple):
+    """The results of each board. The p-values are corrected over all of them."""
+
+    results: dict[str, Results]
+    added: tuple[str, ...]  # names of entries that are compared with a stored board
+    # How the code, the versions and the device of the added entries differ from the
+    # board's.
+    differences: tuple[str, ...]
+    replicated: bool  # whether the directory has a replication
+
+
+class BestCell(NamedTuple):
+    """Errors of a point on the seeds of validation."""
+
+    point: Point
+    validation: float
+    deviation: float  # standard deviation of `validation` over the seeds
+    test: float
+
+
+# --- Reading ----------------------------------------------------------------------
+
+
+def find_board(folder: Path, against: str) -> Path:
+    """Return the results directory of the board that an entry is compared with.
+
+    Args:
+        folder: the results directory of the entry.
+        against: the hash of the board's plan.
+
+    Raises:
+        UserError: there is no finished run of the board.
+    """
+    own = folder.parent / against
+    for found in (own, PUBLISHED):
+        if manifests.is_finished(found) and read_manifest(found)["hash"] == against:
+            return found
+    raise UserError(
+        f"there is no finished board {own}, and no published one of this plan. Run "
+        "python -m experiments leaderboard with the same options first, without "
+        "--entry."
+    )
+
+
+def read_boards(folder: Path) -> Boards:
+    """Read the files of a run, and for a single entry those of the board."""
+    manifest = read_manifest(folder)
+    table, plan = read_table(folder, manifest), manifest["plan"]
+    plans = {
+        name: outcomes.plan_from_manifest(each) for name, each in plan["boards"].items()
+    }
+    added: list[str] = []
+    differences: list[str] = []
+    if plan["against"]:
+        board = find_board(folder, plan["against"])
+        stored = read_manifest(board)
+        differences = differences_from_board(stored, manifest)
+        table = cells.concatenate([read_table(board, stored), table])
+        for name, mine in plans.items():
+            other = outcomes.plan_from_manifest(stored["plan"]["boards"][name])
+            added += [entry.name for entry in mine.entries]
+            plans[name] = dataclasses.replace(
+                other,
+                entries=(*other.entries, *mine.entries),
+                contrasts=(*other.contrasts, *mine.contrasts),
+            )
+    found = {}
+    for name, each in plans.items():
+        best = outcomes.outcomes(each, table)
+        compared = outcomes.compare_contrasts(each, table, best)
+        comparisons = {x.contrast.name: x for x in compared}
+        found[name] = Results(folder, manifest, each, table, best, comparisons)
+    return Boards(
+        corrected(found),
+        tuple(added),
+        tuple(differences),
+        (folder / "replication" / "report.md").is_file(),
+    )
+
+
+def differences_from_board(
+    board: Mapping[str, Any], entry: Mapping[str, Any]
+) -> list[str]:
+    """Describe how the provenance of an entry differs from that of its board.
+
+    Both are manifests. The files of the board's entries and the file of the new entry
+    are in one manifest only, so they are not compared.
+    """
+
+    def shared(manifest: Mapping[str, Any]) -> dict[str, Any]:
+        code = {n: manifest["code"][n] for n in board["code"].keys() & entry["code"]}
+        return {**manifest, "code": code}
+
+    return manifests.differences(shared(board), shared(entry))
+
+
+def corrected(found: Mapping[str, Results]) -> dict[str, Results]:
+    """Correct the p-values over the contrasts of all boards together."""
+    keys = [(board, name) for board, x in found.items() for name in x.comparisons]
+    raw = [found[board].comparisons[name].difference.p for board, name in keys]
+    p_values = dict(zip(keys, statistics.holm(raw), strict=True))
+    return {
+        board: results._replace(
+            comparisons={
+                name: each._replace(p_holm=p_values[board, name])
+                for name, each in results.comparisons.items()
+            }
+        )
+        for board, results in found.items()
+    }
+
+
+# --- Numbers ----------------------------------------------------------------------
+
+
+def ranking(results: Results) -> list[Comparison]:
+    """The contrasts of a board, the best entry first."""
+    order = sorted(results.comparisons.values(), key=lambda x: -x.difference.mean)
+    return list(order)
+
+
+def entry_in(results: Results, compared: Comparison) -> Entry:
+    """The entry that a contrast compares with the baseline."""
+    (name, _), _ = compared.contrast.terms
+    return results.outcomes[name].entry
+
+
+def is_sound(compared: Comparison) -> bool:
+    """Whether the points of the entry and of AdamW are bracketed and not lucky.
+
+    A clear difference without this is not a win: a point that was not tried may be
+    better, or the choice may have been luck.
+    """
+    return not (compared.open or compared.lucky)
+
+
+def best_cells(results: Results, entry: Entry) -> list[BestCell]:
+    """The best points of an entry by validation; the first one is the choice."""
+    plan, table, measure = results.plan, results.table, results.plan.measure
+    decided = errors(results, entry, VALIDATION)
+    tests = protocol.values(entry, table, VALIDATION, measure.reported)
+    return [
+        BestCell(
+            point,
+            float(decided[point].mean()),
+            float(decided[point].std(ddof=1)),
+            float(measure.perfect - measure.scale * tests[point].mean()),
+        )
+        for point in protocol.ranked_by_validation(plan, entry, table)[:BEST]
+    ]
+
+
+def regret(results: Results, entry: Entry, axis: str) -> float:
+    """The mean rise of the validation error if a number is wrong by `FACTOR`.
+
+    The error is that of tuning. The number is too small or too large; the other one is
+    that of the chosen point. NaN if neither neighbour was tried.
+    """
+    names = [each.name for each in entry.axes]
+    if axis not in names:
+        return np.nan
+    index, tried = names.index(axis), errors(results, entry, TUNING)
+    point = tuple(results.outcomes[entry.name].choice[name] for name in names)
+    factors = (1 / FACTOR, FACTOR)
+    wrong = [
+        (*point[:index], point[index] * factor, *point[index + 1 :])
+        for factor in factors
+    ]
+    rises = [tried[x].mean() - tried[point].mean() for x in wrong if x in tried]
+    return float(np.mean(rises)) if rises else np.nan
+
+
+def arrivals(results: Results, entry: Entry) -> tuple[int, int]:
+    """How many final runs arrived before their last step, and the number of runs."""
+    rows = cells.where(results.table, stage=FINAL, **entry.labels)
+    arrived = rows["arrived"].astype(float)
+    return int(arrived.sum()), len(arrived)
