@@ -427,6 +427,7 @@ def test_only_a_clear_bracketed_difference_that_is_not_lucky_is_a_win(
     assert "but not a win: `proximal` (a choice is not bracketed). " in text
     assert "Clearly worse: `none`. " in text
     assert "No clear difference: 1." in text
+    assert "Not bracketed: `proximal`. Lucky: none." in text
     assert "on the seeds 1000 to 1029: not yet replicated." in text
 
 

@@ -28,7 +28,6 @@ from experiments.reports.leaderboard_numbers import (
     regret,
 )
 from experiments.reports.results import (
-    caveats,
     digits_of,
     error_unit,
     format_difference,
@@ -36,6 +35,7 @@ from experiments.reports.results import (
     Results,
 )
 from experiments.reports.template import save_report
+from experiments.statistics import MIN_VALUES
 
 
 AXES = {"weight_decay": "strength", "learning_rate": "learning rate"}
@@ -86,7 +86,7 @@ def conclusion(boards: Boards) -> str:
         rest = len(order) - len(better) - len(worse)
         texts.append(
             f"**{board}** ({len(order)} entries against AdamW). {' '.join(named)} No "
-            f"clear difference: {rest}. {caveats(results)}"
+            f"clear difference: {rest}. {_doubts(results)}"
         )
     return "\n\n".join([*texts, _replication(boards)])
 
@@ -98,6 +98,24 @@ def _names(results: Results, compared: list[Comparison]) -> str:
         name = f"`{entry_in(results, each).labels['arm']}`"
         names.append(f"{name} ({', '.join(each.notes)})" if each.notes else name)
     return markdown.join(names) if names else "none"
+
+
+def _doubts(results: Results) -> str:
+    """Entries that are not bracketed or lucky; the tables say on which side."""
+    found = results.outcomes.values()
+    sentences = []
+    for title, chosen in (
+        ("Not bracketed", [x for x in found if x.open]),
+        ("Lucky", [x for x in found if x.lucky]),
+    ):
+        names = [f"`{x.entry.labels['arm']}`" for x in chosen]
+        sentences.append(f"{title}: {markdown.join(names) if names else 'none'}.")
+    if results.plan.final_seeds < MIN_VALUES:
+        sentences.append(
+            f"With only {results.plan.final_seeds} final seeds there are means without "
+            "intervals, and no finding."
+        )
+    return " ".join(sentences)
 
 
 def _replication(boards: Boards) -> str:

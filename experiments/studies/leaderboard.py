@@ -2,18 +2,22 @@
 
 Question    Each method is one entry: a file of at most 30 lines in
             `experiments/leaderboard/entries`. All entries get the same tuning budget
-            and the same seeds on three boards: text by loss, LayerNorm digits and a
-            teacher with unlike scales by accuracy. Which differences to AdamW are
-            clear? What does a wrong learning rate or strength cost?
+            and the same seeds on four boards: text by loss, LayerNorm digits and a
+            teacher with unlike scales by accuracy, grokking by steps. Which differences
+            to AdamW are clear? What does a wrong learning rate or strength cost?
 Command     python -m experiments leaderboard        (--smoke for a run of seconds)
             python -m experiments leaderboard --entry my_decay.py
             `make data` first, for the text
-Cost        about 35 minutes on 2 CPU cores, 3 for an entry (estimated from a pilot)
+Cost        about 32 minutes on 2 idle CPU cores, 2 for an entry (estimated from single
+            runs)
 Expected    From a pilot with five methods on digits: no decay is 3.5 points worse than
             AdamW; corrected decay and a fixed norm differ from it by less than 0.3.
-            Cautious decay was 1.2 points worse, at the edge of its grid.
-Falsified   The expectation, if a method is clearly better than AdamW on a board and
-            again on the seeds 1000 to 1029.
+            Cautious decay was 1.2 points worse, at the edge of its grid. On grokking,
+            from a pilot at one learning rate: without decay no run arrives, and L2
+            arrives sooner than AdamW.
+Falsified   "Ties on text, digits and teacher", if a method is clearly better than AdamW
+            on one of them, bracketed and not lucky, and again on the seeds 1000 to
+            1029. "L2 is sooner on grokking", if the same test does not show it.
 Reference   Schmidt, Schneider and Hennig, *Descending through a Crowded Valley*, ICML
             2021, https://arxiv.org/abs/2007.01547
             Dahl et al., *Benchmarking Neural Network Training Algorithms* (AlgoPerf),

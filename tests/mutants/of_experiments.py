@@ -548,4 +548,33 @@ MUTANTS: tuple[Mutant, ...] = (
         new="(state.step % self.look_every == 0) & (state.step < self.steps)",
         tests="tests/test_addition.py -kfirst_look",
     ),
+    # --- The leaderboard
+    Mutant(
+        name="leaderboard-lucky-win",
+        file="experiments/reports/leaderboard_numbers.py",
+        old="return not (compared.open or compared.lucky)",
+        new="return not compared.open",
+        tests="tests/test_leaderboard.py -kis_not_a_win",
+    ),
+    Mutant(
+        name="leaderboard-open-win",
+        file="experiments/reports/leaderboard_numbers.py",
+        old="return not (compared.open or compared.lucky)",
+        new="return not compared.lucky",
+        tests="tests/test_leaderboard.py -konly_a_clear",
+    ),
+    Mutant(
+        name="leaderboard-holm-by-board",
+        file="experiments/reports/leaderboard_numbers.py",
+        old="each._replace(p_holm=p_values[board, name])",
+        new="each",
+        tests="tests/test_leaderboard.py -kholm_covers",
+    ),
+    Mutant(
+        name="leaderboard-best-cells-by-point",
+        file="experiments/reports/leaderboard_numbers.py",
+        old="protocol.ranked_by_validation(plan, entry, table)[:BEST]",
+        new="sorted(decided)[:BEST]",
+        tests="tests/test_leaderboard.py -kbest_cells",
+    ),
 )
