@@ -42,7 +42,7 @@ from experiments.reports.leaderboard import (
 
 NAMES = tuple(board.name for board in boards.BOARDS)
 ENTRIES = loading.stored_entries(NAMES)
-SMOKE_ENTRIES = ("none", "adamw", "fixed_norm")
+SMOKE_ENTRIES = ("none", "adamw")
 
 FULL = boards.plan_of(boards.BOARDS, ENTRIES)
 # One board with a score in points, and one with the number of steps.
