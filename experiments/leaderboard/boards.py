@@ -141,7 +141,7 @@ GROKKING = Board(
     ),
     schedule=functools.partial(warmup, constant),
     epochs=ADDITION_STEPS // LOOK_EVERY,
-    rates=(-6, -5),
+    rates=(-5, -4),
     reach=3,
     fixed={"b2": 0.98, "warmup": 10 / ADDITION_STEPS},
     sizes={

@@ -7,7 +7,7 @@ https://arxiv.org/abs/1711.05101, Algorithm 2, line 6.
 import optax
 
 
-STRENGTH = {"text": -10, "digits": -4, "teacher": -6, "grokking": -10}
+STRENGTH = {"text": -10, "digits": -6, "teacher": -6, "grokking": -11}
 
 
 def chain(run):

@@ -8,7 +8,7 @@ import optax
 import decayax as dx
 
 
-STRENGTH = {"text": 0, "digits": 4, "teacher": 0, "grokking": 0}
+STRENGTH = {"text": 0, "digits": 4, "teacher": 2, "grokking": 0}
 
 
 def chain(run):

@@ -8,7 +8,7 @@ import optax
 import decayax as dx
 
 
-STRENGTH = {"text": 1, "digits": 7, "teacher": 1, "grokking": 1}
+STRENGTH = {"text": 1, "digits": 4, "teacher": 7, "grokking": 1}
 
 
 def chain(run):

@@ -8,7 +8,7 @@ import optax
 import decayax as dx
 
 
-STRENGTH = {"text": 0, "digits": 4, "teacher": 0, "grokking": 1}
+STRENGTH = {"text": 0, "digits": 4, "teacher": 2, "grokking": 2}
 
 
 def huber(x):

@@ -9,7 +9,7 @@ import optax
 import decayax as dx
 
 
-STRENGTH = {"text": -7, "digits": -8, "teacher": -7, "grokking": -6}
+STRENGTH = {"text": -7, "digits": -8, "teacher": -6, "grokking": -5}
 
 
 def chain(run):

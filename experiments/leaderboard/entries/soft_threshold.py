@@ -9,7 +9,7 @@ import optax
 import decayax as dx
 
 
-STRENGTH = {"text": -5, "digits": -1, "teacher": -4, "grokking": -3}
+STRENGTH = {"text": -5, "digits": -2, "teacher": -2, "grokking": -3}
 
 
 def chain(run):

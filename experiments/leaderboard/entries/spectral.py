@@ -8,7 +8,7 @@ import optax
 import decayax as dx
 
 
-STRENGTH = {"text": 1, "digits": 6, "teacher": 2, "grokking": 2}
+STRENGTH = {"text": 1, "digits": 10, "teacher": 2, "grokking": 2}
 
 
 def chain(run):
