@@ -8,7 +8,7 @@ import optax
 import decayax as dx
 
 
-STRENGTH = {"text": 0, "digits": 4, "teacher": 5, "grokking": 1}
+STRENGTH = {"text": 3, "digits": 4, "teacher": 5, "grokking": 1}
 
 
 def chain(run):

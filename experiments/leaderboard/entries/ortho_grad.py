@@ -8,7 +8,7 @@ import optax
 import decayax as dx
 
 
-STRENGTH = {"text": 0, "digits": 2, "teacher": -2, "grokking": -4}
+STRENGTH = {"text": -2, "digits": 2, "teacher": -2, "grokking": -4}
 
 
 def chain(run):
