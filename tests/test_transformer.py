@@ -207,6 +207,9 @@ def test_a_rounding_that_loses_half_of_the_gain_is_said_to():
     assert "no difference" in gains["stochastic"].verdict
     # Holm: the smaller of two p-values is doubled.
     assert gains["bf16"].p_holm == pytest.approx(2 * gains["bf16"].lost.p)
+    few = {name: each[:9] for name, each in losses.items()}
+    gains = rounding_gains(rounding_table(few))
+    assert gains["bf16"].verdict == "too few seeds for a verdict"
 
 
 # --- Which parameters -------------------------------------------------------------

@@ -85,6 +85,8 @@ class Gain(NamedTuple):
     @property
     def verdict(self) -> str:
         """Whether the rounding loses the gain of decay."""
+        if not np.isfinite(self.lost.low):
+            return "too few seeds for a verdict"
         if self.p_holm < LEVEL and self.lost.low > 0:
             return "the gain of decay is clearly smaller than in float32"
         if self.p_holm < LEVEL and self.lost.high < 0:

@@ -53,6 +53,7 @@ from experiments.text_optimizers import ARMS, NONE, ROUNDINGS
 
 
 GROWTH = 4  # powers of two by which the grid may grow at either end
+WATCHED = ("adam", "adam_l2", "adamw")  # with telemetry
 RATES = {"Adam": (-8, -6), "RMSprop": (-9, -7)}  # log2, first and last
 WARMUP = {"warmup": strength.WARMUP}
 
@@ -75,7 +76,7 @@ class TransformerPlan(protocol.ProtocolPlan):
 
     rounded: str  # the entry whose choice runs with every rounding
     roundings: tuple[str, ...] = tuple(each.name for each in ROUNDINGS)
-    rounding_seeds: int = 8
+    rounding_seeds: int = 10
     watched: tuple[str, ...]  # the entries with telemetry
     watched_seeds: int = 3
 
@@ -148,13 +149,13 @@ def plan_of(
     found = [
         (task, [arm for arm in ARMS if arm.name in names]) for task, names in tasks
     ]
-    first, chosen = found[0]
+    first, chosen = tasks[0]
     return TransformerPlan(
         entries=tuple(entry_of(task, arm) for task, each in found for arm in each),
         contrasts=tuple(c for task, names in tasks for c in contrasts(task, names)),
         measure=protocol.LOSS,
         rounded=name_of(first.name, "adamw"),
-        watched=tuple(name_of(first.name, a.name) for a in chosen if a.base == "Adam"),
+        watched=tuple(name_of(first.name, arm) for arm in WATCHED if arm in chosen),
         **numbers,
     )
 
