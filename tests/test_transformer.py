@@ -139,9 +139,9 @@ def test_every_rounding_runs_the_choice_and_its_rate_without_decay():
     assert groups["float32"].config == entry.config  # so the final runs are shared
 
 
-def test_telemetry_is_that_of_every_adam_arm_at_its_choice():
+def test_telemetry_is_that_of_three_arms_at_their_choices():
     groups = groups_of("watching")
-    arms = ["adam", "adam_l2", "adamw", "adam_independent"]
+    arms = ["adam", "adam_l2", "adamw"]
     assert [group.labels["arm"] for group in groups] == arms
     for group in groups:
         assert group.config.curves
