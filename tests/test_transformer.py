@@ -13,16 +13,31 @@ pytestmark = [
     pytest.mark.needs_extras,
     pytest.mark.relaxed("scale_by_adam; the experiments run under JAX's defaults"),
 ]
-OPTIMUM = {"weight_decay": 1.0, "learning_rate": 2.0**-7}
+OPTIMA = {"digits": (2.0**4, 2.0**-12)}  # λ, γ
+TEXT_OPTIMUM = (1.0, 2.0**-7)
 
 
-def loss_of(hparams):
+def loss_of(hparams, task="text"):
     """A valley in log2 λ and log2 γ with noise by seed; without decay 0.1 more."""
     drawn = np.random.default_rng(hparams["seed"]).normal(0, 0.01)
-    rate = np.log2(hparams["learning_rate"] / OPTIMUM["learning_rate"])
+    best_decay, best_rate = OPTIMA.get(task, TEXT_OPTIMUM)
+    rate = np.log2(hparams["learning_rate"] / best_rate)
     decay = hparams["weight_decay"]
-    distance = 10 if decay == 0 else np.log2(decay / OPTIMUM["weight_decay"]) ** 2
+    distance = 10 if decay == 0 else np.log2(decay / best_decay) ** 2
     return 2.0 + 0.01 * (distance + rate**2) + drawn
+
+
+def measures_of(group):
+    """Losses, and accuracies that fall by 10 points for 0.1 nats."""
+    losses = [loss_of(cell, group.labels["task"]) for cell in group.cells]
+    accuracies = 3 - np.array(losses)
+    return {
+        "val_loss": np.array(losses),
+        "test_loss": np.array(losses),
+        "val_accuracy": accuracies,
+        "val_count": np.full(len(losses), 10_000),
+        "test_accuracy": accuracies,
+    }
 
 
 def table_of(stages):
@@ -35,8 +50,7 @@ def table_of(stages):
             {
                 **{n: np.full(len(g.cells), x, object) for n, x in g.labels.items()},
                 **{n: np.array([c[n] for c in g.cells]) for n in g.cells[0]},
-                "val_loss": np.array([loss_of(c) for c in g.cells]),
-                "test_loss": np.array([loss_of(c) for c in g.cells]),
+                **measures_of(g),
                 "diverged": np.zeros(len(g.cells), bool),
             }
             for g in stage.make(table)
@@ -59,12 +73,14 @@ def stages_and_table():
 @pytest.mark.parametrize("name", ["transformer", "which_parameters"])
 def test_arms_of_a_task_differ_in_the_optimizer_and_the_place_of_the_grid(name):
     from experiments.engine.describe import describe
+    from experiments.joint import protocols
     from experiments.search import coarse_grid
     from experiments.study_files import study_module
 
     tasks = {}
-    for entry in study_module(name).FULL.entries:
-        tasks.setdefault(entry.labels["task"], []).append(entry)
+    for plan in protocols(study_module(name).FULL):
+        for entry in plan.entries:
+            tasks.setdefault(entry.labels["task"], []).append(entry)
     for entries in tasks.values():
         rest = [{**describe(e.config), "make_optimizer": None} for e in entries]
         assert rest == rest[:1] * len(entries)
@@ -123,9 +139,9 @@ def test_every_rounding_runs_the_choice_and_its_rate_without_decay():
     assert groups["float32"].config == entry.config  # so the final runs are shared
 
 
-def test_telemetry_is_that_of_every_adam_arm_at_its_choice():
+def test_telemetry_is_that_of_three_arms_at_their_choices():
     groups = groups_of("watching")
-    arms = ["adam", "adam_l2", "adamw", "adam_independent"]
+    arms = ["adam", "adam_l2", "adamw"]
     assert [group.labels["arm"] for group in groups] == arms
     for group in groups:
         assert group.config.curves
@@ -191,6 +207,9 @@ def test_a_rounding_that_loses_half_of_the_gain_is_said_to():
     assert "no difference" in gains["stochastic"].verdict
     # Holm: the smaller of two p-values is doubled.
     assert gains["bf16"].p_holm == pytest.approx(2 * gains["bf16"].lost.p)
+    few = {name: each[:9] for name, each in losses.items()}
+    gains = rounding_gains(rounding_table(few))
+    assert gains["bf16"].verdict == "too few seeds for a verdict"
 
 
 # --- Which parameters -------------------------------------------------------------
@@ -199,9 +218,9 @@ def test_a_rounding_that_loses_half_of_the_gain_is_said_to():
 def selection_tasks():
     from experiments.studies import which_parameters
 
-    entries = {e.labels["task"]: e for e in which_parameters.FULL.entries}
+    plans = which_parameters.FULL.plans
     chosen = {"text": which_parameters.TEXT, "digits": which_parameters.DIGITS}
-    return [(chosen[task], entry) for task, entry in entries.items()]
+    return [(chosen[task], plan.entries[0]) for task, plan in plans.items()]
 
 
 def test_invariant_leaves_are_those_of_scale_symmetries():
@@ -302,11 +321,43 @@ def test_the_report_on_selections_has_both_tasks_and_their_figure(tmp_path):
     study = which_parameters.study(which_parameters.FULL)
     simulated.store(tmp_path, study, table_of(study.stages))
     verdict = which_parameters.write_report(tmp_path)
-    assert (tmp_path / "losses.png").stat().st_size > 10_000
-    for task in ("text", "digits"):
-        # The formula gives every selection the same loss, and 0.1 more without decay.
-        assert f"**{task}**, nats of test loss: no biases or norms − none +0.100" in (
-            verdict
-        )
-    equal = "all − no biases or norms +0.000 [+0.000, +0.000], no difference shown"
-    assert verdict.count(equal) == 2
+    assert (tmp_path / "errors.png").stat().st_size > 10_000
+    # The formula gives every selection the same loss, and 0.1 more without decay.
+    assert "**text**, nats: no biases or norms − none +0.100" in verdict
+    assert "**digits**, points: no biases or norms − none +10.00" in verdict
+    equal = "all − no biases or norms +{0} [+{0}, +{0}], no difference shown"
+    assert equal.format("0.000") in verdict
+    assert equal.format("0.00") in verdict
+    report = (tmp_path / "report.md").read_text("utf-8")
+    assert "## Protocol: digits" in report
+    assert report.count("Holm's correction over all 13 contrasts") == 2
+
+
+def test_the_correction_covers_both_tasks(tmp_path):
+    from experiments import joint, outcomes
+    from experiments.studies import which_parameters
+
+    study = which_parameters.study(which_parameters.FULL)
+    table = table_of(study.stages)
+    found = joint.compare_contrasts(study.plan, table)
+    alone = outcomes.compare_contrasts(study.plan.plans["digits"], table)
+    assert [each.difference for each in found[-6:]] == [x.difference for x in alone]
+    smallest = min(found, key=lambda each: each.difference.p)
+    assert smallest.p_holm == pytest.approx(min(1, 13 * smallest.difference.p))
+
+
+def test_both_tasks_are_replicated_together(tmp_path):
+    from experiments import replication
+    from experiments.studies import which_parameters
+
+    study = which_parameters.study(which_parameters.FULL)
+    table = table_of(study.stages)
+    again = replication.plan_of(study.plan, table, "abc", (1000, 1030))
+    assert len(again.points) == 13
+    (stage,) = replication.study("again", again, study.plan, str).stages
+    new = table_of([stage])
+    found = replication.compare(study.plan, table, again.points, new)
+    assert [x.measure.unit for x in found] == 7 * ["nats"] + 6 * ["points"]
+    gains = [x for x in found if x.contrast.name.endswith("− none")]
+    assert [x.now.mean for x in gains] == pytest.approx([0.1, 10.0], rel=0.1)
+    assert all(x.outcome == "holds" for x in found)

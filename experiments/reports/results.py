@@ -1,13 +1,14 @@
 """Results of a study with the protocol: choices and contrasts, as tables and text."""
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments import cells, outcomes, protocol
+from experiments import cells, joint, outcomes, protocol
+from experiments.cells import Table
 from experiments.engine.store import read_manifest
 from experiments.errors import UserError
 from experiments.outcomes import Comparison, Outcome
@@ -18,6 +19,7 @@ from experiments.statistics import Estimate, MIN_VALUES
 
 
 LUCKY_MARK = "†"
+DIGITS = {"points": 2, "nats": 3, "steps": 0}  # decimals, by the unit of a measure
 AXIS_NAMES = {"learning_rate": "learning rate", "weight_decay": "λ"}
 
 
@@ -27,7 +29,7 @@ class Results(NamedTuple):
     folder: Path
     manifest: dict[str, Any]
     plan: protocol.ProtocolPlan
-    table: cells.Table
+    table: Table
     outcomes: dict[str, Outcome]  # by entry
     comparisons: dict[str, Comparison]  # by the contrast's name
 
@@ -35,12 +37,41 @@ class Results(NamedTuple):
 def read_results(folder: Path) -> Results:
     """Read cells.csv and manifest.json."""
     manifest = read_manifest(folder)
-    runs = read_table(folder, manifest)
     plan = outcomes.plan_from_manifest(manifest["plan"])
+    return results_of(folder, manifest, plan, read_table(folder, manifest))
+
+
+def read_joint_results(folder: Path) -> dict[str, Results]:
+    """Read the files of a joint plan: results by task, with one correction."""
+    manifest = read_manifest(folder)
+    plan = joint.joint_from_manifest(manifest["plan"])
+    runs = read_table(folder, manifest)
+    found = {
+        name: results_of(folder, manifest, each, runs)
+        for name, each in plan.plans.items()
+    }
+    return correct_together(found)
+
+
+def results_of(
+    folder: Path, manifest: dict[str, Any], plan: protocol.ProtocolPlan, runs: Table
+) -> Results:
+    """Reduce the runs of a protocol."""
     found = outcomes.outcomes(plan, runs)
     compared = outcomes.compare_contrasts(plan, runs, found)
     comparisons = {each.contrast.name: each for each in compared}
     return Results(folder, manifest, plan, runs, found, comparisons)
+
+
+def correct_together(found: Mapping[str, Results]) -> dict[str, Results]:
+    """Correct the p-values over the contrasts of all tasks together."""
+    corrected = iter(
+        joint.correct(x for each in found.values() for x in each.comparisons.values())
+    )
+    return {
+        task: each._replace(comparisons={n: next(corrected) for n in each.comparisons})
+        for task, each in found.items()
+    }
 
 
 def read_table(folder: Path, manifest: dict[str, Any]) -> cells.Table:
@@ -73,8 +104,8 @@ def error_unit(measure: Measure) -> str:
 
 
 def digits_of(measure: Measure) -> int:
-    """The number of decimals: 0.001 nats, 0.01 of another unit."""
-    return 3 if measure.unit == "nats" else 2
+    """The number of decimals: 0.01 points, 0.001 nats, 1 step."""
+    return DIGITS[measure.unit]
 
 
 def test_error(outcome: Outcome, measure: Measure) -> Estimate:

@@ -72,8 +72,11 @@ def _data_name(description: str) -> str:
     return f"{_data_name(partial['call'])}({numbers})"
 
 
-def protocol_section(results: Results) -> str:
-    """How points were chosen and compared, from the plan and from the runs."""
+def protocol_section(results: Results, contrasts: int | None = None) -> str:
+    """How points were chosen and compared, from the plan and from the runs.
+
+    `contrasts` is the number in Holm's correction, if there are several protocols.
+    """
     plan = results.plan
     seeds = {
         stage: f"seeds {plan.seeds(stage)[0]} to {plan.seeds(stage)[-1]}"
@@ -89,7 +92,7 @@ def protocol_section(results: Results) -> str:
         choosing=_choosing(plan),
         runs=_runs(results),
         seeds=_seeds(plan),
-        contrasts=len(plan.contrasts),
+        contrasts=len(plan.contrasts) if contrasts is None else contrasts,
         few=few if plan.final_seeds < MIN_VALUES else "",
     )
 

@@ -1,5 +1,6 @@
-"""The report of `which_parameters`: losses of each selection of parameters."""
+"""The report of `which_parameters`: errors of each selection of parameters."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,9 @@ from experiments.reports.figures import BLUE, GREY, save_palette
 from experiments.reports.results import (
     caveats,
     digits_of,
+    error_unit,
     format_difference,
-    read_results,
+    read_joint_results,
     result_tables,
     Results,
     test_error,
@@ -24,46 +26,51 @@ NONE = "none"  # the arm without decay
 
 def write_report(folder: Path) -> str:
     """Write the figures, then report.md; returns the verdict."""
-    results = read_results(folder)
-    save_palette(plot_losses(results), folder / "losses.png")
+    tasks = read_joint_results(folder)
+    save_palette(plot_errors(tasks), folder / "errors.png")
     return save_report(
         folder,
         "which_parameters",
-        conclusion(results),
-        numbers=result_tables(
-            results, "task and decayed leaves", list(results.outcomes)
-        ),
-        protocol=protocol_section(results),
+        conclusion(tasks),
+        tasks="\n\n".join(map(_section, tasks, tasks.values())),
+        protocol=_protocols(tasks),
     )
 
 
-def tasks_of(results: Results) -> list[str]:
-    """The names of the tasks."""
-    return list(dict.fromkeys(x.labels["task"] for x in results.plan.entries))
+def _section(task: str, results: Results) -> str:
+    tables = result_tables(results, "decayed leaves", list(results.outcomes))
+    return f"### {task}\n\n{tables}"
 
 
-def conclusion(results: Results) -> str:
+def _protocols(tasks: Mapping[str, Results]) -> str:
+    """The protocol of each task, with the task in the heading."""
+    contrasts = sum(len(results.comparisons) for results in tasks.values())
+    parts = []
+    for task, results in tasks.items():
+        title, text = protocol_section(results, contrasts).split("\n", 1)
+        parts.append(f"{title}: {task}\n{text}")
+    return "\n\n".join(parts)
+
+
+def conclusion(tasks: Mapping[str, Results]) -> str:
     """The verdict, derived from the numbers: a paragraph for each task."""
-    digits, unit = digits_of(results.plan.measure), results.plan.measure.unit
     texts = []
-    for task in tasks_of(results):
+    for task, results in tasks.items():
+        digits, unit = digits_of(results.plan.measure), results.plan.measure.unit
         parts = [
             f"{name.removeprefix(f'{task}: ')} {format_difference(each, digits)}, "
             f"{each.verdict}"
             for name, each in results.comparisons.items()
-            if name.startswith(f"{task}: ")
         ]
-        texts.append(f"**{task}**, {unit} of test loss: {'; '.join(parts)}.")
-    return "\n\n".join([*texts, caveats(results)])
+        texts.append(f"**{task}**, {unit}: {'; '.join(parts)}. {caveats(results)}")
+    return "\n\n".join(texts)
 
 
-def plot_losses(results: Results) -> Figure:
-    """The test loss of each selection, a panel for each task."""
-    tasks, measure = tasks_of(results), results.plan.measure
+def plot_errors(tasks: Mapping[str, Results]) -> Figure:
+    """The test error of each selection, a panel for each task."""
     figure, panels = figures.new_panels(1, len(tasks), (4.6 * len(tasks) + 1, 3.8))
-    for axes, task in zip(panels[0], tasks, strict=True):
-        axes.set_title(task)
-        mine = [x for x in results.outcomes.values() if x.entry.labels["task"] == task]
+    for axes, (task, results) in zip(panels[0], tasks.items(), strict=True):
+        measure, mine = results.plan.measure, list(results.outcomes.values())
         for x, outcome in enumerate(mine):
             found = test_error(outcome, measure)
             low, high = found.low, found.high
@@ -75,5 +82,5 @@ def plot_losses(results: Results) -> Figure:
             axes.plot(x, found.mean, "o", mec=colour, mfc=fill)
         names = [outcome.entry.labels["arm"] for outcome in mine]
         axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
-    panels[0, 0].set_ylabel(f"test loss ({measure.unit})")
+        axes.set(title=task, ylabel=f"test error ({error_unit(measure)})")
     return figure

@@ -53,6 +53,7 @@ from experiments.text_optimizers import ARMS, NONE, ROUNDINGS
 
 
 GROWTH = 4  # powers of two by which the grid may grow at either end
+WATCHED = ("adam", "adam_l2", "adamw")  # with telemetry
 RATES = {"Adam": (-8, -6), "RMSprop": (-9, -7)}  # log2, first and last
 WARMUP = {"warmup": strength.WARMUP}
 
@@ -148,13 +149,13 @@ def plan_of(
     found = [
         (task, [arm for arm in ARMS if arm.name in names]) for task, names in tasks
     ]
-    first, chosen = found[0]
+    first, chosen = tasks[0]
     return TransformerPlan(
         entries=tuple(entry_of(task, arm) for task, each in found for arm in each),
         contrasts=tuple(c for task, names in tasks for c in contrasts(task, names)),
         measure=protocol.LOSS,
         rounded=name_of(first.name, "adamw"),
-        watched=tuple(name_of(first.name, a.name) for a in chosen if a.base == "Adam"),
+        watched=tuple(name_of(first.name, arm) for arm in WATCHED if arm in chosen),
         **numbers,
     )
 
@@ -182,9 +183,9 @@ FULL = plan_of(
     ),
     # A run takes more than a second, so the grids are small.
     tuning_seeds=1,
-    rounds=2,
+    rounds=4,
     added=4,
-    screened=4,
+    screened=3,
     candidates=2,
     validation_seeds=4,
     final_seeds=15,
