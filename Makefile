@@ -37,7 +37,7 @@ help:
 demo: $(VENV)/demo.ready
 	$(RUN) experiments demo $(ARGS)
 
-study: $(VENV)/demo.ready $(if $(filter why tuning symmetry strength,$(NAME)),data)
+study: $(VENV)/demo.ready $(if $(filter why tuning symmetry strength transformer which_parameters,$(NAME)),data)
 	$(RUN) experiments $(NAME) $(ARGS)
 
 data: $(VENV)/data.ready

@@ -148,7 +148,7 @@ def extracted(folder: Path, **labels: Any) -> dict[str, np.ndarray]:
     chosen = np.flatnonzero(_rows(table, labels))
     parts = [
         {name: array[np.isin(part["row"], chosen)] for name, array in part.items()}
-        for part in _stored_parts(folder, EXTRACTED, chosen)
+        for part in stored_parts(folder, EXTRACTED, chosen)
     ]
     if not parts:
         raise UserError(
@@ -180,7 +180,7 @@ def to_pandas(folder: Path, curves: bool = False) -> Any:
 
 def _curves(folder: Path, table: Table) -> Table:
     tables = []
-    for part in _stored_parts(folder, CURVES, np.arange(len(table["diverged_at"]))):
+    for part in stored_parts(folder, CURVES, np.arange(len(table["diverged_at"]))):
         count = len(part["epoch"])
         rows = np.repeat(part["row"], count)
         found = {name: column[rows] for name, column in table.items()}
@@ -190,7 +190,7 @@ def _curves(folder: Path, table: Table) -> Table:
     return concatenate(tables)
 
 
-def _stored_parts(
+def stored_parts(
     folder: Path, name: str, rows: np.ndarray
 ) -> Iterator[dict[str, np.ndarray]]:
     """Read the parts of extracted.npz or curves.npz that have any of the rows."""

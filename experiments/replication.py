@@ -13,13 +13,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments import outcomes, protocol, statistics
+from experiments import joint, outcomes, protocol, statistics
 from experiments.cells import Table
 from experiments.engine.config import SweepGroup
 from experiments.engine.study import Stage, Study
 from experiments.errors import UserError
+from experiments.joint import Plan, protocols
 from experiments.outcomes import Comparison
-from experiments.protocol import Contrast, Entry
+from experiments.protocol import Contrast, Entry, Measure
 from experiments.search import Point
 from experiments.statistics import Estimate
 
@@ -42,6 +43,7 @@ class ReplicatedContrast(NamedTuple):
     """A contrast on the old and on the new seeds."""
 
     contrast: Contrast
+    measure: Measure
     before: Comparison
     now: Estimate
     p_holm: float  # corrected over all contrasts of the study
@@ -74,7 +76,7 @@ class ReplicatedContrast(NamedTuple):
 
 
 def plan_of(
-    plan: protocol.ProtocolPlan, table: Table, of: str, seeds: tuple[int, int]
+    plan: Plan, table: Table, of: str, seeds: tuple[int, int]
 ) -> ReplicationPlan:
     """Plan the choices and runners-up of a finished study, on new seeds.
 
@@ -82,27 +84,29 @@ def plan_of(
         UserError: there are so few seeds that no contrast can be clear.
     """
     count = seeds[1] - seeds[0]
-    minimum = statistics.min_seeds(len(plan.contrasts))
+    contrasts = sum(len(each.contrasts) for each in protocols(plan))
+    minimum = statistics.min_seeds(contrasts)
     if count < minimum:
         raise UserError(
             f"--seeds {seeds[0]}:{seeds[1]}: with {count} seeds none of the "
-            f"{len(plan.contrasts)} contrasts can be clear. Use {minimum} or more."
+            f"{contrasts} contrasts can be clear. Use {minimum} or more."
         )
     points = {}
-    for entry in plan.entries:
-        ranked = protocol.ranked_by_validation(plan, entry, table)
-        points[entry.name] = tuple(ranked[: 1 + RUNNERS_UP])
+    for each in protocols(plan):
+        for entry in each.entries:
+            ranked = protocol.ranked_by_validation(each, entry, table)
+            points[entry.name] = tuple(ranked[: 1 + RUNNERS_UP])
     return ReplicationPlan(of=of, seeds=seeds, points=points, chunk=plan.chunk)
 
 
 def study(
     name: str,
     replicated: ReplicationPlan,
-    plan: protocol.ProtocolPlan,
+    plan: Plan,
     report: Callable[[Path], str],
 ) -> Study:
     """Make the study that runs the points of a replication, in one stage."""
-    by_name = {entry.name: entry for entry in plan.entries}
+    by_name = {entry.name: entry for each in protocols(plan) for entry in each.entries}
     first, end = replicated.seeds
     seeds = range(first, end)
 
@@ -117,7 +121,7 @@ def study(
 
 
 def compare(
-    plan: protocol.ProtocolPlan,
+    plan: Plan,
     table: Table,
     points: Mapping[str, tuple[Point, ...]],
     new: Table,
@@ -130,20 +134,28 @@ def compare(
         points: the points of each entry that ran again, the choice first.
         new: the runs of the replication.
     """
-    before = outcomes.compare_contrasts(plan, table)
-    tests = {
-        entry.name: _test_scores(plan, entry, new, points[entry.name])
-        for entry in plan.entries
-    }
-    chosen = {name: scores[0] for name, scores in tests.items()}
-    now = [
-        statistics.estimate(outcomes.weighted(each, chosen)) for each in plan.contrasts
-    ]
-    corrected = statistics.holm([each.p for each in now])
+    rows = []
+    for each in protocols(plan):
+        tests = {
+            entry.name: _test_scores(each, entry, new, points[entry.name])
+            for entry in each.entries
+        }
+        chosen = {name: scores[0] for name, scores in tests.items()}
+        rows += [
+            (
+                contrast,
+                each.measure,
+                statistics.estimate(outcomes.weighted(contrast, chosen)),
+                _reach(contrast, tests),
+            )
+            for contrast in each.contrasts
+        ]
+    before = joint.compare_contrasts(plan, table)
+    corrected = statistics.holm([now.p for _, _, now, _ in rows])
     return [
-        ReplicatedContrast(contrast, old, found, p, _reach(contrast, tests))
-        for contrast, old, found, p in zip(
-            plan.contrasts, before, now, corrected, strict=True
+        ReplicatedContrast(contrast, measure, old, now, p, reach)
+        for (contrast, measure, now, reach), old, p in zip(
+            rows, before, corrected, strict=True
         )
     ]
 

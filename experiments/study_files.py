@@ -27,6 +27,8 @@ STUDIES = (
     "bf16",
     "symmetry",
     "strength",
+    "transformer",
+    "which_parameters",
     "grokking",
 )
 REQUIRED_NAMES = ("FULL", "SMOKE", "study", "write_report")
@@ -169,7 +171,7 @@ def list_benchmarks() -> str:
 
 
 def _list(paths: dict[str, Path]) -> str:
-    return "\n".join(f"  {name:9} {question_of(path)}" for name, path in paths.items())
+    return "\n".join(f"  {name:16} {question_of(path)}" for name, path in paths.items())
 
 
 def relative_file(name: str, folder: Path) -> str | None:

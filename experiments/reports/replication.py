@@ -7,15 +7,16 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from experiments import outcomes, protocol, replication
+from experiments import joint, protocol, replication
 from experiments.engine.code import code_hashes
 from experiments.engine.manifest import differences, WITHOUT_DATA
 from experiments.engine.store import read_manifest
 from experiments.engine.study import first_stage_functions, hash_of, Study
 from experiments.errors import UserError
 from experiments.files import provenance, revision_of
+from experiments.joint import Plan, protocols
 from experiments.reports import markdown
-from experiments.reports.results import read_table
+from experiments.reports.results import digits_of, read_table
 from experiments.reports.template import save_report
 from experiments.statistics import MIN_VALUES
 
@@ -38,7 +39,7 @@ def study_of(
     """
     manifest = read_manifest(folder)
     name, plan = manifest["study"], _plan_of(module, folder, manifest)
-    if isinstance(plan, protocol.ProtocolPlan):
+    if isinstance(plan, Plan):
         study, report = _with_protocol(plan, folder, manifest, seeds)
     else:
         study, report = _with_claims(plan, module, folder, name, seeds)
@@ -67,18 +68,20 @@ def _plan_of(module: ModuleType, folder: Path, manifest: dict[str, Any]) -> Any:
 
 
 def _with_protocol(
-    plan: protocol.ProtocolPlan,
+    plan: Plan,
     folder: Path,
     manifest: dict[str, Any],
     seeds: tuple[int, int],
 ) -> tuple[Study, Callable[..., str]]:
     """The choices and runners-up of a study with the protocol, and the report."""
-    if plan.final_seeds < MIN_VALUES:
+    fewest = min(each.final_seeds for each in protocols(plan))
+    if fewest < MIN_VALUES:
         raise UserError(
-            f"{folder} has {plan.final_seeds} final seeds, too few for a verdict: run "
-            f"the study with --seeds {MIN_VALUES} or more first."
+            f"{folder} has {fewest} final seeds, too few for a verdict: run the study "
+            f"with --seeds {MIN_VALUES} or more first."
         )
-    _require_fresh(seeds, plan.seeds(protocol.FINAL).stop)
+    used = max(each.seeds(protocol.FINAL).stop for each in protocols(plan))
+    _require_fresh(seeds, used)
     table = read_table(folder, manifest)
     replicated = replication.plan_of(plan, table, manifest["hash"], seeds)
     report = functools.partial(write_contrasts, folder)
@@ -138,24 +141,43 @@ def write_contrasts(source: Path, folder: Path, other: Sequence[str] = ()) -> st
 
     `source` is the folder of the study, `other` lists differences of provenance.
     """
-    plan = outcomes.plan_from_manifest(read_manifest(source)["plan"])
+    plan = joint.from_manifest(read_manifest(source)["plan"])
     described = read_manifest(folder)["plan"]
     points = {n: tuple(map(tuple, each)) for n, each in described["points"].items()}
     before, new = (read_table(each, read_manifest(each)) for each in (source, folder))
     found = replication.compare(plan, before, points, new)
     columns = {
         "contrast": lambda x: x.contrast.name,
-        "published [95 %]": lambda x: markdown.estimate(x.before.difference, sign=True),
+        "published [95 %]": lambda x: markdown.estimate(
+            x.before.difference, digits_of(x.measure), sign=True
+        ),
         "verdict": lambda x: x.before.verdict,
-        "new seeds [95 %]": lambda x: markdown.estimate(x.now, sign=True),
+        "new seeds [95 %]": lambda x: markdown.estimate(
+            x.now, digits_of(x.measure), sign=True
+        ),
         "p (Holm)": lambda x: f"{x.p_holm:.2g}",
-        "with runners-up": lambda x: f"{x.reach[0]:+.2f} to {x.reach[1]:+.2f}",
+        "with runners-up": _reach_text,
         "does it hold?": lambda x: x.outcome,
     }
     verdicts = {each.contrast.name: each.outcome for each in found}
-    table, unit = markdown.table(found, columns), plan.measure.unit
-    values = {"table": table, "unit": unit, "seeds": described["seeds"]}
+    table = markdown.table(found, columns)
+    values = {"table": table, "unit": _unit(plan), "seeds": described["seeds"]}
     return _save("replication_contrasts", source, folder, verdicts, other, values)
+
+
+def _reach_text(found: replication.ReplicatedContrast) -> str:
+    digits = digits_of(found.measure)
+    return " to ".join(f"{mean:+.{digits}f}" for mean in found.reach)
+
+
+def _unit(plan: Plan) -> str:
+    """The unit of the differences, by task if the tasks have different units."""
+    units = {each.measure.unit for each in protocols(plan)}
+    if isinstance(plan, joint.JointPlan) and len(units) > 1:
+        return markdown.group(
+            [(name, x.measure.unit) for name, x in plan.plans.items()]
+        )
+    return markdown.join(sorted(units))
 
 
 def write_claims(

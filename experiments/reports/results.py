@@ -1,13 +1,14 @@
 """Results of a study with the protocol: choices and contrasts, as tables and text."""
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments import cells, outcomes, protocol
+from experiments import cells, joint, outcomes, protocol
+from experiments.cells import Table
 from experiments.engine.store import read_manifest
 from experiments.errors import UserError
 from experiments.outcomes import Comparison, Outcome
@@ -18,6 +19,7 @@ from experiments.statistics import Estimate, MIN_VALUES
 
 
 LUCKY_MARK = "†"
+DIGITS = {"points": 2, "nats": 3, "steps": 0}  # decimals, by the unit of a measure
 AXIS_NAMES = {"learning_rate": "learning rate", "weight_decay": "λ"}
 
 
@@ -27,7 +29,7 @@ class Results(NamedTuple):
     folder: Path
     manifest: dict[str, Any]
     plan: protocol.ProtocolPlan
-    table: cells.Table
+    table: Table
     outcomes: dict[str, Outcome]  # by entry
     comparisons: dict[str, Comparison]  # by the contrast's name
 
@@ -35,12 +37,41 @@ class Results(NamedTuple):
 def read_results(folder: Path) -> Results:
     """Read cells.csv and manifest.json."""
     manifest = read_manifest(folder)
-    runs = read_table(folder, manifest)
     plan = outcomes.plan_from_manifest(manifest["plan"])
+    return results_of(folder, manifest, plan, read_table(folder, manifest))
+
+
+def read_joint_results(folder: Path) -> dict[str, Results]:
+    """Read the files of a joint plan: results by task, with one correction."""
+    manifest = read_manifest(folder)
+    plan = joint.joint_from_manifest(manifest["plan"])
+    runs = read_table(folder, manifest)
+    found = {
+        name: results_of(folder, manifest, each, runs)
+        for name, each in plan.plans.items()
+    }
+    return correct_together(found)
+
+
+def results_of(
+    folder: Path, manifest: dict[str, Any], plan: protocol.ProtocolPlan, runs: Table
+) -> Results:
+    """Reduce the runs of a protocol."""
     found = outcomes.outcomes(plan, runs)
     compared = outcomes.compare_contrasts(plan, runs, found)
     comparisons = {each.contrast.name: each for each in compared}
     return Results(folder, manifest, plan, runs, found, comparisons)
+
+
+def correct_together(found: Mapping[str, Results]) -> dict[str, Results]:
+    """Correct the p-values over the contrasts of all tasks together."""
+    corrected = iter(
+        joint.correct(x for each in found.values() for x in each.comparisons.values())
+    )
+    return {
+        task: each._replace(comparisons={n: next(corrected) for n in each.comparisons})
+        for task, each in found.items()
+    }
 
 
 def read_table(folder: Path, manifest: dict[str, Any]) -> cells.Table:
@@ -72,6 +103,11 @@ def error_unit(measure: Measure) -> str:
     return "%" if measure.unit == "points" else measure.unit
 
 
+def digits_of(measure: Measure) -> int:
+    """The number of decimals: 0.01 points, 0.001 nats, 1 step."""
+    return DIGITS[measure.unit]
+
+
 def test_error(outcome: Outcome, measure: Measure) -> Estimate:
     """The perfect score minus the test score; its interval has possible errors only."""
     mean, low, high, p = outcome.test
@@ -93,7 +129,7 @@ def tuned_axes(entries: Iterable[Entry]) -> list[str]:
 def choices_table(results: Results, title: str, names: list[str]) -> str:
     """A line for each entry: the chosen point and its errors."""
     measure = results.plan.measure
-    unit = error_unit(measure)
+    unit, digits = error_unit(measure), digits_of(measure)
     rows = [results.outcomes[name] for name in names]
     axes = tuned_axes(outcome.entry for outcome in rows)
 
@@ -102,7 +138,7 @@ def choices_table(results: Results, title: str, names: list[str]) -> str:
         return "–" if value is None else markdown.number(value)
 
     def error(stage: int, outcome: Outcome) -> str:
-        return f"{measure.perfect - outcome.scores[stage]:.2f}"
+        return f"{measure.perfect - outcome.scores[stage]:.{digits}f}"
 
     def fresh(outcome: Outcome) -> str:
         return error(2, outcome) + (f" {LUCKY_MARK}" if outcome.lucky else "")
@@ -116,7 +152,7 @@ def choices_table(results: Results, title: str, names: list[str]) -> str:
         f"validation {unit}": functools.partial(error, 1),
         f"fresh seeds {unit}": fresh,
         f"test error {unit} [95 %]": lambda x: markdown.estimate(
-            test_error(x, measure)
+            test_error(x, measure), digits
         ),
         "diverged": lambda outcome: str(outcome.diverged),
     }
@@ -135,12 +171,13 @@ def _open_sides(outcome: Outcome) -> str:
 def contrasts_table(results: Results, names: list[str] | None = None) -> str:
     """A line for each contrast, with both of its intervals."""
     chosen = results.comparisons if names is None else names
+    digits = digits_of(results.plan.measure)
     columns: dict[str, Callable[[Comparison], str]] = {
         "difference": lambda each: each.contrast.name,
         f"{results.plan.measure.unit} [95 %]": lambda each: markdown.estimate(
-            each.difference, sign=True
+            each.difference, digits, sign=True
         ),
-        "[95 %] including the choice": lambda each: _with_choice(each) or "–",
+        "[95 %] including the choice": lambda each: _with_choice(each, digits) or "–",
         "p (Holm)": lambda each: f"{each.p_holm:.2g}" if _with_choice(each) else "–",
         "verdict": lambda each: each.verdict,
     }
@@ -159,17 +196,17 @@ def result_tables(
     )
 
 
-def _with_choice(compared: Comparison) -> str:
+def _with_choice(compared: Comparison, digits: int = 2) -> str:
     """The interval that contains the choice; empty if there are too few seeds."""
     if not np.isfinite(compared.difference.low):
         return ""
-    return markdown.bounds(*compared.with_choice, sign=True)
+    return markdown.bounds(*compared.with_choice, digits, sign=True)
 
 
-def format_difference(compared: Comparison) -> str:
+def format_difference(compared: Comparison, digits: int = 2) -> str:
     """The difference with the interval that contains the choice, for a sentence."""
-    mean = f"{compared.difference.mean:+z.2f}"
-    return f"{mean} {_with_choice(compared)}".rstrip()
+    mean = f"{compared.difference.mean:+z.{digits}f}"
+    return f"{mean} {_with_choice(compared, digits)}".rstrip()
 
 
 def caveats(results: Results) -> str:

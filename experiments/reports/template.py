@@ -14,6 +14,7 @@ from experiments.statistics import MIN_VALUES
 
 
 CLASSIFICATION = "experiments.tasks.Classification"
+LANGUAGE = "experiments.tasks.Language"
 MLP = "experiments.models.mlp.mlp"
 
 
@@ -71,8 +72,11 @@ def _data_name(description: str) -> str:
     return f"{_data_name(partial['call'])}({numbers})"
 
 
-def protocol_section(results: Results) -> str:
-    """How points were chosen and compared, from the plan and from the runs."""
+def protocol_section(results: Results, contrasts: int | None = None) -> str:
+    """How points were chosen and compared, from the plan and from the runs.
+
+    `contrasts` is the number in Holm's correction, if there are several protocols.
+    """
     plan = results.plan
     seeds = {
         stage: f"seeds {plan.seeds(stage)[0]} to {plan.seeds(stage)[-1]}"
@@ -88,7 +92,7 @@ def protocol_section(results: Results) -> str:
         choosing=_choosing(plan),
         runs=_runs(results),
         seeds=_seeds(plan),
-        contrasts=len(plan.contrasts),
+        contrasts=len(plan.contrasts) if contrasts is None else contrasts,
         few=few if plan.final_seeds < MIN_VALUES else "",
     )
 
@@ -150,6 +154,13 @@ def _range(numbers: set[int]) -> str:
 def describe_setup(config: Any) -> str:
     """A task in words, from a description of its configuration."""
     setup, epochs = config["setup"], config["epochs"]
+    if _name(setup) == LANGUAGE:
+        size = setup["data"]["named"].get("train_size")
+        return (
+            f"{'all' if size is None else size} training characters of Shakespeare; "
+            f"{_model(setup['model'])}; {epochs * setup['steps_per_epoch']} steps of "
+            f"{setup['batch']} windows of {setup['length']} characters."
+        )
     if _name(setup) != CLASSIFICATION:
         return f"{_name(setup).split('.')[-1]}; {epochs} epochs."
     # The module is the name of the data: experiments.data.fashion_mnist.load.

@@ -1,0 +1,86 @@
+"""The report of `which_parameters`: errors of each selection of parameters."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from experiments.reports import figures
+from experiments.reports.figures import BLUE, GREY, save_palette
+from experiments.reports.results import (
+    caveats,
+    digits_of,
+    error_unit,
+    format_difference,
+    read_joint_results,
+    result_tables,
+    Results,
+    test_error,
+)
+from experiments.reports.template import protocol_section, save_report
+
+
+NONE = "none"  # the arm without decay
+
+
+def write_report(folder: Path) -> str:
+    """Write the figures, then report.md; returns the verdict."""
+    tasks = read_joint_results(folder)
+    save_palette(plot_errors(tasks), folder / "errors.png")
+    return save_report(
+        folder,
+        "which_parameters",
+        conclusion(tasks),
+        tasks="\n\n".join(map(_section, tasks, tasks.values())),
+        protocol=_protocols(tasks),
+    )
+
+
+def _section(task: str, results: Results) -> str:
+    tables = result_tables(results, "decayed leaves", list(results.outcomes))
+    return f"### {task}\n\n{tables}"
+
+
+def _protocols(tasks: Mapping[str, Results]) -> str:
+    """The protocol of each task, with the task in the heading."""
+    contrasts = sum(len(results.comparisons) for results in tasks.values())
+    parts = []
+    for task, results in tasks.items():
+        title, text = protocol_section(results, contrasts).split("\n", 1)
+        parts.append(f"{title}: {task}\n{text}")
+    return "\n\n".join(parts)
+
+
+def conclusion(tasks: Mapping[str, Results]) -> str:
+    """The verdict, derived from the numbers: a paragraph for each task."""
+    texts = []
+    for task, results in tasks.items():
+        digits, unit = digits_of(results.plan.measure), results.plan.measure.unit
+        parts = [
+            f"{name.removeprefix(f'{task}: ')} {format_difference(each, digits)}, "
+            f"{each.verdict}"
+            for name, each in results.comparisons.items()
+        ]
+        texts.append(f"**{task}**, {unit}: {'; '.join(parts)}. {caveats(results)}")
+    return "\n\n".join(texts)
+
+
+def plot_errors(tasks: Mapping[str, Results]) -> Figure:
+    """The test error of each selection, a panel for each task."""
+    figure, panels = figures.new_panels(1, len(tasks), (4.6 * len(tasks) + 1, 3.8))
+    for axes, (task, results) in zip(panels[0], tasks.items(), strict=True):
+        measure, mine = results.plan.measure, list(results.outcomes.values())
+        for x, outcome in enumerate(mine):
+            found = test_error(outcome, measure)
+            low, high = found.low, found.high
+            if not np.isfinite(low):
+                low = high = found.mean
+            colour = GREY if outcome.entry.labels["arm"] == NONE else BLUE
+            axes.vlines(x, low, high, color=colour)
+            fill = "white" if outcome.open else colour
+            axes.plot(x, found.mean, "o", mec=colour, mfc=fill)
+        names = [outcome.entry.labels["arm"] for outcome in mine]
+        axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
+        axes.set(title=task, ylabel=f"test error ({error_unit(measure)})")
+    return figure
