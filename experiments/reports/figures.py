@@ -123,9 +123,14 @@ def plot_heat_maps(results: Results, rows: Sequence[Sequence[str]]) -> Figure:
         largest, digits = (quartile if quartile > 0 else 1.0), 2
     shades = colormaps["viridis_r"].with_extremes(bad=DIVERGED)
     colours = ScalarMappable(Normalize(0, largest), shades)
-    size = 3.6 * len(rows[0]) + 1, 3.2 * len(rows) + 0.6
-    figure, panels = new_panels(len(rows), len(rows[0]), size)
-    for axes, name in zip(panels.flat, names, strict=True):
+    width = max(map(len, rows))
+    size = 3.6 * width + 1, 3.2 * len(rows) + 0.6
+    figure, panels = new_panels(len(rows), width, size)
+    for row, line in zip(rows, panels, strict=True):
+        for unused in line[len(row) :]:
+            unused.set_visible(False)
+    used = [axes for axes in panels.flat if axes.get_visible()]
+    for axes, name in zip(used, names, strict=True):
         outcome = results.outcomes[name]
         draw_squares(axes, above[name], outcome.entry, colours)
         validated = values(outcome.entry, results.table, VALIDATION, "seed")

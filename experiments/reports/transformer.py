@@ -41,8 +41,8 @@ def write_report(folder: Path) -> str:
     gains = rounding_gains(results.table)
     curves = telemetry(folder, results.table)
     save_palette(plot_losses(results), folder / "losses.png")
-    names = [[x.name for x in entries] for entries in by_task(results).values()]
-    rows = [[n for n in row if "λ" in _axes(results, n)] for row in names]
+    names = _with_two_axes(results)
+    rows = [names[start : start + 3] for start in range(0, len(names), 3)]
     heat_maps = figures.plot_heat_maps(results, rows)
     save_palette(heat_maps, folder / "heatmaps.png")
     save_palette(plot_telemetry(curves), folder / "telemetry.png")
@@ -57,9 +57,10 @@ def write_report(folder: Path) -> str:
     )
 
 
-def _axes(results: Results, name: str) -> list[str]:
-    axes = results.outcomes[name].entry.axes
-    return ["λ" if axis.name == "weight_decay" else axis.name for axis in axes]
+def _with_two_axes(results: Results) -> list[str]:
+    """The names of the entries with decay, sorted by text."""
+    entries = [entry for each in by_task(results).values() for entry in each]
+    return [entry.name for entry in entries if len(entry.axes) == 2]
 
 
 def by_task(results: Results) -> dict[str, list[Entry]]:

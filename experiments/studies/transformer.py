@@ -75,7 +75,7 @@ class TransformerPlan(protocol.ProtocolPlan):
 
     rounded: str  # the entry whose choice runs with every rounding
     roundings: tuple[str, ...] = tuple(each.name for each in ROUNDINGS)
-    rounding_seeds: int = 10
+    rounding_seeds: int = 8
     watched: tuple[str, ...]  # the entries with telemetry
     watched_seeds: int = 3
 
@@ -182,9 +182,9 @@ FULL = plan_of(
     ),
     # A run takes more than a second, so the grids are small.
     tuning_seeds=1,
-    rounds=2,
+    rounds=4,
     added=4,
-    screened=4,
+    screened=3,
     candidates=2,
     validation_seeds=4,
     final_seeds=15,

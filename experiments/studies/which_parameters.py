@@ -167,9 +167,9 @@ FULL = plan_of(
         # A run takes more than a second, so the grids are small.
         sizes={
             "tuning_seeds": 1,
-            "rounds": 2,
+            "rounds": 4,
             "added": 4,
-            "screened": 4,
+            "screened": 3,
             "candidates": 2,
             "validation_seeds": 6,
             "final_seeds": 15,
@@ -187,8 +187,8 @@ FULL = plan_of(
         measure=protocol.ACCURACY,
         sizes={
             "tuning_seeds": 5,
-            "rounds": 2,
-            "added": 6,
+            "rounds": 4,
+            "added": 4,
             "screened": 8,
             "candidates": 4,
             "validation_seeds": 20,
