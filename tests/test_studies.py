@@ -20,7 +20,7 @@ FIGURES = {
     "tuning": {"advantage.png", "heatmaps-teacher.png", "ridges.png"},
     "strength": {"curves.png", "exponents.png", "regret.png"},
     "transformer": {"losses.png", "heatmaps.png", "telemetry.png"},
-    "which_parameters": {"losses.png"},
+    "which_parameters": {"errors.png"},
     "grokking": {"heatmaps.png", "ranks.png", "survival.png"},
 }
 UNPUBLISHED = {"transformer", "which_parameters", "grokking"}

@@ -5,7 +5,7 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from experiments import protocol, training_setups
+from experiments import training_setups
 from experiments.addition import Addition
 from experiments.data import corpus, modular
 from experiments.engine.config import (
@@ -15,7 +15,7 @@ from experiments.engine.config import (
     TrainingSetup,
     warmup,
 )
-from experiments.engine.study import Stage
+from experiments.joint import JointPlan
 from experiments.leaderboard.loading import BoardEntry
 from experiments.leaderboard.run import make_optimizer
 from experiments.models.pair_mlp import pair_mlp
@@ -157,10 +157,9 @@ BOARDS = (TEXT, DIGITS, TEACHER, GROKKING)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LeaderboardPlan:
-    """The protocol of each board. All boards have the same number of rounds."""
+class LeaderboardPlan(JointPlan):
+    """The protocol of each board."""
 
-    boards: Mapping[str, ProtocolPlan]
     # Hash of the plan that a single entry is compared with; empty: this is a board.
     against: str = ""
     # The small stages of the boards have multiples of 4 runs; a chunk is padded.
@@ -238,19 +237,4 @@ def plan_of(
             measure=board.measure,
             **{"rounds": ROUNDS, **(board.sizes if sizes is None else sizes)},
         )
-    return LeaderboardPlan(boards=plans, **numbers)
-
-
-def stages(plan: LeaderboardPlan) -> tuple[Stage, ...]:
-    """The stages of the protocol, each with the cells of all boards."""
-    by_board = [protocol.stages(each) for each in plan.boards.values()]
-    return tuple(map(_together, zip(*by_board, strict=True)))
-
-
-def _together(same: Sequence[Stage]) -> Stage:
-    """One stage that makes the groups of all of these."""
-    return Stage(
-        same[0].name,
-        sum(stage.runs for stage in same),
-        lambda table: [group for stage in same for group in stage.make(table)],
-    )
+    return LeaderboardPlan(plans=plans, **numbers)

@@ -14,6 +14,7 @@ from experiments.reports import figures, markdown
 from experiments.reports.figures import BLUE, GREY, ORANGE, save_palette
 from experiments.reports.results import (
     caveats,
+    digits_of,
     format_difference,
     read_results,
     result_tables,
@@ -165,7 +166,8 @@ def _paragraph(results: Results, found: Found, network: str) -> str:
         # The score is the negative number of steps, so a positive one is "sooner".
         sentences.append(
             f"Restricted mean, steps by which {L2} is sooner than {DECOUPLED}: "
-            f"{format_difference(compared)} ({compared.verdict})."
+            f"{format_difference(compared, digits_of(results.plan.measure))} "
+            f"({compared.verdict})."
         )
     return " ".join(sentences)
 

@@ -10,13 +10,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments import cells, outcomes, protocol, statistics
+from experiments import cells, joint, protocol
 from experiments.engine import manifest as manifests
 from experiments.engine.store import read_manifest
 from experiments.errors import UserError
 from experiments.outcomes import Comparison
 from experiments.protocol import Entry, FINAL, TUNING, VALIDATION
-from experiments.reports.results import errors, read_table, Results
+from experiments.reports.results import (
+    correct_together,
+    errors,
+    read_table,
+    Results,
+    results_of,
+)
 from experiments.search import Point
 
 
@@ -73,9 +79,7 @@ def read_boards(folder: Path) -> Boards:
     """Read the files of a run, and for a single entry those of the board."""
     manifest = read_manifest(folder)
     table, plan = read_table(folder, manifest), manifest["plan"]
-    plans = {
-        name: outcomes.plan_from_manifest(each) for name, each in plan["boards"].items()
-    }
+    plans = dict(joint.joint_from_manifest(plan).plans)
     added: list[str] = []
     differences: list[str] = []
     if plan["against"]:
@@ -83,22 +87,20 @@ def read_boards(folder: Path) -> Boards:
         stored = read_manifest(board)
         differences = differences_from_board(stored, manifest)
         table = cells.concatenate([read_table(board, stored), table])
+        others = joint.joint_from_manifest(stored["plan"]).plans
         for name, mine in plans.items():
-            other = outcomes.plan_from_manifest(stored["plan"]["boards"][name])
+            other = others[name]
             added += [entry.name for entry in mine.entries]
             plans[name] = dataclasses.replace(
                 other,
                 entries=(*other.entries, *mine.entries),
                 contrasts=(*other.contrasts, *mine.contrasts),
             )
-    found = {}
-    for name, each in plans.items():
-        best = outcomes.outcomes(each, table)
-        compared = outcomes.compare_contrasts(each, table, best)
-        comparisons = {x.contrast.name: x for x in compared}
-        found[name] = Results(folder, manifest, each, table, best, comparisons)
+    found = {
+        name: results_of(folder, manifest, each, table) for name, each in plans.items()
+    }
     return Boards(
-        corrected(found),
+        correct_together(found),
         tuple(added),
         tuple(differences),
         (folder / "replication" / "report.md").is_file(),
@@ -119,22 +121,6 @@ def differences_from_board(
         return {**manifest, "code": code}
 
     return manifests.differences(shared(board), shared(entry))
-
-
-def corrected(found: Mapping[str, Results]) -> dict[str, Results]:
-    """Correct the p-values over the contrasts of all boards together."""
-    keys = [(board, name) for board, x in found.items() for name in x.comparisons]
-    raw = [found[board].comparisons[name].difference.p for board, name in keys]
-    p_values = dict(zip(keys, statistics.holm(raw), strict=True))
-    return {
-        board: results._replace(
-            comparisons={
-                name: each._replace(p_holm=p_values[board, name])
-                for name, each in results.comparisons.items()
-            }
-        )
-        for board, results in found.items()
-    }
 
 
 # --- Numbers ----------------------------------------------------------------------

@@ -29,7 +29,7 @@ runs; its report compares them with the stored runs of the board.
 
 from types import ModuleType
 
-from experiments import protocol
+from experiments import joint, protocol
 from experiments.engine.study import hash_of, Study
 from experiments.errors import UserError
 from experiments.leaderboard import boards, loading
@@ -60,7 +60,7 @@ SMOKE = boards.plan_of(
 
 def study(plan: LeaderboardPlan) -> Study:
     """The protocol on every board."""
-    return Study("leaderboard", plan, boards.stages(plan), write_report)
+    return Study("leaderboard", plan, joint.stages(plan), write_report)
 
 
 def with_entry(module: ModuleType, smoke: bool) -> LeaderboardPlan:
