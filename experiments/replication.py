@@ -91,12 +91,39 @@ def plan_of(
             f"--seeds {seeds[0]}:{seeds[1]}: with {count} seeds none of the "
             f"{contrasts} contrasts can be clear. Use {minimum} or more."
         )
+    points = best_points(plan, table)
+    return ReplicationPlan(of=of, seeds=seeds, points=points, chunk=plan.chunk)
+
+
+def best_points(plan: Plan, table: Table) -> dict[str, tuple[Point, ...]]:
+    """Return the choice of every entry and its runners-up, the choice first."""
     points = {}
     for each in protocols(plan):
         for entry in each.entries:
             ranked = protocol.ranked_by_validation(each, entry, table)
             points[entry.name] = tuple(ranked[: 1 + RUNNERS_UP])
-    return ReplicationPlan(of=of, seeds=seeds, points=points, chunk=plan.chunk)
+    return points
+
+
+def groups(
+    plan: Plan, points: Mapping[str, tuple[Point, ...]], seeds: range
+) -> list[SweepGroup]:
+    """Make the runs of the points of each entry on some seeds."""
+    by_name = {entry.name: entry for each in protocols(plan) for entry in each.entries}
+    return [
+        protocol.sweep_group(by_name[entry], STAGE, chosen, seeds)
+        for entry, chosen in points.items()
+    ]
+
+
+def stage(plan: Plan, seeds: range) -> Stage:
+    """Make a stage of the study itself that replicates all its choices."""
+    entries = sum(len(each.entries) for each in protocols(plan))
+
+    def make(table: Table) -> list[SweepGroup]:
+        return groups(plan, best_points(plan, table), seeds)
+
+    return Stage(STAGE, entries * (1 + RUNNERS_UP) * len(seeds), make)
 
 
 def study(
@@ -106,15 +133,10 @@ def study(
     report: Callable[[Path], str],
 ) -> Study:
     """Make the study that runs the points of a replication, in one stage."""
-    by_name = {entry.name: entry for each in protocols(plan) for entry in each.entries}
-    first, end = replicated.seeds
-    seeds = range(first, end)
+    seeds = range(*replicated.seeds)
 
     def make(_: Table) -> list[SweepGroup]:
-        return [
-            protocol.sweep_group(by_name[entry], STAGE, points, seeds)
-            for entry, points in replicated.points.items()
-        ]
+        return groups(plan, replicated.points, seeds)
 
     runs = len(seeds) * sum(map(len, replicated.points.values()))
     return Study(name, replicated, (Stage(STAGE, runs, make),), report)

@@ -193,8 +193,8 @@ def test_the_entries_of_a_board_have_the_same_budget():
     from experiments import search
 
     plan = module_of_study().FULL
-    assert tuple(plan.boards) == BOARDS
-    for board, each in plan.boards.items():
+    assert tuple(plan.plans) == BOARDS
+    for board, each in plan.plans.items():
         assert [e.name for e in each.entries] == [f"{board} {n}" for n in names()]
         assert len(each.contrasts) == len(names()) - 1
         assert all(c.terms[1] == (f"{board} adamw", -1.0) for c in each.contrasts)
@@ -204,7 +204,7 @@ def test_the_entries_of_a_board_have_the_same_budget():
         rates = {e.axes[-1] for e in each.entries}
         assert len(rates) == 1
     # The stages of the boards run together, so they need equal numbers of rounds.
-    assert len({each.rounds for each in plan.boards.values()}) == 1
+    assert len({each.rounds for each in plan.plans.values()}) == 1
 
 
 @pytest.mark.parametrize("board", BOARDS)
@@ -239,7 +239,7 @@ def test_no_final_seed_of_text_was_seen():
     from experiments.protocol import FINAL
 
     plan = module_of_study().FULL
-    assert plan.boards["text"].seeds(FINAL)[0] > 5  # the last one in a timing check
+    assert plan.plans["text"].seeds(FINAL)[0] > 5  # the last one in a timing check
 
 
 def test_an_entry_does_not_change_the_code_of_another():
@@ -247,7 +247,7 @@ def test_an_entry_does_not_change_the_code_of_another():
     from experiments.engine.code import code_hashes
 
     plan = module_of_study().FULL
-    for entry in plan.boards["digits"].entries:
+    for entry in plan.plans["digits"].entries:
         found = code_hashes([entry.config], module_of_study().__name__, {})
         mine = [n for n in found if n.startswith("experiments.leaderboard.entries.")]
         assert mine == [f"experiments.leaderboard.entries.{entry.labels['arm']}"]
@@ -260,11 +260,11 @@ def test_a_new_entry_runs_on_all_boards_with_the_sizes_of_the_plan(
 ):
     module = module_of_study()
     plan = module.with_entry(load(tmp_path, GOOD, monkeypatch), smoke=False)
-    assert tuple(plan.boards) == BOARDS
-    for board, each in plan.boards.items():
+    assert tuple(plan.plans) == BOARDS
+    for board, each in plan.plans.items():
         (entry,) = each.entries
         assert entry.name == f"{board} given_entry"
-        whole = module.FULL.boards[board]
+        whole = module.FULL.plans[board]
         assert {s: each.seeds(s) for s in ("tuning", "final")} == {
             s: whole.seeds(s) for s in ("tuning", "final")
         }
@@ -273,6 +273,18 @@ def test_a_new_entry_runs_on_all_boards_with_the_sizes_of_the_plan(
             whole.added,
             whole.candidates,
         )
+
+
+def test_a_new_entry_runs_again_on_the_seeds_of_the_rules(tmp_path, monkeypatch):
+    module = module_of_study()
+    plan = module.with_entry(load(tmp_path, GOOD, monkeypatch), smoke=False)
+    assert plan.replicated == (1000, 1030)
+    stages = module.study(plan).stages
+    assert [stage.name for stage in stages][-1] == "replication"
+    assert stages[-1].runs == len(BOARDS) * 3 * 30
+    assert "replication" not in [
+        stage.name for stage in module.study(module.FULL).stages
+    ]
 
 
 # --- A new entry ------------------------------------------------------------------
@@ -343,19 +355,25 @@ SKILLS = {
 
 def made_table(plan, skills):
     """The runs of all stages of a plan. `lucky` arms score worse on final seeds."""
+    return made_runs(module_of_study().study(plan).stages, skills)
+
+
+def made_runs(stages, skills):
     from experiments import cells
-    from experiments.leaderboard import boards
 
     table = {}
-    for stage in boards.stages(plan):
+    for stage in stages:
         parts = [_made_rows(group, skills) for group in stage.make(table)]
         table = cells.concatenate([table, *parts])
     return table
 
 
 def _made_rows(group, skills):
-    validation, test, strength, rate = skills[group.labels["arm"]]
-    final = group.labels["stage"] == "final"
+    validation, test, strength, rate, *again = skills[group.labels["arm"]]
+    stage = group.labels["stage"]
+    if stage == "replication":
+        test = again[0] if again else test
+    final = stage in ("final", "replication")
     count = len(group.cells)
     numbers = {n: np.array([cell[n] for cell in group.cells]) for n in group.cells[0]}
     decay = np.log2(np.where(numbers["weight_decay"] == 0, 1, numbers["weight_decay"]))
@@ -379,21 +397,23 @@ def _made_rows(group, skills):
     return labels | numbers | scores | {"diverged": np.zeros(count, bool)}
 
 
+SIZES = {
+    "tuning_seeds": 2,
+    "added": 8,
+    "screened": 6,
+    "candidates": 4,
+    "validation_seeds": 10,
+    "final_seeds": 20,
+}
+
+
 @functools.cache
 def made_plan(board):
     """Five entries on one board, with numbers that give intervals."""
     from experiments.leaderboard import boards
 
     found = {each.name: each for each in boards.BOARDS}[board]
-    sizes = {
-        "tuning_seeds": 2,
-        "added": 8,
-        "screened": 6,
-        "candidates": 4,
-        "validation_seeds": 10,
-        "final_seeds": 20,
-    }
-    return boards.plan_of([found], [stored(name) for name in SKILLS], sizes)
+    return boards.plan_of([found], [stored(name) for name in SKILLS], SIZES)
 
 
 @pytest.fixture
@@ -515,10 +535,10 @@ def test_the_row_of_a_new_entry(tmp_path, fewer_resamples):
     text = rows_of(boards)
     assert text.startswith("`cautious` on digits: +9.89 [")
     assert "cautious clearly better; place 1 of 4 without AdamW." in text
-    assert text.endswith("not yet replicated.")
+    assert text.endswith("the board was not run there.")
     doubtful = rows_of(boards._replace(added=("digits proximal",)))
     assert "a choice is not bracketed" in doubtful
-    assert "replicated" not in doubtful
+    assert "run there" not in doubtful
     tie = rows_of(boards._replace(added=("digits corrected",)))
     assert "no difference shown" in tie
     assert "run with other" not in tie
@@ -544,13 +564,61 @@ def test_differences_from_the_board_are_those_of_what_both_use():
     ]
 
 
+def made_entry(folder, skills):
+    """The directories of a board, of its replication, and of an added entry."""
+    from experiments import replication
+    from experiments.leaderboard import boards
+
+    board, plan = folder / "leaderboard" / "0123456789ab", made_plan("digits")
+    store(board, plan, SKILLS)
+    (board / "report.md").write_text("")
+    table = made_table(plan, SKILLS)
+    again = replication.plan_of(plan, table, "0123456789ab", (1000, 1030))
+    study = replication.study("leaderboard-replication", again, plan, str)
+    new = made_runs(study.stages, SKILLS)
+    simulated.store(board / "replication", study, new)
+    (board / "replication" / "report.md").write_text("")
+    (found,) = (each for each in boards.BOARDS if each.name == "digits")
+    entry = stored("cautious")._replace(name="mine")
+    sizes = {n: getattr(plan.plans["digits"], n) for n in SIZES}
+    mine = boards.plan_of(
+        [found], [entry], sizes, against="0123456789ab", replicated=(1000, 1030)
+    )
+    return store(folder / "leaderboard" / "abc", mine, {**SKILLS, **skills})
+
+
+@pytest.mark.parametrize(
+    ("again", "words"),
+    [
+        (0.9, "Again on the seeds 1000 to 1029: holds for digits: mine − adamw."),
+        (0.8, "does not hold: no difference shown for digits: mine − adamw."),
+    ],
+)
+def test_a_new_entry_is_replicated_against_the_boards_baseline(
+    again, words, tmp_path, fewer_resamples, monkeypatch
+):
+    from experiments.reports import leaderboard_numbers
+    from experiments.reports.leaderboard import rows_of
+    from experiments.reports.leaderboard_numbers import read_boards
+
+    # Made-up manifests have no code.
+    monkeypatch.setattr(leaderboard_numbers, "differences_from_board", lambda *_: [])
+
+    mine = made_entry(tmp_path, {"mine": (0.9, 0.9, 7, -13, again)})
+    text = rows_of(read_boards(mine))
+    assert "`mine` on digits: +9.9" in text
+    assert words in text
+    (tmp_path / "leaderboard/0123456789ab/replication/report.md").unlink()
+    assert "the board was not run there" in rows_of(read_boards(mine))
+
+
 def made_results(p_values, board="digits"):
     """Results with these p-values, and tuning errors that are known."""
     from experiments.outcomes import Comparison
     from experiments.protocol import Contrast
     from experiments.statistics import Estimate
 
-    plan = module_of_study().FULL.boards[board]
+    plan = module_of_study().FULL.plans[board]
     comparisons = {}
     for place, p in enumerate(p_values):
         terms = ((f"{board} cautious", 1.0), (f"{board} adamw", -1.0))
@@ -565,9 +633,10 @@ def made_results(p_values, board="digits"):
 
 
 def test_holm_covers_all_boards():
-    from experiments.reports.leaderboard_numbers import corrected, ranking
+    from experiments.reports.leaderboard_numbers import ranking
+    from experiments.reports.results import correct_together
 
-    found = corrected(
+    found = correct_together(
         {"digits": made_results([0.01, 0.5]), "teacher": made_results([0.02])}
     )
     p = [x.p_holm for x in found["digits"].comparisons.values()]

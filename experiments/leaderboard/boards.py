@@ -162,6 +162,8 @@ class LeaderboardPlan(JointPlan):
 
     # Hash of the plan that a single entry is compared with; empty: this is a board.
     against: str = ""
+    # The first seed and the end of the seeds on which a single entry runs again.
+    replicated: tuple[int, int] | None = None
     # The small stages of the boards have multiples of 4 runs; a chunk is padded.
     chunk: int = 4
 

@@ -142,8 +142,11 @@ def rows_of(boards: Boards) -> str:
                     f"{measure.unit} against AdamW, p (Holm) {compared.p_holm:.2g}: "
                     f"{compared.verdict}; place {place} of {len(order)} without AdamW."
                 )
-    if wins:
-        texts.append(_replication(boards))
+    if boards.again:
+        outcomes = [(x.contrast.name, x.outcome) for x in boards.again]
+        texts.append(f"Again {SEEDS}: {markdown.group(outcomes, 'for')}.")
+    elif wins:
+        texts.append(f"A win must be clear again {SEEDS}: the board was not run there.")
     if boards.differences:
         texts.append(
             "The entry was run with other "

@@ -4,18 +4,20 @@ The runs of a single entry are compared with the stored runs of the board.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments import cells, joint, protocol
+from experiments import cells, joint, protocol, replication
+from experiments.cells import Table
 from experiments.engine import manifest as manifests
 from experiments.engine.store import read_manifest
 from experiments.errors import UserError
 from experiments.outcomes import Comparison
-from experiments.protocol import Entry, FINAL, TUNING, VALIDATION
+from experiments.protocol import Entry, FINAL, ProtocolPlan, TUNING, VALIDATION
+from experiments.replication import ReplicatedContrast, STAGE
 from experiments.reports.results import (
     correct_together,
     errors,
@@ -40,6 +42,7 @@ class Boards(NamedTuple):
     # board's.
     differences: tuple[str, ...]
     replicated: bool  # whether the directory has a replication
+    again: tuple[ReplicatedContrast, ...]  # the added entries on new seeds
 
 
 class BestCell(NamedTuple):
@@ -82,6 +85,7 @@ def read_boards(folder: Path) -> Boards:
     plans = dict(joint.joint_from_manifest(plan).plans)
     added: list[str] = []
     differences: list[str] = []
+    board = None
     if plan["against"]:
         board = find_board(folder, plan["against"])
         stored = read_manifest(board)
@@ -104,7 +108,67 @@ def read_boards(folder: Path) -> Boards:
         tuple(added),
         tuple(differences),
         (folder / "replication" / "report.md").is_file(),
+        () if board is None else replicated_entries(board, plans, added, table),
     )
+
+
+def replicated_entries(
+    board: Path,
+    plans: Mapping[str, ProtocolPlan],
+    added: Collection[str],
+    table: Table,
+) -> tuple[ReplicatedContrast, ...]:
+    """Compare the added entries with the baseline on the seeds of a replication.
+
+    Args:
+        board: the directory of the board.
+        plans: the protocols of the board with the added entries.
+        added: the names of the added entries.
+        table: the runs of the board and of the added entries.
+
+    Returns:
+        One contrast for each added entry, corrected over them; empty if the board or
+        the entries were not replicated.
+    """
+    again, seeds = find_replication(board), cells.where(table, stage=STAGE)["seed"]
+    if again is None or len(seeds) == 0:
+        return ()
+    manifest = read_manifest(again)
+    if manifest["plan"]["seeds"] != [int(seeds.min()), int(seeds.max()) + 1]:
+        return ()
+    pairs = {
+        name: dataclasses.replace(
+            plan,
+            entries=tuple(
+                x for x in plan.entries if x.name in added or _is_baseline(plan, x)
+            ),
+            contrasts=tuple(x for x in plan.contrasts if x.terms[0][0] in added),
+        )
+        for name, plan in plans.items()
+    }
+    together = joint.JointPlan(plans=pairs)
+    # The choice of the baseline is made from the same runs as in its replication.
+    points = replication.best_points(together, table)
+    new = cells.concatenate(
+        [read_table(again, manifest), cells.where(table, stage=STAGE)]
+    )
+    return tuple(replication.compare(together, table, points, new))
+
+
+def _is_baseline(plan: ProtocolPlan, entry: Entry) -> bool:
+    """Whether all contrasts compare with this entry."""
+    return all(contrast.terms[1][0] == entry.name for contrast in plan.contrasts)
+
+
+def find_replication(board: Path) -> Path | None:
+    """Return the finished replication of a board, or None."""
+    own = board.parents[1] / "leaderboard-replication"
+    found = read_manifest(board)["hash"]
+    for folder in (board / "replication", *sorted(own.glob("*"))):
+        finished = manifests.is_finished(folder)
+        if finished and read_manifest(folder)["plan"]["of"] == found:
+            return folder
+    return None
 
 
 def differences_from_board(

@@ -29,7 +29,7 @@ runs; its report compares them with the stored runs of the board.
 
 from types import ModuleType
 
-from experiments import joint, protocol
+from experiments import joint, protocol, replication
 from experiments.engine.study import hash_of, Study
 from experiments.errors import UserError
 from experiments.leaderboard import boards, loading
@@ -43,6 +43,7 @@ from experiments.reports.leaderboard import (
 NAMES = tuple(board.name for board in boards.BOARDS)
 ENTRIES = loading.stored_entries(NAMES)
 SMOKE_ENTRIES = ("none", "adamw")
+REPLICATED = (1000, 1030)  # as in the rules
 
 FULL = boards.plan_of(boards.BOARDS, ENTRIES)
 # One board with a score in points, and one with the number of steps.
@@ -59,8 +60,11 @@ SMOKE = boards.plan_of(
 
 
 def study(plan: LeaderboardPlan) -> Study:
-    """The protocol on every board."""
-    return Study("leaderboard", plan, joint.stages(plan), write_report)
+    """The protocol on every board; a single entry also replicates its choices."""
+    stages = joint.stages(plan)
+    if plan.replicated is not None:
+        stages += (replication.stage(plan, range(*plan.replicated)),)
+    return Study("leaderboard", plan, stages, write_report)
 
 
 def with_entry(module: ModuleType, smoke: bool) -> LeaderboardPlan:
@@ -78,8 +82,9 @@ def with_entry(module: ModuleType, smoke: bool) -> LeaderboardPlan:
         raise UserError(
             f"{entry.name}.py: the board has an entry {entry.name!r}. Rename the file."
         )
-    chosen, sizes, board = boards.BOARDS, None, FULL
     if smoke:
-        chosen, sizes, board = SMOKE_BOARDS, protocol.SMOKE, SMOKE
-    against = hash_of(study(board))
-    return boards.plan_of(chosen, [entry], sizes, against=against)
+        against = hash_of(study(SMOKE))
+        return boards.plan_of(SMOKE_BOARDS, [entry], protocol.SMOKE, against=against)
+    return boards.plan_of(
+        boards.BOARDS, [entry], against=hash_of(study(FULL)), replicated=REPLICATED
+    )
