@@ -19,7 +19,16 @@ from experiments.errors import UserError
 
 
 # In reading order.
-STUDIES = ("demo", "why", "tuning", "same", "bf16", "symmetry", "strength")
+STUDIES = (
+    "demo",
+    "why",
+    "tuning",
+    "same",
+    "bf16",
+    "symmetry",
+    "strength",
+    "end_of_training",
+)
 REQUIRED_NAMES = ("FULL", "SMOKE", "study", "write_report")
 PACKAGE = Path(__file__).parent
 
@@ -160,7 +169,7 @@ def list_benchmarks() -> str:
 
 
 def _list(paths: dict[str, Path]) -> str:
-    return "\n".join(f"  {name:9} {question_of(path)}" for name, path in paths.items())
+    return "\n".join(f"  {name:16} {question_of(path)}" for name, path in paths.items())
 
 
 def relative_file(name: str, folder: Path) -> str | None:
