@@ -29,7 +29,7 @@ Optimizer = optax.GradientTransformation
 # b2 = 0.999 would average the squares over the whole run of 1000 steps.
 BETA, B2, EPS = 0.9, 0.99, 1e-8
 PROBE_SEED = 0  # of the weights and the batch at which symmetries are searched
-RATIOS = ("gradient", "direction", "weighted", "norm")
+GRADIENT, DIRECTION, WEIGHTED, NORM = "gradient", "direction", "weighted", "norm"
 
 
 def linear(progress: jax.Array, hparams: HParams) -> jax.Array:
@@ -56,6 +56,12 @@ class Base(NamedTuple):
     # its state, params -> D, the metric in which gradient and weights are orthogonal
     metric: Callable[[Any, Any], Any]
     adaptive: bool = False  # ‖u‖ does not depend on the size of the gradients
+
+    @property
+    def ratios(self) -> tuple[str, ...]:
+        """The ratios that differ: with D = 1, `weighted` is `direction`."""
+        different = (GRADIENT, DIRECTION, WEIGHTED, NORM)
+        return different if self.adaptive else (GRADIENT, WEIGHTED, NORM)
 
 
 def identity_metric(state: Any, params: Any) -> Any:
@@ -195,13 +201,13 @@ def ratios(every: int, opt_state: Any, params: Any) -> dict[str, jax.Array]:
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         name = name.removesuffix("/value")  # of nnx
         weight, gradient, direction, weight_in_d, direction_in_d = sums
-        squares = (
-            gradient / weight,
-            direction / weight,
-            direction_in_d / weight_in_d,
-            weight / every,
-        )
-        for ratio, square in zip(RATIOS, squares, strict=True):
+        squares = {
+            GRADIENT: gradient / weight,
+            DIRECTION: direction / weight,
+            WEIGHTED: direction_in_d / weight_in_d,
+            NORM: weight / every,
+        }
+        for ratio, square in squares.items():
             found[f"{name}/{ratio}"] = jnp.sqrt(square)
 
     jax.tree_util.tree_map_with_path(add, params, state.sums)

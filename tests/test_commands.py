@@ -125,12 +125,22 @@ def test_list_prints_the_question_of_each_study(call):
     names = [line.split()[0] for line in lines[first + 1 :]]
     assert names == ["aliases", "audit", "catalogue", "rules", "sweep", "wrappers"]
     entries = [*lines[1:first], *lines[first + 1 :]]
-    assert {re.match(r"  \w+ +", line).end() for line in entries} == {12}
+    assert {re.match(r"  \w+ +", line).end() for line in entries} == {19}
     assert all(len(line) > 40 for line in entries)
 
 
 @pytest.mark.parametrize(
-    "name", ["demo", "bf16", "same", "why", "tuning", "symmetry", "strength"]
+    "name",
+    [
+        "demo",
+        "bf16",
+        "same",
+        "why",
+        "tuning",
+        "symmetry",
+        "strength",
+        "end_of_training",
+    ],
 )
 def test_every_study_has_help(name, call):
     from experiments.study_files import STUDIES

@@ -7,7 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import steady_state
-from experiments.end_optimizers import SCHEDULES
+from experiments.end_optimizers import (
+    DIRECTION,
+    GRADIENT,
+    NORM,
+    SCHEDULES,
+    WEIGHTED,
+)
 from experiments.engine.store import read_measurements
 from experiments.statistics import Estimate, estimate
 from experiments.steady_state import Course
@@ -52,7 +58,7 @@ class Setting(NamedTuple):
     @property
     def segments(self) -> int:
         """The number of measured parts of a run."""
-        return self.ratios["norm"].shape[1]
+        return self.ratios[NORM].shape[1]
 
     @property
     def first(self) -> int:
@@ -80,28 +86,34 @@ class Setting(NamedTuple):
 def read_settings(folder: Path, name: str) -> list[Setting]:
     """The settings of a measurement."""
     (stored,) = read_measurements(folder, name)
-    return [
-        Setting(
-            base=stored["base"].item(),
-            beta=float(stored["beta"]),
-            adaptive=bool(stored["adaptive"]),
-            schedule=schedule,
-            arm=arm,
-            rate=float(stored["rates"][number]),
-            decay=float(stored["decays"][number]),
-            steps=int(stored["steps"]),
-            kinds=dict(
-                zip(stored["paths"].tolist(), stored["kinds"].tolist(), strict=True)
-            ),
-            ratios={
-                ratio: stored[ratio][number].astype(np.float64)
-                for ratio in ("gradient", "direction", "weighted", "norm")
-            },
+    kinds = zip(stored["paths"].tolist(), stored["kinds"].tolist(), strict=True)
+    shared = {
+        "base": stored["base"].item(),
+        "beta": stored["beta"].item(),
+        "adaptive": stored["adaptive"].item(),
+        "steps": stored["steps"].item(),
+        "kinds": dict(kinds),
+    }
+    found = []
+    points = (stored[x].tolist() for x in ("schedules", "arms", "rates", "decays"))
+    for number, (schedule, arm, rate, decay) in enumerate(zip(*points, strict=True)):
+        ratios = {
+            ratio: stored[ratio][number].astype(np.float64)
+            for ratio in (GRADIENT, DIRECTION, WEIGHTED, NORM)
+            if ratio in stored
+        }
+        ratios.setdefault(DIRECTION, ratios[WEIGHTED])  # D = 1
+        found.append(
+            Setting(
+                schedule=schedule,
+                arm=arm,
+                rate=rate,
+                decay=decay,
+                ratios=ratios,
+                **shared,
+            )
         )
-        for number, (schedule, arm) in enumerate(
-            zip(stored["schedules"].tolist(), stored["arms"].tolist(), strict=True)
-        )
-    ]
+    return found
 
 
 class Growth(NamedTuple):
@@ -115,8 +127,8 @@ class Growth(NamedTuple):
 def growth_of(setting: Setting) -> Growth:
     """How much the gradients of a setting grow until the end."""
     invariant, first = setting.invariant, setting.first
-    ratio = setting.ratios["gradient"]
-    norm = ratio * setting.ratios["norm"]
+    ratio = setting.ratios[GRADIENT]
+    norm = ratio * setting.ratios[NORM]
     by_ratio, by_norm = (x[:, -1] / x[:, first] for x in (ratio, norm))
     return Growth(
         ratio=_by_matrix(by_ratio[:, invariant]),
@@ -154,13 +166,13 @@ def follow(setting: Setting) -> Followed:
     raw = course.ratio("gradient", setting.segments)
     domain = np.abs(lagging / steady - 1) <= DOMAIN
     domain[:first] = False
-    measured = setting.ratios["weighted"]
+    measured = setting.ratios[WEIGHTED]
     relative = measured[..., invariant] / steady[:, None]
     others = measured[..., ~invariant] / setting.steady(is_invariant=False)[:, None]
     mine, head = (_deviation(x[:, domain]) for x in (relative, others))
-    uncorrelated = {"direction": 1.0}  # ‖u‖/‖θ‖ without the metric
+    uncorrelated = {DIRECTION: 1.0}  # ‖u‖/‖θ‖ without the metric
     if not setting.adaptive:
-        uncorrelated["gradient"] = np.sqrt(1 - setting.beta**2)
+        uncorrelated[GRADIENT] = np.sqrt(1 - setting.beta**2)
     return Followed(
         setting,
         growth=growth_of(setting),

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from experiments.end_optimizers import NORM
 from experiments.reports import end_figures, end_numbers, end_tables, markdown
 from experiments.reports.end_numbers import (
     CONSTANT,
@@ -54,7 +55,9 @@ def write_report(folder: Path) -> str:
         numbers=result_tables(results, "schedule and decay", list(results.outcomes)),
         losses=end_tables.losses_table(results),
         protocol=protocol_section(results),
-        bounds=end_numbers,
+        begin=_share(end_numbers.BEGIN),
+        domain=_share(end_numbers.DOMAIN),
+        departed=_share(end_numbers.DEPARTED),
     )
 
 
@@ -78,7 +81,7 @@ def conclusion(
         _chosen_growth(chosen),
         _accuracy(results),
     ]
-    seeds = len(found[0].setting.ratios["norm"])
+    seeds = len(found[0].setting.ratios[NORM])
     if seeds < MIN_VALUES:
         paragraphs.append(f"{seeds} seeds give ratios without intervals: no finding.")
     return "\n\n".join(paragraphs)
@@ -105,8 +108,9 @@ def growth_verdict(scaled: Sequence[Followed]) -> str:
     failing = [x for x in scaled if any(not g.low > GROWTH for g in x.growth.ratio)]
     return (
         "(b) With lr-scaled decay and a falling learning rate, ‖g‖/‖θ‖ of the "
-        f"invariant matrices changes by factors of {_range(x.growth.ratio for x in scaled)} "
-        f"(head: {_range(x.growth.head for x in scaled)}), and ‖g‖ by "
+        "invariant matrices changes by factors of "
+        f"{_range(x.growth.ratio for x in scaled)} (head: "
+        f"{_range(x.growth.head for x in scaled)}), and ‖g‖ by "
         f"{_range(x.growth.norm for x in scaled)}."
         f"{_failing(f'Not clearly above {GROWTH:g}', failing)}"
     )
@@ -166,6 +170,10 @@ def _accuracy(results: Results) -> str:
     ]
     unit = results.plan.measure.unit
     return f"**Test accuracy**, {unit}: {'; '.join(parts)}. {caveats(results)}"
+
+
+def _share(value: float) -> str:
+    return f"{100 * value:.0f} %"
 
 
 def _failing(what: str, found: Sequence[Followed]) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from experiments import cells
+from experiments.end_optimizers import DIRECTION, GRADIENT
 from experiments.protocol import FINAL
 from experiments.reports import markdown
 from experiments.reports.end_numbers import (
@@ -55,8 +56,8 @@ def steady_table(found: Sequence[Followed]) -> str:
             **_names(lambda each: each.setting),
             "deviation % [95 %]": lambda x: _percent(x.deviation),
             "head % [95 %]": lambda x: _percent(x.head),
-            "‖u‖/‖θ‖": functools.partial(other, "direction"),
-            "‖g‖/‖θ‖": functools.partial(other, "gradient"),
+            "‖u‖/‖θ‖": functools.partial(other, DIRECTION),
+            "‖g‖/‖θ‖": functools.partial(other, GRADIENT),
             "departs at % (predicted)": departures,
             "last / predicted [95 %]": lambda x: _each(x.last),
         },

@@ -48,6 +48,7 @@ from experiments.end_optimizers import (
     Base,
     Decay,
     MOMENTUM,
+    NORM,
     SCHEDULES,
     SGD,
 )
@@ -80,7 +81,7 @@ SETUP = Classification(
     label_noise=0.4,
 )
 RATES = Axis("learning_rate", powers(-14, -4, 2), 2.0**-18, 2.0**0)
-STRENGTHS = Axis("weight_decay", powers(-2, 8), 2.0**-8, 2.0**12)
+STRENGTHS = Axis("weight_decay", powers(-2, 8, 2), 2.0**-8, 2.0**12)
 
 
 # --- Plan -------------------------------------------------------------------------
@@ -134,7 +135,7 @@ FULL = plan_of(
     tuple(SCHEDULES),
     60,
     points={
-        SGD.name: (2.0**-1, 2.0**-4),
+        SGD.name: (2.0**-2, 2.0**-3),
         MOMENTUM.name: (2.0**-4, 2.0**-1),
         ADAM.name: (2.0**-8, 2.0**3),
     },
@@ -208,7 +209,7 @@ def watch(
     """The ratios of each matrix: float16[settings, seeds, segments, matrices]."""
     kinds = kinds_of(SETUP, end_optimizers.PROBE_SEED)
     seeds = plan.seeds(protocol.FINAL)[: plan.watched_seeds]
-    found: dict[str, list[np.ndarray]] = {name: [] for name in end_optimizers.RATIOS}
+    found: dict[str, list[np.ndarray]] = {name: [] for name in base.ratios}
     is_matrix = np.zeros(len(kinds.paths), bool)
     silent = progress._replace(advance=lambda _: progress.advance(0))
     for (schedule, arm), (rate, decay) in points.items():
@@ -218,7 +219,7 @@ def watch(
         cells: tuple[HParams, ...] = tuple(hparams | {"seed": seed} for seed in seeds)
         group = SweepGroup({}, config, cells)
         arrays = train_chunk(cache, group, cells, len(cells), silent)
-        is_matrix = np.array([f"measure/{p}/norm" in arrays for p in kinds.paths])
+        is_matrix = np.array([f"measure/{p}/{NORM}" in arrays for p in kinds.paths])
         for name, settings in found.items():
             matrices = np.array(kinds.paths)[is_matrix].tolist()
             columns = [arrays[f"measure/{path}/{name}"] for path in matrices]
