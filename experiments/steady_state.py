@@ -5,19 +5,19 @@ loss does not depend on the size of θ, so ⟨θ, g⟩ = 0 and ‖g‖ = K/‖θ
 
     ‖θ‖² ← a²‖θ‖² - 2aγ⟨θ, u⟩ + γ²‖u‖²,     ⟨θ, u⟩ ← β(a⟨θ, u⟩ - γ‖u‖²)
 
-where γ, a, u on the right are those of the step before. If γ and λ stay, both sides
-settle, and
+where γ, a and u on the right are those of the step before. If γ and λ are constant, the
+norms settle, and
 
     ‖u‖/‖θ‖ = √((1 - a²)/γ² · (1 - aβ)/(1 + aβ)) ≈ √(2λ/γ · (1 - β)/(1 + β))
 
-whatever the gradients are. For β = 0 this is the √(2λ/γ) of Defazio. With momentum, the
-ratio ‖g‖/‖θ‖ also depends on the correlation of successive gradients. If they are
-uncorrelated, ‖u‖² = ‖g‖²/(1 - β²) under SGD, and ‖g‖/‖θ‖ ≈ (1 - β)√(2λ/γ).
+for any gradients. For β = 0 this is the √(2λ/γ) of Defazio. With momentum, ‖g‖/‖θ‖ also
+depends on the correlation of successive gradients. If they are uncorrelated, SGD has
+‖u‖² = ‖g‖²/(1 - β²), so ‖g‖/‖θ‖ ≈ (1 - β)√(2λ/γ).
 
-For Adam, u = m/D with D = √v + ε. The gradient m is orthogonal to θ, and u is not. Both
-equations hold in the metric D: ‖x‖² is Σ D x², ⟨x, y⟩ is Σ D x y. Adam's ‖u‖ does not
-depend on the size of the gradients, so the raw ‖g‖/‖θ‖ = K/‖θ‖² is not determined, but
-its relative change is.
+For Adam, u = m/D with D = √v + ε. The gradient is orthogonal to θ, but g/D is not. Both
+equations hold in the metric D if D changes slowly: ‖x‖² is Σ D x², ⟨x, y⟩ is Σ D x y.
+Adam's ‖u‖ does not depend on the size of the gradients. So ‖g‖/‖θ‖ = K/‖θ‖² is not
+determined, but its relative change is.
 
 References:
     Defazio, *Why Gradients Rapidly Increase Near the End of Training*, 2025,

@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from experiments.end_optimizers import NORM
 from experiments.reports import end_figures, end_numbers, end_tables, markdown
 from experiments.reports.end_numbers import (
@@ -48,6 +50,7 @@ def write_report(folder: Path) -> str:
         conclusion(results, found, growing),
         kinds=end_tables.kinds_table(fixed[0]),
         points=end_tables.points_text(fixed),
+        steps=fixed[0].steps,
         steady=end_tables.steady_table(found),
         growth=end_tables.growth_table(found),
         control=end_tables.control(results, fixed),
@@ -89,9 +92,11 @@ def conclusion(
 
 def steady_verdict(found: Sequence[Followed]) -> str:
     """(a): whether invariant matrices have the steady ratio, and the head does not."""
-    mine, head = (
-        [100 * getattr(x, n).mean for x in found] for n in ("deviation", "head")
-    )
+    known = [each for each in found if np.isfinite(each.deviation.mean)]
+    if not known:
+        return "(a) The runs are too short for the theory."
+    mine = [100 * each.deviation.mean for each in known]
+    head = [100 * each.head.mean for each in known]
     too_far = [x for x in found if not x.deviation.high <= MAX_DEVIATION]
     not_closer = [x for x in found if not x.farther.low > 0]
     return (
@@ -142,7 +147,7 @@ def end_verdict(scaled: Sequence[Followed]) -> str:
     return (
         "(d) With lr-scaled decay the ratio leaves the steady one at "
         f"{min(parts):.0f} to {max(parts):.0f} % of the run. The last ratio is "
-        f"{_range(x.last for x in scaled)} times the one that the lag predicts."
+        f"{_range(x.last for x in scaled)} times the ratio predicted with lag."
         f"{_failing(f'Not clearly within {100 * MAX_ERROR:.0f} %', failing)}"
     )
 
