@@ -74,6 +74,17 @@ def test_the_steady_ratio_is_the_formula_of_the_papers_if_decay_is_weak():
     assert gradient == pytest.approx((1 - beta) * plain, rel=2e-3)
 
 
+@pytest.mark.parametrize("adaptive", [False, True])
+@pytest.mark.parametrize("beta", [0.0, 0.9])
+def test_the_course_stays_in_the_steady_state(beta, adaptive):
+    from experiments.steady_state import course, steady_ratio
+
+    rates, decays = strengths("constant", False)
+    predicted = course(rates, decays, beta, adaptive)
+    expected = steady_ratio(rates[0], decays[0], beta)
+    np.testing.assert_allclose(predicted.ratio("direction", 12), expected)
+
+
 @pytest.mark.parametrize("is_corrected", [False, True])
 @pytest.mark.parametrize("adaptive", [False, True])
 @pytest.mark.parametrize("beta", [0.0, 0.9])
@@ -107,11 +118,12 @@ RATE, STRENGTH = 0.5, 0.25
 
 
 def toy_model(params):
-    """It does not depend on the size of `hidden/kernel`."""
+    """It does not depend on the sizes of `hidden/kernel` and `hidden/bias`."""
     import jax.numpy as jnp
 
-    x = jnp.eye(3) @ params["hidden"]["kernel"]
-    return (x / jnp.linalg.norm(x)) @ params["head"]["kernel"] + params["head"]["bias"]
+    x, shift = params["hidden"]["kernel"], params["hidden"]["bias"]
+    x = x / jnp.linalg.norm(x) + shift / jnp.linalg.norm(shift)
+    return x @ params["head"]["kernel"] + params["head"]["bias"]
 
 
 @functools.cache
@@ -126,7 +138,10 @@ def toy():
             "kernel": jnp.array([[1.0, -2.0], [0.5, 1.0], [2.0, 1.0]]),
             "bias": jnp.ones(2),
         },
-        "hidden": {"kernel": jnp.arange(1.0, 10.0).reshape(3, 3)},
+        "hidden": {
+            "kernel": jnp.arange(1.0, 10.0).reshape(3, 3),
+            "bias": jnp.array([1.0, 2.0, -1.0]),
+        },
     }
     return params, dx.scale_symmetries(toy_model, params)
 
@@ -160,11 +175,13 @@ def test_only_invariant_weights_have_corrected_decay(monkeypatch):
     found = shrinks("corrected", eta, monkeypatch)
     np.testing.assert_allclose(found["head"]["kernel"], eta * RATE * STRENGTH)
     np.testing.assert_allclose(found["hidden"]["kernel"], eta**2 * RATE * STRENGTH)
-    np.testing.assert_array_equal(found["head"]["bias"], 0)
+    for layer in found.values():  # the mask of the task
+        np.testing.assert_array_equal(layer["bias"], 0)
     found = shrinks("lr_scaled", eta, monkeypatch)
     np.testing.assert_allclose(found["head"]["kernel"], eta * RATE * STRENGTH)
     np.testing.assert_allclose(found["hidden"]["kernel"], eta * RATE * STRENGTH)
-    np.testing.assert_array_equal(found["head"]["bias"], 0)
+    for layer in found.values():
+        np.testing.assert_array_equal(layer["bias"], 0)
 
 
 def test_both_decays_are_equal_at_the_peak(monkeypatch):
@@ -212,17 +229,21 @@ def test_the_metric_of_adam_makes_gradient_and_weight_orthogonal():
 
     rng = np.random.default_rng(1)
     grads, thetas = rng.normal(size=(2, 2, 4, 2)).astype(np.float32)
-    found = watched(ADAM, 1, grads, thetas)[1]
-    m = (0.9 * 0.1 * grads[0] + 0.1 * grads[1]) / (1 - 0.9**2)
-    v = (B2 * (1 - B2) * grads[0] ** 2 + (1 - B2) * grads[1] ** 2) / (1 - B2**2)
-    metric = np.sqrt(v) + EPS
-    u, theta = m / metric, thetas[1]
-    expected = np.sum(metric * u**2) / np.sum(metric * theta**2)
-    assert found["w/weighted"] == pytest.approx(expected**0.5, rel=1e-5)
-    expected = np.sum(u**2) / np.sum(theta**2)
-    assert found["w/direction"] == pytest.approx(expected**0.5, rel=1e-5)
-    # ⟨θ, u⟩ in the metric is ⟨θ, m⟩.
-    assert np.sum(metric * u * theta) == pytest.approx(np.sum(m * theta), rel=1e-5)
+    found = watched(ADAM, 2, grads, thetas)[1]
+    m, v, squares = 0.0, 0.0, []
+    for step, (grad, theta) in enumerate(zip(grads, thetas, strict=True), 1):
+        m, v = 0.9 * m + 0.1 * grad, B2 * v + (1 - B2) * grad**2
+        momentum, metric = m / (1 - 0.9**step), np.sqrt(v / (1 - B2**step)) + EPS
+        u = momentum / metric
+        # ⟨θ, u⟩ in the metric is ⟨θ, m⟩.
+        product = np.sum(metric * u * theta)
+        assert product == pytest.approx(np.sum(momentum * theta), rel=1e-4)
+        terms = theta**2, u**2, metric * theta**2, metric * u**2
+        squares.append([np.sum(x) for x in terms])
+    weight, direction, weight_in_d, direction_in_d = np.sum(squares, 0)
+    expected = (direction_in_d / weight_in_d) ** 0.5
+    assert found["w/weighted"] == pytest.approx(expected, rel=1e-5)
+    assert found["w/direction"] == pytest.approx((direction / weight) ** 0.5, rel=1e-5)
 
 
 @pytest.mark.slow
@@ -310,15 +331,17 @@ def test_the_chosen_points_are_those_of_validation():
 # --- Report -----------------------------------------------------------------------
 
 
-def made_up(base, schedule, arm, error=0.0, seeds=12, segments=20, drift=1.0):
+def made_up(base, schedule, arm, error=0.0, drift=1.0, spread=0.0, steady_head=False):
     """Ratios that follow the course, the invariant ones up to a relative error.
 
-    The ratio of the head stays. The ratio of the invariant matrices at the end is
-    multiplied by `drift`.
+    The ratio of the head stays, or is its steady one. At the end, the ratio of the
+    invariant matrices is multiplied by `drift`, with a spread over the seeds.
     """
     from experiments.reports.end_numbers import Setting
 
     kinds = {"head": "seen", "one": "invariant", "two": "invariant"}
+    seeds, segments = 12, 20
+    factors = drift * (1 + spread * np.linspace(-1, 1, seeds))
     setting = Setting(
         base=base.name,
         beta=base.beta,
@@ -339,11 +362,22 @@ def made_up(base, schedule, arm, error=0.0, seeds=12, segments=20, drift=1.0):
         ("gradient", "gradient"),
     ):
         ratio = course.ratio(course_name, segments)[:, None] * noise
-        ratio[..., 1:] *= 1 + error
-        ratio[:, -1, 1:] *= drift
+        ratio[..., 1:] *= 1 + np.reshape(error, (-1, 1))
+        ratio[:, -1, 1:] *= factors[:, None]
         ratio[..., 0] = 2 * ratio[:, :1, 0]
+        if steady_head:
+            ratio[..., 0] = steady_of_linear(base.beta, setting.steps, segments)
         setting.ratios[name] = ratio
     return setting
+
+
+def steady_of_linear(beta, steps, segments):
+    """The steady ratio of lr-scaled decay with a linear schedule."""
+    from experiments.steady_state import steady_ratio
+
+    rates = 2.0**-4 * (1 - np.arange(steps) / steps)
+    squares = steady_ratio(rates, np.full(steps, 2.0**-1), beta) ** 2
+    return np.sqrt(squares.reshape(segments, -1).mean(1))
 
 
 def followed(*arguments, **options):
@@ -377,6 +411,35 @@ def test_the_deviation_is_the_relative_error_in_the_domain():
     found = followed(SGD, "constant", "lr-scaled", error=0.07, drift=3.0)
     assert found.deviation.mean == pytest.approx(0.07, abs=2e-3)
     assert [x.mean for x in found.last] == pytest.approx([3.21] * 2, rel=1e-2)
+
+
+def test_the_deviation_begins_after_a_quarter_of_the_run():
+    from experiments.end_optimizers import SGD
+
+    errors = 0.01 * np.arange(20)
+    found = followed(SGD, "constant", "lr-scaled", error=errors)
+    assert found.deviation.mean == pytest.approx(np.median(errors[5:]), abs=2e-3)
+
+
+def test_the_head_has_the_steady_ratio_of_lr_scaled_decay():
+    from experiments.end_optimizers import SGD
+    from experiments.reports import end_of_training as report
+
+    found = followed(SGD, "linear", "corrected", error=0.01, steady_head=True)
+    assert found.head.mean == pytest.approx(0, abs=1e-5)
+    expected = " Not clearly closer than the head: SGD, linear, corrected."
+    assert expected in report.steady_verdict([found])
+
+
+def test_a_growth_is_clear_if_its_interval_is():
+    from experiments.end_optimizers import SGD
+    from experiments.reports import end_of_training as report
+
+    drift = 1.55 / followed(SGD, "linear", "lr-scaled").growth.ratio[0].mean
+    for spread, clear in ((0.01, True), (0.3, False)):
+        found = followed(SGD, "linear", "lr-scaled", drift=drift, spread=spread)
+        assert found.growth.ratio[0].mean == pytest.approx(1.55, rel=1e-2)
+        assert ("Not" not in report.growth_verdict([found])) == clear
 
 
 def test_verdicts_list_the_settings_that_fail():
