@@ -125,12 +125,20 @@ class Kinds(NamedTuple):
 
 
 @functools.cache
+def symmetries_of(setup: Setup, seed: int) -> dx.ScaleSymmetries:
+    """The symmetries of the logits, at the initial weights and the first batch."""
+    network = network_of(setup)
+    # An optimizer may ask for them while it is traced.
+    with jax.ensure_compile_time_eval():
+        params = jax.jit(network.init)(seed)
+        x = jax.jit(network.examples)(seed, 0, network.data)[0][0]
+        return dx.scale_symmetries(lambda params: network.logits(params, x), params)
+
+
+@functools.cache
 def kinds_of(setup: Setup, seed: int) -> Kinds:
     """The kinds of the leaves, at the initial weights and the first batch of a seed."""
-    network = network_of(setup)
-    params = jax.jit(network.init)(seed)
-    x = jax.jit(network.examples)(seed, 0, network.data)[0][0]
-    found = dx.scale_symmetries(lambda params: network.logits(params, x), params)
+    found = symmetries_of(setup, seed)
     leaves = found.leaves
     if any(leaf.slice is not None for leaf in leaves):
         raise ValueError("kinds_of: a parameter is a stack, which has no single kind")

@@ -30,6 +30,7 @@ STUDIES = (
     "transformer",
     "which_parameters",
     "grokking",
+    "end_of_training",
     "leaderboard",
 )
 REQUIRED_NAMES = ("FULL", "SMOKE", "study", "write_report")

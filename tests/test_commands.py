@@ -142,6 +142,7 @@ def test_list_prints_the_question_of_each_study(call):
         "transformer",
         "which_parameters",
         "grokking",
+        "end_of_training",
         "leaderboard",
     ],
 )

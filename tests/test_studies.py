@@ -22,8 +22,16 @@ FIGURES = {
     "transformer": {"losses.png", "heatmaps.png", "telemetry.png"},
     "which_parameters": {"errors.png"},
     "grokking": {"heatmaps.png", "ranks.png", "survival.png"},
+    "end_of_training": {"ratios.png", "chosen.png", "errors.png"},
+    "leaderboard": {"forest.png", "regret.png"},
 }
-UNPUBLISHED = {"transformer", "which_parameters", "grokking"}
+UNPUBLISHED = {
+    "transformer",
+    "which_parameters",
+    "grokking",
+    "end_of_training",
+    "leaderboard",
+}
 WITHOUT_PROTOCOL = {"same", "symmetry", "strength"}
 SLOW = pytest.mark.slow
 LONGER = (
@@ -34,6 +42,8 @@ LONGER = (
     "transformer",
     "which_parameters",
     "grokking",
+    "end_of_training",
+    "leaderboard",
 )
 pytestmark = [
     pytest.mark.needs_extras,
