@@ -99,16 +99,16 @@ def check_results(name, folder, verdict):
 def check_protocol(name, folder, report):
     """The runs are those of the stages, and few seeds are called no finding."""
     from experiments import cells
+    from experiments.joint import protocols
 
-    module = module_of(name)
-    plan = module.SMOKE
+    plan, *others = protocols(module_of(name).SMOKE)  # all of the same sizes
     runs = cells.read_csv(folder / "cells.csv")
     assert not runs["diverged"].any()
     stages = {stage: cells.where(runs, stage=stage) for stage in set(runs["stage"])}
     assert {"tuning", "validation", "final"} <= set(stages)
     for stage in ("tuning", "validation", "final"):
         assert set(stages[stage]["seed"]) == set(plan.seeds(stage))
-    count = len(plan.entries)
+    count = sum(len(each.entries) for each in (plan, *others))
     assert len(stages["final"]["seed"]) == count * plan.final_seeds
     validated = count * plan.candidates * plan.validation_seeds
     assert len(stages["validation"]["seed"]) == validated
