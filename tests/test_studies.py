@@ -27,7 +27,6 @@ FIGURES = {
 }
 UNPUBLISHED = {
     "transformer",
-    "which_parameters",
     "grokking",
     "end_of_training",
     "leaderboard",
