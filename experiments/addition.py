@@ -1,7 +1,10 @@
 """Full-batch training on modular addition, with the step of generalisation.
 
 A run arrives at the first look at which the accuracy on the held-out pairs is at least
-`threshold`. A run that does not arrive is censored at its last step.
+`threshold`. A run that does not arrive is censored at its last step. If no run arrives,
+all points have equal numbers of steps, and the search for a better point would have no
+direction. So the search uses penalised steps: a run that does not arrive has up to
+twice its number of steps, fewer if its accuracy at the end is higher.
 """
 
 import dataclasses
@@ -70,6 +73,7 @@ class Addition:
             raise UserError("Addition needs a model without a state, such as pair_mlp.")
         guess = 1 / self.classes
         missed = {"steps": self.steps, "arrived": 0, "held_out_accuracy": guess}
+        missed |= {"penalised_steps": self.steps * (2 - guess)}
         return Task(
             init=lambda hparams: model.init(key_for(hparams["seed"], Purpose.INIT)),
             run_data=self._run_data,
@@ -136,10 +140,13 @@ class Addition:
         # The last look is after the last update, which the loss does not see.
         state = self._look(model, params, state, run_data, data)
         arrived = state.arrived != NOT_YET
+        steps = jnp.where(arrived, state.arrived, self.steps)
+        accuracy = _accuracy(model, params, run_data.val_rows, data)
         return {
-            "steps": jnp.where(arrived, state.arrived, self.steps),
+            "steps": steps,
             "arrived": arrived.astype(jnp.int32),
-            "held_out_accuracy": _accuracy(model, params, run_data.val_rows, data),
+            "held_out_accuracy": accuracy,
+            "penalised_steps": jnp.where(arrived, steps, self.steps * (2 - accuracy)),
             "train_accuracy": _accuracy(model, params, run_data.train_rows, data),
         } | weight_sizes(params)
 

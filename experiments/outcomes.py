@@ -93,8 +93,10 @@ class Comparison(NamedTuple):
 
 def plan_from_manifest(description: Mapping[str, Any]) -> ProtocolPlan:
     """Make a plan from its description in a manifest; `config` stays a description."""
-    # A plan of a subclass has more fields, which a report does not need.
-    fields = {name: description[name] for name in ProtocolPlan.__dataclass_fields__}
+    # A plan of a subclass has more fields, which a report does not need. A later field
+    # is missing if it has its default.
+    names = ProtocolPlan.__dataclass_fields__.keys() & description.keys()
+    fields = {name: description[name] for name in names}
     fields["measure"] = protocol.Measure(**_fields(fields["measure"]))
     fields["contrasts"] = tuple(map(_contrast, fields["contrasts"]))
     fields["entries"] = tuple(map(_entry, fields["entries"]))

@@ -29,6 +29,7 @@ import numpy as np
 from experiments import cells, search
 from experiments.cells import Table
 from experiments.engine.config import HParams, StaticConfig, SweepGroup
+from experiments.engine.describe import later
 from experiments.engine.study import Stage
 from experiments.search import Axis, Point
 
@@ -87,6 +88,7 @@ class ProtocolPlan:
     validation_seeds: int = 10
     final_seeds: int = 20
     chunk: int = 16  # parallel cells
+    first_seed: int = later(0)  # greater if a pilot used the seeds before it
 
     def seeds(self, stage: str) -> range:
         """Return the seeds of a stage. No seed belongs to two stages."""
@@ -96,7 +98,7 @@ class ProtocolPlan:
             VALIDATION: self.validation_seeds,
             FINAL: self.final_seeds,
         }
-        ends = list(itertools.accumulate(sizes.values(), initial=0))
+        ends = list(itertools.accumulate(sizes.values(), initial=self.first_seed))
         index = list(sizes).index(stage)
         return range(ends[index], ends[index + 1])
 

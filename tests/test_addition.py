@@ -125,3 +125,7 @@ def test_a_run_counts_its_steps_and_fits_the_training_pairs(threshold, steps, ar
     assert found["measure/steps"].ravel().tolist() == [steps] * 2
     assert found["measure/arrived"].ravel().tolist() == [arrived] * 2
     assert (found["measure/train_accuracy"] == 1).all()
+    accuracy = found["measure/held_out_accuracy"].ravel()
+    expected = [steps] * 2 if arrived else steps * (2 - accuracy)
+    penalised = found["measure/penalised_steps"].ravel()
+    np.testing.assert_allclose(penalised, expected, rtol=1e-6)

@@ -916,6 +916,19 @@ def test_a_description_changes_with_anything_in_it():
     }
 
 
+def test_a_later_field_is_described_if_it_is_not_the_default():
+    import dataclasses
+
+    from experiments.engine.describe import describe
+    from experiments.protocol import ProtocolPlan
+
+    plan = ProtocolPlan(entries=(), contrasts=())
+    assert "first_seed" not in describe(plan)
+    assert describe(dataclasses.replace(plan, first_seed=0)) == describe(plan)
+    assert describe(dataclasses.replace(plan, first_seed=4))["first_seed"] == 4
+    assert describe(plan)["final_seeds"] == plan.final_seeds
+
+
 def test_equal_values_have_one_description():
     from experiments.engine.describe import digest
 

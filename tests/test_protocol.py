@@ -179,6 +179,24 @@ def test_the_noise_of_the_earlier_seeds_counts_too():
     assert _is_lucky(np.full(3, 2.1 * error), final)
 
 
+def test_the_seeds_of_the_stages_follow_the_first_seed():
+    from experiments import outcomes
+    from experiments.engine.describe import describe
+
+    plan = plan_of(entry("a", [named("learning_rate", -2, 2)]), first_seed=40)
+    stages = ("tuning", "screening", "validation", "final")
+    assert [plan.seeds(stage) for stage in stages] == [
+        range(40, 43),
+        range(43, 46),
+        range(46, 56),
+        range(56, 76),
+    ]
+    read = outcomes.plan_from_manifest(describe(plan))
+    assert read.first_seed == 40
+    other = outcomes.plan_from_manifest(describe(plan_of(*plan.entries)))
+    assert other.first_seed == 0
+
+
 # --- Gaps and edges ---------------------------------------------------------------
 
 

@@ -14,6 +14,18 @@ from typing import Any
 import numpy as np
 
 
+LATER = "later"  # in the metadata of a field
+
+
+def later(default: Any) -> Any:
+    """Make a field for a plan of which results are stored already.
+
+    It is described only if it is not the default, so the hashes of stored plans do not
+    change.
+    """
+    return dataclasses.field(default=default, metadata={LATER: True})
+
+
 def describe(value: Any) -> Any:
     """Turn dataclasses, tuples, functions and `partial`s into data that JSON can store.
 
@@ -26,7 +38,11 @@ def describe(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+        fields = {
+            f.name: getattr(value, f.name)
+            for f in dataclasses.fields(value)
+            if LATER not in f.metadata or getattr(value, f.name) != f.default
+        }
         return {"is": _name(type(value))} | _described(fields)
     if isinstance(value, functools.partial):
         call = {"call": describe(value.func), "with": describe(list(value.args))}

@@ -40,7 +40,7 @@ GROWTH = 6  # octaves that a grid may grow by, at either end
 SEGMENT, LENGTH, SYMBOLS = 50, 32, 84
 P, LOOK_EVERY, ADDITION_STEPS = 31, 10, 700
 # As in the study `grokking`; a test compares them.
-STEPS = Measure("steps", "steps", scale=-1.0, unit="steps", perfect=0.0)
+STEPS = Measure("penalised_steps", "steps", scale=-1.0, unit="steps", perfect=0.0)
 
 
 class Board(NamedTuple):
