@@ -26,7 +26,6 @@ FIGURES = {
     "leaderboard": {"forest.png", "regret.png"},
 }
 UNPUBLISHED = {
-    "transformer",
     "grokking",
     "end_of_training",
     "leaderboard",
