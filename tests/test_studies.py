@@ -27,7 +27,6 @@ FIGURES = {
 }
 UNPUBLISHED = {
     "grokking",
-    "end_of_training",
     "leaderboard",
 }
 WITHOUT_PROTOCOL = {"same", "symmetry", "strength"}

@@ -5,7 +5,7 @@ Question    The loss does not depend on the size of some weights. With lr-scaled
             while the learning rate γ_t falls? Does corrected decay, λγ_t/γ_peak, keep
             the ratio? Which of the two decays has the smaller test error?
 Command     python -m experiments end_of_training        (--smoke for a run of seconds)
-Cost        about 4 minutes on 2 CPU cores
+Cost        about two minutes on 2 CPU cores
 Expected    The ratio follows √(2λ/γ_t) with a factor for momentum
             (`experiments/steady_state.py`) until the timescale 1/(γ_tλ) is longer than
             what remains of the run. Then it grows less, as the same equations predict.
