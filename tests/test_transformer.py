@@ -223,6 +223,7 @@ def selection_tasks():
     return [(chosen[task], plan.entries[0]) for task, plan in plans.items()]
 
 
+@pytest.mark.slow
 def test_invariant_leaves_are_those_of_scale_symmetries():
     from experiments.networks import INVARIANT, kinds_of
 
