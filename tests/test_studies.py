@@ -25,10 +25,7 @@ FIGURES = {
     "end_of_training": {"ratios.png", "chosen.png", "errors.png"},
     "leaderboard": {"forest.png", "regret.png"},
 }
-UNPUBLISHED = {
-    "grokking",
-    "leaderboard",
-}
+UNPUBLISHED = {"leaderboard"}
 WITHOUT_PROTOCOL = {"same", "symmetry", "strength"}
 SLOW = pytest.mark.slow
 LONGER = (

@@ -4,7 +4,7 @@ Question    A small network fits modular addition long before it generalises. Ho
             steps does it take to 99 % on held-out pairs without decay, with Adam and
             L2, and with AdamW? Learning rate and λ are both tuned for each arm.
 Command     python -m experiments grokking        (--smoke for a run of seconds)
-Cost        about 14 minutes on 2 CPU cores
+Cost        about ten minutes on 2 CPU cores
 Expected    From a pilot with five seeds: without decay no run arrives, with decay every
             run does. At the learning rate 1e-2, L2 is up to 2.8 times sooner than AdamW
             on the MLP. This was not tuned, so we do not know the sign.

@@ -6,7 +6,7 @@ Question    A decoder of one layer reads 20 000 characters of Shakespeare 26 tim
             more text, and in pure bfloat16?
 Command     python -m experiments transformer        (--smoke for a run of seconds)
             `make data` first, for the text
-Cost        at most 10 minutes on 2 CPU cores
+Cost        about 11 minutes on 2 CPU cores
 Expected    From a pilot at one learning rate, in nats of validation loss: λ = 1 gains
             0.062 ± 0.005 over no decay, and L2 is 0.034 ± 0.007 behind. With one pass
             decay gains 0.02. Where γλ is below half an ulp, plain bfloat16 loses its

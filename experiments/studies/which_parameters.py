@@ -6,7 +6,7 @@ Question    Biases and gains of norms are often excluded from decay, and embeddi
             common scale the network does not see, only all other leaves.
 Command     python -m experiments which_parameters        (--smoke for a run of seconds)
             `make data` first, for the text
-Cost        at most 12 minutes on 2 CPU cores
+Cost        about nine minutes on 2 CPU cores
 Expected    No prediction. Biases and norms are few and small, so to exclude them should
             not matter. OLMo and torchtitan decay all parameters.
 Falsified   "Exclude biases and norms", on a task, if decay of all parameters is clearly
