@@ -873,7 +873,8 @@ def test_the_report_of_any_study_serves_other_axes_measures_and_recipes(tmp_path
     assert "correct answers" not in report
     text = " ".join(report.split())
     for words in (
-        "- **pair, three and decay.** Language; 3 epochs.",
+        "- **pair, three and decay.** all training characters of Shakespeare; model "
+        "transformer; 30 steps of 8 windows of 32 characters.",
         "Only these scores choose. Ties go to the smaller learning rate, then the "
         "smaller λ, then the smaller momentum. - **Equal",
         "for each arm that tunes learning rate, λ and momentum,",

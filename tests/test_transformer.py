@@ -295,6 +295,7 @@ def test_losses_have_three_decimals():
 
 
 def test_the_protocol_section_describes_a_text():
+    from experiments.data import corpus
     from experiments.engine.describe import describe
     from experiments.reports.template import describe_setup
     from experiments.studies.transformer import FULL
@@ -303,6 +304,14 @@ def test_the_protocol_section_describes_a_text():
     assert texts[0].startswith("20000 training characters of Shakespeare; ")
     assert texts[-1].startswith("all training characters of Shakespeare; ")
     assert all("1000 steps of 16 windows of 32 characters" in text for text in texts)
+    described = describe(FULL.entries[0].config)
+    own = functools.partial(corpus.text_file, "play.txt", train_size=50)
+    for data, words in (
+        (corpus.shakespeare, "all training characters of Shakespeare; "),
+        (own, "50 training characters of Text file; "),
+    ):
+        described["setup"]["data"] = describe(data)
+        assert describe_setup(described).startswith(words)
 
 
 def test_made_up_results_make_the_contrasts_of_the_formula():

@@ -155,9 +155,8 @@ def describe_setup(config: Any) -> str:
     """A task in words, from a description of its configuration."""
     setup, epochs = config["setup"], config["epochs"]
     if _name(setup) == LANGUAGE:
-        size = setup["data"]["named"].get("train_size")
         return (
-            f"{'all' if size is None else size} training characters of Shakespeare; "
+            f"{_text(setup['data'])}; "
             f"{_model(setup['model'])}; {epochs * setup['steps_per_epoch']} steps of "
             f"{setup['batch']} windows of {setup['length']} characters."
         )
@@ -170,6 +169,15 @@ def describe_setup(config: Any) -> str:
         f"{100 * setup['label_noise']:.0f} % of their labels redrawn; "
         f"{epochs} epochs of batches of {setup['batch']}."
     )
+
+
+def _text(data: Any) -> str:
+    """The size and the name of a text, from the description of its loader."""
+    # The loader is a function, or a partial of one.
+    named = {} if isinstance(data, str) else data["named"]
+    size = named.get("train_size")
+    name = _name(data).split(".")[-1].replace("_", " ").capitalize()
+    return f"{'all' if size is None else size} training characters of {name}"
 
 
 def _model(model: Any) -> str:
