@@ -58,7 +58,7 @@ def kaplan_meier(times: Times) -> Curve:
 
 
 def median(times: Times) -> float:
-    """Return the first time at which at most half have no event; inf if there is none.
+    """Return the first time at which at most half have no event, or inf.
 
     NumPy's median of the times would be wrong where runs are censored before it.
     """
