@@ -1,0 +1,61 @@
+"""Haiku: a strength of decay for each role of a parameter.
+
+Kernels decay fully, the embedding with a tenth of the strength, biases and norms not.
+
+    python docs/examples/dm_haiku.py
+"""
+
+import functools
+
+import decayax as dx
+import haiku as hk
+import jax
+import jax.numpy as jnp
+import optax
+
+
+VOCABULARY, LENGTH = 50, 12
+MASK = dx.masks.by_role(embedding=0.1)
+OPTIMIZER = dx.adamw(3e-3, weight_decay=1.0, mask=MASK)
+
+
+def forward(tokens):
+    """Does the text contain more even than odd symbols?"""
+    x = hk.Embed(VOCABULARY, 16)(tokens).mean(axis=1)
+    x = jax.nn.gelu(hk.Linear(32)(x))
+    x = hk.LayerNorm(axis=-1, create_scale=True, create_offset=True)(x)
+    return hk.Linear(1)(x)[:, 0]
+
+
+MODEL = hk.without_apply_rng(hk.transform(forward))
+
+
+@functools.partial(jax.jit, donate_argnums=(0, 1))
+def train_step(params, state, tokens, label):
+    def loss_fn(params):
+        logits = MODEL.apply(params, tokens)
+        return optax.sigmoid_binary_cross_entropy(logits, label).mean()
+
+    loss, grads = jax.value_and_grad(loss_fn)(params)
+    updates, state = OPTIMIZER.update(grads, state, params)
+    return optax.apply_updates(params, updates), state, loss
+
+
+def batch(key):
+    tokens = jax.random.randint(key, (128, LENGTH), 0, VOCABULARY)
+    return tokens, (tokens % 2 == 0).mean(axis=1) > 0.5
+
+
+def main():
+    params = MODEL.init(jax.random.key(0), batch(jax.random.key(1))[0])
+    print(dx.masks.describe(MASK, params))
+    state = OPTIMIZER.init(params)
+    for key in jax.random.split(jax.random.key(2), 300):
+        params, state, _ = train_step(params, state, *batch(key))
+    tokens, label = batch(jax.random.key(3))
+    accuracy = jnp.mean((MODEL.apply(params, tokens) > 0) == label)
+    print(f"accuracy on new texts: {accuracy:.2f}")
+
+
+if __name__ == "__main__":
+    main()
