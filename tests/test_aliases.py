@@ -12,7 +12,7 @@ import decayax as dx
 
 
 aliases = pytest.importorskip("experiments.benchmarks.aliases")
-README = Path(dx.__file__).parent / "README.md"
+PAGE = Path(__file__).parent.parent / "docs" / "others.md"
 pytestmark = pytest.mark.skipif(
     not hasattr(contrib, "galore"), reason="another Optax has other optimizers"
 )
@@ -23,7 +23,7 @@ def test_each_mode_is_what_the_code_says(alias, monkeypatch):
     # `row` needs the same audit again.
     monkeypatch.setattr(aliases, "audited", functools.cache(aliases.audited))
     assert aliases.audited(alias).mode == alias.mode
-    assert aliases.row(alias) in README.read_text().splitlines()
+    assert aliases.row(alias) in PAGE.read_text().splitlines()
 
 
 def names(table):

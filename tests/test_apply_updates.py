@@ -186,7 +186,7 @@ def test_trees(tree, jitted):
 
 
 def test_one_function_trains_an_equinox_model_in_16_bits():
-    """The loop of the README; with equinox.apply_updates the model would be float32."""
+    """As in docs/use/equinox.md; equinox.apply_updates would return float32."""
     model = equinox_model()
     optimizer = dx.with_compensation(optax.sgd(1e-3))
     state = optimizer.init(eqx.filter(model, eqx.is_inexact_array))

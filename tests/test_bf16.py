@@ -258,7 +258,7 @@ def test_the_published_report_is_made_from_the_files_next_to_it(tmp_path):
     assert pictures == set(re.findall(r"\((\w+\.png)\)", report))
 
 
-def test_the_readme_quotes_the_published_runs():
+def test_the_page_quotes_the_published_runs():
     from experiments.reports.bf16 import (
         ACCURACY,
         FIXES,
@@ -268,14 +268,14 @@ def test_the_readme_quotes_the_published_runs():
         SIZE,
     )
 
-    readme = (ROOT / "README.md").read_text()
+    page = (ROOT / "docs" / "howto" / "bf16.md").read_text()
     stored = read_results(PUBLISHED)
     for rate in (1e-5, 1e-4, 1e-3):
         (row,) = np.flatnonzero(stored.retained["bf16"]["rate"] == rate)
         cells = [f"{stored.retained['bf16']['exact'][row]:.4f}"]
         for arm in ("bf16", "stochastic", "compensated"):
             cells.append(f"{stored.retained[arm]['weights'][row]:.4f}")
-        assert f"| {rate:g} | {' | '.join(cells)} |" in readme
+        assert f"| {rate:g} | {' | '.join(cells)} |" in page
     fixed, plain = (
         max(
             (gap for gap in gaps(stored) if gap.arm in arms),
@@ -283,7 +283,7 @@ def test_the_readme_quotes_the_published_runs():
         )
         for arms in (FIXES, (PLAIN,))
     )
-    text = " ".join(readme.split())
+    text = " ".join(page.split())
     size = abs(fixed.differences[SIZE].mean)
     assert f"within {size:.1f} % of the float32 run's weight norm" in text
     size, accuracy = (plain.differences[name].mean for name in (SIZE, ACCURACY))

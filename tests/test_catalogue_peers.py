@@ -1,7 +1,7 @@
 """The catalogue against optimizers of other packages, along their recorded steps.
 
 `record_peers.py` made the recordings. Where a package does something else, a row of the
-library's README says what; its numbers are measured here.
+page docs/others.md says what; its numbers are measured here.
 """
 
 import json
@@ -249,7 +249,7 @@ def test_the_recording_is_of_the_cases():
                 np.testing.assert_allclose(rows[leaf][0], value, rtol=1e-6)
 
 
-# --- the table of differences in the library's README -----------------------------
+# --- the table of differences in docs/others.md ------------------------------------
 
 
 def difference(peer, found):
@@ -333,8 +333,8 @@ MEASURED = {
 
 
 def section() -> str:
-    text = (Path(dx.__file__).parent / "README.md").read_text(encoding="utf-8")
-    return text.split("## How others do the catalogue")[1].split("\n## ")[0]
+    page = Path(__file__).parent.parent / "docs" / "others.md"
+    return page.read_text(encoding="utf-8").split("## Other packages")[1]
 
 
 @pytest.mark.needs_checkout

@@ -1,4 +1,4 @@
-"""Every public name is documented, in the README, and in the table of properties.
+"""Every public name is documented, on its page, and in the table of properties.
 
 After a deliberate change of a signature:
 
@@ -160,18 +160,25 @@ def table_rows(document: str) -> list[str]:
 
 
 @pytest.mark.needs_checkout
-@pytest.mark.parametrize("document", ["README.md", "decayax/README.md"])
 @pytest.mark.parametrize("name", TOP_LEVEL)
-def test_the_readmes_table_every_name(name, document):
-    assert any(f"`{name}" in row for row in table_rows(document))
+def test_the_page_of_names_has_every_name(name):
+    assert any(f"`{name}" in row for row in table_rows("docs/reference/names.md"))
+
+
+@pytest.mark.needs_checkout
+@pytest.mark.parametrize("name", TOP_LEVEL)
+def test_a_page_has_the_rule_of_every_name(name):
+    rows = table_rows("docs/reference/rules.md") + table_rows("docs/methods.md")
+    assert any(f"`{name}" in row for row in rows)
 
 
 @pytest.mark.needs_checkout
 @pytest.mark.parametrize(
     "name", [name for name in FUNCTIONS if "." in name] + ["masks.no_bias_or_norm"]
 )
-def test_the_librarys_readme_tables_the_modules(name):
-    assert any(f"`{name}" in row for row in table_rows("decayax/README.md"))
+def test_a_page_has_a_table_of_each_module(name):
+    page = f"docs/howto/{'what' if name.startswith('masks') else 'how_strongly'}.md"
+    assert any(f"`{name}" in row for row in table_rows(page))
 
 
 # --- the package ------------------------------------------------------------------

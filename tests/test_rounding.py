@@ -714,7 +714,7 @@ def test_frozen_weights_need_no_state(place):
 )
 @pytest.mark.parametrize("method", METHODS)
 def test_wrappers_that_compare_dtypes_go_inside(method, around):
-    """The README quotes JAX's error."""
+    """docs/howto/bf16.md quotes JAX's error."""
     params = two_leaves()
     outside = around(METHODS[method](adamw(1e-3)))
     text = (

@@ -1,4 +1,4 @@
-"""Docstrings use the roles of Sphinx, which editors and `help` expect; here: Markdown."""
+"""Docstrings have the roles of Sphinx, which editors know; here: Markdown."""
 
 import re
 

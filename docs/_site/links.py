@@ -1,9 +1,9 @@
 """Files of the repository as pages of the site, and their links.
 
-A page is written for a reader of the repository: its links are relative paths there. The
-README, the changelog, the reports of the studies and the executed notebooks stay where
-they are, and become pages of the site here. A link to a file that is not a page leads to
-the repository.
+A page is written for a reader of the repository: its links are relative paths there.
+The README, the changelog, the reports of the studies and the executed notebooks stay
+where they are, and become pages of the site here. A link to a file that is not a page
+leads to the repository.
 """
 
 import posixpath

@@ -10,10 +10,11 @@ so the check needs neither weights nor an accelerator.
 import argparse
 import sys
 
-import decayax as dx
 import jax
 import jax.numpy as jnp
 import optax
+
+import decayax as dx
 
 
 STEPS = 20_000  # of the run
@@ -41,9 +42,7 @@ def l2(learning_rate):
 
 def fast(learning_rate):
     """Wrong: nothing multiplies this strength by the learning rate."""
-    return optax.chain(
-        optax.adam(schedule(learning_rate)), dx.independent_decay(0.1)
-    )
+    return optax.chain(optax.adam(schedule(learning_rate)), dx.independent_decay(0.1))
 
 
 OPTIMIZERS = {"decoupled": decoupled, "l2": l2, "fast": fast}

@@ -5,11 +5,12 @@ It trains a classifier of two spirals with and without decay, and prints what de
     python docs/examples/flax_nnx.py
 """
 
-import decayax as dx
 import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+
+import decayax as dx
 
 
 STEPS = 400

@@ -8,10 +8,11 @@ Compensation keeps a residual of 2 bytes for each weight that it sees. Inside
 
 import functools
 
-import decayax as dx
 import jax
 import jax.numpy as jnp
 import optax
+
+import decayax as dx
 
 
 WIDTH, RANK, STEPS = 128, 4, 300

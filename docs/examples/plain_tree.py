@@ -6,10 +6,11 @@ and `lax.scan` runs all steps inside one `jit`.
     python docs/examples/plain_tree.py
 """
 
-import decayax as dx
 import jax
 import jax.numpy as jnp
 import optax
+
+import decayax as dx
 
 
 STEPS = 1000

@@ -3,7 +3,7 @@
 Question    For every alias and contributed optimizer of Optax: which decay rate does a
             strength λ give, in which mode, and does the rate follow the learning rate?
 Command     python -m experiments.benchmarks.aliases
-            (prints the table of decayax/README.md)
+            (prints the table of docs/others.md)
 Cost        about three minutes on 2 CPU cores
 Expected    The modes in `WITH`, which were read from Optax's code.
 Reference   Optax 0.2.8, `_src/alias.py` and `contrib`.

@@ -3,7 +3,7 @@
 Question    A rule gives λ from the number of steps and epochs, or from nothing. How far
             is it from the best λ of the same learning rate, for AdamW?
 Command     python -m experiments.benchmarks.rules
-            (prints the table of decayax/README.md; nothing is trained)
+            (prints the table of docs/howto/how_strongly.md; nothing is trained)
 Cost        seconds
 Expected    No rule fits all three tasks.
 Reference   Loshchilov and Hutter, https://arxiv.org/abs/1711.05101, appendix B.1;

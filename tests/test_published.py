@@ -1,84 +1,28 @@
-"""Every code block of the READMEs runs."""
+"""The numbers on the pages are those of the published results."""
 
 import re
-import shlex
 import subprocess
 import sys
-import types
 from pathlib import Path
 
-import jax
 import pytest
 
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = [
-    "README.md",
-    "decayax/README.md",
-    "experiments/README.md",
-    "CONTRIBUTING.md",
-]
-BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 pytestmark = pytest.mark.needs_checkout
-
-
-def check_commands(body: str):
-    """`make` targets exist, and modules named on the command line answer --help."""
-    for line in body.splitlines():
-        command = shlex.split(line, comments=True)
-        if command[:1] == ["make"]:
-            subprocess.run(
-                ["make", "-n", *command[1:]], cwd=ROOT, check=True, capture_output=True
-            )
-        elif command[:2] == ["python", "-m"]:
-            help_of = [sys.executable, *command[1:4], "--help"]
-            subprocess.run(help_of, cwd=ROOT, check=True, capture_output=True)
-        elif command[:2] == ["pip", "install"]:
-            assert command[2:] in (["."], ["-e", "."], [".[experiments]"]), line
-        else:
-            assert not command, f"a command that nothing checks: {line}"
-
-
-@pytest.mark.needs_extras
-@pytest.mark.parametrize("document", DOCUMENTS)
-def test_every_block_runs(document, capsys, monkeypatch):
-    """In order, in one session; what a block prints is what the next one shows."""
-    module = types.ModuleType("readme")  # in which functions are found by their names
-    monkeypatch.setitem(sys.modules, "readme", module)
-    session = module.__dict__
-    for language, body in BLOCK.findall((ROOT / document).read_text()):
-        if printed := capsys.readouterr().out:
-            assert language == "text"
-            assert body == printed
-        if language == "python":
-            with (
-                jax.numpy_dtype_promotion("standard"),
-                jax.numpy_rank_promotion("allow"),
-            ):
-                exec(compile(body, document, "exec"), session)
-        elif language == "bash":
-            check_commands(body)
-            capsys.readouterr()
-        else:
-            assert language == "text", "say what the block is, so it can be checked"
-
-
-def test_links_and_pictures_exist():
-    for document in DOCUMENTS:
-        text = (ROOT / document).read_text()
-        for target in re.findall(r"\]\(([^)#]+)\)", text):
-            if not target.startswith("http"):
-                assert (ROOT / document).parent.joinpath(target).exists(), target
 
 
 def published(name: str, part: str = "report.md") -> str:
     return (ROOT / "experiments" / "results" / name / part).read_text()
 
 
+def page(name: str) -> str:
+    return (ROOT / "docs" / name).read_text()
+
+
 def findings() -> str:
-    text = (ROOT / "README.md").read_text()
-    return text.split("## What the experiments found")[1].split("\n## ")[0]
+    return page("evidence.md")
 
 
 def test_the_findings_are_those_of_the_published_runs():
@@ -147,7 +91,7 @@ def test_the_number_of_verdicts_that_hold_is_that_of_the_replications():
     assert f"{counts['only']} differences are clear on the new seeds only" in told
 
 
-@pytest.mark.parametrize("document", ["README.md", "experiments/README.md"])
+@pytest.mark.parametrize("document", ["docs/evidence.md", "experiments/README.md"])
 def test_slopes_in_the_findings_are_those_of_the_report(document):
     told = " ".join((ROOT / document).read_text().split())
     row = re.compile(r"^\| `(\w+) \w+` \| ([\w-]+) \| ([+-]\d\.\d+) ", re.MULTILINE)
@@ -164,8 +108,7 @@ def test_slopes_in_the_findings_are_those_of_the_report(document):
 def test_the_porting_table_is_the_tested_one():
     from test_rates import PORTS
 
-    text = (ROOT / "decayax" / "README.md").read_text()
-    table = text.split("### Porting a recipe")[1].split("\n## ")[0]
+    table = page("howto/port.md")
     rows = [line for line in table.splitlines() if line.startswith("| ")][1:]
     assert rows == [
         f"| {row.framework} `{row.recipe}` | `{row.write}` | {row.says} |"
@@ -174,8 +117,7 @@ def test_the_porting_table_is_the_tested_one():
 
 
 def test_the_slopes_of_the_best_decay_are_the_published_ones():
-    text = (ROOT / "decayax" / "README.md").read_text().replace("−", "-")
-    text = " ".join(text.split())
+    text = " ".join(page("howto/how_strongly.md").replace("−", "-").split())
     for arm in ("teacher adamw", "layernorm adamw"):
         row = re.findall(rf"\| `{arm}` \|.*", published("tuning"))[0]
         slope = row.split("|")[3].strip()
@@ -187,7 +129,7 @@ def test_the_page_of_recipes_is_made_from_the_recipes():
     assert (ROOT / "docs" / "recipes.md").read_bytes() == printed
 
 
-@pytest.mark.parametrize("document", ["README.md", "experiments/README.md"])
+@pytest.mark.parametrize("document", ["docs/evidence.md", "experiments/README.md"])
 def test_the_exponents_of_the_best_decay_are_the_published_ones(document):
     text = " ".join((ROOT / document).read_text().split()).replace("−", "-")
     for axis in ("re-read | epochs", "re-read | batch", "one pass | data"):
@@ -202,7 +144,7 @@ def test_the_exponents_of_the_best_decay_are_the_published_ones(document):
 def test_what_the_rules_lose_is_what_the_benchmark_prints():
     command = [sys.executable, "-m", "experiments.benchmarks.rules"]
     printed = subprocess.check_output(command, cwd=ROOT, text=True)
-    assert printed in (ROOT / "decayax" / "README.md").read_text()
+    assert printed in page("howto/how_strongly.md")
 
 
 @pytest.mark.needs_extras
