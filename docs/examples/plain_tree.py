@@ -1,7 +1,8 @@
 """Plain trees: L2 against decoupled decay over a grid of strengths, in one program.
 
 The strength is a traced argument. So one `vmap` trains all strengths at the same time,
-and `lax.scan` runs all steps inside one `jit`.
+and `lax.scan` runs all steps inside one `jit`. The inputs have unlike scales: L2 takes the
+useful weights with small gradients away, decoupled decay does not.
 
     python docs/examples/plain_tree.py
 """
