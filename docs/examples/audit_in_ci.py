@@ -10,10 +10,11 @@ so the check needs neither weights nor an accelerator.
 import argparse
 import sys
 
-import decayax as dx
 import jax
 import jax.numpy as jnp
 import optax
+
+import decayax as dx
 
 
 STEPS, WARM_UP = 20_000, 500

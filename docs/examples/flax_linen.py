@@ -8,12 +8,13 @@ The job starts with optax.adamw, whose decay also shrinks biases and norms. Then
 
 import functools
 
-import decayax as dx
 import jax
 import jax.numpy as jnp
 import optax
 from flax import linen as nn
 from flax.training.train_state import TrainState
+
+import decayax as dx
 
 
 SCHEDULE = optax.cosine_decay_schedule(1e-2, 400)

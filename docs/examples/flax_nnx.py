@@ -5,11 +5,12 @@ It trains a classifier of two spirals with and without decay, and prints what de
     python docs/examples/flax_nnx.py
 """
 
-import decayax as dx
 import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+
+import decayax as dx
 
 
 STEPS = 400
@@ -17,8 +18,6 @@ POINTS = 256
 
 
 class Classifier(nnx.Module):
-    """Two hidden layers with LayerNorm and dropout."""
-
     def __init__(self, width: int, *, rngs: nnx.Rngs):
         self.first = nnx.Linear(2, width, rngs=rngs)
         self.norm = nnx.LayerNorm(width, rngs=rngs)

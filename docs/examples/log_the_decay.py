@@ -1,7 +1,6 @@
 """Log the decay while training: one measurement every 100 steps, for any logger.
 
-`track_decay` measures inside the optimizer's state, `decay_stats` reads it out. The
-print-outs below stand for TensorBoard's `SummaryWriter` and for a run of wandb.
+`track_decay` measures inside the optimizer's state, `decay_stats` reads it out.
 
     python docs/examples/log_the_decay.py
 """
@@ -10,10 +9,11 @@ import functools
 import math
 from typing import Protocol
 
-import decayax as dx
 import jax
 import jax.numpy as jnp
 import optax
+
+import decayax as dx
 
 
 STEPS, EVERY = 200, 100
@@ -32,15 +32,11 @@ class WandbLike(Protocol):
     def log(self, data: dict[str, float], step: int) -> None: ...
 
 
-class PrintScalars:
-    """Replace it with torch.utils.tensorboard.SummaryWriter(...)."""
+class Printer:
+    """Replace it with a SummaryWriter of TensorBoard, or with wandb.init()."""
 
     def add_scalar(self, tag, scalar_value, global_step):
         print(f"add_scalar {tag} {scalar_value:.3g} {global_step}")
-
-
-class PrintDict:
-    """Replace it with wandb.init(...)."""
 
     def log(self, data, step):
         print(f"log step {step}:", {name: f"{v:.3g}" for name, v in data.items()})
@@ -48,8 +44,7 @@ class PrintDict:
 
 def log_decay(state, step, writer: TensorBoardLike, run: WandbLike):
     stats = {k: v for k, v in dx.decay_stats(state).items() if k.endswith(WATCHED)}
-    # A value is NaN before the first measurement, and where a derivative is not the
-    # decay of the step. Many loggers do not take NaN.
+    # NaN: nothing is measured yet, or the decay of this step cannot be measured.
     finite = {f"decay/{k}": v for k, v in stats.items() if math.isfinite(v)}
     for name, value in finite.items():
         writer.add_scalar(name, value, step)
@@ -71,7 +66,7 @@ def main():
     y = jnp.sign(x[:, :4])
     params = {"kernel": jnp.eye(16, 4), "bias": jnp.zeros(4)}
     state = OPTIMIZER.init(params)
-    writer, run = PrintScalars(), PrintDict()
+    writer = run = Printer()
     log_decay(state, 0, writer, run)  # nothing is measured yet
     for step in range(1, STEPS + 1):
         params, state = train_step(params, state, x, y)

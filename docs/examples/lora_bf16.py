@@ -8,38 +8,39 @@ Compensation keeps a residual of 2 bytes for each weight that it sees. Inside
 
 import functools
 
-import decayax as dx
 import jax
 import jax.numpy as jnp
 import optax
+
+import decayax as dx
 
 
 WIDTH, RANK, STEPS = 128, 4, 300
 ADAMW = optax.adamw(1e-3, weight_decay=0.1)
 LABELS = {"base": "freeze", "lora": "train"}  # a prefix of the tree of parameters
-FREEZE = optax.set_to_zero()
-OPTIMIZER = optax.partition(
-    {"train": dx.with_compensation(ADAMW), "freeze": FREEZE}, LABELS
-)
-OUTSIDE = dx.with_compensation(
-    optax.partition({"train": ADAMW, "freeze": FREEZE}, LABELS)
-)
+
+
+def lora_optimizer(adapters):
+    return optax.partition({"train": adapters, "freeze": optax.set_to_zero()}, LABELS)
+
+
+OPTIMIZER = lora_optimizer(dx.with_compensation(ADAMW))
+OUTSIDE = dx.with_compensation(lora_optimizer(ADAMW))  # only to compare
 
 
 def init(key):
     """Two pretrained layers, and an adapter A B for each; B starts at 0."""
-    k1, k2, k3, k4 = jax.random.split(key, 4)
+    keys = jax.random.split(key, 4)
 
     def normal(key, *shape):
         return jax.random.normal(key, shape, jnp.bfloat16) * WIDTH**-0.5
 
     def adapter(key):
-        zeros = jnp.zeros((RANK, WIDTH), jnp.bfloat16)
-        return {"a": normal(key, WIDTH, RANK), "b": zeros}
+        return {"a": normal(key, WIDTH, RANK), "b": 0 * normal(key, RANK, WIDTH)}
 
     return {
-        "base": [normal(k1, WIDTH, WIDTH), normal(k2, WIDTH, WIDTH)],
-        "lora": [adapter(k3), adapter(k4)],
+        "base": [normal(key, WIDTH, WIDTH) for key in keys[:2]],
+        "lora": [adapter(key) for key in keys[2:]],
     }
 
 

@@ -12,12 +12,13 @@ import socket
 import subprocess
 import sys
 
-import decayax as dx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import NamedSharding, PartitionSpec as P
+
+import decayax as dx
 
 
 PROCESSES, STEPS, BATCH = 2, 50, 32
