@@ -18,8 +18,6 @@ POINTS = 256
 
 
 class Classifier(nnx.Module):
-    """Two hidden layers with LayerNorm and dropout."""
-
     def __init__(self, width: int, *, rngs: nnx.Rngs):
         self.first = nnx.Linear(2, width, rngs=rngs)
         self.norm = nnx.LayerNorm(width, rngs=rngs)

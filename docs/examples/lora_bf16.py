@@ -16,31 +16,31 @@ import decayax as dx
 
 
 WIDTH, RANK, STEPS = 128, 4, 300
-ADAMW = optax.adamw(3e-4, weight_decay=0.1)
+ADAMW = optax.adamw(1e-3, weight_decay=0.1)
 LABELS = {"base": "freeze", "lora": "train"}  # a prefix of the tree of parameters
-FREEZE = optax.set_to_zero()
-OPTIMIZER = optax.partition(
-    {"train": dx.with_compensation(ADAMW), "freeze": FREEZE}, LABELS
-)
-OUTSIDE = dx.with_compensation(
-    optax.partition({"train": ADAMW, "freeze": FREEZE}, LABELS)
-)
+
+
+def lora_optimizer(adapters):
+    return optax.partition({"train": adapters, "freeze": optax.set_to_zero()}, LABELS)
+
+
+OPTIMIZER = lora_optimizer(dx.with_compensation(ADAMW))
+OUTSIDE = dx.with_compensation(lora_optimizer(ADAMW))  # only to compare
 
 
 def init(key):
     """Two pretrained layers, and an adapter A B for each; B starts at 0."""
-    k1, k2, k3, k4 = jax.random.split(key, 4)
-    normal = functools.partial(jax.random.normal, dtype=jnp.bfloat16)
-    scale = WIDTH**-0.5
+    keys = jax.random.split(key, 4)
+
+    def normal(key, *shape):
+        return jax.random.normal(key, shape, jnp.bfloat16) * WIDTH**-0.5
+
+    def adapter(key):
+        return {"a": normal(key, WIDTH, RANK), "b": 0 * normal(key, RANK, WIDTH)}
+
     return {
-        "base": [
-            normal(k1, (WIDTH, WIDTH)) * scale,
-            normal(k2, (WIDTH, WIDTH)) * scale,
-        ],
-        "lora": [
-            {"a": normal(k, (WIDTH, RANK)) * scale, "b": jnp.zeros((RANK, WIDTH), bf16)}
-            for k, bf16 in ((k3, jnp.bfloat16), (k4, jnp.bfloat16))
-        ],
+        "base": [normal(key, WIDTH, WIDTH) for key in keys[:2]],
+        "lora": [adapter(key) for key in keys[2:]],
     }
 
 
@@ -66,7 +66,7 @@ def train_step(params, state, x, y):
 def main():
     params = init(jax.random.key(0))
     x = jax.random.normal(jax.random.key(1), (256, WIDTH), jnp.bfloat16)
-    y = model(params, x[:, ::-1])  # a task near the pretrained one
+    y = model(params, x[:, ::-1])  # another task
     base = jax.tree.map(jnp.copy, params["base"])
     state = OPTIMIZER.init(params)
     for name, tree in (("inside", state), ("outside", OUTSIDE.init(params))):

@@ -1,7 +1,7 @@
-"""Plain trees: L2 against decoupled decay over a grid of strengths, in one program.
+"""Plain trees: L2 and decoupled decay over a grid of strengths, one program for each.
 
-The strength is a traced argument. So one `vmap` trains all strengths at the same time,
-and `lax.scan` runs all steps inside one `jit`.
+The strength is a traced argument, so one `vmap` trains all strengths at the same time.
+The same number shrinks the weights differently in each place: compare the norms.
 
     python docs/examples/plain_tree.py
 """
@@ -31,7 +31,7 @@ def loss_fn(params, x, y):
 
 
 def l2(weight_decay):
-    """RMSprop with L2: the decay passes through the preconditioner."""
+    """RMSprop with L2: the preconditioner divides the decay, too."""
     return optax.chain(
         dx.add_l2_to_grad(weight_decay, mask=dx.masks.no_bias_or_norm),
         dx.scale_by_rms(),
@@ -63,7 +63,6 @@ def train(make_optimizer, weight_decay, params, x, y):
 
 
 def main():
-    # The inputs have unlike scales, so the gradients of their weights do, too.
     scales = 10.0 ** jnp.linspace(-1.5, 0.5, 8)
     x = jax.random.normal(jax.random.key(0), (256, 8)) * scales
     y = jnp.sin(x / scales).sum(axis=1)
