@@ -1,5 +1,6 @@
 """What the package says about itself: one version, one address, links that work."""
 
+import ast
 import re
 import tomllib
 from pathlib import Path
@@ -29,6 +30,48 @@ def test_the_version_is_the_same_everywhere():
     logged = re.search(r"^## \[(\d.*)\] - (.+)$", text("CHANGELOG.md"), re.M)
     assert cited.groups() == logged.groups()
     assert cited[1] == dx.__version__
+
+
+# --- what breaks ------------------------------------------------------------------
+
+
+def parameters(line: str) -> tuple[str, dict[str, tuple[str, ...]]]:
+    """A signature: the name, and for each parameter its position and its default."""
+    name, _, rest = line.partition("(")
+    own = ast.parse(f"def f({rest}: pass" if rest else "def f(): pass").body[0].args
+    first = [*own.posonlyargs, *own.args]
+    defaults = [None] * (len(first) - len(own.defaults)) + own.defaults
+    found = {
+        a.arg: (str(n), ast.dump(d) if d else "")
+        for n, (a, d) in enumerate(zip(first, defaults, strict=True))
+    }
+    for a, d in zip(own.kwonlyargs, own.kw_defaults, strict=True):
+        found[a.arg] = ("keyword", ast.dump(d) if d else "")
+    return name, found
+
+
+def still_works(old: dict, new: dict) -> bool:
+    """Whether each call with the old parameters means the same with the new ones."""
+    return old.items() <= new.items() and all(new[name][1] for name in new.keys() - old)
+
+
+def test_the_log_names_what_breaks():
+    """Every public name of 0.1 that is gone, or that takes other arguments."""
+    section = text("CHANGELOG.md").split("### What breaks, and how to mend it")[1]
+    section = section.split("\n### ")[0]
+    data = ROOT / "tests" / "data"
+    old = map(parameters, (data / "signatures_0.1.txt").read_text().splitlines())
+    new = dict(map(parameters, (data / "signatures.txt").read_text().splitlines()))
+    broken = {
+        name
+        for name, arguments in old
+        if name not in new or not still_works(arguments, new[name])
+    }
+    assert {"with_decay", "rates.kept_share", "DecayState"} <= broken
+    assert {name for name in broken if name not in section} == set()
+
+
+# --- addresses --------------------------------------------------------------------
 
 
 def test_the_repository_is_the_same_everywhere():
