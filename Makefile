@@ -10,7 +10,7 @@
 #   make mutants      plant single-line faults: which of them does no test find?
 #   make test-lowest  the library with the oldest jax and optax that it admits
 #   make test-newest  the library with the newest jax and optax
-#   make test-wheel   the built wheel, from another folder
+#   make test-wheel   the built sdist and wheel: complete, and tested in another folder
 
 PYTHON ?= python3
 LOWEST := jax==0.5.3 jaxlib==0.5.3 optax==0.2.5 jaxtyping==0.2.20
@@ -90,15 +90,19 @@ test-newest:
 	$(call install,$(VENV)-newest,--upgrade jax optax -e . $(TOOLS))
 	$(VENV)-newest/bin/python -m $(PYTEST) -m "not needs_extras and not slow"
 
-# The tests and the settings of pytest are copied: only the wheel has the library.
+# The wheel is built from the sdist. The tests are those of the sdist, without its
+# library: only the wheel has one.
 test-wheel:
 	rm -rf $(VENV)-wheel dist
 	$(call create,$(VENV)-wheel)
-	$(call install,$(VENV)-wheel,-c constraints.txt build $(TOOLS))
-	$(VENV)-wheel/bin/python -m build --wheel --outdir dist .
+	$(call install,$(VENV)-wheel,-c constraints.txt --group package $(TOOLS))
+	$(VENV)-wheel/bin/python -m build --outdir dist .
+	$(VENV)-wheel/bin/python -m twine check --strict dist/*
 	$(call install,$(VENV)-wheel,-c constraints.txt dist/*.whl)
+	DIST=$(CURDIR)/dist $(VENV)-wheel/bin/python -P -m pytest -c pyproject.toml tests/test_distributions.py
 	mkdir $(VENV)-wheel/elsewhere
-	cp -r tests pyproject.toml $(VENV)-wheel/elsewhere
+	tar -xzf dist/*.tar.gz -C $(VENV)-wheel/elsewhere --strip-components 1
+	rm -r $(VENV)-wheel/elsewhere/decayax
 	cd $(VENV)-wheel/elsewhere && $(CURDIR)/$(VENV)-wheel/bin/python -P -m $(PYTEST) tests \
 	  -m "not needs_extras and not needs_checkout and not slow"
 
@@ -111,7 +115,8 @@ ifdef UV
 create  = uv venv --quiet --python $(PYTHON) $(1)
 install = uv pip install --quiet --python $(1) $(2)
 else
-create  = $(PYTHON) -m venv $(1)
+# Dependency groups need pip >= 25.1; Python 3.11 comes with 23.2.
+create  = $(PYTHON) -m venv $(1) && $(1)/bin/python -m pip install --quiet "pip>=25.1"
 install = $(1)/bin/python -m pip install --quiet --disable-pip-version-check $(2)
 endif
 
@@ -119,12 +124,10 @@ $(VENV)/demo.ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c "import sys; sys.version_info >= (3, 11) or sys.exit('decayax needs Python >= 3.11: make PYTHON=python3.12 ...')"
 	@echo "Installing into $(VENV) (one or two minutes, once) ..."
 	$(call create,$(VENV))
-	$(call install,$(VENV),-c constraints.txt -e ".[experiments]")
+	$(call install,$(VENV),-c constraints.txt -e . --group experiments)
 	@touch $@
 
-# Dependency groups need pip >= 25.1; Python 3.11 comes with 23.2.
 $(VENV)/dev.ready: $(VENV)/demo.ready
-	$(if $(UV),,$(call install,$(VENV),--upgrade "pip>=25.1"))
 	$(call install,$(VENV),-c constraints.txt --group dev)
 	@touch $@
 

@@ -40,7 +40,7 @@ from decayax._transforms.rms import scale_by_rms, ScaleByRmsState
 from decayax._transforms.stddev import scale_by_stddev, ScaleByStddevState
 
 
-__version__ = "0.1.0"  # pyproject.toml reads it from here
+__version__ = "0.2.0"  # pyproject.toml reads it from here
 
 __all__ = [
     "add_l2_to_grad",  # decay in one of three places, around an optimizer

@@ -51,6 +51,6 @@ def _require_extras() -> None:
         if importlib.util.find_spec(module) is None:
             sys.exit(
                 f"experiments: {package} is not installed. Install the packages of "
-                "the experiments with: pip install 'decayax[experiments]' "
-                "(in a checkout: pip install -e '.[experiments]')"
+                "the experiments, in a checkout, with: pip install -e . --group "
+                "experiments (pip 25.1 or newer)"
             )

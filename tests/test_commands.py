@@ -236,10 +236,10 @@ def test_an_error_without_slurm_is_one_line(call, tmp_path):
     refused(call(*arguments), "--cluster slurm")
 
 
-def test_launch_without_submitit_names_the_extra(call, tmp_path, monkeypatch):
+def test_launch_without_submitit_names_the_group(call, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "submitit", None)
     arguments = ("launch", "demo", "--smoke", "--cluster", "local", "--out", tmp_path)
-    refused(call(*arguments), "pip install 'decayax[cluster]'")
+    refused(call(*arguments), "pip install --group cluster")
 
 
 def test_a_report_needs_a_results_directory(call, tmp_path):

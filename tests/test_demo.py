@@ -318,8 +318,7 @@ def test_a_missing_package_ends_in_one_line(module, monkeypatch):
         main()
     message = str(error.value.code)
     assert f"{needed[module]} is not installed" in message
-    assert "pip install 'decayax[experiments]'" in message
-    assert "pip install -e '.[experiments]'" in message
+    assert "pip install -e . --group experiments (pip 25.1 or newer)" in message
     assert "\n" not in message
 
 

@@ -53,27 +53,7 @@ class Audit:
                 shorter than 69 steps.
             min_half_life: the shortest half-life that is allowed, in steps.
         """
-        if isinstance(allow, str):
-            raise TypeError(f"audit: allow must be a list of kinds. Pass [{allow!r}].")
-        for name, value in {"steps": steps, "min_half_life": min_half_life}.items():
-            if value is not None and not (_is_number(value) and value > 0):
-                raise ValueError(
-                    f"check: {name} must be a number of steps > 0, got "
-                    f"{short_repr(value)}. Pass 10_000, for example."
-                )
-        unknown = [kind for kind in allow if kind not in KINDS]
-        if unknown:
-            raise ValueError(
-                f"check: allow must be kinds of findings, got {unknown[0]!r}. Pass "
-                f"some of {', '.join(sorted(KINDS))}."
-            )
-        if min_half_life is None and steps is not None:
-            min_half_life = steps / 100
-        findings = list(self.findings)
-        if min_half_life is not None:
-            findings = [f for f in findings if f.kind != TOO_SHORT]
-            findings += too_short(self.leaves, min_half_life)
-        serious = [f for f in findings if f.serious and f.kind not in allow]
+        serious = self.failures(allow, steps=steps, min_half_life=min_half_life)
         if serious:
             # dict.fromkeys removes duplicates and keeps the order.
             kinds = ", ".join(map(repr, dict.fromkeys(f.kind for f in serious)))
@@ -82,6 +62,23 @@ class Audit:
                 f"audit: the decay has serious problems.\n{problems}\n"
                 f"If this is intended, write check(allow=[{kinds}])."
             )
+
+    def failures(
+        self,
+        allow: Collection[str] = (),
+        *,
+        steps: int | None = None,
+        min_half_life: float | None = None,
+    ) -> list[Finding]:
+        """The findings because of which ``check`` raises, for the same arguments."""
+        _require_check_arguments(allow, steps, min_half_life)
+        if min_half_life is None and steps is not None:
+            min_half_life = steps / 100
+        findings = list(self.findings)
+        if min_half_life is not None:
+            findings = [f for f in findings if f.kind != TOO_SHORT]
+            findings += too_short(self.leaves, min_half_life)
+        return [f for f in findings if f.serious and f.kind not in allow]
 
     def __str__(self) -> str:
         return "\n".join([*aligned(self._table()), *self._notes()])
@@ -129,6 +126,25 @@ class Audit:
             method += ", from the step on where the decay is fastest"
         findings = [f"{'!' if f.serious else '-'} {f}" for f in self.findings]
         return [method, *(findings or ["no problems found"])]
+
+
+def _require_check_arguments(
+    allow: Collection[str], steps: int | None, min_half_life: float | None
+) -> None:
+    if isinstance(allow, str):
+        raise TypeError(f"audit: allow must be a list of kinds. Pass [{allow!r}].")
+    for name, value in {"steps": steps, "min_half_life": min_half_life}.items():
+        if value is not None and not (_is_number(value) and value > 0):
+            raise ValueError(
+                f"check: {name} must be a number of steps > 0, got "
+                f"{short_repr(value)}. Pass 10_000, for example."
+            )
+    unknown = [kind for kind in allow if kind not in KINDS]
+    if unknown:
+        raise ValueError(
+            f"check: allow must be kinds of findings, got {unknown[0]!r}. Pass "
+            f"some of {', '.join(sorted(KINDS))}."
+        )
 
 
 def _is_number(value: Any) -> bool:

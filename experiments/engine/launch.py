@@ -129,8 +129,8 @@ def _executor(logs: Path, queue: Queue) -> Any:
         import submitit
     except ModuleNotFoundError:
         raise UserError(
-            "launch needs submitit. Install it with: pip install 'decayax[cluster]' "
-            "(in a checkout: pip install -e '.[cluster]')."
+            "launch needs submitit. Install it, in a checkout, with: pip install "
+            "--group cluster (pip 25.1 or newer)."
         ) from None
     if queue.cluster not in ("local", "slurm"):
         raise UserError(f"--cluster {queue.cluster}: must be local or slurm.")
