@@ -67,6 +67,17 @@ def rewritten(text: str, source: str, page: str, repository: str) -> str:
     )
 
 
+def on_config(config):
+    """List the report of each study below "Evidence"; its title is its question."""
+    (evidence,) = (entry["Evidence"] for entry in config.nav if "Evidence" in entry)
+    evidence += sorted(
+        site_path(path)
+        for path in outside()
+        if path.count("/") == 3 and "results" in path and path.endswith(".md")
+    )
+    return config
+
+
 def on_files(files, config):
     """Add the pages and figures that are not in `docs/`."""
     for path in outside():
