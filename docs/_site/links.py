@@ -27,6 +27,8 @@ FOLDERS = {  # in the repository -> on the site
     "docs/": "",
 }
 FENCE = re.compile(r"^(```.*?^```$)", re.MULTILINE | re.DOTALL)
+ENTRY = re.compile(r"^:{3} decayax\.(\S+)$", re.MULTILINE)
+NAME = re.compile(r"`((?:\w+\.)?\w+)(\([^`]*\))?`")
 LINK = re.compile(r"(?<=\]\()([^)\s#]+)(#[^)\s]*)?(?=\))")
 
 
@@ -67,6 +69,30 @@ def rewritten(text: str, source: str, page: str, repository: str) -> str:
     )
 
 
+def public_names() -> set[str]:
+    """The names that the reference describes."""
+    folder = ROOT / "docs" / "reference"
+    return {
+        name for file in folder.glob("*.md") for name in ENTRY.findall(file.read_text())
+    }
+
+
+def with_references(text: str) -> str:
+    """Tables whose first column links to the reference of the names in it."""
+    known = public_names()
+
+    def link(match: re.Match) -> str:
+        return f"[{match[0]}][decayax.{match[1]}]" if match[1] in known else match[0]
+
+    def row(line: str) -> str:
+        if not line.startswith("| `"):
+            return line
+        first, bar, rest = line.partition(" | ")
+        return NAME.sub(link, first) + bar + rest
+
+    return "\n".join(map(row, text.split("\n")))
+
+
 def on_config(config):
     """List the report of each study below "Evidence"; its title is its question."""
     (evidence,) = (entry["Evidence"] for entry in config.nav if "Evidence" in entry)
@@ -89,4 +115,7 @@ def on_files(files, config):
 def on_page_markdown(markdown, page, config, files):
     """Rewrite the links of a page."""
     source = Path(page.file.abs_src_path).relative_to(ROOT).as_posix()
-    return rewritten(markdown, source, page.file.src_uri, config.repo_url.rstrip("/"))
+    uri = page.file.src_uri
+    if not uri.startswith("evidence/"):
+        markdown = with_references(markdown)
+    return rewritten(markdown, source, uri, config.repo_url.rstrip("/"))
