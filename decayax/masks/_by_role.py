@@ -107,6 +107,7 @@ def _decide_ready_made(name: str, params: optax.Params, **given: Any) -> Decisio
 
 
 no_bias_or_norm = Mask("masks.no_bias_or_norm", _decide_ready_made)
+"""The usual default, ``by_role()`` ready made: kernels and embeddings decay."""
 
 # timm excludes pos_embed, cls_token and dist_token (`no_weight_decay` of its vision
 # transformers) and Swin's relative_position_bias_table; Mamba's code sets
@@ -115,3 +116,4 @@ no_bias_norm_or_token = Mask(
     "masks.no_bias_norm_or_token",
     functools.partial(_decide_ready_made, position=False, token=False, ssm=False),
 )
+"""The same, and no decay of position tables, special tokens and recurrent states."""

@@ -38,6 +38,21 @@ def to_markdown(text: str, module: str) -> str:
 class Markdown(griffe.Extension):
     """Griffe asks for a class."""
 
+    def on_package(self, *, pkg, **_):
+        """Let `decayax.audit` be the function, and not the module of its name."""
+        for package in list(pkg.modules.values()):
+            for name, module in package.modules.items():
+                if package.is_init_module and name in module.functions:
+                    pkg.set_member(name, griffe.Alias(name, f"{module.path}.{name}"))
+
+    def on_function(self, *, func, **_):
+        """Hide `Any`: the implementation of overloads, whose docstring says more."""
+        for parameter in func.parameters:
+            if str(parameter.annotation) == "Any":
+                parameter.annotation = None
+        if str(func.returns) == "Any":
+            func.returns = None
+
     def on_object(self, *, obj, **_):
         """Convert a docstring after it has been read from the source."""
         if obj.docstring and not obj.is_alias:

@@ -115,6 +115,7 @@ def on_files(files, config):
 def on_page_markdown(markdown, page, config, files):
     """Rewrite the links of a page."""
     source = Path(page.file.abs_src_path).relative_to(ROOT).as_posix()
+    source = source.replace(".venv/notebooks/", "docs/notebooks/")  # that of the script
     uri = page.file.src_uri
     if not uri.startswith("evidence/"):
         markdown = with_references(markdown)
