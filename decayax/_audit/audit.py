@@ -87,7 +87,7 @@ def audit(
             optimizer are raised unchanged.
         params: the parameters, or their ``jax.ShapeDtypeStruct``s. They are not
             changed. Only the root mean square of each leaf's values is used.
-        learning_rate: the rate, > 0. A factory is called with it and with half of it.
+        learning_rate: a number > 0. A factory is called with it and with half of it.
         gradients: example gradients. Leaves that are None, or 0 in all elements, get
             zero gradients in the audit. If rows or elements are 0, as in a batch's
             gradients of an embedding, the same part of them gets zero gradients. None:

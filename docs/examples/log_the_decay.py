@@ -16,7 +16,7 @@ import optax
 import decayax as dx
 
 
-STEPS, EVERY = 200, 100
+STEPS, EVERY = 300, 100
 SCHEDULE = optax.cosine_decay_schedule(1e-2, STEPS)
 ADAMW = dx.adamw(SCHEDULE, weight_decay=0.1, mask=dx.masks.no_bias_or_norm)
 OPTIMIZER = dx.track_decay(ADAMW, every=EVERY)
@@ -42,13 +42,16 @@ class Printer:
         print(f"log step {step}:", {name: f"{v:.3g}" for name, v in data.items()})
 
 
-def log_decay(state, step, writer: TensorBoardLike, run: WandbLike):
+def measured(state):
     stats = {k: v for k, v in dx.decay_stats(state).items() if k.endswith(WATCHED)}
     # NaN: nothing is measured yet, or the decay of this step cannot be measured.
-    finite = {f"decay/{k}": v for k, v in stats.items() if math.isfinite(v)}
-    for name, value in finite.items():
+    return {f"decay/{k}": v for k, v in stats.items() if math.isfinite(v)}
+
+
+def log_decay(state, step, writer: TensorBoardLike, run: WandbLike):
+    for name, value in measured(state).items():
         writer.add_scalar(name, value, step)
-    run.log(finite, step)
+    run.log(measured(state), step)
 
 
 @functools.partial(jax.jit, donate_argnums=(0, 1))
@@ -67,10 +70,10 @@ def main():
     params = {"kernel": jnp.eye(16, 4), "bias": jnp.zeros(4)}
     state = OPTIMIZER.init(params)
     writer = run = Printer()
-    log_decay(state, 0, writer, run)  # nothing is measured yet
-    for step in range(1, STEPS + 1):
+    print("before the first step:", measured(state))
+    for step in range(STEPS):
         params, state = train_step(params, state, x, y)
-        if step % EVERY == 0:
+        if step % EVERY == 0:  # the steps that track_decay measures
             log_decay(state, step, writer, run)
     print(dx.decay_table(state))
 
