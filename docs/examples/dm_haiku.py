@@ -15,7 +15,7 @@ import optax
 import decayax as dx
 
 
-VOCABULARY, LENGTH = 50, 12
+VOCABULARY, LENGTH, STEPS = 50, 12, 300
 MASK = dx.masks.by_role(embedding=0.1)
 OPTIMIZER = dx.adamw(3e-3, weight_decay=1.0, mask=MASK)
 
@@ -42,18 +42,19 @@ def train_step(params, state, tokens, label):
     return optax.apply_updates(params, updates), state, loss
 
 
-def batch(key):
-    tokens = jax.random.randint(key, (128, LENGTH), 0, VOCABULARY)
+@jax.jit
+def batch(seed):
+    tokens = jax.random.randint(jax.random.key(seed), (128, LENGTH), 0, VOCABULARY)
     return tokens, (tokens % 2 == 0).mean(axis=1) > 0.5
 
 
 def main():
-    params = MODEL.init(jax.random.key(0), batch(jax.random.key(1))[0])
+    params = jax.jit(MODEL.init)(jax.random.key(0), batch(0)[0])
     print(dx.masks.describe(MASK, params))
     state = OPTIMIZER.init(params)
-    for key in jax.random.split(jax.random.key(2), 300):
-        params, state, _ = train_step(params, state, *batch(key))
-    tokens, label = batch(jax.random.key(3))
+    for step in range(1, STEPS + 1):
+        params, state, _ = train_step(params, state, *batch(step))
+    tokens, label = batch(0)
     accuracy = jnp.mean((MODEL.apply(params, tokens) > 0) == label)
     print(f"accuracy on new texts: {accuracy:.2f}")
 
