@@ -21,7 +21,8 @@ from tqdm import trange
 import decayax as dx
 
 
-jax.config.update("jax_num_cpu_devices", 8)  # not needed on real accelerators
+jax.config.update("jax_platforms", "cpu")  # without these two lines: on accelerators
+jax.config.update("jax_num_cpu_devices", 8)
 STEPS, BATCH, LENGTH, WIDTH = 80, 16, 32, 64
 SCHEDULE = optax.warmup_cosine_decay_schedule(0.0, 1e-2, 10, STEPS)
 OPTIMIZER = dx.adamw(SCHEDULE, weight_decay=0.1, mask=dx.masks.no_bias_or_norm)

@@ -21,20 +21,16 @@ ADAMW = optax.adamw(1e-3, weight_decay=0.1)
 OPTIMIZER = dx.with_stochastic_rounding(ADAMW)
 
 
-class Model(nnx.Module):
-    def __init__(self, *, rngs: nnx.Rngs):
-        self.first = nnx.Linear(8, 32, param_dtype=jnp.bfloat16, rngs=rngs)
-        self.second = nnx.Linear(32, 1, param_dtype=jnp.bfloat16, rngs=rngs)
-
-    def __call__(self, x):
-        return self.second(jnp.tanh(self.first(x)))[:, 0]
+def make_model(rngs):
+    linear = functools.partial(nnx.Linear, param_dtype=jnp.bfloat16, rngs=rngs)
+    return nnx.Sequential(linear(8, 32), jnp.tanh, linear(32, 1))
 
 
 @nnx.jit
 @nnx.split_rngs(splits=MEMBERS)
 @nnx.vmap
 def make_members(rngs):
-    return Model(rngs=rngs)
+    return make_model(rngs)
 
 
 @jax.jit
@@ -66,18 +62,17 @@ def train(graph, params, seeds, x, y):
 
 def main():
     x = jax.random.normal(jax.random.key(0), (64, 8), jnp.bfloat16)
-    y = jnp.sin(x).sum(axis=1)
+    y = jnp.sin(x).sum(axis=1, keepdims=True)
     graph, params = nnx.split(make_members(nnx.Rngs(0)), nnx.Param)
     params, losses = train(graph, params, jnp.arange(MEMBERS), x, y)
     print("losses of the members:", *(f"{loss:.4f}" for loss in losses))
-    print("dtype of the weights:", params["first"]["kernel"].dtype)
-
+    print("dtype of the weights:", params["layers"][0]["kernel"].dtype)
     # From equal initial weights, only the rounding makes members different.
     for seeds in ([0, 0, 0, 0], [0, 1, 2, 3]):
-        graph, one = nnx.split(Model(rngs=nnx.Rngs(0)), nnx.Param)
+        graph, one = nnx.split(make_model(nnx.Rngs(0)), nnx.Param)
         equal = jax.tree.map(lambda p: jnp.stack([p] * MEMBERS), one)
         params, _ = train(graph, equal, jnp.array(seeds), x, y)
-        distinct = len(np.unique(np.asarray(params["first"]["kernel"]), axis=0))
+        distinct = len(np.unique(np.asarray(params["layers"][0]["kernel"]), axis=0))
         print(f"equal starts, seeds {seeds}: {distinct} distinct members")
 
 

@@ -32,9 +32,7 @@ class WandbLike(Protocol):
     def log(self, data: dict[str, float], step: int) -> None: ...
 
 
-class Printer:
-    """Replace it with a SummaryWriter of TensorBoard, or with wandb.init()."""
-
+class Printer:  # in place of a SummaryWriter of TensorBoard, and of a run of wandb
     def add_scalar(self, tag, scalar_value, global_step):
         print(f"add_scalar {tag} {scalar_value:.3g} {global_step}")
 

@@ -35,18 +35,13 @@ def init(key):
     def normal(key, *shape):
         return jax.random.normal(key, shape, jnp.bfloat16) * WIDTH**-0.5
 
-    def adapter(key):
-        return {"a": normal(key, WIDTH, RANK), "b": 0 * normal(key, RANK, WIDTH)}
-
-    return {
-        "base": [normal(key, WIDTH, WIDTH) for key in keys[:2]],
-        "lora": [adapter(key) for key in keys[2:]],
-    }
+    adapters = [(normal(k, WIDTH, RANK), 0 * normal(k, RANK, WIDTH)) for k in keys[2:]]
+    return {"base": [normal(k, WIDTH, WIDTH) for k in keys[:2]], "lora": adapters}
 
 
 def model(params, x):
-    for weight, lora in zip(params["base"], params["lora"], strict=True):
-        x = jnp.tanh(x @ weight + (x @ lora["a"]) @ lora["b"])
+    for weight, (a, b) in zip(params["base"], params["lora"], strict=True):
+        x = jnp.tanh(x @ weight + x @ a @ b)
     return x
 
 
@@ -77,7 +72,7 @@ def main():
         if step in (0, STEPS - 1):
             print(f"step {step + 1}: loss {loss:.4f}")
     same = jax.tree.map(jnp.array_equal, base, params["base"])
-    print(f"base unchanged: {all(same)}, adapters {params['lora'][0]['a'].dtype}")
+    print(f"base unchanged: {all(same)}, adapters {params['lora'][0][0].dtype}")
 
 
 if __name__ == "__main__":

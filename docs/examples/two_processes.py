@@ -47,8 +47,8 @@ def init():
 
 def work(process: int, port: str):
     """What each process runs: the same program on its own data."""
-    address = f"localhost:{port}"
-    jax.distributed.initialize(address, PROCESSES, process)
+    jax.config.update("jax_platforms", "cpu")  # processes cannot share an accelerator
+    jax.distributed.initialize(f"localhost:{port}", PROCESSES, process)
     mesh = jax.make_mesh((PROCESSES,), ("data",))
     replicated, by_row = NamedSharding(mesh, P()), NamedSharding(mesh, P("data"))
     params, state = jax.jit(init, out_shardings=replicated)()
