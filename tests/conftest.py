@@ -57,7 +57,7 @@ def mark_doctests(items):
         examples = getattr(getattr(item, "dtest", None), "examples", ())
         source = "".join(example.source for example in examples)
         if "flax" in source or "equinox" in source:
-            item.add_marker(pytest.mark.needs_extras)
+            item.add_marker(pytest.mark.needs_flax)
 
 
 @pytest.fixture(autouse=True)

@@ -317,9 +317,11 @@ def nnx_transformer(stacked=False):
 
 def nnx_transformer_as(form):
     from flax import nnx
+    from pure_nnx import as_pure
 
     state, table = nnx_transformer()
-    return getattr(nnx, form)(state), table
+    convert = {"pure": as_pure, "dict": nnx.to_pure_dict}[form]
+    return convert(state), table
 
 
 # --- Equinox --------------------------------------------------------------------------
@@ -622,8 +624,8 @@ _BUILDERS: dict[str, Callable[[], tuple[Any, Any]]] = {
     "linen_lstm": linen_lstm,
     "linen_partitioned": linen_partitioned,
     "nnx_transformer": nnx_transformer,
-    "nnx_transformer_pure": partial(nnx_transformer_as, "as_pure"),
-    "nnx_transformer_dict": partial(nnx_transformer_as, "to_pure_dict"),
+    "nnx_transformer_pure": partial(nnx_transformer_as, "pure"),
+    "nnx_transformer_dict": partial(nnx_transformer_as, "dict"),
     "nnx_stacked": partial(nnx_transformer, stacked=True),
     "equinox_transformer": equinox_transformer,
     "equinox_stacked": partial(equinox_transformer, stacked=True),

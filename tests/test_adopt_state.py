@@ -570,7 +570,7 @@ STORED = [
 ]
 
 
-@pytest.mark.needs_extras
+@pytest.mark.needs_flax
 @pytest.mark.parametrize("side", [0, 1], ids=["to decayax", "back"])
 @pytest.mark.parametrize("name", STORED)
 @pytest.mark.parametrize("restore", CHECKPOINTS)
@@ -660,7 +660,7 @@ def test_trees(tree, pair, stored):
     assert_equal(dx.adopt_state(old, params, moved), state)
 
 
-@pytest.mark.needs_extras
+@pytest.mark.needs_flax
 def test_the_state_of_an_nnx_optimizer():
     nnx = pytest.importorskip("flax.nnx")
     model = nnx.Linear(3, 2, rngs=nnx.Rngs(0))

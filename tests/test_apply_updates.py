@@ -341,7 +341,7 @@ def test_the_sharding_stays(jitted):
 # --- Flax -------------------------------------------------------------------------
 
 
-@pytest.mark.needs_extras
+@pytest.mark.needs_flax
 def test_nnx_states_variables_and_modules():
     nnx = pytest.importorskip("flax.nnx")
     module = nnx.Sequential(
@@ -374,7 +374,7 @@ def test_nnx_states_variables_and_modules():
         dx.apply_updates(with_batch_norm, batch)
 
 
-@pytest.mark.needs_extras
+@pytest.mark.needs_flax
 def test_linen_parameters():
     linen = pytest.importorskip("flax.linen")
     frozen_dict = pytest.importorskip("flax.core.frozen_dict")

@@ -123,17 +123,18 @@ def test_wrappers(name):
     assert audit.elementwise == (name not in ("apply_if_finite", "clipped"))
 
 
-@pytest.mark.needs_extras
+@pytest.mark.needs_flax
 def test_models_of_flax_and_equinox():
     import equinox as eqx
     import flax.linen as nn
     from flax import nnx
+    from pure_nnx import as_pure
 
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         linen = nn.Dense(4).init(KEY, jnp.ones((1, 3)))["params"]
         state = nnx.state(nnx.Linear(3, 4, rngs=nnx.Rngs(0)), nnx.Param)
         module = eqx.filter(eqx.nn.Linear(3, 4, key=KEY), eqx.is_array)
-    for params in (linen, state, nnx.as_pure(state), module):
+    for params in (linen, state, as_pure(state), module):
         optimizer = dx.adamw(LR, weight_decay=WD, mask=MASK)
         audit = dx.audit(optimizer, params, steps=25, gradient_scales=(1.0,))
         modes = {leaf.path: leaf.mode for leaf in audit.leaves}

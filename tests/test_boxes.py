@@ -18,7 +18,7 @@ import decayax as dx
 from decayax import masks
 
 
-needs_flax = pytest.mark.needs_extras
+needs_flax = pytest.mark.needs_flax
 relaxed = pytest.mark.relaxed("flax: its initialisers")
 
 
@@ -82,6 +82,7 @@ TYPE_MASKS = {
     ),
     "the value": (lambda no_decay: lambda v: v.get_value().ndim > 1, (1, 1, 0)),
 }
+METHODS = {"only in a box": "get_metadata", "the value": "get_value"}
 WRAPPED = {
     "alone": lambda mask: dx.sgdw(1.0, weight_decay=0.25, mask=mask),
     "all_of": lambda mask: dx.sgdw(
@@ -112,6 +113,8 @@ def test_a_mask_function_that_asks_for_types_gets_them(kind, wrapper):
 
     if (kind, wrapper) == ("the value", "by_path"):
         pytest.skip("a default sees a MaskedNode where another rule decides")
+    if kind in METHODS and not hasattr(nnx.Variable, METHODS[kind]):
+        pytest.skip("a method that flax has since version 0.12.1")
     model, no_decay = nnx_model()
     make, (token, slow, bias) = TYPE_MASKS[kind]
     if wrapper == "by_path":
@@ -227,19 +230,22 @@ PLAIN_MASKS = {
 @pytest.mark.parametrize("kind", PLAIN_MASKS)
 def test_a_mask_function_decides_the_same_at_init_and_update(kind):
     from flax import nnx
+    from pure_nnx import as_pure
 
     model, _ = nnx_model()
     state = nnx.state(model, nnx.Param)
     part = dx.decoupled_decay(0.25, mask=PLAIN_MASKS[kind])
     zeros = jax.tree.map(jnp.zeros_like, state)
     boxed, _ = part.update(zeros, part.init(state), state)
-    pure, _ = part.update(nnx.as_pure(zeros), part.init(state), nnx.as_pure(state))
-    jax.tree.map(np.testing.assert_array_equal, nnx.as_pure(boxed), pure)
+    pure, _ = part.update(as_pure(zeros), part.init(state), as_pure(state))
+    jax.tree.map(np.testing.assert_array_equal, as_pure(boxed), pure)
     optimizer = nnx.Optimizer(
         model, dx.sgdw(1.0, weight_decay=0.25, mask=PLAIN_MASKS[kind]), wrt=nnx.Param
     )
-    moved = nnx.as_pure(optimizer.update(model, zeros))
-    jax.tree.map(np.testing.assert_array_equal, moved, jax.tree.map(jnp.negative, pure))
+    expected = jax.tree.map(jnp.subtract, as_pure(state), pure)
+    optimizer.update(model, zeros)  # the state shares the Variables of the model
+    moved = as_pure(nnx.state(model, nnx.Param))
+    jax.tree.map(np.testing.assert_array_equal, moved, expected)
 
 
 @needs_flax
@@ -705,3 +711,27 @@ def test_parameters_pass(kind, use):
 def test_numbers_and_shapes_are_parameters():
     params = {"a": 1.0, "b": np.ones(2), "c": jax.ShapeDtypeStruct((2,), jnp.float32)}
     assert len(masks.describe(None, params).rows) == 3
+
+
+# --- versions of flax -------------------------------------------------------------
+
+
+def deprecated(self):
+    raise DeprecationWarning("'.type' is deprecated, use 'type(variable)' instead.")
+
+
+def box(kind):
+    """A stand-in for a box of NNX around one array, whose class has this `type`."""
+    made = type("BatchStat", (), {"type": kind, "add_axis": None})
+    children = [(jax.tree_util.DictKey("value"), ones(2))]
+    jax.tree_util.register_pytree_with_keys(
+        made, lambda _: (children, None), lambda *_: made()
+    )
+    return made()
+
+
+@pytest.mark.parametrize("kind", [property(deprecated), type("BatchStat", (), {})])
+def test_the_type_of_a_box_before_and_since_flax_0_12(kind):
+    """A VariableState names the type; a Variable is of this type, and `type` warns."""
+    with pytest.raises(TypeError, match="a is not a parameter, but state of"):
+        masks.describe(masks.no_bias_or_norm, {"a": box(kind)})

@@ -233,7 +233,7 @@ def equinox_job(optimizer):
 JOBS = {"nnx": nnx_job, "linen": linen_job, "equinox": equinox_job}
 
 
-@pytest.mark.needs_extras
+@pytest.mark.needs_flax
 @pytest.mark.parametrize(
     ("framework", "masked"),
     [("nnx", True), ("linen", True), ("equinox", True), ("linen", False)],

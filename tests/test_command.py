@@ -228,7 +228,7 @@ def test_parameters_that_are_none(call):
     assert "Traceback" not in err
 
 
-@pytest.mark.needs_extras
+@pytest.mark.needs_flax
 @pytest.mark.parametrize(
     ("code", "hint"),
     [

@@ -38,7 +38,7 @@ def multipliers(mask, params=PARAMS):
 # --- roles, on real models --------------------------------------------------------
 
 
-@pytest.mark.needs_extras
+@pytest.mark.needs_flax
 @pytest.mark.relaxed("flax, equinox: their initialisers")
 @pytest.mark.parametrize("name", model_zoo.MODELS)
 def test_no_leaf_of_a_real_model_has_a_wrong_role(name):
@@ -63,7 +63,7 @@ def test_no_leaf_of_a_real_model_has_a_wrong_role(name):
     assert unchanged == [row.excluded for row in rows]
 
 
-@pytest.mark.needs_extras
+@pytest.mark.needs_flax
 @pytest.mark.relaxed("flax")
 def test_roles_under_nnx_optimizer():
     from flax import nnx

@@ -782,7 +782,7 @@ def test_the_group_of_a_parameter(group):
         assert not is_grouped or row.multiplier == 0.0
 
 
-@pytest.mark.needs_extras
+@pytest.mark.needs_flax
 @pytest.mark.relaxed("flax")
 def test_a_block_under_nnx_vmap_decides_as_one_block():
     from flax import nnx
@@ -810,7 +810,7 @@ def test_a_block_under_nnx_vmap_decides_as_one_block():
 # --- stacked models -----------------------------------------------------------------
 
 
-@pytest.mark.needs_extras
+@pytest.mark.needs_flax
 @pytest.mark.relaxed("flax, equinox: their initialisers")
 @pytest.mark.parametrize("name", model_zoo.MODELS)
 def test_no_decision_changes_if_a_whole_model_is_stacked(name):
@@ -826,7 +826,7 @@ def test_no_decision_changes_if_a_whole_model_is_stacked(name):
             assert decision == (row.role, row.sure, row.multiplier), row
 
 
-@pytest.mark.needs_extras
+@pytest.mark.needs_flax
 @pytest.mark.relaxed("flax, equinox: their initialisers")
 @pytest.mark.parametrize("name", model_zoo.MODELS)
 def test_a_sure_role_is_right_if_modules_are_renamed(name):

@@ -8,7 +8,7 @@ from symmetric.modules import MODULES
 import decayax as dx
 
 
-pytestmark = [pytest.mark.needs_extras, pytest.mark.relaxed("the models")]
+pytestmark = [pytest.mark.needs_flax, pytest.mark.relaxed("the models")]
 FUNCTIONS = {
     "nnx": lambda module, _, inputs: dx.nnx_function(module, *inputs),
     "linen": lambda module, variables, inputs: dx.linen_function(

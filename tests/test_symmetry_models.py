@@ -16,7 +16,7 @@ import decayax as dx
 
 
 pytestmark = [
-    pytest.mark.needs_extras,
+    pytest.mark.needs_flax,
     pytest.mark.relaxed("flax: its initialisers"),
 ]
 X = np.random.default_rng(0).normal(size=(16, 4)).astype(np.float32)
@@ -101,13 +101,13 @@ def test_an_nnx_module_is_not_changed(switch):
     model = nnx_net(use_running_average=False, deterministic=False)
     getattr(model, switch)()
     before = jax.tree.map(np.array, nnx.to_pure_dict(nnx.state(model)))
-    kinds = [type(node) for _, node in nnx.iter_modules(model)]
+    kinds = [type(node) for _, node in nnx.iter_graph(model)]
     function, params = dx.nnx_function(model, X)
     for run in (function, jax.jit(function), jax.grad(lambda p: function(p).sum())):
         run(params)
     after = nnx.to_pure_dict(nnx.state(model))
     jax.tree.map(np.testing.assert_array_equal, after, before)
-    assert [type(node) for _, node in nnx.iter_modules(model)] == kinds
+    assert [type(node) for _, node in nnx.iter_graph(model)] == kinds
     assert model.norm.use_running_average == (switch == "eval")
     assert model.dropout.rate == 0.5
 

@@ -380,7 +380,7 @@ def test_balance_is_not_for_jit():
         jax.jit(lambda params: dx.balance(params, PAIR))(params)
 
 
-@pytest.mark.needs_extras
+@pytest.mark.needs_flax
 @pytest.mark.relaxed("flax: its initialisers")
 def test_balance_works_in_module_trees():
     from flax import nnx
@@ -646,7 +646,7 @@ def test_only_symmetries_make_such_a_mask(wrong):
         dx.masks.by_symmetry(FOUND, dead=-1.0)
 
 
-@pytest.mark.needs_extras
+@pytest.mark.needs_flax
 @pytest.mark.relaxed("flax: its initialisers")
 def test_a_mask_of_symmetries_fits_module_trees():
     import equinox as eqx

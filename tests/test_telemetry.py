@@ -473,7 +473,7 @@ def test_on_several_devices():
     assert dx.decay_stats(state)["w/decay_rate"] == pytest.approx(LR * WD, rel=1e-4)
 
 
-@pytest.mark.needs_extras
+@pytest.mark.needs_flax
 @pytest.mark.relaxed("flax")
 def test_in_an_nnx_optimizer():
     from flax import nnx

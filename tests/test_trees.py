@@ -134,7 +134,7 @@ def test_numpy_and_python_scalars_are_leaves():
 # --- Flax -------------------------------------------------------------------------
 
 
-@pytest.mark.needs_extras
+@pytest.mark.needs_flax
 @pytest.mark.relaxed("flax")
 def test_linen_dict_and_frozen_dict():
     from flax.core import freeze
@@ -146,11 +146,12 @@ def test_linen_dict_and_frozen_dict():
             assert decayed(p, m) == [0.0, 1.0]
 
 
-@pytest.mark.needs_extras
+@pytest.mark.needs_flax
 @pytest.mark.relaxed("flax")
 @pytest.mark.parametrize("pure_mask", [True, False])
 def test_nnx_state_and_optimizer(pure_mask):
     from flax import nnx
+    from pure_nnx import as_pure
 
     class Net(nnx.Module):
         def __init__(self, rngs):
@@ -165,13 +166,13 @@ def test_nnx_state_and_optimizer(pure_mask):
 
     model = Net(nnx.Rngs(0))
     state = nnx.state(model, nnx.Param)
-    tree = mask(nnx.as_pure(state) if pure_mask else state)
+    tree = mask(as_pure(state) if pure_mask else state)
     zeros = jax.tree.map(jnp.zeros_like, state)
     before = np.asarray(model.linear.kernel[...])
     for given in (tree, mask):
         for params, grads in (
             (state, zeros),
-            (nnx.as_pure(state), nnx.as_pure(zeros)),
+            (as_pure(state), as_pure(zeros)),
         ):
             part = dx.decoupled_decay(1.0, mask=given)
             updates, _ = part.update(grads, part.init(state), params)

@@ -124,8 +124,11 @@ def _has_known_type(node: Any) -> bool:
 
 
 def _type_of(node: Any) -> type:
-    # Before version 0.12 a state of NNX holds a VariableState, which names the type.
-    kind = getattr(node, "type", None) if is_box(node) else None
+    # Before version 0.12 a state of NNX holds a VariableState, which names the type. In
+    # a Variable of 0.12, `type` is a property that warns because it is deprecated.
+    if not is_box(node) or isinstance(getattr(type(node), "type", None), property):
+        return type(node)
+    kind = getattr(node, "type", None)
     return kind if isinstance(kind, type) else type(node)
 
 

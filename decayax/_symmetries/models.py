@@ -57,8 +57,9 @@ def nnx_function(module: Any, *inputs: Any, **kwargs: Any) -> tuple[Function, An
         # Copies: the call advances counters, running means and streams of keys.
         model = nnx.merge(graph, params, others, copy=True)
         args, keywords = nnx.merge(*arguments, copy=True)
-        for _, node in nnx.iter_modules(model):
-            _set_mode(nnx, node)
+        for _, node in nnx.iter_graph(model):
+            if isinstance(node, nnx.Module):
+                _set_mode(nnx, node)
         return model(*args, **keywords)
 
     return function, params
