@@ -58,6 +58,7 @@ CODE = [
 
 
 @pytest.mark.needs_extras
+@pytest.mark.filterwarnings("ignore:audit. about")  # the warning of a busy machine
 @pytest.mark.parametrize("page", CODE)
 def test_every_block_runs(page, capsys, monkeypatch):
     """In order, in one session; what a block prints is what the next one shows."""
