@@ -64,13 +64,14 @@ types: $(VENV)/dev.ready
 layers: $(VENV)/dev.ready
 	$(VENV)/bin/lint-imports
 
-# The notebooks run again if they or the library have changed.
+# The notebooks run again if they or the library have changed. A warning on stderr is an
+# error, but not that of a busy machine: "audit: about 20 s to go".
 docs: $(VENV)/notebooks.ready
 	NO_MKDOCS_2_WARNING=1 $(RUN) mkdocs build --strict --quiet
 	@echo "The site is in site/: open site/index.html, or run $(RUN) mkdocs serve"
 
 $(VENV)/notebooks.ready: $(VENV)/dev.ready $(wildcard docs/notebooks/*.py) $(shell find decayax -name "*.py")
-	$(QUICK) $(VENV)/bin/python docs/notebooks/build.py $(VENV)/notebooks
+	PYTHONWARNINGS=ignore:audit $(QUICK) $(VENV)/bin/python docs/notebooks/build.py $(VENV)/notebooks
 	@touch $@
 
 format: $(VENV)/dev.ready

@@ -22,7 +22,10 @@ SCRIPT = re.compile(r"^--8<--\n(docs/examples/\w+\.py)\n--8<--$", re.MULTILINE)
 SECTION = re.compile(r'^--8<-- "([^":]+):(\w+)"$', re.MULTILINE)
 FROM_GIT = '"decayax @ git+https://github.com/decayax/decayax"'
 
-pytestmark = pytest.mark.needs_checkout
+pytestmark = [
+    pytest.mark.needs_checkout,
+    pytest.mark.filterwarnings("ignore:audit. about"),  # on a busy machine
+]
 
 
 # --- code blocks ------------------------------------------------------------------
@@ -58,7 +61,6 @@ CODE = [
 
 
 @pytest.mark.needs_extras
-@pytest.mark.filterwarnings("ignore:audit. about")  # the warning of a busy machine
 @pytest.mark.parametrize("page", CODE)
 def test_every_block_runs(page, capsys, monkeypatch):
     """In order, in one session; what a block prints is what the next one shows."""
