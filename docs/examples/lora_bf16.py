@@ -29,7 +29,7 @@ OUTSIDE = dx.with_compensation(lora_optimizer(ADAMW))  # only to compare
 
 
 def init(key):
-    """Two pretrained layers, and an adapter A B for each; B starts at 0."""
+    """Two frozen layers, and an adapter A B for each; B starts at 0."""
     keys = jax.random.split(key, 4)
 
     def normal(key, *shape):
