@@ -10,11 +10,13 @@
 #   make test-all     every row of the long tables, and the slow tests (15 minutes)
 #   make mutants      plant single-line faults: which of them does no test find?
 #   make test-lowest  the library with the oldest jax and optax that it admits
-#   make test-newest  the library with the newest jax and optax
+#   make test-newest  the library with the newest jax, optax and flax
+#   make test-versions  the library with Python 3.11 to 3.14, where they can be installed
 #   make test-wheel   the built sdist and wheel: complete, and tested in another folder
 
 PYTHON ?= python3
 LOWEST := jax==0.5.3 jaxlib==0.5.3 optax==0.2.5 jaxtyping==0.2.20
+LOWEST_FLAX := flax==0.12.0 equinox==0.13.1 jax==0.7.2 jaxlib==0.7.2 optax==0.2.5 jaxtyping==0.2.36
 THIRD_PARTY := psgdax==0.1.1 rollfast==0.2.1 aura-optax==0.1.0
 VENV   := .venv
 RUN    := $(VENV)/bin/python -m
@@ -29,7 +31,8 @@ QUICK  := XLA_FLAGS="$(XLA_FLAGS) --xla_backend_optimization_level=1 --xla_cpu_u
 UV     := $(shell command -v uv 2>/dev/null)
 
 .PHONY: help demo study data test test-all check lint types layers format mutants \
-	test-torch test-third-party test-lowest test-newest test-wheel docs clean
+	test-torch test-third-party test-lowest test-newest test-versions test-version test-wheel \
+	docs clean
 .DEFAULT_GOAL := help
 
 help:
@@ -88,18 +91,41 @@ test-third-party: $(VENV)/dev.ready
 	PYTHONPATH=$(VENV)/third-party $(RUN) pytest tests/test_third_party.py
 
 TOOLS  := pytest pytest-xdist chex hypothesis
+LIBRARY := not needs_extras and not needs_flax and not slow
 
+# Then the tests that need Flax and Equinox, with the oldest versions they run with: these
+# need a newer jax than the library does.
 test-lowest:
 	rm -rf $(VENV)-lowest
 	$(call create,$(VENV)-lowest)
 	$(call install,$(VENV)-lowest,$(LOWEST) -e . $(TOOLS))
-	$(VENV)-lowest/bin/python -m $(PYTEST) -m "not needs_extras and not slow"
+	$(VENV)-lowest/bin/python -m $(PYTEST) -m "$(LIBRARY)"
+	$(call install,$(VENV)-lowest,$(LOWEST_FLAX))
+	$(VENV)-lowest/bin/python -m $(PYTEST) -m "needs_flax and not slow" tests
 
 test-newest:
 	rm -rf $(VENV)-newest
 	$(call create,$(VENV)-newest)
-	$(call install,$(VENV)-newest,--upgrade jax optax -e . $(TOOLS))
+	$(call install,$(VENV)-newest,--upgrade jax optax flax equinox -e . $(TOOLS))
 	$(VENV)-newest/bin/python -m $(PYTEST) -m "not needs_extras and not slow"
+
+# Each Python that uv or pyenv finds or installs; the others are named and left out.
+test-versions:
+	@for version in 3.11 3.12 3.13 3.14; do \
+	  python=$$($(call find_python,$$version)) || python=; \
+	  if [ -z "$$python" ]; then echo "Python $$version: not found, not tested"; continue; fi; \
+	  echo "Python $$version: $$python"; \
+	  make --no-print-directory test-version PYTHON="$$python" VERSION=$$version || exit 1; \
+	done
+
+find_python = { uv python find --quiet $(1) || { uv python install --quiet $(1) && uv python find --quiet $(1); } \
+	|| ls -d $${PYENV_ROOT:-$$HOME/.pyenv}/versions/$(1).*/bin/python || command -v python$(1); } 2>/dev/null | head -1
+
+test-version:
+	rm -rf $(VENV)-$(VERSION)
+	$(call create,$(VENV)-$(VERSION))
+	$(call install,$(VENV)-$(VERSION),-c constraints.txt -e . $(TOOLS))
+	$(VENV)-$(VERSION)/bin/python -m $(PYTEST) -m "$(LIBRARY)"
 
 # The wheel is built from the sdist. The tests are those of the sdist, without its
 # library: only the wheel has one.
@@ -115,10 +141,10 @@ test-wheel:
 	tar -xzf dist/*.tar.gz -C $(VENV)-wheel/elsewhere --strip-components 1
 	rm -r $(VENV)-wheel/elsewhere/decayax
 	cd $(VENV)-wheel/elsewhere && $(CURDIR)/$(VENV)-wheel/bin/python -P -m $(PYTEST) tests \
-	  -m "not needs_extras and not needs_checkout and not slow"
+	  -m "$(LIBRARY) and not needs_checkout"
 
 clean:
-	rm -rf $(VENV) $(VENV)-lowest $(VENV)-newest $(VENV)-wheel results dist site
+	rm -rf $(VENV) $(VENV)-* results dist site
 
 # --- set-up: with uv if it is installed, else with pip ----------------------------
 

@@ -50,6 +50,7 @@ PUBLIC = {
 }
 FUNCTIONS = {name: x for name, x in PUBLIC.items() if inspect.isfunction(x)}
 CLASSES = {name: x for name, x in PUBLIC.items() if inspect.isclass(x)}
+MASKS = [name for name, x in PUBLIC.items() if isinstance(x, dx.masks.Mask)]
 TOP_LEVEL = [name for name in FUNCTIONS if "." not in name]
 
 
@@ -147,6 +148,16 @@ def test_docstrings_are_complete(name):
     entries = re.findall(r"^    (\w[\w, ]*): \S", section, re.MULTILINE)
     documented = [argument for entry in entries for argument in entry.split(", ")]
     assert sorted(documented) == sorted(arguments)
+
+
+@pytest.mark.parametrize("name", [*FUNCTIONS, *CLASSES, *MASKS])
+def test_a_hover_begins_with_one_plain_sentence(name):
+    """Editors show the docstring as it is: no markup of Sphinx or LaTeX, two lines."""
+    first = inspect.getdoc(PUBLIC[name]).split("\n\n")[0]
+    assert len(first.splitlines()) <= 2
+    assert len(re.findall(r"\.(?=\s|$)", first)) == 1
+    assert first.endswith(".")
+    assert not re.search(r"\\[a-z]|:\w+:`|\$|\.\. ", first)
 
 
 @pytest.mark.parametrize("name", CLASSES)

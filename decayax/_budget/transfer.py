@@ -68,7 +68,7 @@ class Row(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Transfer:
-    """A strength for another run: the result of ``transfer``. Print it for a table.
+    """A strength for another run: the result of ``transfer``, which prints as a table.
 
     Attributes:
         learning_rate: the new peak.

@@ -6,7 +6,7 @@ update of the rounding transforms lands exactly on the 16-bit number that they c
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -24,9 +24,10 @@ from decayax._core.paths import (
 
 
 NAME = "apply_updates"
+Params = TypeVar("Params")  # the result is a tree of the same type
 
 
-def apply_updates(params: optax.Params, updates: optax.Updates) -> optax.Params:
+def apply_updates(params: Params, updates: optax.Updates) -> Params:
     r"""Add the updates to the parameters and keep the dtype of each parameter.
 
     .. math:: \theta \leftarrow \llbracket\theta + \Delta\rrbracket

@@ -23,7 +23,7 @@ from decayax.masks._resolve import MaskOrFn
 def l2_penalty(
     params: optax.Params, weight_decay: Scalar, *, mask: MaskOrFn = None
 ) -> jax.Array:
-    r"""The L2 penalty for a loss; its gradient is what :func:`add_l2_to_grad` adds.
+    r"""The L2 penalty for a loss; its gradient is what ``add_l2_to_grad`` adds.
 
     .. math:: \tfrac12\,\lambda \sum_i m_i \|\theta_i\|^2
 

@@ -44,7 +44,7 @@ def l2(
 def add_l2_to_grad(
     weight_decay: ScalarOrSchedule, *, mask: MaskOrFn = None
 ) -> optax.GradientTransformationExtraArgs:
-    r"""L2 regularisation: add the gradient of :math:`\tfrac12\lambda\|\theta\|^2`.
+    r"""L2 regularisation: add λθ, the gradient of ½λ‖θ‖², to the gradients.
 
     .. math:: g_t \leftarrow g_t + \lambda_t\, m\, \theta_t
 

@@ -40,7 +40,7 @@ GRADIENT_HINT = "Replace it with None, or exclude it with optax.masked."
 
 
 class ScaleByRmsState(NamedTuple):
-    """State of :func:`scale_by_rms`, the same for all its options."""
+    """State of ``scale_by_rms``, the same for all its options."""
 
     count: jax.Array  # int32[]: updates so far
     nu: optax.Updates  # V: shapes and dtypes of the parameters, real for complex ones

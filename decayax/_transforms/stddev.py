@@ -46,7 +46,7 @@ from decayax._transforms.trees import (
 
 
 class ScaleByStddevState(NamedTuple):
-    """State of :func:`scale_by_stddev`, the same for all its options."""
+    """State of ``scale_by_stddev``, the same for all its options."""
 
     count: jax.Array  # int32[]: updates so far
     mean: optax.Updates  # m: shapes and dtypes of the parameters

@@ -59,7 +59,7 @@ class Row(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Description:
-    """All parameters with their decisions. It prints as a table."""
+    """All parameters with their decisions, which print as a table."""
 
     rows: tuple[Row, ...]
 

@@ -67,7 +67,7 @@ Decisions: TypeAlias = dict[Path, Decision]
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Mask:
-    """A mask with reasons. Call it with the parameters for a tree of multipliers."""
+    """A mask with reasons; called with the parameters, it returns multipliers."""
 
     name: str  # public name of what made it: "masks.by_path"; for errors and repr
     # Its arguments are name, params, *args, **kwargs.
