@@ -11,6 +11,7 @@ import pytest
 from catalogue import DECAYS, first_of_each, parametrize, Row
 
 import decayax as dx
+from decayax._core.strength import short_repr
 
 
 DECAYING = first_of_each(DECAYS)
@@ -428,3 +429,16 @@ def test_a_b2_rounded_to_one_by_inject_hyperparams_is_caught():
     rounded = optax.inject_hyperparams(dx.adamw)(1e-3)
     with pytest.raises(ValueError, match=r"adamw: b2 .*hyperparam_dtype=jnp.float32"):
         rounded.init(params)
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ({"middle": 5, "end": 9, "a": 1}, "{'middle': 5, 'end': 9, 'a': 1}"),
+        ({}, "{}"),
+        ({n: n for n in (9, 8, 7, 6, 5)}, "{9: 9, 8: 8, 7: 7, 6: 6, ...}"),
+        ({"b": {"z": [1], "y": 2}}, "{'b': {'z': [1], 'y': 2}}"),
+    ],
+)
+def test_an_error_shows_a_dict_in_its_own_order(value, shown):
+    assert short_repr(value) == f"{shown} of type dict"

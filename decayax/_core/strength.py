@@ -6,6 +6,7 @@ multiplier of a mask may also be an array, for one strength per row, layer or he
 concrete one is checked and becomes a NumPy array of float64.
 """
 
+import itertools
 import math
 import numbers
 import reprlib
@@ -189,4 +190,19 @@ def is_concrete(value: Any) -> bool:
 
 def short_repr(value: Any) -> str:
     """A value and its type in a few words, for an error."""
-    return f"{reprlib.repr(value)} of type {type(value).__name__}"
+    return f"{SHORT.repr(value)} of type {type(value).__name__}"
+
+
+def _repr_dict(value: dict, level: int) -> str:
+    """The first entries in their own order: `reprlib` sorts them."""
+    first = itertools.islice(value.items(), SHORT.maxdict if level > 0 else 0)
+    shown = [
+        f"{SHORT.repr1(key, level - 1)}: {SHORT.repr1(entry, level - 1)}"
+        for key, entry in first
+    ]
+    more = ["..."] if len(shown) < len(value) else []
+    return "{" + ", ".join([*shown, *more]) + "}"
+
+
+SHORT = reprlib.Repr()
+SHORT.repr_dict = _repr_dict
