@@ -41,6 +41,12 @@ def powers(first: int, last: int, step: int = 1) -> tuple[float, ...]:
     return tuple(2.0**exponent for exponent in range(first, last + 1, step))
 
 
+def octaves(name: str, first: int, last: int, step: int = 1, *, growth: int) -> Axis:
+    """Return the axis of `powers` that may grow by `growth` octaves at either end."""
+    low, high = 2.0 ** (first - growth), 2.0 ** (last + growth)
+    return Axis(name, powers(first, last, step), low, high)
+
+
 def coarse_grid(axes: Sequence[Axis]) -> list[Point]:
     """Return every combination of the axes' values.
 

@@ -29,7 +29,7 @@ from experiments.protocol import (
     Measure,
     ProtocolPlan,
 )
-from experiments.search import Axis, powers
+from experiments.search import octaves
 from experiments.tasks import Language
 
 
@@ -183,21 +183,14 @@ def name_of(board: str, entry: str) -> str:
 
 def protocol_entry(board: Board, entry: BoardEntry) -> Entry:
     """An entry on a board."""
-    first, last = board.rates
-    rates = Axis(
-        RATE, powers(first, last), 2.0 ** (first - GROWTH), 2.0 ** (last + GROWTH)
-    )
+    rates = octaves(RATE, *board.rates, growth=GROWTH)
     axes, fixed = (rates,), dict(board.fixed)
     if entry.strength is None:
         fixed[STRENGTH] = 0.0
     else:
-        low = entry.strength[board.name] - board.reach
-        high = entry.strength[board.name] + board.reach
-        values = powers(low, high, 2)
-        axes = (
-            Axis(STRENGTH, values, 2.0 ** (low - GROWTH), 2.0 ** (high + GROWTH)),
-            rates,
-        )
+        middle = entry.strength[board.name]
+        low, high = middle - board.reach, middle + board.reach
+        axes = (octaves(STRENGTH, low, high, 2, growth=GROWTH), rates)
     return Entry(
         name=name_of(board.name, entry.name),
         labels={"task": board.name, "arm": entry.name},

@@ -19,8 +19,9 @@ from matplotlib.ticker import FixedLocator, MaxNLocator
 from PIL import Image
 
 from experiments.files import atomic_write
-from experiments.protocol import Entry, TUNING, VALIDATION, values
-from experiments.reports.results import error_unit, errors, Results
+from experiments.outcomes import Outcome
+from experiments.protocol import Entry, Measure, TUNING, VALIDATION, values
+from experiments.reports.results import error_unit, errors, Results, test_error
 from experiments.search import Axis, coarse_grid, Point
 from experiments.statistics import Estimate
 
@@ -91,6 +92,20 @@ def plot_estimates(
     axes.plot(x, means, "o-", color=colour, ms=4, label=label)
     if np.isfinite(low).all():
         axes.fill_between(x, low, high, color=colour, alpha=0.2, lw=0)
+
+
+def plot_test_errors(
+    axes: Axes, outcomes: Sequence[Outcome], measure: Measure, colours: Sequence[str]
+) -> None:
+    """The test error of each arm with its interval; hollow if it is not bracketed."""
+    for x, (outcome, colour) in enumerate(zip(outcomes, colours, strict=True)):
+        found = test_error(outcome, measure)
+        if np.isfinite(found.low):
+            axes.vlines(x, found.low, found.high, color=colour)
+        fill = "white" if outcome.open else colour
+        axes.plot(x, found.mean, "o", mec=colour, mfc=fill)
+    names = [outcome.entry.labels["arm"] for outcome in outcomes]
+    axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
 
 
 def label_powers_of_two(axis: MatplotlibAxis, zero: float | None = None) -> None:

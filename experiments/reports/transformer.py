@@ -19,7 +19,6 @@ from experiments.reports.results import (
     read_results,
     result_tables,
     Results,
-    test_error,
 )
 from experiments.reports.template import protocol_section, save_report
 from experiments.statistics import Estimate, LEVEL
@@ -229,18 +228,9 @@ def plot_losses(results: Results) -> Figure:
     figure, panels = figures.new_panels(1, len(tasks), (4.2 * len(tasks) + 1, 3.6))
     for axes, (task, entries) in zip(panels[0], tasks.items(), strict=True):
         axes.set_title(task)
-        for x, entry in enumerate(entries):
-            outcome = results.outcomes[entry.name]
-            found = test_error(outcome, measure)
-            low, high = found.low, found.high
-            if not np.isfinite(low):
-                low = high = found.mean
-            colour = COLOURS[entry.labels["place"]]
-            fill = "white" if outcome.open else colour
-            axes.vlines(x, low, high, color=colour)
-            axes.plot(x, found.mean, "o", mec=colour, mfc=fill)
-        names = [entry.labels["arm"] for entry in entries]
-        axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
+        outcomes = [results.outcomes[entry.name] for entry in entries]
+        colours = [COLOURS[entry.labels["place"]] for entry in entries]
+        figures.plot_test_errors(axes, outcomes, measure, colours)
     panels[0, 0].set_ylabel(f"test loss ({measure.unit})")
     return figure
 

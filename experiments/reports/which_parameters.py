@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.reports import figures
@@ -16,7 +15,6 @@ from experiments.reports.results import (
     read_joint_results,
     result_tables,
     Results,
-    test_error,
 )
 from experiments.reports.template import protocol_section, save_report
 
@@ -71,16 +69,7 @@ def plot_errors(tasks: Mapping[str, Results]) -> Figure:
     figure, panels = figures.new_panels(1, len(tasks), (4.6 * len(tasks) + 1, 3.8))
     for axes, (task, results) in zip(panels[0], tasks.items(), strict=True):
         measure, mine = results.plan.measure, list(results.outcomes.values())
-        for x, outcome in enumerate(mine):
-            found = test_error(outcome, measure)
-            low, high = found.low, found.high
-            if not np.isfinite(low):
-                low = high = found.mean
-            colour = GREY if outcome.entry.labels["arm"] == NONE else BLUE
-            axes.vlines(x, low, high, color=colour)
-            fill = "white" if outcome.open else colour
-            axes.plot(x, found.mean, "o", mec=colour, mfc=fill)
-        names = [outcome.entry.labels["arm"] for outcome in mine]
-        axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
+        colours = [GREY if each.entry.labels["arm"] == NONE else BLUE for each in mine]
+        figures.plot_test_errors(axes, mine, measure, colours)
         axes.set(title=task, ylabel=f"test error ({error_unit(measure)})")
     return figure

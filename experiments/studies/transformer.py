@@ -46,7 +46,7 @@ from experiments.reports.transformer import (
     WATCHING,
     write_report as write_report,
 )
-from experiments.search import Axis, Point, powers
+from experiments.search import octaves, Point
 from experiments.studies import strength
 from experiments.tasks import Classification
 from experiments.text_optimizers import ARMS, NONE, ROUNDINGS
@@ -105,19 +105,13 @@ def addition_config(make: OptimizerFactory) -> StaticConfig:
 
 def entry_of(task: TextTask, arm: Arm) -> Entry:
     """An arm on a text."""
-
-    def axis(name: str, first: int, last: int) -> Axis:
-        low, high = 2.0 ** (first - GROWTH), 2.0 ** (last + GROWTH)
-        return Axis(name, powers(first, last), low, high)
-
-    rates = axis("learning_rate", *RATES[arm.base])
+    rates = octaves("learning_rate", *RATES[arm.base], growth=GROWTH)
     if arm.place == NONE:
         axes, fixed = (rates,), {"weight_decay": 0.0, **WARMUP}
     else:
-        first, last = task.decays[arm.name]
-        decays = axis("weight_decay", first, last)
         # Every second power; bracketing adds the others around the best.
-        axes = (decays._replace(values=powers(first, last, 2)), rates)
+        decays = octaves("weight_decay", *task.decays[arm.name], 2, growth=GROWTH)
+        axes = (decays, rates)
         fixed = WARMUP
     labels = {"task": task.name, "arm": arm.name, "base": arm.base, "place": arm.place}
     config = task.config(arm.make_optimizer)

@@ -36,7 +36,7 @@ from experiments.joint import JointPlan
 from experiments.models.transformer import transformer
 from experiments.protocol import Contrast, difference, Entry, ProtocolPlan
 from experiments.reports.which_parameters import write_report as write_report
-from experiments.search import Axis, powers
+from experiments.search import octaves
 from experiments.studies import strength
 from experiments.tasks import Classification
 from experiments.text_optimizers import selected
@@ -98,15 +98,10 @@ def name_of(task: str, selection: str) -> str:
 
 def entries(task: SelectionTask) -> list[Entry]:
     """All selections on a task."""
-
-    def axis(name: str, first: int, last: int, step: int) -> Axis:
-        low, high = 2.0 ** (first - GROWTH), 2.0 ** (last + GROWTH)
-        return Axis(name, powers(first, last, step), low, high)
-
     patterns = tuple(each.pattern for each in task.selections)
     config = task.config._replace(make_optimizer=functools.partial(selected, patterns))
-    rates = axis("learning_rate", *task.rates, 1)
-    decays = axis("weight_decay", *task.decays, 2)
+    rates = octaves("learning_rate", *task.rates, growth=GROWTH)
+    decays = octaves("weight_decay", *task.decays, 2, growth=GROWTH)
     found = []
     for number, selection in enumerate(task.selections):
         none = selection.name == NONE
