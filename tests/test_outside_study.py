@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from test_commands import call as call, refused
-from test_readme import BLOCK, ROOT
+from test_site import BLOCK, ROOT
 from test_store import cache_folder as cache_folder, start
 
 

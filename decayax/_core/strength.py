@@ -193,14 +193,14 @@ def short_repr(value: Any) -> str:
     return f"{SHORT.repr(value)} of type {type(value).__name__}"
 
 
-def _repr_dict(value: dict, level: int) -> str:
+def _repr_dict(x: dict, level: int) -> str:
     """The first entries in their own order: `reprlib` sorts them."""
-    first = itertools.islice(value.items(), SHORT.maxdict if level > 0 else 0)
+    first = itertools.islice(x.items(), SHORT.maxdict if level > 0 else 0)
     shown = [
         f"{SHORT.repr1(key, level - 1)}: {SHORT.repr1(entry, level - 1)}"
         for key, entry in first
     ]
-    more = ["..."] if len(shown) < len(value) else []
+    more = ["..."] if len(shown) < len(x) else []
     return "{" + ", ".join([*shown, *more]) + "}"
 
 
