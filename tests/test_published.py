@@ -105,6 +105,23 @@ def test_slopes_in_the_findings_are_those_of_the_report(document):
         assert span in told, span
 
 
+@pytest.mark.parametrize(
+    ("document", "begin", "end"),
+    [
+        ("docs/evidence.md", "## Which method?", "\n## "),
+        ("experiments/README.md", "- **leaderboard**", "\n\n"),
+    ],
+)
+def test_differences_of_the_leaderboard_are_those_of_the_report(document, begin, end):
+    """Each mean has the interval that contains the choice."""
+    told = (ROOT / document).read_text().split(begin)[1].split(end)[0]
+    told = " ".join(told.split()).replace("−", "-")
+    quoted = re.findall(r"([+-]\d\.\d+)\D{0,9}(\[[+-][\d.]+, [+-][\d.]+\])", told)
+    assert len(quoted) >= 4
+    row = re.compile(r"\| ([+-]\d\.\d+) \[\S+ \S+\] \| (\[\S+ \S+\]) \|")
+    assert set(quoted) <= set(row.findall(published("leaderboard")))
+
+
 def test_the_porting_table_is_the_tested_one():
     from test_rates import PORTS
 
