@@ -207,6 +207,7 @@ ERRORS = {
     "json.py:sgdw": "json. Rename the file.",
     "ours:sdgw": "OPTIMIZER: ours has no 'sdgw'. It has params, decay, sgdw, ",
     "ours:params": "audit: optimizer must be an optax.GradientTransformation",
+    "optax:GradientTransformation": "is a class. Name an optimizer, or a function",
 }
 
 

@@ -97,6 +97,11 @@ def _add_to_path(folder: Path) -> None:
 def load_optimizer(target: str, learning_rate: float | None) -> Any:
     """An optimizer, or a function learning_rate -> optimizer."""
     found = load("OPTIMIZER", target)
+    if inspect.isclass(found):
+        raise CommandError(
+            f"OPTIMIZER: {target} is a class. Name an optimizer, or a function that "
+            "returns one."
+        )
     is_factory = callable(found) and not is_optimizer(found)
     if is_factory and learning_rate is None and _needs_no_arguments(found):
         return _run("OPTIMIZER", f"{target}()", found)
