@@ -46,7 +46,7 @@ STEPS = Measure("penalised_steps", "steps", scale=-1.0, unit="steps", perfect=0.
 class Board(NamedTuple):
     """A task with its measure and its numbers of runs.
 
-    On two cores a run takes 1.2 to 2.4 s on text, and about 0.2 s on grokking, 0.03 s on
+    On two cores a run takes 1.2 to 2.4 s on text, about 0.2 s on grokking, 0.03 s on
     digits and 0.02 s on teacher. With these `sizes` the board takes about an hour, two
     thirds of it on text.
     """
