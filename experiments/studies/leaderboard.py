@@ -8,8 +8,8 @@ Question    Each method is one entry: a file of at most 30 lines in
 Command     python -m experiments leaderboard        (--smoke for a run of seconds)
             python -m experiments leaderboard --entry my_decay.py
             `make data` first, for the text
-Cost        about an hour on 2 CPU cores (129 minutes of CPU time), three minutes for an
-            entry
+Cost        about an hour on 2 CPU cores (129 minutes of CPU time), ten minutes
+            for an entry
 Expected    From a pilot with five methods on digits: no decay is 3.5 points worse than
             AdamW; corrected decay and a fixed norm differ from it by less than 0.3.
             Cautious decay was 1.2 points worse, at the edge of its grid. On grokking,
