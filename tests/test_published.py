@@ -122,6 +122,27 @@ def test_differences_of_the_leaderboard_are_those_of_the_report(document, begin,
     assert set(quoted) <= set(row.findall(published("leaderboard")))
 
 
+@pytest.mark.parametrize("document", ["howto/bf16.md", "howto/log.md"])
+def test_the_times_of_wrappers_are_those_of_the_benchmark(document):
+    ratio = r" +(\d+\.\d\d) +\d+\.\d"
+    measured: dict[str, list[tuple[float, float]]] = {}
+    for name, *both in re.findall(
+        rf"^(\w.*?){ratio}{ratio}$",
+        published("benchmarks", "wrappers.txt"),
+        re.MULTILINE,
+    ):
+        measured.setdefault(name, []).append((float(both[0]), float(both[1])))
+    row = re.compile(r"^\| (.*) \| (\d\S* to \S+) \| (\d\S* to \S+) \|$", re.MULTILINE)
+    told = row.findall(page(document))
+    assert len(told) == 3
+    for name, *ranges in told:
+        runs = measured[name.replace("`", "")]
+        assert len(runs) == 3
+        assert ranges == [
+            f"{min(x):.2f} to {max(x):.2f}" for x in zip(*runs, strict=True)
+        ]
+
+
 def test_the_porting_table_is_the_tested_one():
     from test_rates import PORTS
 
