@@ -143,6 +143,12 @@ def test_the_times_of_wrappers_are_those_of_the_benchmark(document):
         ]
 
 
+def test_the_times_of_audits_are_those_of_the_benchmark():
+    table = published("benchmarks", "audit.txt")
+    assert table.count("\n") == 9
+    assert f"\n\n{table}\n" in page("howto/audit_in_ci.md")
+
+
 def test_the_porting_table_is_the_tested_one():
     from test_rates import PORTS
 
