@@ -11,7 +11,7 @@ from experiments.end_optimizers import GRADIENT, WEIGHTED
 from experiments.reports import figures
 from experiments.reports.end_numbers import CORRECTED, LR_SCALED, Setting
 from experiments.reports.figures import BLUE, GREEN, GREY, ORANGE
-from experiments.reports.results import Results, test_error
+from experiments.reports.results import Results
 
 
 COLOURS = {"none": GREY, LR_SCALED: ORANGE, CORRECTED: BLUE}
@@ -107,17 +107,7 @@ def plot_errors(results: Results) -> Figure:
     measure = results.plan.measure
     figure, panels = figures.new_panels(1, 1, (7, 3.4))
     (axes,) = panels.flat
-    names = []
-    for x, outcome in enumerate(results.outcomes.values()):
-        colour = COLOURS[outcome.entry.labels["arm"]]
-        found = test_error(outcome, measure)
-        low, high = found.low, found.high
-        if not np.isfinite(low):
-            low = high = found.mean
-        axes.vlines(x, low, high, color=colour)
-        fill = "white" if outcome.open else colour
-        axes.plot(x, found.mean, "o", mec=colour, mfc=fill)
-        names.append(outcome.entry.name)
-    axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
+    colours = [COLOURS[x.entry.labels["arm"]] for x in results.outcomes.values()]
+    figures.plot_test_errors(axes, results.outcomes, measure, colours)
     axes.set_ylabel("test error (%)")
     return figure

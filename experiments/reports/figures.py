@@ -95,17 +95,20 @@ def plot_estimates(
 
 
 def plot_test_errors(
-    axes: Axes, outcomes: Sequence[Outcome], measure: Measure, colours: Sequence[str]
+    axes: Axes,
+    outcomes: Mapping[str, Outcome],
+    measure: Measure,
+    colours: Sequence[str],
 ) -> None:
-    """The test error of each arm with its interval; hollow if it is not bracketed."""
-    for x, (outcome, colour) in enumerate(zip(outcomes, colours, strict=True)):
+    """Test errors by label, with intervals; hollow if a choice is not bracketed."""
+    pairs = zip(outcomes.values(), colours, strict=True)
+    for x, (outcome, colour) in enumerate(pairs):
         found = test_error(outcome, measure)
         if np.isfinite(found.low):
             axes.vlines(x, found.low, found.high, color=colour)
         fill = "white" if outcome.open else colour
         axes.plot(x, found.mean, "o", mec=colour, mfc=fill)
-    names = [outcome.entry.labels["arm"] for outcome in outcomes]
-    axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
+    axes.set_xticks(range(len(outcomes)), list(outcomes), rotation=30, ha="right")
 
 
 def label_powers_of_two(axis: MatplotlibAxis, zero: float | None = None) -> None:

@@ -228,7 +228,7 @@ def plot_losses(results: Results) -> Figure:
     figure, panels = figures.new_panels(1, len(tasks), (4.2 * len(tasks) + 1, 3.6))
     for axes, (task, entries) in zip(panels[0], tasks.items(), strict=True):
         axes.set_title(task)
-        outcomes = [results.outcomes[entry.name] for entry in entries]
+        outcomes = {x.labels["arm"]: results.outcomes[x.name] for x in entries}
         colours = [COLOURS[entry.labels["place"]] for entry in entries]
         figures.plot_test_errors(axes, outcomes, measure, colours)
     panels[0, 0].set_ylabel(f"test loss ({measure.unit})")

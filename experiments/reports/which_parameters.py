@@ -68,8 +68,9 @@ def plot_errors(tasks: Mapping[str, Results]) -> Figure:
     """The test error of each selection, a panel for each task."""
     figure, panels = figures.new_panels(1, len(tasks), (4.6 * len(tasks) + 1, 3.8))
     for axes, (task, results) in zip(panels[0], tasks.items(), strict=True):
-        measure, mine = results.plan.measure, list(results.outcomes.values())
-        colours = [GREY if each.entry.labels["arm"] == NONE else BLUE for each in mine]
+        measure = results.plan.measure
+        mine = {x.entry.labels["arm"]: x for x in results.outcomes.values()}
+        colours = [GREY if arm == NONE else BLUE for arm in mine]
         figures.plot_test_errors(axes, mine, measure, colours)
         axes.set(title=task, ylabel=f"test error ({error_unit(measure)})")
     return figure
