@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 import os
 import sys
+import traceback
 from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
@@ -121,10 +122,29 @@ def import_file(path: Path) -> ModuleType:
         sys.path.append(str(path.parent))
     try:
         spec.loader.exec_module(module)
-    except BaseException:
+    except BaseException as error:
         del sys.modules[name]  # so that the next import runs the file again
+        if isinstance(error, Exception):
+            raise UserError(fault_of(path, error)) from error
         raise
     return module
+
+
+def fault_of(path: Path, error: Exception) -> str:
+    """Describe an error in a user's file, such as "a.py, line 3: NameError: ...".
+
+    Args:
+        path: the file.
+        error: what it raised when it was imported or called.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [each.lineno for each in frames if _is_same_file(each.filename, path)]
+    if isinstance(error, SyntaxError) and error.filename == str(path):
+        lines.append(error.lineno)
+    where = f"{path.name}, line {lines[-1]}" if lines else path.name
+    text = error.msg if isinstance(error, SyntaxError) else str(error)
+    first = text.strip().partition("\n")[0].rstrip(".")
+    return f"{where}: {type(error).__name__}: {first}."
 
 
 def entry_plan(module: ModuleType, file: Path, smoke: bool, out: Path) -> Any:
@@ -137,7 +157,8 @@ def entry_plan(module: ModuleType, file: Path, smoke: bool, out: Path) -> Any:
         out: the directory of all studies.
 
     Raises:
-        UserError: the file is not an entry, or there is no stored board.
+        UserError: the file is not an entry, there is no stored board, or the runs of
+            another version of the file are stored.
     """
     from experiments.engine.study import folder_of
 
@@ -148,9 +169,28 @@ def entry_plan(module: ModuleType, file: Path, smoke: bool, out: Path) -> Any:
             "such as my_decay.py."
         )
     plan = module.with_entry(import_file(path), smoke)
-    # Raises before any run if the board is missing.
-    module.find_board(folder_of(module.study(plan), out), plan.against)
+    # These raise before any run.
+    study = module.study(plan)
+    module.find_board(folder_of(study, out), plan.against)
+    _require_unchanged(study, path, out)
     return plan
+
+
+def _require_unchanged(study: Any, path: Path, out: Path) -> None:
+    """Raise a UserError if runs of another version of an entry's file are stored."""
+    from experiments.engine.code import code_hashes
+    from experiments.engine.manifest import read_if_valid
+    from experiments.engine.study import first_stage_functions
+
+    code = code_hashes(first_stage_functions(study), type(study.plan).__module__, {})
+    for file in sorted((out / study.name).glob("*/manifest.json")):
+        folder = file.parent
+        stored = (read_if_valid(folder) or {}).get("code", {}).get(path.stem)
+        if stored not in (None, code[path.stem]):
+            raise UserError(
+                f"{path.name} is not the version that made the runs in {folder}. Give "
+                "the new version another file name, or pass another --out."
+            )
 
 
 def _module_origin(name: str) -> str | None:
@@ -183,7 +223,10 @@ def _missing(module: ModuleType) -> list[str]:
 
 def question_of(path: Path) -> str:
     """Read the first line of a file's docstring, without importing the file."""
-    tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
+    except SyntaxError as error:
+        raise UserError(fault_of(path, error)) from error
     return (ast.get_docstring(tree) or "").partition("\n")[0]
 
 

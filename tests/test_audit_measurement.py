@@ -9,12 +9,14 @@ import optax
 import pytest
 from audit_cases import (
     bench_of,
+    BF16,
     L2_ADAM,
     leaf_of,
     LR,
     no_warning as no_warning,
     ONE,
     PARAMS,
+    plan_of,
     rule,
     WD,
 )
@@ -102,6 +104,117 @@ def test_how_much_decay_survives_16_bits(dtype, rate, error):
         assert leaf.surviving_fraction == pytest.approx(1.0, abs=error)
         assert leaf.rate == pytest.approx(rate, rel=1e-2)
         assert not audit.findings
+
+
+def kept_in_two_runs(make, size, seeds=2):
+    """The part of the decay that bfloat16 keeps: 200 steps with 0.1 and with 0."""
+    kept = []
+    for seed, sign in ((s, sign) for s in range(seeds) for sign in (1.0, -1.0)):
+        start, *grads = jax.random.normal(jax.random.key(seed), (201, 64, 64))
+        start = (size * start).astype(jnp.bfloat16)
+        grads = (sign * jnp.stack(grads)).astype(jnp.bfloat16)
+
+        def left(weight_decay, start=start, grads=grads):
+            optimizer = make(weight_decay)
+
+            def step(carry, gradient):
+                params, state = carry
+                updates, state = optimizer.update(gradient, state, params)
+                params = optax.apply_updates(params, updates)
+                # As in a loop of jitted steps, the weights are stored in 16 bits.
+                return (jax.lax.optimization_barrier(params), state), None
+
+            return jax.lax.scan(step, (start, optimizer.init(start)), grads)[0][0]
+
+        runs = (jax.jit(left, static_argnums=0)(x) for x in (0.0, 0.1))
+        without, decayed = (x.astype(jnp.float32) for x in runs)
+        wide = start.astype(jnp.float32)
+        kept.append(jnp.sum((without - decayed) * wide) / jnp.sum(wide**2))
+    return float(np.mean(kept))
+
+
+def adamw(weight_decay):
+    return optax.adamw(1e-3, weight_decay=weight_decay)
+
+
+def momentum_l2(weight_decay):
+    l2 = dx.add_l2_to_grad(0.02 * weight_decay)
+    return optax.chain(l2, optax.sgd(1e-3, momentum=0.9))
+
+
+@pytest.mark.relaxed("scale_by_adam")
+@pytest.mark.parametrize(
+    ("make", "size", "expected"),
+    [
+        (adamw, 0.1, 0.54),
+        pytest.param(adamw, 0.02, 0.98, marks=pytest.mark.slow),
+        pytest.param(adamw, 0.3, 0.13, marks=pytest.mark.slow),
+        pytest.param(momentum_l2, 0.02, None, marks=pytest.mark.slow),
+        pytest.param(optax.chain, 0.1, None, marks=pytest.mark.slow),
+    ],
+)
+def test_the_part_that_16_bits_keep_is_that_of_two_runs(make, size, expected):
+    """It is not 0 %: steps of a gradient carry a part of the decay over half an ulp."""
+    if make is optax.chain:  # the decay passes through Adam's moments
+
+        def make(weight_decay):
+            return optax.chain(dx.add_l2_to_grad(weight_decay), optax.adam(1e-3))
+
+    params = {"kernel": size * jax.random.normal(jax.random.key(9), (64, 64))}
+    options = {"gradient_scales": (1.0,), "seeds": 1}
+    narrow = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
+    leaf = leaf_of(make(0.1), narrow, **options)
+    left = 1 - leaf_of(make(0.1), params, **options).rate
+    truth = kept_in_two_runs(make, size) / (1 - left**200)
+    assert leaf.surviving_fraction == pytest.approx(truth, abs=0.05)
+    if expected is not None:
+        assert truth == pytest.approx(expected, abs=0.05)
+
+
+@pytest.mark.relaxed("scale_by_adam")
+def test_who_rounds_by_itself():
+    """A wrapper leads to 16-bit numbers exactly; a float32 update alone does not."""
+    from decayax._audit.paired import rounds_by_itself
+
+    def rounds(optimizer):
+        params = {"kernel": jnp.ones((8, 8), jnp.bfloat16)}
+        program = plan_of(optimizer, params).program(own_dtypes=True)
+        return rounds_by_itself(program, Setting(0, 1.0, 1.0))
+
+    def wide(u, p):
+        return -LR * u.astype(jnp.float32) - 1e-4 * p.astype(jnp.float32)
+
+    assert rounds(dx.with_compensation(adamw(0.1))) == [True]
+    assert rounds(dx.with_stochastic_rounding(adamw(0.1))) == [True]
+    assert rounds(adamw(0.1)) == [False]
+    assert rounds(rule(wide)) == [False]
+    # The first step of a warm-up is 0: no evidence.
+    warm_up = optax.linear_schedule(0.0, 1e-3, 2)
+    assert rounds(optax.chain(rule(wide), optax.scale_by_schedule(warm_up))) == [False]
+
+
+@pytest.mark.parametrize(("wide", "kept"), [(True, 1.0), (False, 0.0)])
+def test_16_bits_with_the_weights_in_the_state(wide, kept):
+    """An update at weights of 0 is not one without the decay: it is z − 0."""
+
+    def init(params):
+        return jax.tree.map(lambda p: p.astype(jnp.float32) if wide else p, params)
+
+    def leaf(u, z):
+        new = z.astype(jnp.float32) * (1 - 1e-4) - LR * u.astype(jnp.float32)
+        return new.astype(z.dtype)
+
+    def update(updates, z, params):
+        z = jax.tree.map(leaf, updates, z)
+        delta = [
+            new.astype(jnp.float32) - p.astype(jnp.float32)
+            for new, p in zip(jax.tree.leaves(z), jax.tree.leaves(params), strict=True)
+        ]
+        return jax.tree.unflatten(jax.tree.structure(params), delta), z
+
+    found = leaf_of(optax.GradientTransformation(init, update), BF16, seeds=1)
+    assert found.rate == pytest.approx(1e-4, rel=1e-2)
+    assert found.surviving_fraction == pytest.approx(kept, abs=0.2)
 
 
 def test_the_trace_of_a_probe():

@@ -172,12 +172,38 @@ def test_a_file_that_breaks_a_rule_is_refused(tmp_path, monkeypatch, old, new, m
     assert "RULES.md" in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("    return", "    _ =", r"chain\(run\) returns NoneType. Return an Optax"),
+        ("run.step()", "run.stop()", "line 13: AttributeError: .*'stop'. See"),
+        ("    return", "    assert run.strength > 0\n    return", "13: .* are traced"),
+        ("    return", "    float(run.strength)\n    return", "line 13: .* are traced"),
+        ("    return", "    range(run.strength)\n    return", "line 13: TypeError"),
+        ("run.step()", 'optax.masked(run.step(), {"w": True})', "ValueError: .* See"),
+    ],
+)
+def test_a_chain_that_fails_is_refused_before_any_run(
+    tmp_path, monkeypatch, old, new, message
+):
+    from experiments.errors import UserError
+
+    assert old in GOOD
+    module = load(tmp_path, GOOD.replace(old, new), monkeypatch)
+    with pytest.raises(UserError, match=message) as error:
+        module_of_study().with_entry(module, smoke=True)
+    assert str(error.value).startswith("given_entry.py")
+    assert "RULES.md" in str(error.value)
+
+
 def test_the_example_of_the_rules_is_an_entry(tmp_path, monkeypatch):
-    from experiments.leaderboard.loading import entry_of, FOLDER
+    from experiments.leaderboard.loading import entry_of, FOLDER, try_chain
 
     rules = (FOLDER.parent / "RULES.md").read_text(encoding="utf-8")
     text = rules.partition("```python\n")[2].partition("```")[0]
-    entry_of(load(tmp_path, text, monkeypatch, "my_decay"), BOARDS)
+    module = load(tmp_path, text, monkeypatch, "my_decay")
+    entry_of(module, BOARDS)
+    try_chain(module)
 
 
 # --- The plan ---------------------------------------------------------------------
@@ -315,6 +341,34 @@ def test_an_entry_needs_a_board(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_runs_of_another_version_of_a_file_are_not_used(tmp_path, monkeypatch):
+    import json
+
+    from experiments.engine import code
+    from experiments.errors import UserError
+    from experiments.study_files import entry_plan
+
+    module = module_of_study()
+    monkeypatch.setattr(module, "find_board", lambda *_: None)
+    path = tmp_path / "first_version.py"
+    path.write_text(GOOD, encoding="utf-8")
+    now = {"first_version": "1", "other": "2"}
+    monkeypatch.setattr(code, "code_hashes", lambda *_: now)
+    folder = tmp_path / "out" / "leaderboard" / "0123456789ab"
+    folder.mkdir(parents=True)
+    (folder.parent / "chunks").mkdir()
+
+    def plan_after(stored):
+        manifest = {"format": 2, "study": "leaderboard", "hash": "0", "code": stored}
+        (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+        return entry_plan(module, path, smoke=True, out=tmp_path / "out")
+
+    for same in ({}, {"first_version": "1", "other": "3"}):
+        assert set(plan_after(same).plans) == {"digits", "grokking"}
+    with pytest.raises(UserError, match=r"0123456789ab\. Give the new version another"):
+        plan_after({"first_version": "0", "other": "2"})
+
+
 @pytest.mark.slow
 def test_a_copy_of_adamw_is_equal_to_adamw(tmp_path):
     from experiments import cells
@@ -332,9 +386,16 @@ def test_a_copy_of_adamw_is_equal_to_adamw(tmp_path):
     assert "`my_copy` on digits: +0.00 points" in entry.stdout
     assert "`my_copy` on grokking: +0.00 steps" in entry.stdout
     assert "run with other" not in entry.stdout
+    assert entry.stdout.count("intervals, and no finding") == 1
     (other,) = {p.parent for p in out.glob("leaderboard/*/report.md")} - {folder}
     # Only the entry ran.
     assert set(cells.read_csv(other / "cells.csv")["arm"]) == {"my_copy"}
+    with path.open("a", encoding="utf-8") as file:
+        file.write("A_CHANGE = 1\n")
+    changed = run_smoke(out, "--entry", path)
+    assert f"my_copy.py is not the version that made the runs in {other}" in (
+        changed.stderr
+    )
     taken = run_smoke(out, "--entry", FOLDER / "adamw.py")
     assert "the board has an entry 'adamw'. Rename the file." in taken.stderr
 
@@ -461,14 +522,26 @@ def test_a_lucky_choice_is_not_a_win(tmp_path, fewer_resamples):
     assert "`cautious` (a chosen point was lucky)" in text
 
 
-def test_with_a_replication_the_verdict_names_it(tmp_path, fewer_resamples):
+@pytest.mark.parametrize(
+    ("again", "words"),
+    [
+        (
+            0.9,
+            "Wins, clearly better again on the seeds 1000 to 1029: `cautious` on dig",
+        ),
+        (
+            0.8,
+            "1029: none. Clearly better only on the final seeds: `cautious` on digit",
+        ),
+    ],
+)
+def test_only_what_is_clear_again_is_a_win(again, words, tmp_path, fewer_resamples):
     from experiments.reports.leaderboard import conclusion
+    from experiments.reports.leaderboard_numbers import read_boards
 
-    folder = tmp_path / "replication"
-    folder.mkdir()
-    (folder / "report.md").write_text("made up", encoding="utf-8")
-    text = conclusion(made_boards(tmp_path))
-    assert "`replication/report.md` says which differences are clear again" in text
+    text = conclusion(read_boards(made_replicated_board(tmp_path, again)))
+    assert words in text
+    assert "All contrasts on the new seeds: `replication/report.md`." in text
     assert "not yet replicated" not in text
 
 
@@ -535,7 +608,7 @@ def test_the_row_of_a_new_entry(tmp_path, fewer_resamples):
     boards = made_boards(tmp_path)._replace(added=("digits cautious",))
     text = rows_of(boards)
     assert text.startswith("`cautious` on digits: +9.89 [")
-    assert "cautious clearly better; place 1 of 4 without AdamW." in text
+    assert "cautious clearly better; place 1 of 4 (AdamW is not counted)." in text
     assert text.endswith("the board was not run there.")
     doubtful = rows_of(boards._replace(added=("digits proximal",)))
     assert "a choice is not bracketed" in doubtful
@@ -565,20 +638,32 @@ def test_differences_from_the_board_are_those_of_what_both_use():
     ]
 
 
-def made_entry(folder, skills):
-    """The directories of a board, of its replication, and of an added entry."""
+def made_replicated_board(folder, again=0.9):
+    """The directory of a board, with its replication.
+
+    `again` is the test score of `cautious` on the new seeds.
+    """
     from experiments import replication
-    from experiments.leaderboard import boards
+    from experiments.engine.store import read_manifest
 
     board, plan = folder / "leaderboard" / "0123456789ab", made_plan("digits")
     store(board, plan, SKILLS)
     (board / "report.md").write_text("")
-    table = made_table(plan, SKILLS)
-    again = replication.plan_of(plan, table, "0123456789ab", (1000, 1030))
-    study = replication.study("leaderboard-replication", again, plan, str)
-    new = made_runs(study.stages, SKILLS)
-    simulated.store(board / "replication", study, new)
+    table, of = made_table(plan, SKILLS), read_manifest(board)["hash"]
+    replicated = replication.plan_of(plan, table, of, (1000, 1030))
+    study = replication.study("leaderboard-replication", replicated, plan, str)
+    skills = SKILLS | {"cautious": (*SKILLS["cautious"], again)}
+    simulated.store(board / "replication", study, made_runs(study.stages, skills))
     (board / "replication" / "report.md").write_text("")
+    return board
+
+
+def made_entry(folder, skills):
+    """The directory of an added entry; the board and its replication are next to it."""
+    from experiments.leaderboard import boards
+
+    plan = made_plan("digits")
+    made_replicated_board(folder)
     (found,) = (each for each in boards.BOARDS if each.name == "digits")
     entry = stored("cautious")._replace(name="mine")
     sizes = {n: getattr(plan.plans["digits"], n) for n in SIZES}

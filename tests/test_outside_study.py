@@ -334,6 +334,19 @@ def test_an_invalid_file_name(name, words, tiny, call, monkeypatch):
     assert {n: m for n, m in sys.modules.items() if n in before} == before
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("def study(plan)\n", "line 1: SyntaxError: expected ':'."),
+        ("x = 1\n  y = 2\n", "line 2: IndentationError: unexpected indent."),
+        ("\nimport no_such_module\n", "line 2: ModuleNotFoundError: No module named"),
+    ],
+)
+def test_a_file_that_does_not_run(text, words, tiny, tmp_path, call):
+    tiny.write_text(text)
+    refused(call(tiny, "--out", tmp_path), f"{tiny.name}, {words}")
+
+
 def test_a_path_without_a_python_file(tiny, tmp_path, call, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder.py").mkdir()
@@ -361,8 +374,11 @@ def test_a_file_that_uses_jax_during_its_import(tiny, tmp_path):
 
 def test_a_file_that_failed_is_imported_again(tiny, tmp_path, call):
     tiny.write_text(f"{TINY}\n1 / 0\n")
-    with pytest.raises(ZeroDivisionError):
-        call(tiny, "--out", tmp_path)
+    line = len(TINY.splitlines()) + 2
+    refused(
+        call(tiny, "--out", tmp_path),
+        f"{tiny.name}, line {line}: ZeroDivisionError: division by zero.",
+    )
     assert "tiny" not in sys.modules
     tiny.write_text(TINY)
     os.utime(tiny, (0, 0))  # so that Python does not use the old bytecode

@@ -16,6 +16,7 @@ from decayax._audit.modes import (
     UNEVEN,
     WITHOUT_DECAY,
 )
+from decayax._audit.survival import is_narrow
 
 
 def decays(leaf: LeafAudit) -> bool:
@@ -31,6 +32,11 @@ def _depends_on_scale(e: Evidence, cause: str) -> bool:
 def _lost(leaf: LeafAudit) -> bool:
     # `not >= 0.5` and not `< 0.5`: nan is a loss too.
     return leaf.surviving_fraction is not None and not leaf.surviving_fraction >= 0.5
+
+
+def rounding_is_unknown(leaf: LeafAudit) -> bool:
+    """Whether rounding may remove the decay, but the noise hides how much."""
+    return is_narrow(leaf.dtype) and decays(leaf) and leaf.surviving_fraction is None
 
 
 # What several problems have in common. Each has a hint of its own.
@@ -136,6 +142,13 @@ CHECKS: dict[Finding, Callable[[Evidence], bool]] = {
         hint="A weight times 1 - rate rounds back to the same weight. Train weights in "
         "float32 or bfloat16, and cast them to {dtypes} for the forward pass.",
     ): lambda e: _lost(e.leaf) and "float16" not in e.leaf.dtype,
+    Finding(
+        kind="rounding not measured",
+        serious=False,
+        text="how much of the decay of {paths} survives rounding to {dtypes} is not "
+        "known: few weights, or a weak decay, in {steps} steps.",
+        hint="Pass more steps, such as steps=1000.",
+    ): lambda e: rounding_is_unknown(e.leaf),
     Finding(
         kind="decay without gradient",
         serious=True,

@@ -7,10 +7,10 @@ import numpy as np
 from decayax._audit import by_step, causes, patterns
 from decayax._audit.finding import Evidence
 from decayax._audit.leaf import LeafAudit
-from decayax._audit.measure import is_narrow, MAX_STANDARD_ERROR, Survival
 from decayax._audit.measured import Everything, Measured, Request
 from decayax._audit.modes import CONSTRAINED, NONE, NOT_FINITE
 from decayax._audit.readings import Reading, Setting, varied
+from decayax._audit.survival import is_narrow, MAX_STANDARD_ERROR, Survival
 from decayax._core.paths import path_str
 
 

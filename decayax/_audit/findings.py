@@ -202,6 +202,7 @@ def _about(evidence: Sequence[Evidence], finding: Finding) -> Finding:
         "dtypes": ", ".join(sorted({leaf.dtype for leaf in leaves})),
         "smallest": f"{max(smallest, 0.0):.0%}",
         "when": evidence[0].not_finite,
+        "steps": len(leaves[0].over_time),
         "clipped_to": f"{min(e.clipped_to for e in evidence):.0%}",
         "ends": f"from {first:.3g} in the first quarter to {last:.3g} in the last one",
         "share": f"{min(e.share_of_steps for e in evidence):.0%}",

@@ -7,10 +7,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
 
 from decayax._audit.dependence import decay_reads, DecayReads, exact_leaves
-from decayax._audit.estimates import is_finite, rates_of, Subject
+from decayax._audit.estimates import Subject
 from decayax._audit.follow import AT_START, Begin, Clock, follow, Runner
 from decayax._audit.plan import initial_weights, Plan, Program
 from decayax._audit.probe import difference_probe, jvp_probe
@@ -19,13 +18,6 @@ from decayax._jaxpr.counters import advance, counters, fast_forward
 from decayax._jaxpr.dataflow import Kind
 from decayax._jaxpr.dependence import update_kind
 from decayax._jaxpr.trace import trace
-
-
-# Seeds over which the effect of rounding is averaged. Their spread gives the error.
-ROUNDING_SEEDS = 4
-# A surviving fraction with a larger standard error is not reported. The finding "lost
-# in rounding" starts below 0.5, which is 2.5 of these errors away from 0 and from 1.
-MAX_STANDARD_ERROR = 0.2
 
 
 class Bench(NamedTuple):
@@ -138,42 +130,3 @@ def weight_counts(bench: Bench) -> list[int]:
     """How many weights of each unit are measured."""
     sizes = [leaf.size for leaf in bench.jvp.program.inexact_shapes()]
     return [sizes[index] for _, index in bench.jvp.program.units]
-
-
-def is_narrow(dtype: Any) -> bool:
-    """Whether rounding to the dtype can remove a decay."""
-    return jnp.dtype(dtype).itemsize < 4
-
-
-class Survival(NamedTuple):
-    """How much of the decay of each leaf remains in the leaf's own dtype."""
-
-    fractions: Float[np.ndarray, " leaves"]
-    errors: Float[np.ndarray, " leaves"]
-    finite: np.ndarray  # whether the weights of each leaf are finite in every step
-
-
-def survival(bench: Bench, own: Bench, main: Setting, begin: Begin) -> Survival:
-    """Compare the rates in float32 with those in the leaves' own dtypes."""
-    exact, _ = _rates_by_seed(bench, main, begin)
-    rounded, finite = _rates_by_seed(own, main, begin)
-    rate = exact.mean(0)
-    errors = rounded.std(0, ddof=1) / np.sqrt(ROUNDING_SEEDS) / np.abs(rate)
-    return Survival(rounded.mean(0) / rate, errors, finite)
-
-
-def _rates_by_seed(
-    bench: Bench, main: Setting, begin: Begin
-) -> tuple[Float[np.ndarray, "seeds leaves"], np.ndarray]:
-    """The rates from the difference, with weights and gradients of several seeds."""
-    rates, finite = [], []
-    for seed in range(ROUNDING_SEEDS):
-        setting = main._replace(seed=seed)
-        params = initial_weights(bench.difference.program, setting, seed)
-        run = follow(bench.difference, params, setting, bench.plan.steps, begin)
-        program = bench.difference.program
-        of_units = [rates_of(trace.change) for trace in run.traces]
-        rates.append(program.for_each_leaf(of_units))
-        of_units = [is_finite(trace) for trace in run.traces]
-        finite.append(program.for_each_leaf(of_units))
-    return np.array(rates), np.all(finite, 0)

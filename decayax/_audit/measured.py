@@ -9,15 +9,7 @@ import numpy as np
 from decayax._audit import anchors, by_step, clips
 from decayax._audit.dependence import keeps_weights
 from decayax._audit.follow import Begin, make_clock
-from decayax._audit.measure import (
-    Bench,
-    is_narrow,
-    make_bench,
-    measure,
-    measure_once,
-    Survival,
-    survival,
-)
+from decayax._audit.measure import Bench, make_bench, measure, measure_once
 from decayax._audit.modes import (
     ANCHORED,
     CONSTRAINED,
@@ -32,6 +24,7 @@ from decayax._audit.modes import (
 from decayax._audit.plan import Plan
 from decayax._audit.readings import Reading, Readings, Setting, with_values
 from decayax._audit.shapes import halved
+from decayax._audit.survival import is_narrow, Survival, survival
 from decayax._audit.trace import sample_stride
 
 
@@ -111,7 +104,7 @@ def measure_all(plan: Plan, request: Request) -> Everything:
         bench.plan,
         each(units),
         _slower(bench, request, begin),
-        _survival(bench, main, begin),
+        _survival(bench, main, begin, each([r.known_rate for r in readings])),
         each(clipped),
         each(fractions),
         _later_rates(bench, request, units),
@@ -291,10 +284,12 @@ def _with_anchors(
     return found
 
 
-def _survival(bench: Bench, main: Setting, begin: Begin) -> Survival | None:
+def _survival(
+    bench: Bench, main: Setting, begin: Begin, rates: list[float]
+) -> Survival | None:
     """What remains in dtypes of 16 bits or fewer; None if there are none."""
     if not any(is_narrow(shape.dtype) for shape in bench.plan.shapes.values()):
         return None
     program = bench.plan.program(own_dtypes=True)
     own = make_bench(bench.plan, program, bench.jvp.clock)
-    return survival(bench, own, main, begin)
+    return survival(bench, own, main, begin, rates)

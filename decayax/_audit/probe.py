@@ -92,13 +92,13 @@ def jvp_probe(probed: ProbedOptimizer, lanes: int = 1) -> Probe:
             initial=initial, change=change, step=update_tangents, before=tangents
         )
         tangents = jax.tree.map(operator.add, tangents, update_tangents)
-        params = _applied(params, updates)
+        params = applied(params, updates)
         return (params, state, tangents, state_tangents, change), trace
 
-    return _compiled(
+    return compiled(
         Probe(
             start,
-            _in_scan(probed, step),
+            in_scan(probed, step),
             restart,
             hold,
             states=lambda carry: (carry[1],),
@@ -140,7 +140,7 @@ def difference_probe(probed: ProbedOptimizer, lanes: int = 1) -> Probe:
         theta, static = partition(params)
         for h in (PERTURBATION, -PERTURBATION):
             inexact = [(x + h * x).astype(x.dtype) for x in theta]
-            yield _as_stored(combine(params, inexact, static))
+            yield as_stored(combine(params, inexact, static))
 
     def start(params):
         runs = tuple((params, probed.init(params)) for params in moved(params))
@@ -162,17 +162,17 @@ def difference_probe(probed: ProbedOptimizer, lanes: int = 1) -> Probe:
         new_runs = []
         for params, state in runs:
             updates, state = probed.update(grads, state, params, time)
-            new_runs.append((_as_stored(_applied(params, updates)), state))
+            new_runs.append((as_stored(applied(params, updates)), state))
         return (tuple(new_runs), first), _trace_of_runs(first, runs, new_runs)
 
     def with_states(carry, states):
         pairs = zip(carry[0], states, strict=True)
         return tuple((params, state) for (params, _), state in pairs), carry[1]
 
-    return _compiled(
+    return compiled(
         Probe(
             start,
-            _in_scan(probed, step),
+            in_scan(probed, step),
             restart,
             hold,
             states=lambda carry: tuple(state for _, state in carry[0]),
@@ -193,7 +193,7 @@ def _trace_of_runs(first: Leaves, runs: Any, new_runs: Any) -> Trace:
     )
     # The first run began at (1 + h)θ₀, which is the difference times this number.
     start = [(1 + PERTURBATION) / (2 * PERTURBATION) * x for x in first]
-    old, new = _wide(runs[0][0]), _wide(new_runs[0][0])
+    old, new = wide(runs[0][0]), wide(new_runs[0][0])
     return trace._replace(
         value=dots(start, new) / dots(start, start),
         size=norm_ratio(new, start),
@@ -202,7 +202,7 @@ def _trace_of_runs(first: Leaves, runs: Any, new_runs: Any) -> Trace:
     )
 
 
-def _in_scan(probed: ProbedOptimizer, step: Callable[..., Any]) -> Callable[..., Any]:
+def in_scan(probed: ProbedOptimizer, step: Callable[..., Any]) -> Callable[..., Any]:
     """Many steps of ``step(initial weights, carry, gradients, time)``."""
 
     def advance(carry, params, numbers, scale, times):
@@ -217,7 +217,7 @@ def _in_scan(probed: ProbedOptimizer, step: Callable[..., Any]) -> Callable[...,
     return advance
 
 
-def _compiled(probe: Probe, lanes: int) -> Probe:
+def compiled(probe: Probe, lanes: int) -> Probe:
     """The probe with jitted functions, for params with a first axis of several lanes.
 
     The lanes have weights of different sizes and the same gradients.
@@ -233,7 +233,7 @@ def _compiled(probe: Probe, lanes: int) -> Probe:
     )
 
 
-def _as_stored(params: optax.Params) -> optax.Params:
+def as_stored(params: optax.Params) -> optax.Params:
     """Parameters rounded to their own dtypes, as in memory.
 
     Without the barrier, XLA may remove a cast to 16 bits and back, and the probe would
@@ -242,7 +242,7 @@ def _as_stored(params: optax.Params) -> optax.Params:
     return jax.lax.optimization_barrier(params)
 
 
-def _applied(params: optax.Params, updates: optax.Updates) -> optax.Params:
+def applied(params: optax.Params, updates: optax.Updates) -> optax.Params:
     """Add the updates; the parameters keep their dtypes, and integers their values."""
     theta, static = partition(params)
     pairs = zip(theta, _inexact(updates, params), strict=True)
@@ -254,7 +254,7 @@ def _applied(params: optax.Params, updates: optax.Updates) -> optax.Params:
 
 
 def _real_sample(params: optax.Params) -> jax.Array:
-    return sample([x.real for x in _wide(params)])
+    return sample([x.real for x in wide(params)])
 
 
 def _inexact(updates: optax.Updates, params: optax.Params) -> Leaves:
@@ -269,9 +269,9 @@ def _zeros(leaves: Leaves) -> Leaves:
 
 def _difference(plus: Any, minus: Any) -> Leaves:
     """The difference of the parameters of two runs (parameters, state)."""
-    return jax.tree.map(operator.sub, _wide(plus[0]), _wide(minus[0]))
+    return jax.tree.map(operator.sub, wide(plus[0]), wide(minus[0]))
 
 
-def _wide(params: optax.Params) -> Leaves:
+def wide(params: optax.Params) -> Leaves:
     """The inexact parameters, in float32 or wider."""
     return [jnp.asarray(x, compute_dtype(x)) for x in partition(params).inexact]

@@ -6,6 +6,7 @@ import math
 from collections.abc import Collection
 from typing import Any
 
+from decayax._audit.checks import rounding_is_unknown
 from decayax._audit.finding import Finding
 from decayax._audit.findings import KINDS, TOO_SHORT, too_short
 from decayax._audit.leaf import LeafAudit
@@ -114,7 +115,7 @@ class Audit:
             yes_no = {True: "yes", False: "no", None: ""}
             follows = [yes_no[leaf.follows_learning_rate] for leaf in leaves]
             columns.append(["follows lr", *follows])
-        if any(leaf.surviving_fraction is not None for leaf in leaves):
+        if any(map(_surviving, leaves)):
             columns.append(["survives", *map(_surviving, leaves)])
         return list(zip(*columns, strict=True))
 
@@ -178,7 +179,7 @@ def _rate_at_scale(leaf: LeafAudit, index: int) -> str:
 
 def _surviving(leaf: LeafAudit) -> str:
     if leaf.surviving_fraction is None:
-        return ""
+        return "?" if rounding_is_unknown(leaf) else ""
     if math.isfinite(leaf.surviving_fraction):
         return f"{max(leaf.surviving_fraction, 0.0):.0%}"
     return "overflows"

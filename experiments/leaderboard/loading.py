@@ -8,8 +8,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
+import optax
+
 from experiments.errors import UserError
-from experiments.leaderboard.run import Chain
+from experiments.leaderboard.run import Chain, make_optimizer
+from experiments.study_files import fault_of
 
 
 FOLDER = Path(__file__).parent / "entries"
@@ -90,3 +95,36 @@ def _faults_of_strength(module: ModuleType, boards: Collection[str]) -> list[str
             f"from -{LARGEST} to {LARGEST}"
         ]
     return []
+
+
+def try_chain(module: ModuleType) -> None:
+    """Trace a step of an entry's chain on small weights, so that errors come at once.
+
+    Raises:
+        UserError: the chain fails. The message names the line of the file.
+    """
+    path = Path(str(module.__file__))
+    mask = {"kernel": True, "bias": False}
+    params = {"kernel": jnp.ones((3, 2)), "bias": jnp.ones(2)}
+
+    def step(hparams: Any) -> Any:
+        optimizer = make_optimizer(module.chain, hparams, jnp.ones_like, mask)
+        if not hasattr(optimizer, "update"):
+            raise UserError(
+                f"{path.name}: chain(run) returns {type(optimizer).__name__}. Return "
+                f"an Optax transformation. See {RULES}."
+            )
+        updates, _ = optimizer.update(params, optimizer.init(params), params)
+        return optax.apply_updates(params, updates)
+
+    try:
+        jax.eval_shape(step, {"learning_rate": 0.1, "weight_decay": 0.1, "b2": 0.99})
+    except UserError:
+        raise
+    except jax.errors.JAXTypeError as error:
+        raise UserError(
+            f"{fault_of(path, error)} The numbers of run are traced: do not use them "
+            f"in `if`, and do not convert them. See {RULES}."
+        ) from error
+    except Exception as error:
+        raise UserError(f"{fault_of(path, error)} See {RULES}.") from error

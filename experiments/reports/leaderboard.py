@@ -27,15 +27,16 @@ from experiments.reports.leaderboard_numbers import (
     read_boards,
     regret,
 )
+from experiments.reports.replication import replicated_table
 from experiments.reports.results import (
     digits_of,
     error_unit,
+    few_seeds,
     format_difference,
     result_tables,
     Results,
 )
 from experiments.reports.template import save_report
-from experiments.statistics import MIN_VALUES
 
 
 AXES = {"weight_decay": "strength", "learning_rate": "learning rate"}
@@ -49,14 +50,16 @@ def write_report(folder: Path) -> str:
     save_palette(plot_forest(boards), folder / "forest.png")
     save_palette(plot_regret(boards), folder / "regret.png")
     verdict = rows_of(boards) if boards.added else conclusion(boards)
+    sections = [board_section(name, x) for name, x in boards.results.items()]
+    if boards.added and boards.again:
+        table = replicated_table(boards.again, "final seeds")
+        sections.append(f"## The new entries {SEEDS}\n\n{table}")
     return save_report(
         folder,
         "leaderboard",
         verdict,
         factor=f"{FACTOR:g}",
-        boards="\n\n".join(
-            board_section(name, x) for name, x in boards.results.items()
-        ),
+        boards="\n\n".join(sections),
         plans=plans_table(boards),
         contrasts=sum(len(x.comparisons) for x in boards.results.values()),
     )
@@ -110,26 +113,34 @@ def _doubts(results: Results) -> str:
     ):
         names = [f"`{x.entry.labels['arm']}`" for x in chosen]
         sentences.append(f"{title}: {markdown.join(names) if names else 'none'}.")
-    if results.plan.final_seeds < MIN_VALUES:
-        sentences.append(
-            f"With only {results.plan.final_seeds} final seeds there are means without "
-            "intervals, and no finding."
-        )
-    return " ".join(sentences)
+    return " ".join([*sentences, *few_seeds(results.plan)])
 
 
 def _replication(boards: Boards) -> str:
-    """Whether the differences were seen again on new seeds."""
-    if boards.replicated:
-        return (
-            f"`replication/report.md` says which differences are clear again {SEEDS}."
-        )
-    return f"A win must be clear again {SEEDS}: not yet replicated."
+    """Which of the better entries are clearly better again on new seeds."""
+    if not boards.again:
+        return f"A win must be clear again {SEEDS}: not yet replicated."
+    by_name = {
+        compared.contrast.name: (results, compared)
+        for results in boards.results.values()
+        for compared in results.comparisons.values()
+    }
+    wins, others = [], []
+    for each in boards.again:
+        results, compared = by_name[each.contrast.name]
+        if compared.sign > 0 and is_sound(compared):
+            entry = entry_in(results, compared)
+            name = f"`{entry.labels['arm']}` on {entry.labels['task']}"
+            (wins if each.sign > 0 else others).append(name)
+    text = f"Wins, clearly better again {SEEDS}: {markdown.join(wins) or 'none'}."
+    if others:
+        text += f" Clearly better only on the final seeds: {markdown.join(others)}."
+    return f"{text} All contrasts on the new seeds: `replication/report.md`."
 
 
 def rows_of(boards: Boards) -> str:
     """The rows of the added entries: difference, p-value, verdict and place."""
-    texts, wins = [], False
+    texts, wins, few = [], False, []
     for board, results in boards.results.items():
         order, measure = ranking(results), results.plan.measure
         for place, compared in enumerate(order, 1):
@@ -140,8 +151,11 @@ def rows_of(boards: Boards) -> str:
                     f"`{entry.labels['arm']}` on {board}: "
                     f"{format_difference(compared, digits_of(measure))} "
                     f"{measure.unit} against AdamW, p (Holm) {compared.p_holm:.2g}: "
-                    f"{compared.verdict}; place {place} of {len(order)} without AdamW."
+                    f"{compared.verdict}; place {place} of {len(order)} (AdamW is not "
+                    "counted)."
                 )
+                few = few_seeds(results.plan)
+    texts += few
     if boards.again:
         outcomes = [(x.contrast.name, x.outcome) for x in boards.again]
         texts.append(f"Again {SEEDS}: {markdown.group(outcomes, 'for')}.")

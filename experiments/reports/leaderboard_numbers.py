@@ -31,6 +31,8 @@ from experiments.search import Point
 PUBLISHED = Path(__file__).parents[1] / "results" / "leaderboard"
 FACTOR = 4.0  # by which a number is wrong
 BEST = 3  # cells of an entry in the report
+# The first seed and the end of the seeds of a replication, as in the rules.
+REPLICATED = (1000, 1030)
 
 
 class Boards(NamedTuple):
@@ -41,8 +43,8 @@ class Boards(NamedTuple):
     # How the code, the versions and the device of the added entries differ from the
     # board's.
     differences: tuple[str, ...]
-    replicated: bool  # whether the directory has a replication
-    again: tuple[ReplicatedContrast, ...]  # the added entries on new seeds
+    # The contrasts on new seeds: those of the added entries, or of the board.
+    again: tuple[ReplicatedContrast, ...]
 
 
 class BestCell(NamedTuple):
@@ -107,9 +109,25 @@ def read_boards(folder: Path) -> Boards:
         correct_together(found),
         tuple(added),
         tuple(differences),
-        (folder / "replication" / "report.md").is_file(),
-        () if board is None else replicated_entries(board, plans, added, table),
+        replicated_board(folder, plans, table)
+        if board is None
+        else replicated_entries(board, plans, added, table),
     )
+
+
+def replicated_board(
+    board: Path, plans: Mapping[str, ProtocolPlan], table: Table
+) -> tuple[ReplicatedContrast, ...]:
+    """Compare the entries of a board on the seeds of its replication, if it has one."""
+    again = find_replication(board)
+    if again is None:
+        return ()
+    manifest = read_manifest(again)
+    if tuple(manifest["plan"]["seeds"]) != REPLICATED:
+        return ()
+    points = {n: tuple(map(tuple, x)) for n, x in manifest["plan"]["points"].items()}
+    new = read_table(again, manifest)
+    return tuple(replication.compare(joint.JointPlan(plans=plans), table, points, new))
 
 
 def replicated_entries(

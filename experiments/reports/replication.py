@@ -146,9 +146,23 @@ def write_contrasts(source: Path, folder: Path, other: Sequence[str] = ()) -> st
     points = {n: tuple(map(tuple, each)) for n, each in described["points"].items()}
     before, new = (read_table(each, read_manifest(each)) for each in (source, folder))
     found = replication.compare(plan, before, points, new)
+    verdicts = {each.contrast.name: each.outcome for each in found}
+    values = {
+        "table": replicated_table(found, "published"),
+        "unit": _unit(plan),
+        "seeds": described["seeds"],
+    }
+    return _save("replication_contrasts", source, folder, verdicts, other, values)
+
+
+def replicated_table(found: Sequence[replication.ReplicatedContrast], then: str) -> str:
+    """A line for each contrast: the difference then and now, and whether it holds.
+
+    `then` is the name of the first difference, such as "published".
+    """
     columns = {
         "contrast": lambda x: x.contrast.name,
-        "published [95 %]": lambda x: markdown.estimate(
+        f"{then} [95 %]": lambda x: markdown.estimate(
             x.before.difference, digits_of(x.measure), sign=True
         ),
         "verdict": lambda x: x.before.verdict,
@@ -159,10 +173,7 @@ def write_contrasts(source: Path, folder: Path, other: Sequence[str] = ()) -> st
         "with runners-up": _reach_text,
         "does it hold?": lambda x: x.outcome,
     }
-    verdicts = {each.contrast.name: each.outcome for each in found}
-    table = markdown.table(found, columns)
-    values = {"table": table, "unit": _unit(plan), "seeds": described["seeds"]}
-    return _save("replication_contrasts", source, folder, verdicts, other, values)
+    return markdown.table(found, columns)
 
 
 def _reach_text(found: replication.ReplicatedContrast) -> str:

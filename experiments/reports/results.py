@@ -222,16 +222,22 @@ def caveats(results: Results) -> str:
         sentences = [bracketed]
     if lucky:
         sentences.append(
-            "Lucky choices, more than 2 standard errors worse on fresh seeds: "
-            f"{markdown.join(lucky)}."
+            "Lucky choices, more than 2 standard errors worse on fresh seeds than in "
+            f"tuning or in validation: {markdown.join(lucky)}."
         )
     else:
         sentences.append(
-            "No choice is more than 2 standard errors worse on fresh seeds."
+            "No choice is more than 2 standard errors worse on fresh seeds than in "
+            "tuning or in validation."
         )
-    if results.plan.final_seeds < MIN_VALUES:
-        sentences.append(
-            f"With only {results.plan.final_seeds} final seeds there are means without "
-            "intervals, and no finding."
-        )
-    return " ".join(sentences)
+    return " ".join([*sentences, *few_seeds(results.plan)])
+
+
+def few_seeds(plan: protocol.ProtocolPlan) -> list[str]:
+    """A sentence if a plan has too few final seeds for a finding, else none."""
+    if plan.final_seeds >= MIN_VALUES:
+        return []
+    return [
+        f"With only {plan.final_seeds} final seeds there are means without intervals, "
+        "and no finding."
+    ]
