@@ -125,17 +125,26 @@ def _replication(boards: Boards) -> str:
         for results in boards.results.values()
         for compared in results.comparisons.values()
     }
-    wins, others = [], []
+    again, not_again = [], []
     for each in boards.again:
         results, compared = by_name[each.contrast.name]
         if compared.sign > 0 and is_sound(compared):
-            entry = entry_in(results, compared)
-            name = f"`{entry.labels['arm']}` on {entry.labels['task']}"
-            (wins if each.sign > 0 else others).append(name)
-    text = f"Wins, clearly better again {SEEDS}: {markdown.join(wins) or 'none'}."
-    if others:
-        text += f" Clearly better only on the final seeds: {markdown.join(others)}."
+            labels = entry_in(results, compared).labels
+            found = again if each.sign > 0 else not_again
+            found.append((f"`{labels['arm']}`", labels["task"]))
+    wins = _by_task(again) or "none"
+    text = f"Wins, clearly better again {SEEDS}: {wins}."
+    if not_again:
+        text += f" Clearly better only on the final seeds: {_by_task(not_again)}."
     return f"{text} All contrasts on the new seeds: `replication/report.md`."
+
+
+def _by_task(found: list[tuple[str, str]]) -> str:
+    """From (entry, task): "a and b on one task; c on another"."""
+    tasks: dict[str, list[str]] = {}
+    for entry, task in found:
+        tasks.setdefault(task, []).append(entry)
+    return "; ".join(f"{markdown.join(x)} on {task}" for task, x in tasks.items())
 
 
 def rows_of(boards: Boards) -> str:
