@@ -855,6 +855,14 @@ def test_a_whole_equinox_model_that_comes_back_wide_is_noticed(method):
 
 
 @pytest.mark.parametrize("method", METHODS)
+def test_a_whole_equinox_model_is_not_a_tree_of_parameters(method):
+    eqx = pytest.importorskip("equinox")
+    model = eqx.nn.MLP(2, 2, 3, 1, key=jax.random.key(0), dtype=jnp.bfloat16)
+    with pytest.raises(TypeError, match=r"pass eqx.filter\(model, eqx.is_inexact"):
+        METHODS[method](optax.sgd(1e-3)).init(model)
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_a_restored_state_notices_them_too(method):
     params = mixed_parameters()
     optimizer = METHODS[method](optax.sgd(1e-3))

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from decayax._core.dtypes import dtype_of, is_inexact
+from decayax._core.parameters import require_parameters
 from decayax._core.paths import is_masked_leaf, leaves_with_path, Path, path_str
 from decayax._transforms.precision import cast_around, own_state
 from decayax._transforms.trees import require_optimizer, require_params
@@ -21,8 +22,10 @@ def is_rounded(leaf: Any) -> bool:
 
 
 def _require_supported_dtypes(name: str, params: optax.Params) -> None:
-    """Raise if a parameter is a float of fewer than 16 bits."""
+    """Raise if a parameter is a float of fewer than 16 bits, or no parameter."""
     for path, leaf in leaves_with_path(params):
+        if callable(leaf):
+            require_parameters(name, params)
         if is_masked_leaf(leaf) or not is_inexact(leaf):
             continue
         dtype = dtype_of(leaf)
