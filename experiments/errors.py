@@ -1,5 +1,30 @@
 """Errors that the user can fix. They are printed as one line, without a traceback."""
 
+import os
+import traceback
+from pathlib import Path
+
 
 class UserError(Exception):
     """The message says what is wrong, where, and what to write instead."""
+
+
+def fault_of(path: Path, error: Exception) -> str:
+    """Describe an error in a user's file, such as "a.py, line 3: NameError: ...".
+
+    Args:
+        path: the file.
+        error: what it raised when it was imported or called.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [each.lineno for each in frames if _is_file(each.filename, path)]
+    if isinstance(error, SyntaxError) and error.filename == str(path):
+        lines.append(error.lineno)
+    where = f"{path.name}, line {lines[-1]}" if lines else path.name
+    text = error.msg if isinstance(error, SyntaxError) else str(error)
+    first = text.strip().partition("\n")[0].rstrip(".")
+    return f"{where}: {type(error).__name__}: {first}."
+
+
+def _is_file(name: str, path: Path) -> bool:
+    return os.path.exists(name) and path.samefile(name)

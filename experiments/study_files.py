@@ -10,13 +10,12 @@ import importlib
 import importlib.util
 import os
 import sys
-import traceback
 from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from experiments.errors import UserError
+from experiments.errors import fault_of, UserError
 
 
 # In reading order.
@@ -128,23 +127,6 @@ def import_file(path: Path) -> ModuleType:
             raise UserError(fault_of(path, error)) from error
         raise
     return module
-
-
-def fault_of(path: Path, error: Exception) -> str:
-    """Describe an error in a user's file, such as "a.py, line 3: NameError: ...".
-
-    Args:
-        path: the file.
-        error: what it raised when it was imported or called.
-    """
-    frames = traceback.extract_tb(error.__traceback__)
-    lines = [each.lineno for each in frames if _is_same_file(each.filename, path)]
-    if isinstance(error, SyntaxError) and error.filename == str(path):
-        lines.append(error.lineno)
-    where = f"{path.name}, line {lines[-1]}" if lines else path.name
-    text = error.msg if isinstance(error, SyntaxError) else str(error)
-    first = text.strip().partition("\n")[0].rstrip(".")
-    return f"{where}: {type(error).__name__}: {first}."
 
 
 def entry_plan(module: ModuleType, file: Path, smoke: bool, out: Path) -> Any:

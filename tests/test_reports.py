@@ -257,7 +257,7 @@ def test_a_lucky_choice_is_said(tmp_path):
     }
     text = caveats(results)
     assert text.count("`unlike scales adamw`") == 1
-    assert "fresh seeds: `unlike scales adamw` and `LayerNorm adamw`." in text
+    assert "validation: `unlike scales adamw` and `LayerNorm adamw`." in text
     rows = choices_table(results, "arm", list(results.outcomes)).splitlines()[2:]
     assert [("†" in row) for row in rows] == [
         name.endswith("w") for name in results.outcomes

@@ -12,9 +12,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from experiments.errors import UserError
+from experiments.errors import fault_of, UserError
 from experiments.leaderboard.run import Chain, make_optimizer
-from experiments.study_files import fault_of
 
 
 FOLDER = Path(__file__).parent / "entries"
