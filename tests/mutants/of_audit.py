@@ -26,6 +26,27 @@ MUTANTS = (
         "tests/test_audit_findings.py::test_a_surviving_fraction_below_the_noise_is_unknown",
     ),
     Mutant(
+        "a_pair_that_shows_another_rate",
+        "decayax/_audit/survival.py",
+        "by_difference |= wrong | np.isnan(pairs.rates)",
+        "by_difference |= np.isnan(pairs.rates)",
+        "tests/test_audit_measurement.py::test_16_bits_with_the_weights_in_the_state",
+    ),
+    Mutant(
+        "both_runs_of_a_pair_decay",
+        "decayax/_audit/paired.py",
+        "update(other_state, _at_zero(other))",
+        "update(other_state, other)",
+        "tests/test_audit_measurement.py -k16_bits_keep",
+    ),
+    Mutant(
+        "a_pair_that_rounds_twice",
+        "decayax/_audit/paired.py",
+        "    exact = [True] * len(program.inexact_shapes())\n",
+        "    exact = [False] * len(program.inexact_shapes())\n",
+        "tests/test_audit_measurement.py -krounds_by_itself",
+    ),
+    Mutant(
         "a_measured_run_still_changes",
         "decayax/_audit/evidence.py",
         "        and not request.later_steps\n",

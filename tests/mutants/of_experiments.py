@@ -564,6 +564,13 @@ MUTANTS: tuple[Mutant, ...] = (
         tests="tests/test_leaderboard.py -konly_a_clear",
     ),
     Mutant(
+        name="leaderboard-win-of-the-first-seeds",
+        file="experiments/reports/leaderboard.py",
+        old="found = again if each.sign > 0 else not_again",
+        new="found = again if each.before.sign > 0 else not_again",
+        tests="tests/test_leaderboard.py -konly_what_is_clear_again",
+    ),
+    Mutant(
         name="leaderboard-holm-by-board",
         file="experiments/joint.py",
         old="statistics.holm([each.difference.p for each in found])",
