@@ -9,6 +9,7 @@ os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + TWO_DEVICES
 
 import collections  # noqa: E402
 import contextlib  # noqa: E402
+import importlib.util  # noqa: E402
 import zlib  # noqa: E402
 
 import jax  # noqa: E402
@@ -29,6 +30,23 @@ ONE_IN = {
     "telemetry with_decay",
 }
 EVERY = {f"test_{name}": k for k, names in ONE_IN.items() for name in names.split()}
+
+
+# What some files need when they are imported. Markers come too late for them.
+MODELS, EXPERIMENTS = ("flax", "equinox"), ("experiments", "flax", "sklearn")
+NEEDS = {
+    "test_symmetries_of_modules.py": MODELS,
+    "test_grokking.py": EXPERIMENTS,
+    "test_leaderboard.py": EXPERIMENTS,
+}
+
+
+def pytest_ignore_collect(collection_path):
+    """Ignore helpers, which have no doctests, and files that cannot be imported."""
+    name = collection_path.name
+    is_helper = collection_path.suffix == ".py" and not name.startswith("test_")
+    missing = [x for x in NEEDS.get(name, ()) if importlib.util.find_spec(x) is None]
+    return True if is_helper or missing else None
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m "not slow"` selects

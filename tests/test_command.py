@@ -114,7 +114,7 @@ def test_a_function_without_arguments_is_called(call, optimizer):
 def test_a_factory_gets_the_learning_rate(call, optimizer):
     options = ("--learning-rate", "0.02", "--json")
     _, out, err = audit(call, f"ours:{optimizer}", *options)
-    assert "is called with" not in err
+    assert "was called with" not in err
     for leaf in json.loads(out)["leaves"]:
         assert leaf["rate"] == pytest.approx(0.002, rel=1e-4)
         assert leaf["follows_learning_rate"]
@@ -126,7 +126,7 @@ def test_without_a_learning_rate_the_command_names_those_of_the_audit(call):
     default = inspect.signature(dx.audit).parameters["learning_rate"].default
     assert f"called with {default:g} and {default / 2:g}." in line
     for optimizer in ("sgdw", "make"):
-        assert "is called with" not in audit(call, f"ours:{optimizer}")[2]
+        assert "was called with" not in audit(call, f"ours:{optimizer}")[2]
 
 
 def test_a_file_and_a_package(call, folder):

@@ -35,14 +35,14 @@ def _audit(options: argparse.Namespace) -> int:
     arguments = {name: given[name] for name in names if name in given}
     optimizer = load_optimizer(options.optimizer, arguments.get("learning_rate"))
     params = load_params(options.params)
+    result = _call("dx.audit", audit, optimizer, params, **arguments)
     if callable(optimizer) and "learning_rate" not in arguments:
         print(
             f"python -m decayax audit: {options.optimizer} is a function of the "
-            "learning rate. It is called with 0.001 and 0.0005. Pass --learning-rate "
+            "learning rate. It was called with 0.001 and 0.0005. Pass --learning-rate "
             "for another one.",
             file=sys.stderr,
         )
-    result = _call("dx.audit", audit, optimizer, params, **arguments)
     failures = result.failures(
         options.allow, steps=options.check_steps, min_half_life=options.min_half_life
     )
