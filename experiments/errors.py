@@ -18,12 +18,13 @@ def fault_of(path: Path, error: Exception) -> str:
     """
     frames = traceback.extract_tb(error.__traceback__)
     lines = [each.lineno for each in frames if _is_file(each.filename, path)]
-    if isinstance(error, SyntaxError) and error.filename == str(path):
-        lines.append(error.lineno)
     where = f"{path.name}, line {lines[-1]}" if lines else path.name
-    text = error.msg if isinstance(error, SyntaxError) else str(error)
+    text = str(error)
+    if isinstance(error, SyntaxError):
+        text = error.msg
+        where = f"{Path(error.filename or path).name}, line {error.lineno}"
     first = text.strip().partition("\n")[0].rstrip(".")
-    return f"{where}: {type(error).__name__}: {first}."
+    return f"{where}: {type(error).__name__}{': ' if first else ''}{first}."
 
 
 def _is_file(name: str, path: Path) -> bool:

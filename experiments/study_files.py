@@ -123,7 +123,7 @@ def import_file(path: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except BaseException as error:
         del sys.modules[name]  # so that the next import runs the file again
-        if isinstance(error, Exception):
+        if isinstance(error, Exception) and not isinstance(error, UserError):
             raise UserError(fault_of(path, error)) from error
         raise
     return module
@@ -171,7 +171,8 @@ def _require_unchanged(study: Any, path: Path, out: Path) -> None:
         if stored not in (None, code[path.stem]):
             raise UserError(
                 f"{path.name} is not the version that made the runs in {folder}. Give "
-                "the new version another file name, or pass another --out."
+                "the new version another file name, or pass another --out, in which "
+                "the board has run."
             )
 
 

@@ -41,8 +41,8 @@ def readings_at(
 def burn_in_steps(bench: Bench) -> int:
     """How many steps to run before a later step.
 
-    None if no gradient changes the decay, now or later. An optimizer that mixes weights
-    is slow, and gets fewer.
+    0 if no gradient changes the decay, now or later. An optimizer that mixes weights is
+    slow, and gets fewer.
     """
     if not bench.reads().any_gradient:
         return 0

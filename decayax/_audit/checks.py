@@ -146,8 +146,8 @@ CHECKS: dict[Finding, Callable[[Evidence], bool]] = {
         kind="rounding not measured",
         serious=False,
         text="how much of the decay of {paths} survives rounding to {dtypes} is not "
-        "known: few weights, or a weak decay, in {steps} steps.",
-        hint="Pass more steps, such as steps=1000.",
+        "known: {steps} steps show too little of it, or the weights are in the state.",
+        hint="Try more steps, such as steps={more_steps}.",
     ): lambda e: rounding_is_unknown(e.leaf),
     Finding(
         kind="decay without gradient",

@@ -8,7 +8,7 @@ from decayax._audit import by_step, causes, patterns
 from decayax._audit.finding import Evidence
 from decayax._audit.leaf import LeafAudit
 from decayax._audit.measured import Everything, Measured, Request
-from decayax._audit.modes import CONSTRAINED, NONE, NOT_FINITE
+from decayax._audit.modes import CONSTRAINED, NONE, NOT_FINITE, WITHOUT_DECAY
 from decayax._audit.readings import Reading, Setting, varied
 from decayax._audit.survival import is_narrow, MAX_STANDARD_ERROR, Survival
 from decayax._core.paths import path_str
@@ -111,7 +111,7 @@ def _in_own_dtype(
         return NOT_FINITE, None
     # A larger error makes the fraction unknown.
     known = survival.errors[index] <= MAX_STANDARD_ERROR
-    decays = leaf.mode not in (NONE, CONSTRAINED)
+    decays = leaf.mode not in WITHOUT_DECAY
     return leaf.mode, float(survival.fractions[index]) if known and decays else None
 
 

@@ -41,9 +41,9 @@ class LeafAudit(NamedTuple):
             if it gives the same rate. None for anything else: no decay, another ratio,
             or ``audit`` got an optimizer and not a factory.
         surviving_fraction: the fraction of the rate that remains after rounding to the
-            dtype; 1 is all of it. nan if the weights overflow. None if the dtype has 32
-            bits or more, if nothing decays, or if the rounding noise is too large (the
-            finding "rounding not measured").
+            dtype, in the measured steps; 1 is all of it. nan if the weights overflow.
+            None if the dtype has 32 bits or more, if nothing decays, or if it is not
+            known (the finding "rounding not measured").
         depends_on_gradient: whether the updates depend on the gradients at all. False
             for a frozen leaf.
     """

@@ -6,7 +6,8 @@ the optimizer, so that a term in proportion to the weights is 0:
     θ_t = θ_{t−1} + Δ(g_t, θ_{t−1})        ϑ_t = ϑ_{t−1} + Δ(g_t, 0)
 
 The decay has removed ϑ_t − θ_t from the weights. Rounding also moves weights without
-any decay; this happens in both runs and cancels.
+any decay; this happens in both runs and cancels, if the steps do not depend on the
+weights.
 """
 
 import functools
@@ -102,21 +103,23 @@ def _trace_of_pair(initial: Any, before: Any, runs: Any, new_runs: Any) -> Any:
 def rounds_by_itself(program: Program, setting: Setting) -> list[bool]:
     """Whether the updates of each leaf lead exactly to numbers of its narrow dtype.
 
-    So do those of Kahan summation and of stochastic rounding. Then a run without the
-    decay would round twice.
+    So do the float32 updates of Kahan summation and of stochastic rounding. Then a run
+    without the decay would round twice.
     """
     params = initial_weights(program, setting)
     if program.lanes > 1:
         params = jax.tree.map(lambda leaf: leaf[0], params)
     update = jax.jit(program.probed.update)
     state = program.probed.init(params)
-    exact = [True] * len(program.inexact_shapes())
-    for step in range(3):  # the first step may be 0
+    exact = np.full(len(program.inexact_shapes()), True)
+    moved = ~exact  # a step of 0 is no evidence
+    for step in range(3):
         updates, state = update(params, state, params, np.uint32(step))
         pairs = zip(jax.tree.leaves(params), jax.tree.leaves(updates), strict=True)
-        found = [_is_exact(x, u) for x, u in pairs if is_inexact(x)]
-        exact = [a and b for a, b in zip(exact, found, strict=True)]
-    return exact
+        found = [(_is_exact(x, u), bool(jnp.any(u))) for x, u in pairs if is_inexact(x)]
+        exact &= [known for known, _ in found]
+        moved |= [moves for _, moves in found]
+    return (exact & moved).tolist()
 
 
 def _is_exact(x: jax.Array, update: jax.Array) -> bool:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from decayax._audit.by_step import BURN_IN
 from decayax._audit.estimates import is_finite, rates_of
 from decayax._audit.follow import Begin, follow, Runner
 from decayax._audit.measure import Bench
@@ -21,7 +22,7 @@ SEEDS = 4
 # A surviving fraction with a larger standard error is not reported. The finding "lost
 # in rounding" starts below 0.5, which is 2.5 of these errors away from 0 and from 1.
 MAX_STANDARD_ERROR = 0.2
-PAIR_RTOL = 0.1  # of rates
+RATE_RTOL = 0.5  # a rate that differs by more is not that of the decay
 
 
 def is_narrow(dtype: Any) -> bool:
@@ -43,27 +44,32 @@ def survival(
 ) -> Survival:
     """Compare the rates in float32 with those in the leaves' own dtypes.
 
-    The rates are those of `paired_probe`. They are those of the difference if the
-    optimizer rounds by itself, or if the pairs do not show the measured ``rates``: then
-    the update at weights of 0 is not that without a decay.
+    The rates are those of `paired_probe`, or of the difference if the optimizer rounds
+    by itself. If they are far from the measured ``rates`` of the leaves, the fraction
+    is unknown: the update at weights of 0 is not that without a decay, or a leaf was
+    measured at another step.
     """
     compare = functools.partial(
-        _compare, setting=main, steps=bench.plan.steps, begin=begin
+        _compare, setting=main, steps=bench.plan.steps, begin=_with_moments(begin)
     )
     program = own.difference.program
     alone = rounds_by_itself(program, main)
-    by_difference = np.array(
-        program.for_each_leaf([alone[i] for _, i in program.units])
-    )
-    if by_difference.all():
-        return compare(bench.difference, own.difference)
-    pairs = compare(_paired(bench), _paired(own))
-    wrong = np.abs(pairs.rates - rates) > PAIR_RTOL * np.abs(rates)
-    by_difference |= wrong | np.isnan(pairs.rates)
-    if not by_difference.any():
-        return pairs
-    both = zip(compare(bench.difference, own.difference), pairs, strict=True)
-    return Survival(*(np.where(by_difference, x, y) for x, y in both))
+    by_itself = np.array(program.for_each_leaf([alone[i] for _, i in program.units]))
+    ways = []
+    if by_itself.any():
+        ways.append(compare(bench.difference, own.difference))
+    if not by_itself.all():
+        ways.append(compare(_paired(bench), _paired(own)))
+    both = zip(ways[0], ways[-1], strict=True)
+    found = Survival(*(np.where(by_itself, x, y) for x, y in both))
+    # Also where a rate is NaN.
+    shown = np.abs(found.rates - rates) <= RATE_RTOL * np.abs(rates)
+    return found._replace(errors=np.where(shown, found.errors, np.inf))
+
+
+def _with_moments(begin: Begin) -> Begin:
+    """Follow the moments up to a later step: the size of the steps depends on them."""
+    return begin._replace(burn_in=BURN_IN) if begin.at_step else begin
 
 
 def _paired(bench: Bench) -> Runner:

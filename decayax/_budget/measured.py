@@ -18,6 +18,7 @@ import numpy as np
 import optax
 
 from decayax._audit.audit import audit
+from decayax._audit.checks import rounding_is_unknown
 from decayax._audit.draws import count_numbers, scaled_tree
 from decayax._audit.leaf import LeafAudit
 from decayax._audit.modes import GATED, NONE, UNIFORM
@@ -31,7 +32,7 @@ SAME_RATES = 1e-5  # relative error of rates in float32, with a margin
 SAME_GATED = 0.02  # of a small leaf, all weights may be gated in some steps
 TOLERANCE = 1e-4  # of a rate in float32
 AUDITED = 200  # steps that an audit runs by default
-WHOLE = 0.98  # a larger surviving fraction is whole: the audit's error is 2 %
+WHOLE = 0.98  # a larger surviving fraction is whole
 Optimizer = optax.GradientTransformation
 
 
@@ -56,6 +57,8 @@ def measured_rates(
         elif (fraction := _surviving(leaf)) < WHOLE:
             own = fraction * mean
             note = f"rounding to {leaf.dtype} leaves about {fraction:.0%} of the decay"
+        elif rounding_is_unknown(leaf):
+            note = f"how much rounding to {leaf.dtype} leaves is not known"
         if leaf.mode not in (NONE, UNIFORM, GATED) or not _is_rate(own):
             raise ValueError(
                 f"budget: the decay of {leaf.path!r} is not a rate from 0 to 1 that "

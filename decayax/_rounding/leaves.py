@@ -22,7 +22,7 @@ def is_rounded(leaf: Any) -> bool:
 
 
 def _require_supported_dtypes(name: str, params: optax.Params) -> None:
-    """Raise if a parameter is a float of fewer than 16 bits, or no parameter."""
+    """Raise if a leaf is a float of fewer than 16 bits, or a function."""
     for path, leaf in leaves_with_path(params):
         if callable(leaf):
             require_parameters(name, params)

@@ -3,7 +3,7 @@
 import importlib
 import inspect
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from experiments.engine.config import TrainingSetup
 from experiments.errors import fault_of, UserError
 from experiments.leaderboard.run import Chain, make_optimizer
 
@@ -96,18 +97,34 @@ def _faults_of_strength(module: ModuleType, boards: Collection[str]) -> list[str
     return []
 
 
-def try_chain(module: ModuleType) -> None:
-    """Trace a step of an entry's chain on small weights, so that errors come at once.
+def try_chain(
+    module: ModuleType, setups: Iterable[tuple[TrainingSetup, Mapping[str, float]]]
+) -> None:
+    """Trace a step of an entry's chain on every board, so that errors come at once.
+
+    Args:
+        module: the module of the entry's file.
+        setups: the setup of each board, with its fixed hyper-parameters.
 
     Raises:
         UserError: the chain fails. The message names the line of the file.
     """
-    path = Path(str(module.__file__))
-    mask = {"kernel": True, "bias": False}
-    params = {"kernel": jnp.ones((3, 2)), "bias": jnp.ones(2)}
+    for setup, fixed in setups:
+        task = setup.task()
+        hparams = {"learning_rate": 0.1, "weight_decay": 0.1, "seed": 0, **fixed}
+        params = jax.eval_shape(task.init, hparams)
+        _trace_step(
+            Path(str(module.__file__)), module.chain, task.mask, hparams, params
+        )
 
-    def step(hparams: Any) -> Any:
-        optimizer = make_optimizer(module.chain, hparams, jnp.ones_like, mask)
+
+def _trace_step(
+    path: Path, chain: Chain, mask: Any, hparams: Mapping[str, float], params: Any
+) -> None:
+    """Trace a step on weights of these shapes."""
+
+    def step(hparams: Any, params: Any) -> Any:
+        optimizer = make_optimizer(chain, hparams, jnp.ones_like, mask)
         if not hasattr(optimizer, "update"):
             raise UserError(
                 f"{path.name}: chain(run) returns {type(optimizer).__name__}. Return "
@@ -117,13 +134,13 @@ def try_chain(module: ModuleType) -> None:
         return optax.apply_updates(params, updates)
 
     try:
-        jax.eval_shape(step, {"learning_rate": 0.1, "weight_decay": 0.1, "b2": 0.99})
+        jax.eval_shape(step, hparams, params)
     except UserError:
         raise
     except jax.errors.JAXTypeError as error:
         raise UserError(
-            f"{fault_of(path, error)} The numbers of run are traced: do not use them "
-            f"in `if`, and do not convert them. See {RULES}."
+            f"{fault_of(path, error)} The numbers of run and the step are traced: do "
+            f"not use them in `if`, and do not convert them. See {RULES}."
         ) from error
     except Exception as error:
         raise UserError(f"{fault_of(path, error)} See {RULES}.") from error

@@ -125,17 +125,22 @@ def _replication(boards: Boards) -> str:
         for results in boards.results.values()
         for compared in results.comparisons.values()
     }
-    again, not_again = [], []
+    again, not_again, only_now = [], [], []
     for each in boards.again:
         results, compared = by_name[each.contrast.name]
+        labels = entry_in(results, compared).labels
+        named = (f"`{labels['arm']}`", labels["task"])
         if compared.sign > 0 and is_sound(compared):
-            labels = entry_in(results, compared).labels
             found = again if each.sign > 0 else not_again
-            found.append((f"`{labels['arm']}`", labels["task"]))
+            found.append(named)
+        elif compared.sign <= 0 < each.sign:
+            only_now.append(named)
     wins = _by_task(again) or "none"
     text = f"Wins, clearly better again {SEEDS}: {wins}."
     if not_again:
         text += f" Clearly better only on the final seeds: {_by_task(not_again)}."
+    if only_now:
+        text += f" Clearly better only on the new seeds: {_by_task(only_now)}."
     return f"{text} All contrasts on the new seeds: `replication/report.md`."
 
 

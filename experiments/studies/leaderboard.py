@@ -8,7 +8,7 @@ Question    Each method is one entry: a file of at most 30 lines in
 Command     python -m experiments leaderboard        (--smoke for a run of seconds)
             python -m experiments leaderboard --entry my_decay.py
             `make data` first, for the text
-Cost        about an hour on 2 CPU cores (129 minutes of CPU time), ten minutes
+Cost        60 to 90 minutes on 2 CPU cores (129 minutes of CPU time), ten minutes
             for an entry
 Expected    From a pilot with five methods on digits: no decay is 3.5 points worse than
             AdamW; corrected decay and a fixed norm differ from it by less than 0.3.
@@ -82,7 +82,7 @@ def with_entry(module: ModuleType, smoke: bool) -> LeaderboardPlan:
         raise UserError(
             f"{entry.name}.py: the board has an entry {entry.name!r}. Rename the file."
         )
-    loading.try_chain(module)
+    loading.try_chain(module, [(x.setup, x.fixed) for x in boards.BOARDS])
     if smoke:
         against = hash_of(study(SMOKE))
         return boards.plan_of(SMOKE_BOARDS, [entry], protocol.SMOKE, against=against)
