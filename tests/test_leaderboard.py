@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import importlib
 import importlib.util
 import sys
 
@@ -180,7 +181,8 @@ def test_a_file_that_breaks_a_rule_is_refused(tmp_path, monkeypatch, old, new, m
         ("    return", "    assert run.strength > 0\n    return", "13: .* are traced"),
         ("    return", "    float(run.strength)\n    return", "line 13: .* are traced"),
         ("    return", "    range(run.strength)\n    return", "line 13: TypeError"),
-        ("run.step()", 'optax.masked(run.step(), {"w": True})', "ValueError: .* See"),
+        ("run.step()", 'optax.masked(run.step(), {"w": True})', "Error: .* See"),
+        ("    return", "    assert False\n    return", "13: AssertionError. See"),
     ],
 )
 def test_a_chain_that_fails_is_refused_before_any_run(
@@ -203,7 +205,8 @@ def test_the_example_of_the_rules_is_an_entry(tmp_path, monkeypatch):
     text = rules.partition("```python\n")[2].partition("```")[0]
     module = load(tmp_path, text, monkeypatch, "my_decay")
     entry_of(module, BOARDS)
-    try_chain(module)
+    boards = importlib.import_module("experiments.leaderboard.boards").BOARDS
+    try_chain(module, [(board.setup, board.fixed) for board in boards])
 
 
 # --- The plan ---------------------------------------------------------------------
@@ -526,12 +529,16 @@ def test_a_lucky_choice_is_not_a_win(tmp_path, fewer_resamples):
     ("again", "words"),
     [
         (
-            0.9,
+            {},
             "Wins, clearly better again on the seeds 1000 to 1029: `cautious` on dig",
         ),
         (
-            0.8,
+            {"cautious": 0.8},
             "1029: none. Clearly better only on the final seeds: `cautious` on digit",
+        ),
+        (
+            {"corrected": 0.9},
+            "Clearly better only on the new seeds: `corrected` on digits.",
         ),
     ],
 )
@@ -638,10 +645,10 @@ def test_differences_from_the_board_are_those_of_what_both_use():
     ]
 
 
-def made_replicated_board(folder, again=0.9):
+def made_replicated_board(folder, again=()):
     """The directory of a board, with its replication.
 
-    `again` is the test score of `cautious` on the new seeds.
+    `again` are other test scores on the new seeds, by entry.
     """
     from experiments import replication
     from experiments.engine.store import read_manifest
@@ -652,7 +659,8 @@ def made_replicated_board(folder, again=0.9):
     table, of = made_table(plan, SKILLS), read_manifest(board)["hash"]
     replicated = replication.plan_of(plan, table, of, (1000, 1030))
     study = replication.study("leaderboard-replication", replicated, plan, str)
-    skills = SKILLS | {"cautious": (*SKILLS["cautious"], again)}
+    scores = {name: skill[1] for name, skill in SKILLS.items()} | dict(again)
+    skills = {name: (*skill, scores[name]) for name, skill in SKILLS.items()}
     simulated.store(board / "replication", study, made_runs(study.stages, skills))
     (board / "replication" / "report.md").write_text("")
     return board

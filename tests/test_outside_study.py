@@ -347,6 +347,13 @@ def test_a_file_that_does_not_run(text, words, tiny, tmp_path, call):
     refused(call(tiny, "--out", tmp_path), f"{tiny.name}, {words}")
 
 
+def test_a_fault_in_a_helper_is_that_of_the_helper(tiny, tmp_path, call):
+    tiny.with_name("its_helper.py").write_text("\nx = (\n")
+    tiny.write_text("import its_helper\n")
+    line = refused(call(tiny, "--out", tmp_path), "its_helper.py, line 2: SyntaxError")
+    assert "never closed" in line
+
+
 def test_a_path_without_a_python_file(tiny, tmp_path, call, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder.py").mkdir()
