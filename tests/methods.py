@@ -203,7 +203,7 @@ METHODS = {
 
 def matrices(params: Any) -> Any:
     """The mask of the parameters with two axes or more."""
-    return jax.tree.map(lambda x: jnp.ndim(x) >= 2, params)
+    return jax.tree.map(lambda x: len(x.shape) >= 2, params)
 
 
 def build(name, base=None, lr=LR, strength=0.3, **options):

@@ -131,9 +131,7 @@ def test_at_a_later_step_the_preconditioner_has_its_usual_size(optimizer, expect
 
 def test_growth_at_a_later_step_only():
     sign = dx.independent_decay(lambda step: jnp.where(step < 1000, 1e-3, 0.0))
-    later = optax.chain(
-        optax.add_decayed_weights(lambda step: jnp.where(step < 1000, 0.0, 1e-5)),
-    )
+    later = dx.decoupled_decay(lambda step: jnp.where(step < 1000, 0.0, 1e-5))
     optimizer = optax.chain(optax.adam(LR), sign, later)
     assert leaf_of(optimizer).mode == "uniform"
     audit = dx.audit(optimizer, ONE, at_steps=(0, 2000))

@@ -673,6 +673,9 @@ def two_leaves(dtype=jnp.bfloat16):
 @pytest.mark.parametrize("method", METHODS)
 def test_the_decay_arrives_in_every_place(method, place):
     """200 steps of AdamW without gradient: (1 - γλ)^200, to an ulp of bfloat16."""
+    inside = "MultiSteps" in place and "around" not in place
+    if inside and optax.__version__ == "0.2.5":
+        pytest.skip("it accumulates in float32, so the state changes its dtype")
     optimizer, params = PLACES[place](METHODS[method], 0.01), two_leaves()
     zeros = jax.tree.map(jnp.zeros_like, params)
 
@@ -717,9 +720,9 @@ def test_wrappers_that_compare_dtypes_go_inside(method, around):
     """docs/howto/bf16.md quotes JAX's error."""
     params = two_leaves()
     outside = around(METHODS[method](adamw(1e-3)))
-    text = (
-        r"(?s)cond branches must have equal output types.*(float32.*bfloat16|bfloat16)"
-    )
+    # The second text is that of jax 0.5.
+    same = "cond branches must have equal output types|must have identical types"
+    text = rf"(?s)({same}).*bfloat16"
     with pytest.raises(TypeError, match=text):
         outside.update(params, outside.init(params), params)
     inside = METHODS[method](around(adamw(1e-3)))
