@@ -28,9 +28,23 @@ MUTANTS = (
     Mutant(
         "a_pair_that_shows_another_rate",
         "decayax/_audit/survival.py",
-        "by_difference |= wrong | np.isnan(pairs.rates)",
-        "by_difference |= np.isnan(pairs.rates)",
+        "errors=np.where(shown, found.errors, np.inf)",
+        "errors=found.errors",
         "tests/test_audit_measurement.py::test_16_bits_with_the_weights_in_the_state",
+    ),
+    Mutant(
+        "steps_of_zero_are_evidence",
+        "decayax/_audit/paired.py",
+        "return (exact & moved).tolist()",
+        "return exact.tolist()",
+        "tests/test_audit_measurement.py -krounds_by_itself",
+    ),
+    Mutant(
+        "a_later_step_without_moments",
+        "decayax/_audit/survival.py",
+        "begin._replace(burn_in=BURN_IN) if begin.at_step else begin",
+        "begin",
+        "tests/test_audit_measurement.py -kat_a_later_step",
     ),
     Mutant(
         "both_runs_of_a_pair_decay",
@@ -42,8 +56,8 @@ MUTANTS = (
     Mutant(
         "a_pair_that_rounds_twice",
         "decayax/_audit/paired.py",
-        "    exact = [True] * len(program.inexact_shapes())\n",
-        "    exact = [False] * len(program.inexact_shapes())\n",
+        "exact = np.full(len(program.inexact_shapes()), True)",
+        "exact = np.full(len(program.inexact_shapes()), False)",
         "tests/test_audit_measurement.py -krounds_by_itself",
     ),
     Mutant(
