@@ -17,7 +17,7 @@ def fault_of(path: Path, error: Exception) -> str:
         error: what it raised when it was imported or called.
     """
     frames = traceback.extract_tb(error.__traceback__)
-    lines = [each.lineno for each in frames if _is_file(each.filename, path)]
+    lines = [each.lineno for each in frames if is_same_file(each.filename, path)]
     where = f"{path.name}, line {lines[-1]}" if lines else path.name
     text = str(error)
     if isinstance(error, SyntaxError):
@@ -27,5 +27,6 @@ def fault_of(path: Path, error: Exception) -> str:
     return f"{where}: {type(error).__name__}{': ' if first else ''}{first}."
 
 
-def _is_file(name: str, path: Path) -> bool:
+def is_same_file(name: str, path: Path) -> bool:
+    """Whether a name, such as that of a frame or a module's origin, is the file."""
     return os.path.exists(name) and path.samefile(name)

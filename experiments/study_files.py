@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from experiments.errors import fault_of, UserError
+from experiments.errors import fault_of, is_same_file, UserError
 
 
 # In reading order.
@@ -104,7 +104,7 @@ def import_file(path: Path) -> ModuleType:
             "example to my_study.py."
         )
     other = _module_origin(name)
-    if other is not None and not _is_same_file(other, path):
+    if other is not None and not is_same_file(other, path):
         raise UserError(
             f"{path.name} has the same name as the module {name} ({other}). Rename the "
             "file."
@@ -186,10 +186,6 @@ def _module_origin(name: str) -> str | None:
     except ValueError:  # the module is in sys.modules, but has no spec
         return "not from a file"
     return None if spec is None else spec.origin
-
-
-def _is_same_file(origin: str, path: Path) -> bool:
-    return os.path.exists(origin) and path.samefile(origin)
 
 
 def _missing(module: ModuleType) -> list[str]:
