@@ -18,6 +18,7 @@ from experiments.errors import UserError
 from experiments.outcomes import Comparison
 from experiments.protocol import Entry, FINAL, ProtocolPlan, TUNING, VALIDATION
 from experiments.replication import ReplicatedContrast, STAGE
+from experiments.reports.replication import points_of
 from experiments.reports.results import (
     correct_together,
     errors,
@@ -125,7 +126,7 @@ def replicated_board(
     manifest = read_manifest(again)
     if tuple(manifest["plan"]["seeds"]) != REPLICATED:
         return ()
-    points = {n: tuple(map(tuple, x)) for n, x in manifest["plan"]["points"].items()}
+    points = points_of(manifest["plan"])
     new = read_table(again, manifest)
     return tuple(replication.compare(joint.JointPlan(plans=plans), table, points, new))
 

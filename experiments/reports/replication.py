@@ -18,6 +18,7 @@ from experiments.joint import Plan, protocols
 from experiments.reports import markdown
 from experiments.reports.results import digits_of, read_table
 from experiments.reports.template import save_report
+from experiments.search import Point
 from experiments.statistics import MIN_VALUES
 
 
@@ -143,7 +144,7 @@ def write_contrasts(source: Path, folder: Path, other: Sequence[str] = ()) -> st
     """
     plan = joint.from_manifest(read_manifest(source)["plan"])
     described = read_manifest(folder)["plan"]
-    points = {n: tuple(map(tuple, each)) for n, each in described["points"].items()}
+    points = points_of(described)
     before, new = (read_table(each, read_manifest(each)) for each in (source, folder))
     found = replication.compare(plan, before, points, new)
     verdicts = {each.contrast.name: each.outcome for each in found}
@@ -153,6 +154,11 @@ def write_contrasts(source: Path, folder: Path, other: Sequence[str] = ()) -> st
         "seeds": described["seeds"],
     }
     return _save("replication_contrasts", source, folder, verdicts, other, values)
+
+
+def points_of(plan: dict[str, Any]) -> dict[str, tuple[Point, ...]]:
+    """The points of each entry, from the plan in the manifest of a replication."""
+    return {name: tuple(map(tuple, each)) for name, each in plan["points"].items()}
 
 
 def replicated_table(found: Sequence[replication.ReplicatedContrast], then: str) -> str:
